@@ -1,0 +1,46 @@
+"""The `fmriscale` command: verbs only, each handed on to the room that does the work."""
+
+import importlib
+import sys
+
+from fmriscale.errors import EXIT_OK, EXIT_USAGE, exit_code_of
+
+VERBS = {
+    "shard": ("fmriscale.ingest.build", "scans -> a corpus of tar shards (also: fmriscale-shard)"),
+    "inspect": ("fmriscale.corpus.inspect", "what a corpus holds"),
+    "simulate": ("fmriscale.simulate.build", "write a timbre experiment with known truth"),
+    "finetune": ("fmriscale.finetune", "fresh and pre-trained arms on a same-label task"),
+}
+"""Verb: module whose `main(args) -> exit code` does it, one line of help."""
+
+
+def usage() -> str:
+    """Return the help text of the command."""
+    from fmriscale import __version__
+
+    lines = [f"fmriscale {__version__}", "", "usage: fmriscale VERB --help", ""]
+    lines += [f"  {verb:<10} {text}" for verb, (_, text) in VERBS.items()]
+    lines += ["", "Pre-training is started by a launcher: deepspeed fmriscale/train.py --config FILE"]
+    return "\n".join(lines)
+
+
+def run(args: list[str]) -> int:
+    """Run one verb and return its exit code."""
+    if not args or args[0] in ("-h", "--help", "--version"):
+        print(usage())
+        return EXIT_OK
+    verb, rest = args[0], args[1:]
+    if verb not in VERBS:
+        print(f"fmriscale: error: no verb '{verb}'; choose from {', '.join(VERBS)}", file=sys.stderr)
+        return EXIT_USAGE
+    return exit_code_of(lambda: importlib.import_module(VERBS[verb][0]).main(rest))
+
+
+def main() -> None:
+    """Entry point of `fmriscale`."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def shard() -> None:
+    """Entry point of `fmriscale-shard`."""
+    sys.exit(run(["shard", *sys.argv[1:]]))

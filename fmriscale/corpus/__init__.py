@@ -1,0 +1,1 @@
+"""Tar shards and their manifest: bytes only, no torch, no neuroimaging."""

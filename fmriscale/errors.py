@@ -1,0 +1,38 @@
+"""Errors a user can mend, and the exit codes that schedulers and scripts rely on."""
+
+import sys
+from collections.abc import Callable
+
+EXIT_OK = 0
+EXIT_USAGE = 2
+"""Usage or configuration: nothing was done."""
+EXIT_QUARANTINED = 3
+"""Done, but runs were quarantined."""
+EXIT_DAMAGE = 4
+"""Damage found in a corpus or a checkpoint."""
+EXIT_STOPPED = 85
+"""Stopped on request and saved: requeue me."""
+
+
+class UserError(Exception):
+    """A mistake the user can mend: the message names the file, what is wrong and the remedy."""
+
+    exit_code = EXIT_USAGE
+
+
+class DamageError(UserError):
+    """A file of a corpus or a checkpoint is not what its manifest says."""
+
+    exit_code = EXIT_DAMAGE
+
+
+def exit_code_of(main: Callable[[], int | None]) -> int:
+    """Run a main function; a `UserError` becomes one line on stderr and its exit code."""
+    try:
+        return main() or EXIT_OK
+    except UserError as error:
+        print(f"fmriscale: error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("fmriscale: interrupted", file=sys.stderr)
+        return 130

@@ -1,0 +1,1 @@
+"""Is the result real? Folds, baselines, statistics, the study."""

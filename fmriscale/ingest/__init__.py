@@ -1,0 +1,1 @@
+"""Scans -> [T, V]: files and neuroimaging, no torch."""

@@ -1,0 +1,1 @@
+"""Which two sequences, and is it true? Pure functions of (corpus, seed, position)."""

@@ -1,0 +1,1 @@
+"""Makes steps happen: the only room that knows DeepSpeed, Slurm and MLflow."""

@@ -1,0 +1,225 @@
+"""The manifest of a corpus: what its shards hold, where each run lies, and how subjects are split.
+
+A corpus folder holds `corpus.json`, `runs.tsv`, `quarantine.tsv` and the tar shards. `corpus.json` is
+written last: a folder without it is not a corpus yet.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from fmriscale.config import SplitConfig
+from fmriscale.errors import UserError
+from fmriscale.files import atomic_write
+
+FORMAT = 1
+
+RUN_COLUMNS = [
+    *("key", "dataset", "subject", "session", "task", "run", "person"),
+    *("t_r", "n_volumes", "n_features", "space", "split", "segments"),
+    *("shard", "offset", "sha256", "coverage", "mean_fd", "tsnr", "n_censored", "source"),
+]
+"""Columns of runs.tsv; `offset` is the byte of the shard at which the run's float16 data start."""
+
+QUARANTINE_COLUMNS = ["dataset", "source", "reason", "detail"]
+
+_NUMBERS = {
+    **dict.fromkeys(("t_r", "coverage", "mean_fd", "tsnr"), "float64"),
+    **dict.fromkeys(("n_volumes", "n_features", "offset", "n_censored"), "int64"),
+}
+
+
+@dataclass(frozen=True)
+class FeatureSpace:
+    """What the V columns of a run mean.
+
+    Attributes
+    ----------
+    name : str
+        Name in the corpus.
+    n_features : int
+        V.
+    labels : tuple of str, optional
+        One name a feature.
+    coordinates : tuple of (float, float, float), optional
+        One position a feature, mm.
+    """
+
+    name: str
+    n_features: int
+    labels: tuple[str, ...] | None = None
+    coordinates: tuple[tuple[float, float, float], ...] | None = None
+
+    @property
+    def sha256(self) -> str:
+        """Hash of everything but the name: equal hashes mean interchangeable columns."""
+        content = [self.n_features, self.labels, self.coordinates]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the form kept in corpus.json."""
+        return {
+            "n_features": self.n_features,
+            "labels": self.labels,
+            "coordinates": self.coordinates,
+            "sha256": self.sha256,
+        }
+
+    @classmethod
+    def from_dict(cls, name: str, content: dict[str, Any]) -> "FeatureSpace":
+        """Read the form kept in corpus.json."""
+        labels, coordinates = content["labels"], content["coordinates"]
+        return cls(
+            name=name,
+            n_features=content["n_features"],
+            labels=None if labels is None else tuple(labels),
+            coordinates=None
+            if coordinates is None
+            else tuple((x, y, z) for x, y, z in coordinates),
+        )
+
+
+def split_of(person: str, split: SplitConfig) -> str:
+    """Assign a person to train, val or test by a hash, so that adding people moves nobody.
+
+    Parameters
+    ----------
+    person : str
+        Name space and subject label, e.g. `abide/0050952`.
+    split : SplitConfig
+        Shares of val and test, and the salt of the hash.
+
+    Returns
+    -------
+    str
+        `train`, `val` or `test`.
+    """
+    digest = hashlib.sha256(f"{split.salt}|{person}".encode()).digest()
+    draw = int.from_bytes(digest[:8], "big") / 2**64
+    if draw < split.test:
+        return "test"
+    return "val" if draw < split.test + split.val else "train"
+
+
+def segments_of(sample_mask: Sequence[int] | np.ndarray | None, n_volumes: int) -> str:
+    """Return the contiguous uncensored stretches of a run as `0:120,125:233` (half open).
+
+    Parameters
+    ----------
+    sample_mask : sequence of int, optional
+        Indices of the kept volumes; None = all.
+    n_volumes : int
+        Volumes of the run.
+    """
+    kept = np.arange(n_volumes) if sample_mask is None else np.asarray(sample_mask, dtype=np.int64)
+    if kept.size == 0:
+        return ""
+    breaks = np.flatnonzero(np.diff(kept) > 1)
+    starts = kept[np.r_[0, breaks + 1]]
+    stops = kept[np.r_[breaks, kept.size - 1]] + 1
+    return ",".join(f"{a}:{b}" for a, b in zip(starts, stops, strict=True))
+
+
+def parse_segments(text: str) -> list[tuple[int, int]]:
+    """Read what `segments_of` wrote."""
+    pairs = (part.split(":") for part in text.split(",") if part)
+    return [(int(start), int(stop)) for start, stop in pairs]
+
+
+def fingerprint_of(corpus: dict[str, Any], runs: pd.DataFrame) -> str:
+    """Hash what training depends on: the runs' content, place, split and meaning; not the software."""
+    columns = [
+        "key",
+        "dataset",
+        "person",
+        "t_r",
+        "n_volumes",
+        "space",
+        "split",
+        "segments",
+        "sha256",
+    ]
+    content = {
+        "format": FORMAT,
+        "spaces": {name: space["sha256"] for name, space in sorted(corpus["spaces"].items())},
+        "runs": runs[columns].astype(str).to_numpy().tolist(),
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def write_manifest(
+    folder: Path, corpus: dict[str, Any], runs: pd.DataFrame, quarantine: pd.DataFrame
+) -> dict[str, Any]:
+    """Write runs.tsv, quarantine.tsv and, last, corpus.json with its fingerprint.
+
+    Parameters
+    ----------
+    folder : Path
+        The corpus.
+    corpus : dict
+        Content of corpus.json without `format` and `fingerprint`; must have `spaces`.
+    runs, quarantine : DataFrame
+        Tables with `RUN_COLUMNS` and `QUARANTINE_COLUMNS`.
+
+    Returns
+    -------
+    dict
+        corpus.json as written.
+    """
+    order = ["dataset", "subject", "session", "task", "run", "key"]
+    runs = runs[RUN_COLUMNS].sort_values(order, kind="stable").reset_index(drop=True)
+    quarantine = quarantine[QUARANTINE_COLUMNS].sort_values(QUARANTINE_COLUMNS)
+    corpus = {"format": FORMAT, "fingerprint": fingerprint_of(corpus, runs), **corpus}
+    atomic_write(folder / "runs.tsv", runs.to_csv(sep="\t", index=False, lineterminator="\n"))
+    atomic_write(
+        folder / "quarantine.tsv", quarantine.to_csv(sep="\t", index=False, lineterminator="\n")
+    )
+    atomic_write(folder / "corpus.json", json.dumps(corpus, indent=1, sort_keys=True) + "\n")
+    return corpus
+
+
+def read_manifest(folder: Path) -> tuple[dict[str, Any], pd.DataFrame]:
+    """Read corpus.json and runs.tsv.
+
+    Returns
+    -------
+    dict
+        corpus.json.
+    DataFrame
+        One row a run, `RUN_COLUMNS`; text columns without gaps (""), unknown numbers NaN.
+
+    Raises
+    ------
+    UserError
+        The folder is not a corpus, or of a format this version does not read.
+    """
+    path = folder / "corpus.json"
+    if not path.is_file():
+        raise UserError(f"{folder}: not a corpus (no corpus.json); build one with fmriscale-shard")
+    try:
+        corpus = json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path}: not readable as JSON ({error}); rebuild the corpus") from error
+    if corpus.get("format") != FORMAT:
+        raise UserError(
+            f"{path}: format {corpus.get('format')}, this version reads {FORMAT}; re-shard"
+        )
+    text = {c: "str" for c in RUN_COLUMNS if c not in _NUMBERS}
+    try:
+        runs = pd.read_csv(
+            folder / "runs.tsv",
+            sep="\t",
+            dtype=text,
+            keep_default_na=False,
+            na_values={c: [""] for c in _NUMBERS},
+        )
+        runs = runs[RUN_COLUMNS].astype(_NUMBERS)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{folder / 'runs.tsv'}: {error}; rebuild the corpus") from error
+    return corpus, runs

@@ -1,0 +1,164 @@
+"""MLflow, as a view of the work that may fail without stopping it.
+
+A study or rank 0 of a training holds one `Tracker`; no other process talks to MLflow. The default
+store is one SQLite file per results folder; where many jobs share a network disk use a server.
+"""
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self
+
+from fmriscale.config import TrackingConfig
+
+MAX_VALUE = 6000
+"""Characters of a parameter's value that MLflow keeps."""
+BATCH = 100
+"""Parameters that MLflow takes in one call."""
+
+
+class _Store:
+    """The connection that a tracker and its children share, and whether it still works."""
+
+    def __init__(self, config: TrackingConfig, folder: Path) -> None:
+        self.off = not config.enabled
+        self.uri = config.uri or f"sqlite:///{folder.resolve() / 'mlflow.db'}"
+        self.client: Any = None
+        self.experiment = ""
+        if not self.off:
+            self.guarded(lambda: self._connect(config, folder.resolve()))
+
+    def _connect(self, config: TrackingConfig, folder: Path) -> None:
+        # A server that is down must cost seconds, not the minutes of MLflow's own retries.
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        import logging
+
+        logging.getLogger("alembic").setLevel(logging.WARNING)
+        from mlflow.tracking import MlflowClient
+
+        folder.mkdir(parents=True, exist_ok=True)
+        self.client = MlflowClient(tracking_uri=self.uri)
+        known = self.client.get_experiment_by_name(config.experiment)
+        artifacts = None if config.uri else (folder / "mlartifacts").as_uri()
+        self.experiment = (
+            known.experiment_id
+            if known
+            else self.client.create_experiment(config.experiment, artifact_location=artifacts)
+        )
+
+    def guarded(self, work: Callable[[], Any]) -> Any:
+        """Do something with the store; the first failure is told once and switches tracking off."""
+        if self.off:
+            return None
+        try:
+            return work()
+        except Exception as error:
+            self.off = True
+            reason = " ".join(str(error).split())[:300]
+            print(
+                f"fmriscale: warning: MLflow at {self.uri} failed "
+                f"({type(error).__name__}: {reason}); going on without it",
+                file=sys.stderr,
+            )
+            return None
+
+
+class Tracker:
+    """One MLflow run. Every call is guarded and returns nothing; none ever raises.
+
+    Parameters
+    ----------
+    config : TrackingConfig
+        Where to log, and whether to.
+    folder : Path
+        The default store is `folder/mlflow.db`, with artifacts in `folder/mlartifacts`.
+    name : str
+        Name of the run.
+    run_id : str, optional
+        A run to go on with; one that the store does not know is replaced by a new run.
+    tags : dict, optional
+        Tags of a new run.
+    """
+
+    def __init__(
+        self,
+        config: TrackingConfig,
+        folder: Path,
+        name: str,
+        *,
+        run_id: str | None = None,
+        tags: dict[str, str] | None = None,
+    ) -> None:
+        self._store = _Store(config, Path(folder))
+        self.run_id: str | None = self._store.guarded(lambda: self._open(name, run_id, tags or {}))
+
+    @property
+    def uri(self) -> str:
+        """The tracking URI, for people to open."""
+        return self._store.uri
+
+    def _open(self, name: str, run_id: str | None, tags: dict[str, str]) -> str:
+        from mlflow.exceptions import MlflowException
+
+        client = self._store.client
+        if run_id:
+            try:
+                client.update_run(run_id, status="RUNNING")
+                return run_id
+            except MlflowException as error:
+                print(f"fmriscale: MLflow run {run_id} is gone, a new one is made ({error})")
+        run = client.create_run(self._store.experiment, run_name=name, tags=tags)
+        return run.info.run_id
+
+    def log_params(self, params: dict[str, Any]) -> None:
+        """Log parameters; those that the run already has keep their first value."""
+
+        def work() -> None:
+            from mlflow.entities import Param
+
+            known = self._store.client.get_run(self.run_id).data.params
+            new = [Param(k, str(v)[:MAX_VALUE]) for k, v in params.items() if k not in known]
+            for start in range(0, len(new), BATCH):
+                self._store.client.log_batch(self.run_id, params=new[start : start + BATCH])
+
+        self._store.guarded(work)
+
+    def log_metrics(self, metrics: dict[str, float], step: int) -> None:
+        """Log numbers at a step, in one call."""
+
+        def work() -> None:
+            from mlflow.entities import Metric
+
+            now = int(time.time() * 1000)
+            values = [Metric(k, float(v), now, step) for k, v in metrics.items()]
+            self._store.client.log_batch(self.run_id, metrics=values)
+
+        self._store.guarded(work)
+
+    def log_artifact(self, path: Path | str, artifact_path: str | None = None) -> None:
+        """Copy a file, or a folder with all in it, to the run's artifacts."""
+
+        def work() -> None:
+            log = self._store.client
+            whole = log.log_artifacts if Path(path).is_dir() else log.log_artifact
+            whole(self.run_id, str(path), artifact_path)
+
+        self._store.guarded(work)
+
+    def child(self, name: str, tags: dict[str, str] | None = None) -> Self:
+        """Open a run nested under this one, in the same store."""
+        child = object.__new__(type(self))
+        child._store = self._store
+        parent = {"mlflow.parentRunId": self.run_id or ""}
+        child.run_id = self._store.guarded(
+            lambda: child._open(name, None, {**parent, **(tags or {})})
+        )
+        return child
+
+    def close(self, status: str = "FINISHED") -> None:
+        """End the run as FINISHED, FAILED or KILLED."""
+        self._store.guarded(lambda: self._store.client.set_terminated(self.run_id, status=status))

@@ -1,0 +1,84 @@
+"""A real Slurm for the session: three nodes in namespaces of this machine (tools/slurm_testbed)."""
+
+import os
+import re
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+TESTBED = Path(__file__).parents[2] / "tools/slurm_testbed"
+FINAL = ("COMPLETED", "FAILED", "TIMEOUT", "CANCELLED", "NODE_FAIL")
+
+
+@dataclass(frozen=True)
+class SlurmCluster:
+    """The testbed: `env` has its sbatch, srun, squeue, scontrol, slurm-node, ... first in PATH."""
+
+    root: Path
+    env: dict[str, str]
+
+    @property
+    def path(self) -> str:
+        return self.env["PATH"]
+
+    def run(self, *command: str | Path, cwd: Path | None = None, **env: str) -> str:
+        """Run a command with the cluster's tools in PATH and return its stdout; fail loudly."""
+        done = subprocess.run(
+            [str(c) for c in command],
+            cwd=cwd,
+            env={**self.env, **env},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert done.returncode == 0, f"{command}: exit {done.returncode}\n{done.stdout}{done.stderr}"
+        return done.stdout
+
+    def sbatch(self, *args: str | Path, cwd: Path | None = None, **env: str) -> str:
+        """Submit and return the job id."""
+        return self.run("sbatch", "--parsable", *args, cwd=cwd, **env).strip().split(";")[0]
+
+    def job(self, job_id: str) -> dict[str, str]:
+        """Return the fields of `scontrol show job` (the first task of an array)."""
+        text = self.run("scontrol", "--oneliner", "show", "job", job_id).splitlines()[0]
+        return dict(re.findall(r"(\S+?)=(\S*)", text))
+
+    def wait(self, job_id: str, states: str | tuple[str, ...] = FINAL, timeout: float = 60) -> dict:
+        """Poll until a job is in one of the states and return its fields; fail after timeout, s."""
+        states = (states,) if isinstance(states, str) else states
+        end = time.monotonic() + timeout
+        while (fields := self.job(job_id))["JobState"] not in states:
+            if time.monotonic() > end or fields["JobState"] in FINAL:
+                pytest.fail(f"job {job_id} did not become {states} within {timeout} s: {fields}")
+            time.sleep(0.2)
+        return fields
+
+    def node(self, action: str, name: str, *command: str) -> str:
+        """Do to a node what a person could: poweroff, boot, kill-slurmd, unplug, plug, ..."""
+        return self.run("slurm-node", action, name, *command)
+
+    def mend(self) -> None:
+        """Bring every node back to service."""
+        self.run(TESTBED, "up")
+
+
+@pytest.fixture(scope="session")
+def slurm_cluster() -> Iterator[SlurmCluster]:
+    """The testbed, up for the session; skips with the reason where it cannot be brought up."""
+    shared = os.environ.get("SLT_ROOT")  # brought up, and taken down, by who started the tests
+    root = Path(shared or f"/run/slt-{os.getpid()}")
+    env = {**os.environ, "SLT_ROOT": str(root), "PATH": f"{root}/bin:{os.environ['PATH']}"}
+    env = {k: v for k, v in env.items() if not k.startswith(("SLURM_", "SBATCH_"))}
+    up = subprocess.run([TESTBED, "up"], env=env, capture_output=True, text=True, timeout=600)
+    try:
+        if up.returncode:
+            reason = (up.stderr.strip() or up.stdout.strip()).splitlines()[-1]
+            pytest.skip(f"the Slurm testbed does not come up: {reason}")
+        yield SlurmCluster(root, env)
+    finally:
+        if not shared:
+            subprocess.run([TESTBED, "down", "--purge"], env=env, capture_output=True, timeout=120)

@@ -405,12 +405,16 @@ class SimulateConfig:
     """Edge of a voxel, mm."""
     n_roi_voxels: int = 96
     """Voxels of the ROI that carries the patterns."""
+    sound: float = 1.0
+    """Strength of the pattern that every tone evokes, in standard deviations of the noise."""
     timbre: float = 1.0
-    """Strength of the timbre pattern, in standard deviations of the noise."""
+    """Strength of the timbre pattern, likewise; 0 = no timbre in the data."""
     pitch: float = 0.5
     """Strength of the pitch pattern, likewise."""
     run_offset: float = 0.5
     """Strength of an offset constant over a run, likewise."""
+    individual: float = 0.5
+    """Share of each pattern's variance that is the subject's own, 0 to 1."""
     seed: int = 0
     """Seed of everything random."""
 

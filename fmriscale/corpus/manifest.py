@@ -79,9 +79,7 @@ class FeatureSpace:
             name=name,
             n_features=content["n_features"],
             labels=None if labels is None else tuple(labels),
-            coordinates=None
-            if coordinates is None
-            else tuple((x, y, z) for x, y, z in coordinates),
+            coordinates=None if coordinates is None else tuple((x, y, z) for x, y, z in coordinates),
         )
 
 
@@ -177,9 +175,7 @@ def write_manifest(
     quarantine = quarantine[QUARANTINE_COLUMNS].sort_values(QUARANTINE_COLUMNS)
     corpus = {"format": FORMAT, "fingerprint": fingerprint_of(corpus, runs), **corpus}
     atomic_write(folder / "runs.tsv", runs.to_csv(sep="\t", index=False, lineterminator="\n"))
-    atomic_write(
-        folder / "quarantine.tsv", quarantine.to_csv(sep="\t", index=False, lineterminator="\n")
-    )
+    atomic_write(folder / "quarantine.tsv", quarantine.to_csv(sep="\t", index=False, lineterminator="\n"))
     atomic_write(folder / "corpus.json", json.dumps(corpus, indent=1, sort_keys=True) + "\n")
     return corpus
 
@@ -207,9 +203,7 @@ def read_manifest(folder: Path) -> tuple[dict[str, Any], pd.DataFrame]:
     except ValueError as error:
         raise UserError(f"{path}: not readable as JSON ({error}); rebuild the corpus") from error
     if corpus.get("format") != FORMAT:
-        raise UserError(
-            f"{path}: format {corpus.get('format')}, this version reads {FORMAT}; re-shard"
-        )
+        raise UserError(f"{path}: format {corpus.get('format')}, this version reads {FORMAT}; re-shard")
     text = {c: "str" for c in RUN_COLUMNS if c not in _NUMBERS}
     try:
         runs = pd.read_csv(

@@ -70,12 +70,8 @@ class Corpus:
         if name is None and len(self.spaces) == 1:
             return next(iter(self.spaces.values()))
         if name not in self.spaces:
-            problem = (
-                "has several feature spaces" if name is None else f"has no feature space '{name}'"
-            )
-            raise UserError(
-                f"{self.folder}: {problem}; choose from {', '.join(sorted(self.spaces))}"
-            )
+            problem = "has several feature spaces" if name is None else f"has no feature space '{name}'"
+            raise UserError(f"{self.folder}: {problem}; choose from {', '.join(sorted(self.spaces))}")
         return self.spaces[name]
 
     def bold(self, index: int) -> np.ndarray:
@@ -105,9 +101,7 @@ class Corpus:
     def mean_std(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Return mean and standard deviation, float32 [V], that undo a run's standardisation."""
         members = self._members(index)
-        mean, std = (
-            np.load(io.BytesIO(members[m]), allow_pickle=False) for m in ("mean.npy", "std.npy")
-        )
+        mean, std = (np.load(io.BytesIO(members[m]), allow_pickle=False) for m in ("mean.npy", "std.npy"))
         return mean, std
 
     def _members(self, index: int) -> dict[str, bytes]:

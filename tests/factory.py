@@ -1,0 +1,124 @@
+"""Small real corpora for tests: AR(1) noise written in the corpus format, shards and manifest."""
+
+import hashlib
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from webdataset import TarWriter
+
+from fmriscale.config import SplitConfig
+from fmriscale.corpus.manifest import (
+    QUARANTINE_COLUMNS,
+    RUN_COLUMNS,
+    FeatureSpace,
+    segments_of,
+    split_of,
+    write_manifest,
+)
+from fmriscale.corpus.reader import MEMBER_HEADER, Corpus
+
+
+def npy(array: np.ndarray) -> bytes:
+    """An array as .npy bytes."""
+    buffer = io.BytesIO()
+    np.lib.format.write_array(buffer, np.ascontiguousarray(array), version=(1, 0), allow_pickle=False)
+    return buffer.getvalue()
+
+
+def ar1(rng: np.random.Generator, n_volumes: int, n_features: int, phi: float = 0.8) -> np.ndarray:
+    """Standardised AR(1) noise, float16 [T, V]."""
+    x = rng.standard_normal((n_volumes, n_features))
+    for t in range(1, n_volumes):
+        x[t] = phi * x[t - 1] + np.sqrt(1 - phi**2) * x[t]
+    return ((x - x.mean(0)) / x.std(0)).astype(np.float16)
+
+
+def write_corpus(
+    folder: Path,
+    *,
+    datasets: dict[str, dict] | None = None,
+    n_features: int = 12,
+    split: SplitConfig | None = None,
+    space: str = "toy",
+    signal=None,
+    seed: int = 0,
+) -> Corpus:
+    """Write a corpus and open it.
+
+    `datasets` maps a name to {subjects, runs, n_volumes, t_r, weight, sample_mask, events}. `events` is a
+    function (subject, run) -> list of dicts; `signal` is a function (array, record) -> array that may add
+    to the noise before it is standardised. A `split` of None puts everybody in train.
+    """
+    datasets = datasets or {"alpha": {}, "beta": {"t_r": 1.5, "n_volumes": 90}}
+    rng = np.random.default_rng(seed)
+    split = split or SplitConfig(val=0.0, test=0.0)
+    rows, shards, described = [], [], {}
+    for name, spec in datasets.items():
+        path = folder / name / f"{name}-000000.tar"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("wb") as handle:
+            tar = TarWriter(handle, encoder=False, mtime=0, user="fmriscale", group="fmriscale", mode=0o444)
+            offset = 0
+            for s in range(spec.get("subjects", 3)):
+                for r in range(spec.get("runs", 2)):
+                    n_volumes = spec.get("n_volumes", 120)
+                    subject, run, t_r = f"{s + 1:02d}", f"{r + 1:02d}", spec.get("t_r", 2.0)
+                    mask = spec.get("sample_mask")
+                    record = {
+                        "dataset": name,
+                        "subject": subject,
+                        "session": "",
+                        "task": "rest",
+                        "run": run,
+                        "entities": {"sub": subject, "run": run},
+                        "t_r": t_r,
+                        "n_volumes": n_volumes,
+                        "space": space,
+                        "sample_mask": None if mask is None else list(mask),
+                        "events": spec["events"](s, r) if "events" in spec else [],
+                        "source": f"sub-{subject}/run-{run}",
+                        "source_sha256": "0" * 64,
+                        "quality": {},
+                        "denoise": {},
+                    }
+                    x = ar1(rng, n_volumes, n_features)
+                    if signal is not None:
+                        x = signal(x.astype(np.float32), record)
+                        x = ((x - x.mean(0)) / x.std(0)).astype(np.float16)
+                    key = f"{name}_sub-{subject}_task-rest_run-{run}"
+                    members = {
+                        "bold.npy": npy(x),
+                        "json": json.dumps(record, sort_keys=True).encode(),
+                        "mean.npy": npy(np.full(n_features, 100, np.float32)),
+                        "std.npy": npy(np.full(n_features, 2, np.float32)),
+                    }
+                    tar.write({"__key__": key, **members})
+                    person = f"{name}/{subject}"
+                    rows.append(
+                        {
+                            **dict.fromkeys(RUN_COLUMNS, ""),
+                            **{k: record[k] for k in ("dataset", "subject", "task", "run", "t_r")},
+                            **{"key": key, "person": person, "n_volumes": n_volumes, "space": space},
+                            **{"n_features": n_features, "split": split_of(person, split)},
+                            **{"segments": segments_of(mask, n_volumes), "n_censored": 0},
+                            **{"shard": f"{name}/{name}-000000.tar", "offset": offset + MEMBER_HEADER},
+                            "sha256": hashlib.sha256(members["bold.npy"]).hexdigest(),
+                            **dict.fromkeys(("coverage", "mean_fd", "tsnr"), np.nan),
+                            "source": record["source"],
+                        }
+                    )
+                    offset += sum(512 + -(-len(m) // 512) * 512 for m in members.values())
+            tar.close()
+        sha = hashlib.sha256(path.read_bytes()).hexdigest()
+        shards.append({"path": f"{name}/{name}-000000.tar", "sha256": sha, "bytes": path.stat().st_size})
+        described[name] = {"weight": spec.get("weight"), "space": space}
+    corpus = {
+        "spaces": {space: FeatureSpace(space, n_features).to_dict()},
+        "datasets": described,
+        "shards": shards,
+    }
+    write_manifest(folder, corpus, pd.DataFrame(rows), pd.DataFrame(columns=QUARANTINE_COLUMNS))
+    return Corpus.open(folder)

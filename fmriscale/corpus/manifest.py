@@ -171,8 +171,8 @@ def write_manifest(
         corpus.json as written.
     """
     order = ["dataset", "subject", "session", "task", "run", "key"]
-    runs = runs[RUN_COLUMNS].sort_values(order, kind="stable").reset_index(drop=True)
-    quarantine = quarantine[QUARANTINE_COLUMNS].sort_values(QUARANTINE_COLUMNS)
+    runs = runs.loc[:, RUN_COLUMNS].sort_values(order, kind="stable").reset_index(drop=True)
+    quarantine = quarantine.loc[:, QUARANTINE_COLUMNS].sort_values(QUARANTINE_COLUMNS)
     corpus = {"format": FORMAT, "fingerprint": fingerprint_of(corpus, runs), **corpus}
     atomic_write(folder / "runs.tsv", runs.to_csv(sep="\t", index=False, lineterminator="\n"))
     atomic_write(folder / "quarantine.tsv", quarantine.to_csv(sep="\t", index=False, lineterminator="\n"))
@@ -204,7 +204,7 @@ def read_manifest(folder: Path) -> tuple[dict[str, Any], pd.DataFrame]:
         raise UserError(f"{path}: not readable as JSON ({error}); rebuild the corpus") from error
     if corpus.get("format") != FORMAT:
         raise UserError(f"{path}: format {corpus.get('format')}, this version reads {FORMAT}; re-shard")
-    text = {c: "str" for c in RUN_COLUMNS if c not in _NUMBERS}
+    text: Any = {c: "str" for c in RUN_COLUMNS if c not in _NUMBERS}
     try:
         runs = pd.read_csv(
             folder / "runs.tsv",
@@ -213,7 +213,7 @@ def read_manifest(folder: Path) -> tuple[dict[str, Any], pd.DataFrame]:
             keep_default_na=False,
             na_values={c: [""] for c in _NUMBERS},
         )
-        runs = runs[RUN_COLUMNS].astype(_NUMBERS)
+        runs = runs.loc[:, RUN_COLUMNS].astype(_NUMBERS)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{folder / 'runs.tsv'}: {error}; rebuild the corpus") from error
     return corpus, runs

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from numba import carray, njit, types
+from numba import carray, njit, types  # pyright: ignore[reportPrivateImportUsage]
 from numba.extending import intrinsic
 
 from fmriscale.config import KINDS, DataConfig
@@ -139,7 +139,8 @@ class NTPLoader:
         label = 1 - draw % 2
         epoch, index = np.divmod(draw // 2, self._window_count[dataset])
         stream = np.where(label == 1, _POSITIVE_ORDER, _NEGATIVE_ORDER)
-        index = order.permute(index, self._window_count[dataset], self._keys(stream, dataset, epoch))
+        keys = order.key_of(self.seed, stream, dataset, epoch)
+        index = order.permute(index, self._window_count[dataset], keys)
         run, start = pairs.left_window(w, self._window_first[dataset] + index, settings)
 
         kind = self._kind_block[(draw // 2) % _KIND_BLOCK]
@@ -183,13 +184,6 @@ class NTPLoader:
             "kinds": [KINDS[k - 1] for k in self._declared],
             "notes": notes,
         }
-
-    def _keys(self, stream: np.ndarray, dataset: np.ndarray, epoch: np.ndarray) -> np.ndarray:
-        """Return the key of each pair's permutation."""
-        wanted = np.stack([stream, dataset, epoch])
-        groups, inverse = np.unique(wanted, axis=1, return_inverse=True)
-        keys = np.array([order.key_of(self.seed, *group) for group in groups.T.tolist()], np.uint64)
-        return keys[inverse]
 
     def _gather(self, run: np.ndarray, start: np.ndarray) -> np.ndarray:
         """Copy sequences out of the mapped shards, float16 [B, L, V]."""
@@ -271,4 +265,4 @@ def _copy(address: np.ndarray, out: np.ndarray) -> None:
     """Copy out.shape[1] uint16 values from each address; float16 is moved as uint16, bit for bit."""
     n = out.shape[1]
     for i in range(out.shape[0]):
-        out[i] = carray(_pointer(address[i]), n, np.uint16)
+        out[i] = carray(_pointer(address[i]), n, np.uint16)  # pyright: ignore[reportCallIssue]

@@ -9,34 +9,32 @@ from collections.abc import Sequence
 import numpy as np
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-_FEISTEL_ROUNDS = 6
+_ROUND_KEYS = np.arange(1, 7, dtype=np.uint64) * _GOLDEN
+"""One constant for each round of the Feistel network."""
 
 
 def mix(x: np.ndarray) -> np.ndarray:
-    """Scramble uint64 values (the finaliser of SplitMix64, Steele et al. 2014, OOPSLA)."""
-    with np.errstate(over="ignore"):
-        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    """Scramble an array of uint64 values (the finaliser of SplitMix64, Steele et al. 2014, OOPSLA)."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
 
 
-def key_of(*parts: int) -> np.uint64:
-    """Fold integers (seed, stream, epoch, ...) into one 64-bit key."""
-    key = np.zeros((), np.uint64)
-    with np.errstate(over="ignore"):
-        for part in parts:
-            key = mix(key + _GOLDEN + mix(np.asarray(part).astype(np.uint64)))
-    return np.uint64(key)
+def key_of(*parts: int | np.ndarray) -> np.ndarray:
+    """Fold integers or arrays of them (seed, stream, epoch, ...) into 64-bit keys, uint64 [B]."""
+    key = np.zeros(1, np.uint64)  # arrays wrap round silently where numpy scalars would warn
+    for part in parts:
+        key = mix(key + _GOLDEN + mix(np.atleast_1d(part).astype(np.uint64)))
+    return key
 
 
-def uniform(key: np.uint64, index: np.ndarray) -> np.ndarray:
+def uniform(key: np.ndarray, index: np.ndarray) -> np.ndarray:
     """Return one number in [0, 1) for each index: the same index gives the same number, always."""
-    with np.errstate(over="ignore"):
-        bits = mix(mix(index.astype(np.uint64) + _GOLDEN) + key)
+    bits = mix(mix(index.astype(np.uint64) + _GOLDEN) + key)
     return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
-def permute(index: np.ndarray, n: np.ndarray | int, key: np.ndarray | np.uint64) -> np.ndarray:
+def permute(index: np.ndarray, n: np.ndarray | int, key: np.ndarray) -> np.ndarray:
     """Apply a pseudo-random permutation of 0..n-1 to some indices, without building it.
 
     A Feistel network over the next even power of two, walked until it falls inside the range
@@ -48,7 +46,7 @@ def permute(index: np.ndarray, n: np.ndarray | int, key: np.ndarray | np.uint64)
         Indices in 0..n-1.
     n : int or int array [B]
         Size of the permuted set.
-    key : uint64 or uint64 array [B]
+    key : uint64 array [B] or [1]
         Chooses the permutation.
 
     Returns
@@ -64,10 +62,8 @@ def permute(index: np.ndarray, n: np.ndarray | int, key: np.ndarray | np.uint64)
     while todo.size:
         x, h, m, k = out[todo], half[todo], mask[todo], key[todo]
         left, right = x >> h, x & m
-        for turn in range(_FEISTEL_ROUNDS):
-            with np.errstate(over="ignore"):
-                scrambled = mix(right + k + np.uint64(turn + 1) * _GOLDEN)
-            left, right = right, left ^ (scrambled & m)
+        for turn in range(len(_ROUND_KEYS)):
+            left, right = right, left ^ (mix(right + k + _ROUND_KEYS[turn]) & m)
         out[todo] = (left << h) | right
         todo = todo[out[todo] >= n[todo]]
     return out.astype(np.int64)

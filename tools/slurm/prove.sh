@@ -32,7 +32,7 @@ until_() {
 finished() { [[ $(field "$1" JobState) =~ ^(COMPLETED|FAILED|TIMEOUT|CANCELLED|NODE_FAIL)$ ]]; }
 has() { grep -q -- "$2" "$1" 2>/dev/null; }
 state() { [ "$(field "$1" JobState)" = "$2" ]; }
-mend() { "$here/up.sh" | head -n 1; }
+mend() { "$here/up.sh" >/dev/null; }
 all_started=$(now)
 
 step "up"

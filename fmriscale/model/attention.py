@@ -1,0 +1,86 @@
+"""Self-attention of the stacked encoder: fused projection, torch's scaled dot product.
+
+Shapes: B pairs, T tokens, D width, H heads, K head width, R = K / 2 rotations.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+SHORTEST_PERIOD = 3.0
+LONGEST_PERIOD = 300.0
+"""Periods of the rotary waves, s: from about one volume to longer than any sequence."""
+
+
+def rotary_waves(time_BT: Tensor, head_width: int) -> tuple[Tensor, Tensor]:
+    """Cosine and sine of every rotary wave at the time of every token.
+
+    Parameters
+    ----------
+    time_BT : Tensor
+        Time of each token, s. Only differences matter to attention.
+    head_width : int
+        Width of a head, K; even.
+
+    Returns
+    -------
+    tuple of Tensor
+        Two arrays [B, 1, T, K / 2], float32.
+    """
+    n = head_width // 2
+    ratio = torch.arange(n, device=time_BT.device, dtype=torch.float32) / max(n - 1, 1)
+    period_R = SHORTEST_PERIOD * (LONGEST_PERIOD / SHORTEST_PERIOD) ** ratio
+    angle_BTR = 2 * math.pi * time_BT.float()[:, :, None] / period_R
+    return angle_BTR.cos()[:, None], angle_BTR.sin()[:, None]
+
+
+def rotate(x_BHTK: Tensor, cos_B1TR: Tensor, sin_B1TR: Tensor) -> Tensor:
+    """Turn each pair of columns of a query or key by the angle of its token."""
+    a, b = x_BHTK.float().chunk(2, dim=-1)
+    turned = torch.cat((a * cos_B1TR - b * sin_B1TR, b * cos_B1TR + a * sin_B1TR), dim=-1)
+    return turned.to(x_BHTK.dtype)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention without a mask.
+
+    The query, key and value projections are one parameter of this module, not a sub-module, so that
+    ZeRO-3 gathers it once and the last block may use slices of it.
+    """
+
+    def __init__(self, d_model: int, n_heads: int) -> None:
+        super().__init__()
+        self.n_heads = n_heads
+        self.qkv_weight = nn.Parameter(torch.empty(3 * d_model, d_model))
+        self.qkv_bias = nn.Parameter(torch.zeros(3 * d_model))
+        self.out = nn.Linear(d_model, d_model)
+        nn.init.xavier_uniform_(self.qkv_weight)
+
+    def forward(
+        self, x_BTD: Tensor, waves: tuple[Tensor, Tensor] | None = None, cls_only: bool = False
+    ) -> Tensor:
+        """Attend from every token, or from the first alone, to all tokens.
+
+        Returns
+        -------
+        Tensor
+            [B, T, D], or [B, 1, D] with `cls_only`.
+        """
+        B, _, D = x_BTD.shape
+        if cls_only:
+            q_BSD = F.linear(x_BTD[:, :1], self.qkv_weight[:D], self.qkv_bias[:D])
+            k_BTD, v_BTD = F.linear(x_BTD, self.qkv_weight[D:], self.qkv_bias[D:]).chunk(2, dim=-1)
+        else:
+            q_BSD, k_BTD, v_BTD = F.linear(x_BTD, self.qkv_weight, self.qkv_bias).chunk(3, dim=-1)
+        q, k, v = (
+            part.unflatten(-1, (self.n_heads, D // self.n_heads)).transpose(1, 2)
+            for part in (q_BSD, k_BTD, v_BTD)
+        )
+        if waves is not None:
+            cos, sin = waves
+            S = q.shape[2]
+            q, k = rotate(q, cos[:, :, :S], sin[:, :, :S]), rotate(k, cos, sin)
+        y_BHSK = F.scaled_dot_product_attention(q, k, v)
+        return self.out(y_BHSK.transpose(1, 2).reshape(B, -1, D))

@@ -1,0 +1,90 @@
+"""From two sequences of volumes to the tokens [CLS, left, SEP, right].
+
+Shapes: B pairs, L volumes a sequence, V features, T = 2 L + 2 tokens, D width.
+"""
+
+import torch
+from torch import Tensor, nn
+
+N_FLAGS = 3
+"""Flag columns before the features of a raw token: CLS, (mask,) SEP."""
+
+
+class RawEmbedding(nn.Module):
+    """The published embedding: a token is the volume itself, beside flag columns; no projection.
+
+    The width D is V + 3, rounded up with zero columns to a multiple of the number of heads. CLS and
+    SEP are one-hot flags; positions are learned and added.
+    """
+
+    def __init__(self, n_features: int, length: int, d_model: int) -> None:
+        super().__init__()
+        self.n_features, self.length = n_features, length
+        self.positions = nn.Parameter(torch.randn(2 * length + 2, d_model))
+
+    def forward(self, left_BLV: Tensor, right_BLV: Tensor, space: str | None) -> Tensor:
+        """Return tokens [B, T, D] in the dtype of the weights."""
+        B, L, V = left_BLV.shape
+        if left_BLV.shape[1:] != right_BLV.shape[1:] or self.length != L:
+            raise ValueError(
+                f"this encoder has learned positions for sequences of {self.length} volumes, got {L}"
+            )
+        x_BTD = self.positions.new_zeros(B, 2 * L + 2, self.positions.shape[1])
+        x_BTD[:, 0, 0] = 1
+        x_BTD[:, L + 1, 2] = 1
+        x_BTD[:, 1 : L + 1, N_FLAGS : N_FLAGS + V] = left_BLV
+        x_BTD[:, L + 2 :, N_FLAGS : N_FLAGS + V] = right_BLV
+        return x_BTD + self.positions
+
+
+class ProjectedEmbedding(nn.Module):
+    """A linear projection per feature space, and learned CLS, SEP and segment vectors.
+
+    The projections of all spaces are rows of one parameter: ZeRO sees one tensor, and each step
+    gives every row a gradient (zero for the spaces that were not in the batch).
+    """
+
+    def __init__(self, spaces: dict[str, int], d_model: int) -> None:
+        super().__init__()
+        starts = [0]
+        for n_features in spaces.values():
+            starts.append(starts[-1] + n_features)
+        self.rows = {name: slice(a, b) for name, a, b in zip(spaces, starts[:-1], starts[1:], strict=True)}
+        self.weight = nn.Parameter(torch.empty(starts[-1], d_model))
+        self.bias = nn.Parameter(torch.zeros(len(spaces), d_model))
+        self.marks = nn.Parameter(torch.randn(4, d_model) * 0.5)
+        for name, n_features in spaces.items():
+            # Standardised features give tokens of unit variance, whatever their number.
+            nn.init.normal_(self.weight.data[self.rows[name]], std=n_features**-0.5)
+
+    def forward(self, left_BLV: Tensor, right_BLV: Tensor, space: str | None) -> Tensor:
+        """Return tokens [B, T, D] in the dtype of the weights."""
+        name = space if space is not None else next(iter(self.rows))
+        if name not in self.rows or (space is None and len(self.rows) > 1):
+            raise ValueError(f"name the feature space, one of {list(self.rows)} (got {space!r})")
+        B, L, _ = left_BLV.shape
+        weight_VD = self.weight[self.rows[name]]
+        bias_D = self.bias[list(self.rows).index(name)]
+        cls_D, sep_D, left_D, right_D = self.marks
+        x_BVD = torch.cat((left_BLV, right_BLV), dim=1).to(weight_VD.dtype) @ weight_VD + bias_D
+        return torch.cat(
+            (
+                cls_D.expand(B, 1, -1),
+                x_BVD[:, :L] + left_D,
+                sep_D.expand(B, 1, -1),
+                x_BVD[:, L:] + right_D,
+            ),
+            dim=1,
+        )
+
+
+def token_times(t_r_B: Tensor, length_left: int, length_right: int) -> Tensor:
+    """Time of every token, s: right goes on where left ends, so that a gap cannot be read off.
+
+    CLS lies one volume before left and SEP on the border, half a volume from either side.
+    """
+    left = torch.arange(1, length_left + 1)
+    right = torch.arange(1, length_right + 1) + length_left
+    border = torch.tensor([length_left + 0.5])
+    index_T = torch.cat((torch.zeros(1), left, border, right)).to(t_r_B.device)
+    return t_r_B.float()[:, None] * index_T

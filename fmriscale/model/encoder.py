@@ -1,0 +1,239 @@
+"""The stacked encoder: [CLS, left, SEP, right] -> a vector that says what CLS has gathered.
+
+Shapes: B pairs, L volumes a sequence, V features, T = 2 L + 2 tokens, D width, C classes.
+"""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fmriscale.config import ModelConfig
+from fmriscale.errors import UserError
+from fmriscale.model.attention import Attention, rotary_waves
+from fmriscale.model.embedding import N_FLAGS, ProjectedEmbedding, RawEmbedding, token_times
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderConfig:
+    """A resolved encoder: every number is there, nothing is left to a preset."""
+
+    preset: str
+    """Preset it was resolved from."""
+    spaces: dict[str, int]
+    """Number of features of every feature space it can read."""
+    length: int
+    """Volumes in a sequence (any length will do where positions are rotary)."""
+    d_model: int
+    """Width."""
+    n_layers: int
+    """Number of blocks."""
+    n_heads: int
+    """Attention heads."""
+    d_ff: int
+    """Width of the feed-forward layer."""
+    dropout: float
+    """Dropout rate."""
+    norm: Literal["pre", "post"]
+    """Layer norm before each sub-layer, or after the residual sum as published."""
+    positions: Literal["learned", "rotary"]
+    """One learned vector a token, or rotation by the time of the volume in seconds."""
+    activation: Literal["relu", "gelu"]
+    """Of the feed-forward layer."""
+
+    def to_dict(self) -> dict:
+        """Return plain values, ready for JSON."""
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True)
+class _Preset:
+    d_model: int
+    n_layers: int
+    n_heads: int
+    dropout: float
+    norm: Literal["pre", "post"]
+    positions: Literal["learned", "rotary"]
+    activation: Literal["relu", "gelu"]
+
+
+PRESETS = {
+    "paper": _Preset(0, 3, 2, 0.1, "post", "learned", "relu"),
+    "tiny": _Preset(128, 4, 4, 0.0, "pre", "rotary", "gelu"),
+    "base": _Preset(768, 12, 12, 0.0, "pre", "rotary", "gelu"),
+}
+
+
+def resolve_encoder(model: ModelConfig, spaces: dict[str, int], length: int) -> EncoderConfig:
+    """Fill in a model's settings from its preset and from the data.
+
+    Parameters
+    ----------
+    model : ModelConfig
+        The settings; None = as the preset has it.
+    spaces : dict
+        Number of features of each feature space.
+    length : int
+        Volumes in a sequence.
+
+    Returns
+    -------
+    EncoderConfig
+        The resolved encoder.
+
+    Raises
+    ------
+    UserError
+        The width does not suit the data, the number of heads or the preset.
+    """
+    preset = PRESETS[model.preset]
+    n_heads = model.n_heads or preset.n_heads
+    if model.preset == "paper":
+        if len(spaces) != 1:
+            raise UserError(
+                f"model.preset paper reads one feature space, the data have {sorted(spaces)}: "
+                "name one in data.space, or take preset tiny or base"
+            )
+        width = next(iter(spaces.values())) + N_FLAGS
+        d_model = math.ceil(width / n_heads) * n_heads
+        if model.d_model not in (None, d_model):
+            raise UserError(
+                f"model.d_model is {model.d_model}, but preset paper has no projection: its width is "
+                f"{d_model} (features + 3, a multiple of {n_heads} heads). Leave model.d_model out"
+            )
+    else:
+        d_model = model.d_model or preset.d_model
+        if d_model % (2 * n_heads):
+            raise UserError(
+                f"model.d_model is {d_model}; with {n_heads} heads and rotary positions it must be a "
+                f"multiple of {2 * n_heads}"
+            )
+    return EncoderConfig(
+        preset=model.preset,
+        spaces=dict(spaces),
+        length=length,
+        d_model=d_model,
+        n_layers=model.n_layers or preset.n_layers,
+        n_heads=n_heads,
+        d_ff=4 * d_model,
+        dropout=preset.dropout if model.dropout is None else model.dropout,
+        norm=preset.norm,
+        positions=preset.positions,
+        activation=preset.activation,
+    )
+
+
+class Block(nn.Module):
+    """Attention and feed-forward, each with its residual, norm and dropout."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.pre = config.norm == "pre"
+        self.attention = Attention(config.d_model, config.n_heads)
+        self.up = nn.Linear(config.d_model, config.d_ff)
+        self.down = nn.Linear(config.d_ff, config.d_model)
+        self.norm_attention = nn.LayerNorm(config.d_model)
+        self.norm_feed = nn.LayerNorm(config.d_model)
+        self.dropout = nn.Dropout(config.dropout)
+        self.activate = F.relu if config.activation == "relu" else F.gelu
+
+    def forward(
+        self, x_BTD: Tensor, waves: tuple[Tensor, Tensor] | None = None, cls_only: bool = False
+    ) -> Tensor:
+        """Return [B, T, D], or [B, 1, D] with `cls_only`: the same CLS for less work."""
+        S = 1 if cls_only else x_BTD.shape[1]
+        if self.pre:
+            y = self.attention(self.norm_attention(x_BTD), waves, cls_only)
+            x_BSD = x_BTD[:, :S] + self.dropout(y)
+            return x_BSD + self.dropout(self._feed(self.norm_feed(x_BSD)))
+        # Dropout after the norm, not inside the residual branch: so it was published.
+        y = self.attention(x_BTD, waves, cls_only)
+        x_BSD = self.dropout(self.norm_attention(x_BTD[:, :S] + y))
+        return self.dropout(self.norm_feed(x_BSD + self._feed(x_BSD)))
+
+    def _feed(self, x: Tensor) -> Tensor:
+        return self.down(self.activate(self.up(x)))
+
+
+class Encoder(nn.Module):
+    """Two sequences in, the CLS vector out."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        if config.positions == "learned":
+            n_features = next(iter(config.spaces.values()))
+            self.embedding = RawEmbedding(n_features, config.length, config.d_model)
+        else:
+            self.embedding = ProjectedEmbedding(config.spaces, config.d_model)
+        self.dropout = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
+        self.norm = nn.LayerNorm(config.d_model) if config.norm == "pre" else nn.Identity()
+
+    def forward(
+        self,
+        left_BLV: Tensor,
+        right_BLV: Tensor,
+        t_r_B: Tensor,
+        space: str | None = None,
+        every_token: bool = False,
+    ) -> Tensor:
+        """Encode pairs of sequences.
+
+        Parameters
+        ----------
+        left_BLV, right_BLV : Tensor
+            Standardised volumes; any float dtype, converted to that of the weights.
+        t_r_B : Tensor
+            Repetition time, s (rotary positions use it).
+        space : str, optional
+            Feature space of the volumes; may be left out where the encoder has only one.
+        every_token : bool
+            Return all tokens. The last block then computes all of them, not CLS alone.
+
+        Returns
+        -------
+        Tensor
+            CLS [B, D], or all tokens [B, T, D].
+        """
+        x_BTD = self.dropout(self.embedding(left_BLV, right_BLV, space))
+        waves = None
+        if self.config.positions == "rotary":
+            times_BT = token_times(t_r_B, left_BLV.shape[1], right_BLV.shape[1])
+            waves = rotary_waves(times_BT, self.config.d_model // self.config.n_heads)
+        last = len(self.blocks) - 1
+        for i, block in enumerate(self.blocks):
+            x_BTD = block(x_BTD, waves, cls_only=i == last and not every_token)
+        x_BTD = self.norm(x_BTD)
+        return x_BTD if every_token else x_BTD[:, 0]
+
+
+class PairClassifier(nn.Module):
+    """An encoder and a linear head that starts at zero: before training every class is as likely."""
+
+    def __init__(self, encoder: Encoder, n_classes: int = 2) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.head = nn.Linear(encoder.config.d_model, n_classes)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, left_BLV: Tensor, right_BLV: Tensor, t_r_B: Tensor, space: str | None = None) -> Tensor:
+        """Return logits [B, C]."""
+        return self.head(self.encoder(left_BLV, right_BLV, t_r_B, space))
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Number of parameters (of the whole model, also where ZeRO-3 has partitioned it)."""
+    return sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters())
+
+
+def build(config: EncoderConfig, seed: int) -> PairClassifier:
+    """Build an encoder and its head with weights that depend on the seed alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return PairClassifier(Encoder(config))

@@ -330,6 +330,12 @@ class TaskConfig:
     pairs_per_window: int = 4
     """Pairs drawn per left window (half positive, half negative)."""
 
+    def __post_init__(self) -> None:
+        if self.length < 1:
+            raise ValueError(f"task.length is {self.length}; it must be at least 1")
+        if self.pairs_per_window < 2 or self.pairs_per_window % 2:
+            raise ValueError(f"task.pairs_per_window is {self.pairs_per_window}; give an even number")
+
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneTrainConfig:
@@ -453,7 +459,7 @@ def parse(cls: type[Config], args: list[str] | None = None, prog: str = "fmrisca
     args = list(sys.argv[1:] if args is None else args)
     args = [a for a in args if not a.startswith(("--local_rank=", "--local-rank="))]
     parser = jsonargparse.ArgumentParser(
-        prog=prog, description=(cls.__doc__ or "").strip(), exit_on_error=False
+        prog=prog, description=(cls.__doc__ or "").strip(), exit_on_error=False, allow_abbrev=False
     )
     parser.add_argument("--config", action="config", help="YAML recipe; later options override it.")
     parser.add_class_arguments(cls, as_group=False)
@@ -465,14 +471,32 @@ def parse(cls: type[Config], args: list[str] | None = None, prog: str = "fmrisca
 
 
 def _explain(message: str, parser: Any) -> str:
-    """Put a parser's message on one line and name the nearest known key for an unknown one."""
+    """Put a parser's message on one line, in plain words, with the nearest known key for an unknown one."""
     line = " ".join(message.split())
-    unknown = re.search(r"(?:unrecognized arguments: --|[Kk]ey[\"' ]+)([\w.]+)", line)
-    keys = {a.dest for a in parser._actions if a.dest}
-    if unknown and unknown[1] not in keys:
-        near = difflib.get_close_matches(unknown[1], keys, n=1)
-        line += f". Did you mean '{near[0]}'?" if near else ""
+    line = re.sub(r"<class '(\w+)'>|typing\.", lambda found: found[1] or "", line)
+    must = r"\1 is '\3'; it must be \2"
+    line = re.sub(r'Parser key "(.+?)": Expected an? (.+)\. Got value: (.*)', must, line)
+    line = re.sub(r'Parser key "(.+?)": Does not .*Subtypes: \[(.+)\] Errors:.*Given value: (.*)', must, line)
+    for pattern in (
+        r"Group '(.+?)' does not accept option '(.+?)'",
+        r"(?:Option '|arguments: --)()([\w.-]+)",
+    ):
+        if unknown := re.search(pattern, line):
+            key = ".".join(filter(None, unknown.groups()))
+            line += f". Did you mean '{near}'?" if (near := _nearest(key, parser)) else ""
+            break
     return f"{line} (--help lists every key)"
+
+
+def _nearest(key: str, parser: Any) -> str | None:
+    """Return the known dotted key, or else the known field name, that is most like an unknown key."""
+    dotted = [action.dest for action in parser._actions if "." in action.dest or "." not in key]
+    recipes = [c for c in globals().values() if isinstance(c, type) and dataclasses.is_dataclass(c)]
+    names = {f.name for recipe in recipes for f in dataclasses.fields(recipe)}
+    for like, known in ((key, dotted), (key.rpartition(".")[2], sorted(names))):
+        if near := difflib.get_close_matches(like, known, n=1, cutoff=0.7):
+            return near[0]
+    return None
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import os
 import shutil
 import zlib
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from itertools import repeat
 from multiprocessing import get_context
 from pathlib import Path
@@ -42,8 +43,7 @@ def main(args: list[str]) -> int:
 
 def identity(config: SimulateConfig) -> str:
     """Return the hash of everything that determines the files; the folder's own name does not."""
-    settings = to_dict(config) | {"out": ""}
-    return config_hash(SimulateConfig(**settings)) + f"-{__version__}"
+    return config_hash(replace(config, out="")) + f"-{__version__}"
 
 
 def is_finished(config: SimulateConfig, out: Path) -> bool:
@@ -88,7 +88,7 @@ def simulate(config: SimulateConfig, out: Path) -> None:
         jobs = min(config.n_subjects, len(os.sched_getaffinity(0)))
         with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
             list(pool.map(write_subject, repeat(config), repeat(temporary), range(config.n_subjects)))
-        truth = {"hash": identity(config), "config": to_dict(config) | {"out": ""}}
+        truth = {"hash": identity(config), "config": to_dict(replace(config, out=""))}
         atomic_write(temporary / TRUTH, json_text(truth))
         if out.exists():
             out.rmdir()

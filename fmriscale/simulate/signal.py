@@ -135,7 +135,7 @@ def noise(rng: np.random.Generator, n_volumes: int, place: Anatomy) -> np.ndarra
     smooth_TV = gaussian_filter(white_TXYZ, (0, *[SMOOTHNESS] * 3))[:, place.brain]
     smooth_TV /= smooth_TV.std(axis=0).mean()
     smooth_TV[1:] *= np.sqrt(1 - AUTOREGRESSION**2)
-    return lfilter([1.0], [1.0, -AUTOREGRESSION], smooth_TV, axis=0).astype(np.float32)
+    return np.asarray(lfilter([1.0], [1.0, -AUTOREGRESSION], smooth_TV, axis=0), np.float32)
 
 
 def motion(rng: np.random.Generator, n_volumes: int) -> np.ndarray:
@@ -143,7 +143,7 @@ def motion(rng: np.random.Generator, n_volumes: int) -> np.ndarray:
     steps_T6 = rng.normal(0, 0.012, (n_volumes, 6))
     jerks = rng.random(n_volumes) < 0.008
     steps_T6[jerks] += rng.normal(0, 0.25, (int(jerks.sum()), 6))
-    wander_T6 = lfilter([1.0], [1.0, -0.98], steps_T6, axis=0)
+    wander_T6 = np.asarray(lfilter([1.0], [1.0, -0.98], steps_T6, axis=0))
     return wander_T6 * np.array([1, 1, 1, 0.01, 0.01, 0.01])
 
 

@@ -1,0 +1,128 @@
+"""What a study has to beat: simple classifiers on the same windows and the same pairs, and controls.
+
+Everything is fitted on the training side of the fold. N windows, P pairs, V features, K labels.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from fmriscale.sampling.labelled import Pairs, Windows
+
+N_SHUFFLES = 10
+"""Shuffles of the training labels whose mean is the shuffled-label control."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """How well scores tell same-label from different-label pairs."""
+
+    auc: float
+    """Area under the ROC curve; 0.5 = chance."""
+    accuracy: float
+    by_unit: dict[str, float]
+    """Accuracy of each left-out unit (a person, or the fold's runs)."""
+
+
+def score(value_P: np.ndarray, threshold: float, same_P: np.ndarray, unit_P: np.ndarray) -> Score:
+    """Score pairs by a value that is high for "same".
+
+    Parameters
+    ----------
+    value_P : numpy.ndarray
+        A number a pair.
+    threshold : float
+        Above it a pair is called "same".
+    same_P : numpy.ndarray
+        The truth, 0 or 1.
+    unit_P : numpy.ndarray
+        The unit (text) to which a pair belongs.
+    """
+    right_P = (value_P > threshold) == (same_P == 1)
+    by_unit = {str(unit): float(right_P[unit_P == unit].mean()) for unit in np.unique(unit_P)}
+    return Score(float(roc_auc_score(same_P, value_P)), float(right_P.mean()), by_unit)
+
+
+def baselines(windows: Windows, train: Pairs, test: Pairs, unit_P: np.ndarray, seed: int) -> dict[str, Score]:
+    """Fit every baseline on the training pairs and score the test pairs.
+
+    Returns
+    -------
+    dict of str to Score
+        correlation: of the two window means; no fitting but of the threshold.
+        category: a classifier of single windows (the field's standard); do its guesses agree?
+        pair_logistic: logistic regression on |a - b| and a * b of the window means.
+        same_run: calls pairs from one run "same"; at chance where pairs are cross-run.
+        shuffled: pair_logistic fitted to shuffled labels, mean of several shuffles; has to be at chance.
+    """
+    mean_NV = windows.bold_NLV.mean(axis=1, dtype=np.float32)
+    rng = np.random.default_rng([seed, 6])
+
+    def scored(value_P: np.ndarray, threshold: float) -> Score:
+        return score(value_P, threshold, test.same_P, unit_P)
+
+    correlation_P, midpoint = correlation(mean_NV, train, test)
+    features_train, features_test = pair_features(mean_NV, train), pair_features(mean_NV, test)
+    logistic = pair_logistic().fit(features_train, train.same_P)
+    shuffles = [
+        scored(
+            pair_logistic()
+            .fit(features_train, rng.permutation(train.same_P))
+            .decision_function(features_test),
+            0.0,
+        )
+        for _ in range(N_SHUFFLES)
+    ]
+    same_run_P = windows.run_N[test.left_P] == windows.run_N[test.right_P]
+    return {
+        "category": scored(category(windows, mean_NV, train, test), 1 / len(windows.labels)),
+        "pair_logistic": scored(logistic.decision_function(features_test), 0.0),
+        "correlation": scored(correlation_P, midpoint),
+        "same_run": scored(same_run_P.astype(float), 0.5),
+        "shuffled": Score(
+            float(np.mean([s.auc for s in shuffles])),
+            float(np.mean([s.accuracy for s in shuffles])),
+            {u: float(np.mean([s.by_unit[u] for s in shuffles])) for u in shuffles[0].by_unit},
+        ),
+    }
+
+
+def correlation(mean_NV: np.ndarray, train: Pairs, test: Pairs) -> tuple[np.ndarray, float]:
+    """Return the correlation of each test pair's patterns and the threshold fitted on training pairs."""
+    centred_NV = mean_NV - mean_NV.mean(axis=1, keepdims=True)
+    unit_NV = centred_NV / np.maximum(np.linalg.norm(centred_NV, axis=1, keepdims=True), 1e-6)
+
+    def of(pairs: Pairs) -> np.ndarray:
+        return np.einsum("pv,pv->p", unit_NV[pairs.left_P], unit_NV[pairs.right_P])
+
+    fitted = of(train)
+    midpoint = (fitted[train.same_P == 1].mean() + fitted[train.same_P == 0].mean()) / 2
+    return of(test), float(midpoint)
+
+
+def pair_features(mean_NV: np.ndarray, pairs: Pairs) -> np.ndarray:
+    """Return |a - b| and a * b of the window means, [P, 2V]; the order of the two does not matter."""
+    left_PV, right_PV = mean_NV[pairs.left_P], mean_NV[pairs.right_P]
+    return np.concatenate([np.abs(left_PV - right_PV), left_PV * right_PV], axis=1)
+
+
+def pair_logistic() -> Pipeline:
+    """Return an unfitted, strongly regularised logistic regression on standardised pair features."""
+    return make_pipeline(StandardScaler(), LogisticRegression(C=1e-3, max_iter=1000))
+
+
+def category(windows: Windows, mean_NV: np.ndarray, train: Pairs, test: Pairs) -> np.ndarray:
+    """Return for each test pair the chance that a window classifier gives both the same label, [P].
+
+    The classifier is a (multinomial) logistic regression fitted on the training windows; with K labels,
+    unrelated guesses agree with chance 1 / K, which is the threshold.
+    """
+    members = np.unique(np.concatenate([train.left_P, train.right_P]))
+    classifier = make_pipeline(StandardScaler(), LogisticRegression(C=1e-2, max_iter=1000))
+    classifier.fit(mean_NV[members], windows.label_N[members])
+    guess_NK = classifier.predict_proba(mean_NV)
+    return np.einsum("pk,pk->p", guess_NK[test.left_P], guess_NK[test.right_P])

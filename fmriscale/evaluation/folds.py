@@ -1,0 +1,97 @@
+"""Cross-validation folds: subjects or runs are left out, and nothing crosses the border."""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from fmriscale.errors import UserError
+from fmriscale.sampling.labelled import run_order
+
+
+@dataclass(frozen=True)
+class Fold:
+    """One split of the runs that take part; rows of `corpus.runs`."""
+
+    number: int
+    """From 0."""
+    train: np.ndarray
+    test: np.ndarray
+    left_out: tuple[str, ...]
+    """Persons, or places of runs in their person's sequence (from 1), for people to read."""
+
+
+def make_folds(runs: pd.DataFrame, by: str, n_folds: int) -> list[Fold]:
+    """Share out subjects or runs over folds.
+
+    Persons are put in the order of a hash of their name, so that folds do not follow the order of
+    acquisition; then every n-th is left out. With runs, fold f leaves out runs f+1, f+1+n, ... of every
+    person's sequence of runs.
+
+    Parameters
+    ----------
+    runs : DataFrame
+        The rows of `corpus.runs` that take part; its index is kept.
+    by : {"subject", "run"}
+        What is left out.
+    n_folds : int
+        Number of folds.
+
+    Returns
+    -------
+    list of Fold
+
+    Raises
+    ------
+    UserError
+        Fewer units than folds, or fewer than two folds.
+    """
+    if by == "subject":
+        unit = runs["person"].to_numpy(str)
+        units = sorted(set(unit), key=lambda person: hashlib.sha256(person.encode()).hexdigest())
+    else:
+        unit = run_order(runs) + 1
+        units = sorted(set(unit.tolist()))
+    if n_folds < 2 or n_folds > len(units):
+        raise UserError(
+            f"n_folds is {n_folds}, but {len(units)} {by}s take part; give from 2 to {len(units)} folds"
+            + ("" if len(units) > 1 else f" (one {by} cannot be shared out)")
+        )
+    folds = []
+    for number in range(n_folds):
+        left_out = units[number::n_folds]
+        test = np.isin(unit, left_out)
+        rows = runs.index.to_numpy()
+        folds.append(Fold(number, rows[~test], rows[test], tuple(str(u) for u in left_out)))
+    return folds
+
+
+def refuse_seen_runs(fold: Fold, keys: pd.Series, seen: Iterable[str], encoder: str) -> None:
+    """Refuse an encoder that was pre-trained on runs which this fold tests.
+
+    Parameters
+    ----------
+    fold : Fold
+        The fold.
+    keys : Series
+        `corpus.runs["key"]`.
+    seen : iterable of str
+        Keys of the runs whose (unlabelled) data the encoder's weights saw.
+    encoder : str
+        Its folder, for the message.
+
+    Raises
+    ------
+    UserError
+        Some test runs are among them.
+    """
+    leaked = sorted(set(keys[fold.test]) & set(seen))
+    if leaked:
+        shown = ", ".join(leaked[:3]) + (", ..." if len(leaked) > 3 else "")
+        raise UserError(
+            f"{encoder}: its pre-training saw {len(leaked)} of the {len(fold.test)} runs that fold "
+            f"{fold.number} tests ({shown}), so the test would not be of unseen data; pre-train without them "
+            "(data.holdout_runs, and {fold} in `pretrained`), test other splits, or set allow_seen_runs: true"
+        )

@@ -1,0 +1,28 @@
+"""What every test may rely on: no network, one thread a process, real data where there are any."""
+
+import os
+from pathlib import Path
+
+# Before torch or numpy are imported by a test: ranks share the cores, and threads would fight for them.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest
+
+from fmriscale.files import expand
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """Root of the repository."""
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """Folder of the real data; skips where there is none. Use with `@pytest.mark.realdata`."""
+    folder = expand("$FMRISCALE_DATA", REPOSITORY)
+    if not folder.is_dir():
+        pytest.skip(f"no real data in {folder}: set FMRISCALE_DATA to the folder that holds them")
+    return folder

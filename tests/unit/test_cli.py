@@ -1,0 +1,56 @@
+"""The `fmriscale` command as a shell sees it: help, exit codes, one-line errors."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fmriscale import cli
+from fmriscale.errors import EXIT_DAMAGE, EXIT_USAGE, DamageError, UserError, exit_code_of
+
+SCRIPTS = Path(sys.executable).parent
+
+
+def fmriscale(*args: str, script: str = "fmriscale") -> subprocess.CompletedProcess[str]:
+    return subprocess.run([SCRIPTS / script, *args], capture_output=True, text=True, timeout=120)
+
+
+def test_help_lists_every_verb():
+    done = fmriscale("--help")
+    assert done.returncode == 0 and not done.stderr
+    assert all(f"  {verb}" in done.stdout for verb in cli.VERBS)
+
+
+def test_an_unknown_verb_is_a_usage_error_that_names_the_verbs():
+    done = fmriscale("fintune")
+    assert done.returncode == EXIT_USAGE
+    assert "fintune" in done.stderr and "finetune" in done.stderr
+
+
+@pytest.mark.parametrize("verb", cli.VERBS)
+def test_every_verb_has_help_of_its_own(verb: str, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as ending:
+        cli.run([verb, "--help"])
+    assert not ending.value.code and f"usage: fmriscale {verb}" in capsys.readouterr().out
+
+
+def test_fmriscale_shard_is_the_verb_shard():
+    done = fmriscale("--config", "nothere.yaml", script="fmriscale-shard")
+    assert done.returncode == EXIT_USAGE
+    assert done.stderr.startswith("fmriscale: error: ") and "nothere.yaml" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(("error", "code"), [(UserError, EXIT_USAGE), (DamageError, EXIT_DAMAGE)])
+def test_mistakes_become_one_line_and_an_exit_code(error, code: int, capsys: pytest.CaptureFixture[str]):
+    def fails() -> None:
+        raise error("recipe.yaml: no such atlas; give labels_img")
+
+    assert exit_code_of(fails) == code
+    assert capsys.readouterr().err == "fmriscale: error: recipe.yaml: no such atlas; give labels_img\n"
+
+
+def test_a_programming_error_keeps_its_traceback():
+    with pytest.raises(ZeroDivisionError):
+        exit_code_of(lambda: 1 // 0)

@@ -1,0 +1,147 @@
+"""Recipes: file, overrides, refusals by name, hash, and the way back to a file."""
+
+import ast
+import dataclasses
+from pathlib import Path
+
+import pytest
+import yaml
+
+from fmriscale import config
+from fmriscale.config import (
+    CorpusConfig,
+    PretrainConfig,
+    SimulateConfig,
+    StudyConfig,
+    config_hash,
+    parse,
+    save_config,
+    to_dict,
+)
+from fmriscale.errors import UserError
+
+DATASET = {"name": "a", "kind": "arrays", "root": "x", "features": {"name": "f", "columns": 3}}
+MINIMAL = {
+    CorpusConfig: {"out": "corpora/a", "datasets": [DATASET]},
+    PretrainConfig: {"out": "runs/a", "data": {"corpus": "corpora/a", "holdout_runs": ["*_run-01"]}},
+    StudyConfig: {"out": "studies/a", "corpus": "corpora/a", "pretrained": None, "seeds": [0, 1]},
+    SimulateConfig: {"out": "demo/derivative", "shape": [4, 5, 6]},
+}
+PREFIXES = {"corpus_": CorpusConfig, "pretrain_": PretrainConfig, "simulate_": SimulateConfig}
+RECIPES = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
+
+
+def recipe(folder: Path, cls: type, **changes: object) -> str:
+    """A recipe file of a class, complete but for its defaults."""
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump({**MINIMAL[cls], **changes}))
+    return str(path)
+
+
+def test_a_file_fills_the_settings_and_later_options_override_it(tmp_path: Path):
+    file = recipe(tmp_path, PretrainConfig, train={"lr": 0.5, "steps": 7})
+    parsed = parse(PretrainConfig, ["--config", file, "--train.lr", "3e-4", "--data.pairs.length", "9"])
+    assert (parsed.train.lr, parsed.train.steps, parsed.data.pairs.length) == (3e-4, 7, 9)
+    assert parsed.data.corpus == "corpora/a"
+
+
+@pytest.mark.parametrize("launcher", ["--local_rank=3", "--local-rank=3"])
+def test_the_rank_that_launchers_put_first_is_accepted(tmp_path: Path, launcher: str):
+    args = ["--config", recipe(tmp_path, PretrainConfig)]
+    assert parse(PretrainConfig, [launcher, *args]) == parse(PretrainConfig, args)
+
+
+@pytest.mark.parametrize(
+    ("cls", "changes", "options", "words"),
+    [
+        (PretrainConfig, {}, ["--train.lrr=1"], ["train.lrr", "'train.lr'"]),
+        (PretrainConfig, {}, ["--train.step=5"], ["train.step", "'train.steps'"]),
+        (PretrainConfig, {"train": {"stepps": 3}}, [], ["stepps", "'train.steps'"]),
+        (PretrainConfig, {"trian": {"steps": 3}}, [], ["trian.steps", "'train.steps'"]),
+        (CorpusConfig, {"datasets": [{**DATASET, "wieght": 2}]}, [], ["wieght", "'weight'"]),
+        (
+            CorpusConfig,
+            {"datasets": [{**DATASET, "features": {"name": "f", "colums": 3}}]},
+            [],
+            ["'columns'"],
+        ),
+        (StudyConfig, {"task": {"lable": "timbre"}}, [], ["lable", "'task.label'"]),
+        (SimulateConfig, {"n_subject": 3}, [], ["n_subject", "'n_subjects'"]),
+    ],
+)
+def test_an_unknown_key_is_refused_by_name_with_the_nearest(tmp_path: Path, cls, changes, options, words):
+    with pytest.raises(UserError) as refusal:
+        parse(cls, ["--config", recipe(tmp_path, cls, **changes), *options])
+    message = str(refusal.value)
+    assert all(word in message for word in words) and "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("cls", "options", "words"),
+    [
+        (PretrainConfig, ["--train.steps=many"], ["train.steps", "'many'", "int"]),
+        (PretrainConfig, ["--train.steps=1.5"], ["train.steps", "'1.5'", "int"]),
+        (PretrainConfig, ["--model.d_model=wide"], ["model.d_model", "'wide'", "int"]),
+        (PretrainConfig, ["--model.preset=huge"], ["model.preset", "'huge'", "paper"]),
+        (PretrainConfig, ["--train.zero_stage=7"], ["zero_stage", "7", "0, 1, 2 or 3"]),
+        (PretrainConfig, ["--data.pairs.length=0"], ["length", "at least 1"]),
+        (PretrainConfig, ['--data.pairs.negatives={"same_day": 1}'], ["same_day", "same_run"]),
+        (PretrainConfig, ['--data.pairs.negatives={"same_run": -1}'], ["negatives", "0 or more"]),
+        (StudyConfig, ["--folds_by=day"], ["folds_by", "'day'", "subject"]),
+        (SimulateConfig, ["--shape=[1,b]"], ["shape", "b"]),
+    ],
+)
+def test_a_value_of_the_wrong_type_or_range_is_refused_with_what_it_must_be(tmp_path, cls, options, words):
+    with pytest.raises(UserError) as refusal:
+        parse(cls, ["--config", recipe(tmp_path, cls), *options])
+    message = str(refusal.value)
+    assert all(word in message for word in words) and "\n" not in message
+
+
+def test_features_need_exactly_one_meaning_of_their_columns(tmp_path: Path):
+    for features in ({"name": "f"}, {"name": "f", "columns": 3, "mask_img": "m.nii.gz"}):
+        file = recipe(tmp_path, CorpusConfig, datasets=[{**DATASET, "features": features}])
+        with pytest.raises(UserError, match="exactly one of labels_img, mask_img, columns"):
+            parse(CorpusConfig, ["--config", file])
+
+
+def test_a_missing_file_and_a_missing_required_key_are_named(tmp_path: Path):
+    with pytest.raises(UserError, match=r"nothere\.yaml"):
+        parse(PretrainConfig, ["--config", str(tmp_path / "nothere.yaml")])
+    with pytest.raises(UserError, match=r"data\.corpus"):
+        parse(PretrainConfig, ["--out", "x"])
+
+
+@pytest.mark.parametrize("cls", MINIMAL)
+def test_a_saved_configuration_comes_back_the_same(tmp_path: Path, cls):
+    first = parse(cls, ["--config", recipe(tmp_path, cls)])
+    save_config(first, tmp_path / "saved.yaml")
+    again = parse(cls, ["--config", str(tmp_path / "saved.yaml")])
+    assert again == first and config_hash(again) == config_hash(first)
+
+
+def test_the_hash_is_of_the_settings_and_stays(tmp_path: Path):
+    given = SimulateConfig(out="a")
+    assert config_hash(given) == config_hash(SimulateConfig(out="a"))
+    assert config_hash(given) != config_hash(dataclasses.replace(given, seed=1))
+    shuffled = tmp_path / "shuffled.yaml"
+    shuffled.write_text(yaml.safe_dump(dict(reversed(to_dict(given).items())), sort_keys=False))
+    assert config_hash(parse(SimulateConfig, ["--config", str(shuffled)])) == config_hash(given)
+
+
+def test_every_setting_is_documented():
+    tree = ast.parse(Path(config.__file__).read_text())
+    bare = []
+    for cls in (node for node in tree.body if isinstance(node, ast.ClassDef)):
+        for field, after in zip(cls.body, [*cls.body[1:], None], strict=True):
+            documented = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
+            if isinstance(field, ast.AnnAssign) and not documented:
+                bare.append(f"{cls.name}.{ast.unparse(field.target)}")
+    assert not bare
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_of_the_repository_parses(path: Path):
+    prefix = next((p for p in PREFIXES if path.name.startswith(p)), None)
+    parsed = parse(PREFIXES[prefix] if prefix else StudyConfig, ["--config", str(path)])
+    assert len(config_hash(parsed)) == 12

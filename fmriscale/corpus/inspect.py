@@ -1,0 +1,89 @@
+"""`fmriscale inspect CORPUS`: what a corpus holds, from its manifest alone."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from fmriscale.corpus.manifest import read_manifest
+from fmriscale.errors import EXIT_OK, UserError
+from fmriscale.files import expand
+
+USAGE = "usage: fmriscale inspect CORPUS   (the folder that fmriscale-shard wrote)"
+
+
+def main(args: list[str] | None = None) -> int:
+    """Print the table of a corpus."""
+    args = sys.argv[1:] if args is None else args
+    if args and args[0] in ("-h", "--help"):
+        print(USAGE)
+        return EXIT_OK
+    if len(args) != 1:
+        raise UserError(f"give one corpus folder; {USAGE}")
+    folder = expand(args[0])
+    manifest, _ = read_manifest(folder)
+    print(table(manifest, read_quarantine(folder)))
+    return EXIT_OK
+
+
+def read_quarantine(folder: Path) -> pd.DataFrame:
+    """Read quarantine.tsv."""
+    try:
+        return pd.read_csv(folder / "quarantine.tsv", sep="\t", dtype=str, keep_default_na=False)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder / 'quarantine.tsv'}: {error}; rebuild the corpus") from error
+
+
+def table(manifest: dict[str, Any], quarantine: pd.DataFrame, n_details: int = 12) -> str:
+    """Return data sets, subjects, runs, hours, t_r and rejected runs as text.
+
+    Parameters
+    ----------
+    manifest : dict
+        corpus.json.
+    quarantine : DataFrame
+        quarantine.tsv.
+    n_details : int
+        Rejected runs that are listed one by one.
+    """
+    head = ("data set", "space", "subjects", "runs", "hours", "t_r (s)", "rejected")
+    rows = [head]
+    for name, entry in sorted(manifest["datasets"].items()):
+        t_r = "-" if not entry["t_r"] else _range(entry["t_r"])
+        counts = [str(entry[k]) for k in ("n_subjects", "n_runs")]
+        rows.append(
+            (name, entry["space"], *counts, f"{entry['hours']:.1f}", t_r, str(entry["n_quarantined"]))
+        )
+    totals = manifest["totals"]
+    people, runs, rejected = (str(totals[k]) for k in ("n_people", "n_runs", "n_quarantined"))
+    rows.append(("all", "", people, runs, f"{totals['hours']:.1f}", "", rejected))
+    lines = _aligned(rows)
+    for name, space in sorted(manifest["spaces"].items()):
+        lines.append(f"feature space {name}: {space['n_features']} features")
+    size = f"{totals['bytes'] / 2**20:.1f} MiB in {len(manifest['shards'])} shards"
+    lines.append(f"{size}, fingerprint {manifest['fingerprint'][:12]}")
+    if len(quarantine):
+        reasons = ", ".join(f"{n} {reason}" for reason, n in quarantine.reason.value_counts().items())
+        lines += ["", f"quarantined: {reasons} (quarantine.tsv)"]
+        for row in quarantine.head(n_details).itertuples():
+            lines.append(f"  {row.dataset}/{row.source}: {row.reason}: {row.detail}")
+        if len(quarantine) > n_details:
+            lines.append(f"  ... and {len(quarantine) - n_details} more")
+    return "\n".join(lines)
+
+
+def _range(values: list[float]) -> str:
+    """Write one value, or the smallest and largest."""
+    low, high = f"{min(values):g}", f"{max(values):g}"
+    return low if low == high else f"{low}-{high}"
+
+
+def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
+    """Pad cells: names to the left, numbers to the right."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    cells = [
+        [c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))]
+        for row in rows
+    ]
+    return ["  ".join(row).rstrip() for row in cells]

@@ -1,0 +1,46 @@
+"""Progress on stderr: a bar on a terminal, a line now and then in a log."""
+
+import sys
+import time
+
+from tqdm import tqdm
+
+LOG_SECONDS = 30.0
+"""Time between lines in a log, s."""
+
+
+class Progress:
+    """Count finished pieces of work.
+
+    Parameters
+    ----------
+    total : int
+        Pieces in all.
+    unit : str
+        What a piece is.
+    """
+
+    def __init__(self, total: int, unit: str) -> None:
+        self.total, self.unit, self.done = total, unit, 0
+        self._last = time.monotonic()
+        self._bar = tqdm(total=total, unit=f" {unit}") if sys.stderr.isatty() else None
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def update(self, count: int) -> None:
+        """Say that `count` more pieces are done."""
+        self.done += count
+        if self._bar is not None:
+            self._bar.update(count)
+        elif time.monotonic() - self._last > LOG_SECONDS:
+            self._last = time.monotonic()
+            print(f"{self.done} of {self.total} {self.unit}", file=sys.stderr, flush=True)
+
+    def note(self, line: str) -> None:
+        """Print a line without breaking the bar."""
+        tqdm.write(line, file=sys.stderr)

@@ -1,0 +1,125 @@
+"""Read 4D NIfTI images as a stream of time blocks, at the speed of decompression."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from isal import igzip, isal_zlib
+
+from fmriscale.ingest.quality import Rejected
+
+BLOCK_BYTES = 8 * 2**20
+"""Size of a time block: small enough to stay in cache, so that reducing it is nearly free."""
+
+_SECONDS = {"sec": 1.0, "msec": 1e-3, "usec": 1e-6}
+_UNREADABLE = (OSError, EOFError, ValueError, isal_zlib.error, nib.filebasedimages.ImageFileError)
+
+
+@dataclass(frozen=True)
+class Image:
+    """The header of a 4D image; the voxels stay on disk.
+
+    Attributes
+    ----------
+    path : Path
+        The .nii or .nii.gz file.
+    shape : tuple of int
+        Voxels in x, y, z.
+    n_volumes : int
+        T.
+    affine : ndarray [4, 4]
+        Voxel index to mm.
+    t_r : float or None
+        Repetition time, s, where the header states it with its unit.
+    dtype : numpy.dtype
+        Of the voxels on disk.
+    offset : int
+        Byte of the first voxel.
+    slope, inter : float
+        value = raw * slope + inter.
+    """
+
+    path: Path
+    shape: tuple[int, int, int]
+    n_volumes: int
+    affine: np.ndarray
+    t_r: float | None
+    dtype: np.dtype
+    offset: int
+    slope: float
+    inter: float
+
+
+def open_image(path: Path) -> Image:
+    """Read the header of a 4D NIfTI image.
+
+    Raises
+    ------
+    Rejected
+        The file is missing, damaged, no NIfTI image or not 4D.
+    """
+    if not path.exists() and path.is_symlink():
+        raise Rejected("unreadable", "a link to content that is not here; fetch it (datalad get)")
+    try:
+        image = nib.Nifti1Image.from_filename(path)
+        header, data = image.header, image.dataobj
+    except _UNREADABLE as error:
+        raise Rejected("unreadable", f"not a readable NIfTI image: {error}; copy it again") from error
+    if len(image.shape) != 4:
+        raise Rejected("unreadable", f"shape {image.shape} is not 4D (x, y, z, time)")
+    if data.dtype.kind not in "iuf":
+        raise Rejected("unreadable", f"voxels of type {data.dtype} are not real numbers")
+    unit = _SECONDS.get(header.get_xyzt_units()[1])
+    step = float(header.get_zooms()[3])
+    x, y, z, n_volumes = (int(n) for n in image.shape)
+    return Image(
+        path=path,
+        shape=(x, y, z),
+        n_volumes=n_volumes,
+        affine=np.asarray(image.affine),
+        t_r=step * unit if unit and step > 0 else None,
+        dtype=data.dtype,
+        offset=int(data.offset),
+        slope=float(data.slope),
+        inter=float(data.inter),
+    )
+
+
+def stream(image: Image) -> Iterator[np.ndarray]:
+    """Yield the raw voxels in time blocks [t, X*Y*Z], first voxel axis fastest.
+
+    The buffer is reused: a block is valid until the next one is asked for.
+
+    Raises
+    ------
+    Rejected
+        The file ends early or its compressed data are damaged.
+    """
+    n_voxels = int(np.prod(image.shape))
+    per_block = max(1, BLOCK_BYTES // (n_voxels * image.dtype.itemsize))
+    buffer = np.empty((min(per_block, image.n_volumes), n_voxels), image.dtype)
+    opener = igzip.open if image.path.suffix == ".gz" else open
+    try:
+        with opener(image.path, "rb") as handle:
+            handle.read(image.offset)
+            for start in range(0, image.n_volumes, len(buffer)):
+                block = buffer[: image.n_volumes - start]
+                _fill(handle, block)
+                # Some machines wrote big-endian files; arithmetic wants native numbers.
+                yield block if block.dtype.isnative else block.astype(block.dtype.newbyteorder("="))
+            handle.read(1)  # the checksum of a .gz file is verified only at its end
+    except _UNREADABLE as error:
+        raise Rejected("unreadable", f"damaged or cut short: {error}; copy the file again") from error
+
+
+def _fill(handle, block: np.ndarray) -> None:  # noqa: ANN001 - any binary stream
+    """Read until a block is full."""
+    view = memoryview(block).cast("B")
+    done = 0
+    while done < len(view):
+        count = handle.readinto(view[done:])
+        if not count:
+            raise EOFError(f"{len(view) - done} bytes are missing")
+        done += count

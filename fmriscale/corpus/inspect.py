@@ -48,7 +48,7 @@ def table(manifest: dict[str, Any], quarantine: pd.DataFrame, n_details: int = 1
         Rejected runs that are listed one by one.
     """
     head = ("data set", "space", "subjects", "runs", "hours", "t_r (s)", "rejected")
-    rows = [head]
+    rows: list[tuple[str, ...]] = [head]
     for name, entry in sorted(manifest["datasets"].items()):
         t_r = "-" if not entry["t_r"] else _range(entry["t_r"])
         counts = [str(entry[k]) for k in ("n_subjects", "n_runs")]
@@ -66,8 +66,8 @@ def table(manifest: dict[str, Any], quarantine: pd.DataFrame, n_details: int = 1
     if len(quarantine):
         reasons = ", ".join(f"{n} {reason}" for reason, n in quarantine.reason.value_counts().items())
         lines += ["", f"quarantined: {reasons} (quarantine.tsv)"]
-        for row in quarantine.head(n_details).itertuples():
-            lines.append(f"  {row.dataset}/{row.source}: {row.reason}: {row.detail}")
+        for row in quarantine.head(n_details).to_dict("records"):
+            lines.append("  {dataset}/{source}: {reason}: {detail}".format(**row))
         if len(quarantine) > n_details:
             lines.append(f"  ... and {len(quarantine) - n_details} more")
     return "\n".join(lines)

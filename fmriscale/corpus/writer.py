@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from webdataset import TarWriter
 
 from fmriscale.corpus.reader import MEMBER_HEADER, NPY_HEADER
 from fmriscale.files import atomic_write, fsync_folder, sha256_file
@@ -91,7 +90,7 @@ class ShardWriter:
         self.rows: list[dict[str, Any]] = []
         self._temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
         self._file: BinaryIO | None = None
-        self._tar: TarWriter | None = None
+        self._tar: Any = None
 
     def __enter__(self) -> "ShardWriter":
         return self
@@ -104,6 +103,8 @@ class ShardWriter:
     def add(self, run: EncodedRun) -> None:
         """Append a run; the first one creates the file."""
         if self._tar is None:
+            from webdataset.writer import TarWriter  # here: it brings torch, which readers of headers spare
+
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self._temporary.open("wb")
             self._tar = TarWriter(

@@ -7,7 +7,7 @@ import hashlib
 import importlib.metadata
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -159,7 +159,7 @@ def _corpus_json(
     """Return the content of corpus.json."""
     spaces = {d.features.name: load_features(d.features).space for d in config.datasets}
     datasets = {
-        d.name: _dataset_json(d, runs[runs.dataset == d.name], int((quarantine.dataset == d.name).sum()))
+        d.name: _dataset_json(d, runs.loc[runs.dataset == d.name], int((quarantine.dataset == d.name).sum()))
         for d in config.datasets
     }
     shards = [s["shard"] for s in states if s["shard"] is not None]

@@ -104,11 +104,12 @@ def read_confounds(bold: Path, confounds: Path | None, denoise: DenoiseConfig, n
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            regressors, sample_mask = load_confounds(name, **_load_arguments(denoise))
+            loaded: Any = load_confounds(name, **_load_arguments(denoise))
     except Exception as error:
         raise Rejected(
             "confounds", f"{confounds.name}: {error}; drop the strategy or mend the file"
         ) from error
+    regressors, sample_mask = loaded
     regressors = regressors.iloc[dropped:].reset_index(drop=True)
     if sample_mask is not None:
         sample_mask = np.asarray(sample_mask)[np.asarray(sample_mask) >= dropped] - dropped

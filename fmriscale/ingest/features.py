@@ -294,7 +294,7 @@ def _sum_voxels(
         rows = slice(done, done + len(block))
         sums[rows, present] = np.add.reduceat(values, starts, axis=1, dtype=np.float64)
         done += len(block)
-    if broken.any() and (holds_data & (broken > 0)).any() or (broken == image.n_volumes).all():
+    if (holds_data & (broken > 0)).any() or (broken == image.n_volumes).all():
         raise Rejected(
             "not_finite",
             f"{(broken > 0).sum()} of the {voxels.size} voxels used are NaN or infinite in some volumes; "
@@ -338,7 +338,7 @@ def read_brain_mask(path: Path, image: Image) -> np.ndarray:
         values = np.asarray(mask.dataobj)
     except Exception as error:
         raise Rejected("unreadable", f"brain mask {path.name}: {error}; copy it again") from error
-    if values.shape != image.shape or not np.allclose(mask.affine, image.affine, atol=1e-3):
+    if values.shape != image.shape or not np.allclose(np.asarray(mask.affine), image.affine, atol=1e-3):
         raise Rejected(
             "other_space",
             f"brain mask {path.name} has another grid ({values.shape}) than the run ({image.shape}); "

@@ -20,7 +20,7 @@ class Name(NamedTuple):
 
 
 def parse_name(name: str) -> Name | None:
-    """Split `sub-01_task-rest_bold.nii.gz` into entities, suffix and extension; None if it is no BIDS name."""
+    """Split `sub-01_task-rest_bold.nii.gz` into entities, suffix and extension; None for other names."""
     stem, dot, extension = name.partition(".")
     *parts, suffix = stem.split("_")
     if not dot or any("-" not in p for p in parts) or "-" in suffix:

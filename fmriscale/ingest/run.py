@@ -201,11 +201,10 @@ def decide_t_r(recipe: float | None, stated: float | None, header: float | None)
     t_r = next((float(v) for v in (recipe, stated, header) if v is not None), None)
     if t_r is None:
         raise Rejected("no_t_r", "no sidecar, header or table states the repetition time; set t_r")
-    if recipe is None and stated is not None and header is not None:
-        if abs(stated - header) > 0.01 * max(abs(stated), abs(header)):
-            raise Rejected(
-                "t_r_conflict", f"the sidecar says {stated:g} s, the image header {header:g} s; set t_r"
-            )
+    if recipe is None and stated and header and abs(stated - header) > 0.01 * max(abs(stated), header):
+        raise Rejected(
+            "t_r_conflict", f"the sidecar says {stated:g} s, the image header {header:g} s; set t_r"
+        )
     if not 0 < t_r <= MAX_T_R:
         raise Rejected("no_t_r", f"a repetition time of {t_r:g} s is implausible; set t_r in seconds")
     return round(t_r, 6)

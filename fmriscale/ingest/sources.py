@@ -85,7 +85,7 @@ def discover(dataset: DatasetConfig) -> tuple[list[RunSource], list[Rejection]]:
     UserError
         The folder is missing, nothing matches, the recipe is ambiguous or a table lacks a column.
     """
-    root = expand(dataset.root)
+    root = expand(dataset.root).absolute()
     if not root.is_dir():
         raise UserError(f"data set '{dataset.name}': {root} is no folder; set root")
     listing.cache_clear()

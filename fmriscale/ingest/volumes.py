@@ -3,10 +3,12 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 from isal import igzip, isal_zlib
+from nibabel.filebasedimages import ImageFileError
 
 from fmriscale.ingest.quality import Rejected
 
@@ -14,7 +16,7 @@ BLOCK_BYTES = 8 * 2**20
 """Size of a time block: small enough to stay in cache, so that reducing it is nearly free."""
 
 _SECONDS = {"sec": 1.0, "msec": 1e-3, "usec": 1e-6}
-_UNREADABLE = (OSError, EOFError, ValueError, isal_zlib.error, nib.filebasedimages.ImageFileError)
+_UNREADABLE: Any = (OSError, EOFError, ValueError, isal_zlib.error, ImageFileError)
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,8 @@ def open_image(path: Path) -> Image:
         raise Rejected("unreadable", "a link to content that is not here; fetch it (datalad get)")
     try:
         image = nib.Nifti1Image.from_filename(path)
-        header, data = image.header, image.dataobj
+        header: Any = image.header
+        data: Any = image.dataobj  # an ArrayProxy: type and place of the voxels, not the voxels
     except _UNREADABLE as error:
         raise Rejected("unreadable", f"not a readable NIfTI image: {error}; copy it again") from error
     if len(image.shape) != 4:
@@ -114,9 +117,9 @@ def stream(image: Image) -> Iterator[np.ndarray]:
         raise Rejected("unreadable", f"damaged or cut short: {error}; copy the file again") from error
 
 
-def _fill(handle, block: np.ndarray) -> None:  # noqa: ANN001 - any binary stream
+def _fill(handle: Any, block: np.ndarray) -> None:
     """Read until a block is full."""
-    view = memoryview(block).cast("B")
+    view = memoryview(block.data).cast("B")
     done = 0
     while done < len(view):
         count = handle.readinto(view[done:])

@@ -504,6 +504,15 @@ def to_dict(config: Any) -> dict[str, Any]:
     return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
+def flatten(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the leaves of nested dictionaries under dotted names."""
+    leaves: dict[str, Any] = {}
+    for key, value in nested.items():
+        inner = flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        leaves |= inner
+    return leaves
+
+
 def config_hash(config: Any) -> str:
     """Return the first 12 hexadecimal digits of the sha256 of the resolved configuration."""
     text = json.dumps(to_dict(config), sort_keys=True, separators=(",", ":"))

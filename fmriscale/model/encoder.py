@@ -228,8 +228,8 @@ class PairClassifier(nn.Module):
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Number of parameters (of the whole model, also where ZeRO-3 has partitioned it)."""
-    return sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters())
+    """Number of parameters."""
+    return sum(p.numel() for p in model.parameters())
 
 
 def build(config: EncoderConfig, seed: int) -> PairClassifier:

@@ -154,9 +154,7 @@ class Tracker:
         child = object.__new__(type(self))
         child._store = self._store
         parent = {"mlflow.parentRunId": self.run_id or ""}
-        child.run_id = self._store.guarded(
-            lambda: child._open(name, None, {**parent, **(tags or {})})
-        )
+        child.run_id = self._store.guarded(lambda: child._open(name, None, {**parent, **(tags or {})}))
         return child
 
     def close(self, status: str = "FINISHED") -> None:

@@ -1,0 +1,334 @@
+"""Pre-training: Next Thought Prediction on a corpus, from one CPU to many nodes.
+
+    deepspeed fmriscale/train.py --config configs/pretrain_demo.yaml
+    deepspeed --num_accelerators 2 fmriscale/train.py --config configs/pretrain_demo.yaml --train.lr 1e-4
+    sbatch slurm/pretrain.sh configs/pretrain_base.yaml
+
+Run again, the same command goes on from the newest checkpoint. Exit code 85: stopped on request and
+saved, start me again.
+"""
+
+import dataclasses
+import math
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fmriscale import __version__
+from fmriscale.config import PretrainConfig, config_hash, flatten, parse, save_config, to_dict
+from fmriscale.corpus.reader import Corpus
+from fmriscale.errors import EXIT_OK, EXIT_STOPPED, UserError, exit_code_of
+from fmriscale.files import expand
+from fmriscale.model.encoder import (
+    Encoder,
+    EncoderConfig,
+    build,
+    count_parameters,
+    resolve_encoder,
+)
+from fmriscale.model.export import read_meta, save_encoder
+from fmriscale.model.flops import train_flops
+from fmriscale.model.objectives import ntp_loss
+from fmriscale.sampling.loader import NTPLoader, select_runs
+from fmriscale.sampling.persistence import area_under_curve, best_threshold, persistence_score
+from fmriscale.training import cluster, zero
+from fmriscale.training.checkpoint import Checkpoints, check_resumable, fixed_changes
+from fmriscale.training.cluster import Cluster
+from fmriscale.training.feed import Feed, MicroBatch, to_device
+from fmriscale.training.resilience import NonFiniteGuard, StopRequest
+from fmriscale.training.schedule import BatchPlan, learning_rate, plan_batch
+from fmriscale.training.telemetry import (
+    KIND_NAMES,
+    Record,
+    Tally,
+    console_line,
+    eval_line,
+    introduction,
+    numbers,
+)
+from fmriscale.training.tracking import Tracker
+
+
+def main(args: list[str] | None = None) -> int:
+    """Train from a command line; return the exit code."""
+    config = parse(PretrainConfig, args, prog="train.py")
+    out = expand(config.out)
+    if is_finished(config, out):
+        return EXIT_OK
+    stop = StopRequest()
+    place = cluster.join()
+    try:
+        return train(config, out, place, stop)
+    finally:
+        cluster.leave()
+
+
+def train(config: PretrainConfig, out: Path, place: Cluster, stop: StopRequest) -> int:
+    """Run the steps that are left of a run, and export the encoder after the last."""
+    settings = config.train
+
+    def say(text: str) -> None:
+        if place.leads:
+            print(text, flush=True)
+
+    # The data: which pairs, in which order.
+    corpus = Corpus.open(config.data.corpus)
+    loader = NTPLoader(corpus, config.data, "train", settings.seed)
+    held_out = open_held_out(corpus, config)
+    plan = plan_batch(settings.global_batch, settings.max_micro_batch, place.world_size)
+
+    # The model: the same weights on every rank, in a DeepSpeed engine.
+    space = loader.space.name
+    shape = resolve_encoder(config.model, {space: loader.space.n_features}, config.data.pairs.length)
+    precision = zero.pick_precision(settings, place.device)
+    model = build(shape, settings.seed)
+    n_parameters = count_parameters(model)
+    engine = zero.make_engine(model, settings, plan, precision, place.device)
+    torch.manual_seed(settings.seed + 1 + place.rank)  # dropout differs between ranks
+
+    # Where an earlier life of this run stopped.
+    checkpoints = Checkpoints(out / "checkpoints", place, settings.keep_last)
+    found, skipped = checkpoints.newest()
+    state: dict[str, Any] = {"step": 0, "seen": dict.fromkeys(loader.datasets, 0), "bad_steps": 0}
+    if found:
+        noted = check_resumable(found, to_dict(config), place.world_size, loader.fingerprint)
+        checkpoints.load(engine, found)
+        state = found.state
+        skipped += [f"resumed from {found.folder}", *noted]
+    start = state["step"]
+
+    # The records: rank 0 alone writes.
+    record = tracker = None
+    if place.leads:
+        save_config(config, out / "config.yaml")
+        record = Record(out / "metrics.jsonl", start)
+        tracker = Tracker(config.tracking, out.parent, out.name, run_id=state.get("mlflow_run_id"))
+        tracker.log_params(
+            flatten(to_dict(config)) | {"world_size": place.world_size, "precision": precision}
+        )
+    for line in introduction(config, place, plan, precision, shape, n_parameters, corpus, loader, held_out):
+        say(line)
+    for line in skipped:
+        say(line)
+    if tracker and tracker.run_id:
+        say(f"MLflow   run {tracker.run_id} in {tracker.uri}")
+    baseline = persistence(loader, held_out, settings.eval_pairs) if held_out and place.leads else {}
+
+    def evaluate_and_tell(step: int) -> None:
+        if held_out is None:
+            return
+        tally = evaluate(engine, held_out, plan, place, settings.eval_pairs)
+        line = {"event": "eval", "step": step, **tally.summary(), "persistence": baseline}
+        if record and tracker:
+            record.write(line)
+            tracker.log_metrics(numbers(line, "eval/"), step)
+            say(eval_line(line))
+
+    def save(step: int) -> None:
+        begun = time.perf_counter()
+        if record:
+            record.sync()
+        state.update(
+            step=step,
+            samples_seen=step * plan.pairs,
+            bad_steps=guard.total,
+            world_size=place.world_size,
+            precision=precision,
+            config=to_dict(config),
+            fingerprint=loader.fingerprint,
+            corpus_fingerprint=corpus.fingerprint,
+            mlflow_run_id=cluster.leaders(tracker.run_id if tracker else None),
+            fmriscale=__version__,
+        )
+        folder = checkpoints.save(engine, state)
+        say(f"saved {folder} in {time.perf_counter() - begun:.1f} s")
+
+    guard = NonFiniteGuard(settings.max_bad_steps)
+    guard.total = state["bad_steps"]
+    feed = Feed(loader, plan, place.rank, place.device, start + 1)
+    saved, ending = start, "FAILED"
+    flops = train_flops(shape, space)
+    try:
+        if start == 0:
+            evaluate_and_tell(0)
+
+        for step in range(start + 1, settings.steps + 1):
+            begun, waited = time.perf_counter(), feed.waited
+
+            # One step: forward and backward for each micro-batch; the engine sums and steps at the last.
+            lr = learning_rate(
+                step,
+                peak=settings.lr,
+                steps=settings.steps,
+                warmup=settings.warmup_steps,
+                schedule=settings.schedule,
+            )
+            zero.set_learning_rate(engine, lr)
+            engine.train()
+            bad_before = engine.skipped_steps
+            tally = Tally(loader.datasets, place.device)
+            for _ in range(plan.accumulation):
+                pairs = next(feed)
+                loss_B, correct_B = forward(engine, pairs, space)
+                engine.backward(loss_B.mean())
+                engine.step()
+                tally.add(loss_B.detach(), correct_B, pairs.kind, pairs.dataset)
+
+            # One exchange a step: the sums of all ranks, and whether any was asked to stop.
+            tally.sums[-1, 0] = float(bool(stop))
+            cluster.total(tally.sums)
+            stopping = bool(tally.sums[-1, 0] > 0)
+            summary = tally.summary()
+            for name, count in tally.pairs_by_dataset().items():
+                state["seen"][name] += count
+
+            # What rank 0 tells.
+            seconds = time.perf_counter() - begun
+            finite = math.isfinite(summary["loss"]) and engine.skipped_steps == bad_before
+            line = {
+                "step": step,
+                **summary,
+                "lr": lr,
+                "grad_norm": zero.grad_norm(engine),
+                "finite": finite,
+                "pairs_per_s": plan.pairs / seconds,
+                "flops_per_s": plan.pairs / seconds * flops,
+                "data_wait_share": (feed.waited - waited) / seconds,
+                "seen": dict(state["seen"]),
+            }
+            if record and tracker:
+                record.write(line)
+                if step % settings.log_every == 0 or step == settings.steps or step == start + 1:
+                    say(console_line(line, settings.steps))
+                    tracker.log_metrics(numbers(line, "train/"), step)
+            if not finite:
+                say(f"step {step}: loss or gradient is not finite, the weights are left alone")
+            guard.check(step, finite, plan.pairs)
+
+            # Look at held-out runs, save, stop.
+            if settings.eval_every and step % settings.eval_every == 0 and step < settings.steps:
+                evaluate_and_tell(step)
+            if step % settings.save_every == 0 or (stopping and step < settings.steps):
+                save(step)
+                saved = step
+            if stopping and step < settings.steps:
+                ending = "KILLED"
+                say(f"asked to stop ({stop.name or 'another rank'}): saved at step {step}, start me again")
+                return EXIT_STOPPED
+
+        # The end product.
+        evaluate_and_tell(settings.steps)
+        if saved < settings.steps:
+            save(settings.steps)
+        weights = zero.whole_weights(engine.module.encoder, place.device, keep=place.leads)
+        if place.leads and record and tracker:
+            export(out, config, shape, weights, corpus, loader)
+            for path in (out / "config.yaml", out / "metrics.jsonl", out / "encoder" / "config.json"):
+                tracker.log_artifact(path, "encoder" if path.parent.name == "encoder" else None)
+            say(f"done: {out / 'encoder'}")
+        ending = "FINISHED"
+        return EXIT_OK
+    finally:
+        feed.close()
+        if record and tracker:
+            record.close()
+            tracker.close(ending)
+
+
+def forward(model: Any, pairs: MicroBatch, space: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return loss and correctness of each pair."""
+    logits_BC = model(pairs.left, pairs.right, pairs.t_r, space)
+    return ntp_loss(logits_BC, pairs.label), logits_BC.argmax(dim=1) == pairs.label
+
+
+@torch.no_grad()
+def evaluate(engine: Any, loader: NTPLoader, plan: BatchPlan, place: Cluster, n_pairs: int) -> Tally:
+    """Loss and accuracy on fixed held-out pairs, the same ones on any number of ranks.
+
+    Every rank does equally many forward passes; pairs beyond the last fill up and are not counted.
+    """
+    engine.eval()
+    n_pairs = min(n_pairs, 2 * loader.n_windows)
+    tally = Tally(loader.datasets, place.device)
+    for start in range(0, n_pairs, plan.micro * place.world_size):
+        first = start + place.rank * plan.micro
+        pairs = to_device(loader.batch(first, plan.micro), place.device)
+        filler_B = torch.arange(first, first + plan.micro, device=place.device) >= n_pairs
+        loss_B, correct_B = forward(engine, pairs, loader.space.name)
+        kind_B, dataset_B = (group.masked_fill(filler_B, -1) for group in (pairs.kind, pairs.dataset))
+        tally.add(loss_B, correct_B, kind_B, dataset_B)
+    cluster.total(tally.sums)
+    return tally
+
+
+def persistence(loader: NTPLoader, held_out: NTPLoader, n_pairs: int) -> dict[str, Any]:
+    """How far autocorrelation alone gets on the held-out pairs; its threshold is from training pairs."""
+
+    def scored(source: NTPLoader) -> tuple[np.ndarray, Any]:
+        batch = source.batch(0, min(n_pairs, 2 * source.n_windows))
+        return persistence_score(batch.left, batch.right), batch
+
+    score, batch = scored(loader)
+    threshold = best_threshold(score, batch.label)
+    score, batch = scored(held_out)
+    correct = (score > threshold) == (batch.label == 1)
+    return {
+        "acc": float(correct.mean()),
+        "auc": area_under_curve(score, batch.label),
+        "acc_by_kind": {KIND_NAMES[k]: float(correct[batch.kind == k].mean()) for k in np.unique(batch.kind)},
+    }
+
+
+def open_held_out(corpus: Corpus, config: PretrainConfig) -> NTPLoader | None:
+    """Open the held-out runs; None where the corpus has none."""
+    if len(select_runs(corpus, config.data, "eval")) == 0:
+        return None
+    return NTPLoader(corpus, config.data, "eval", config.train.seed)
+
+
+def export(
+    out: Path,
+    config: PretrainConfig,
+    shape: EncoderConfig,
+    weights: dict[str, torch.Tensor],
+    corpus: Corpus,
+    loader: NTPLoader,
+) -> None:
+    """Write `encoder/`: weights, and what a study must know about them."""
+    encoder = Encoder(shape)
+    encoder.load_state_dict(weights)
+    t_r = corpus.runs.t_r[corpus.runs.key.isin(loader.run_keys)]
+    meta = {
+        "feature_spaces": {loader.space.name: loader.space.to_dict()},
+        "pairs": dataclasses.asdict(config.data.pairs),
+        "t_r": [float(t_r.min()), float(t_r.max())],
+        "train_runs": list(loader.run_keys),
+        "corpus_fingerprint": corpus.fingerprint,
+        "config": to_dict(config),
+        "config_hash": config_hash(config),
+        "step": config.train.steps,
+        "fmriscale": __version__,
+    }
+    save_encoder(out / "encoder", encoder, meta)
+
+
+def is_finished(config: PretrainConfig, out: Path) -> bool:
+    """Tell whether this run has been made already; refuse to take another's folder for it."""
+    folder = out / "encoder"
+    if not (folder / "config.json").exists():
+        return False
+    meta = read_meta(folder)["meta"]
+    if fixed := fixed_changes(meta["config"], to_dict(config)):
+        raise UserError(f"{folder} is the finished encoder of another run: {fixed}. Choose another `out`")
+    if meta["step"] < config.train.steps:
+        return False
+    print(f"{folder} is finished: {meta['step']} steps; nothing to do")
+    return True
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code_of(main))

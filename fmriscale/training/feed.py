@@ -1,0 +1,78 @@
+"""Micro-batches of one rank as tensors on its device, fetched one ahead by a thread."""
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fmriscale.sampling.loader import Batch, NTPLoader
+from fmriscale.training.schedule import BatchPlan
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """B pairs on the device: sequences [B, L, V], label, kind, data set and repetition time [B]."""
+
+    left: Tensor
+    right: Tensor
+    label: Tensor
+    kind: Tensor
+    dataset: Tensor
+    t_r: Tensor
+
+
+def to_device(batch: Batch, device: torch.device) -> MicroBatch:
+    """Move a batch to the device, from pinned memory where it is a GPU."""
+
+    def move(array: np.ndarray) -> Tensor:
+        tensor = torch.from_numpy(array)
+        return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+
+    names = ("left", "right", "label", "kind", "dataset", "t_r")
+    return MicroBatch(**{name: move(getattr(batch, name)) for name in names})
+
+
+class Feed:
+    """Micro-batches of one rank from a step on, in order, without end.
+
+    The loader is a pure function of position: what the thread has fetched too much is forgotten, not lost.
+
+    Attributes
+    ----------
+    waited : float
+        Seconds that the loop has waited for data.
+    """
+
+    def __init__(
+        self, loader: NTPLoader, plan: BatchPlan, rank: int, device: torch.device, first_step: int
+    ) -> None:
+        self.loader, self.plan, self.rank, self.device = loader, plan, rank, device
+        self.waited = 0.0
+        self._positions = self._plan_positions(first_step)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="feed")
+        self._next = self._fetch()
+
+    def __next__(self) -> MicroBatch:
+        start = time.perf_counter()
+        batch = self._next.result()
+        self._next = self._fetch()
+        micro_batch = to_device(batch, self.device)
+        self.waited += time.perf_counter() - start
+        return micro_batch
+
+    def close(self) -> None:
+        """End the thread."""
+        self._thread.shutdown(cancel_futures=True)
+
+    def _fetch(self) -> Future[Batch]:
+        return self._thread.submit(self.loader.batch, next(self._positions), self.plan.micro)
+
+    def _plan_positions(self, step: int) -> Iterator[int]:
+        while True:
+            for accumulation in range(self.plan.accumulation):
+                yield self.plan.first(step, accumulation, self.rank)
+            step += 1

@@ -1,0 +1,182 @@
+"""What is measured and told: sums by kind and data set, `metrics.jsonl`, the console."""
+
+import json
+import math
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fmriscale import __version__
+from fmriscale.config import KINDS, PretrainConfig
+from fmriscale.corpus.reader import Corpus
+from fmriscale.files import atomic_write
+from fmriscale.model.encoder import EncoderConfig
+from fmriscale.model.objectives import group_sums
+from fmriscale.sampling.loader import NTPLoader
+from fmriscale.training.cluster import Cluster
+from fmriscale.training.schedule import BatchPlan
+
+KIND_NAMES = ("positive", *KINDS)
+PAIRS, LOSS, CORRECT = range(3)
+
+
+class Tally:
+    """Sums over pairs, by kind and by data set, in float64; ready to be added over ranks.
+
+    Parameters
+    ----------
+    datasets : list of str
+        Names in the order of their numbers.
+    device : torch.device
+        Where the pairs are.
+    """
+
+    def __init__(self, datasets: list[str], device: torch.device) -> None:
+        self.datasets = datasets
+        # One row a kind, one a data set, and a last one whose first cell carries the request to stop.
+        self.sums = torch.zeros(len(KIND_NAMES) + len(datasets) + 1, 3, dtype=torch.float64, device=device)
+
+    def add(
+        self,
+        loss_B: torch.Tensor,
+        correct_B: torch.Tensor,
+        kind_B: torch.Tensor,
+        dataset_B: torch.Tensor,
+    ) -> None:
+        """Add pairs; those of a negative kind and data set only fill up a batch."""
+        n = len(KIND_NAMES)
+        self.sums[:n] += group_sums(loss_B, correct_B, kind_B, n)
+        self.sums[n:-1] += group_sums(loss_B, correct_B, dataset_B, len(self.datasets))
+
+    def summary(self) -> dict[str, Any]:
+        """Return loss and accuracy, overall and by kind and data set; only groups that had pairs."""
+        rows = self.sums.tolist()
+        kinds = {k: row for k, row in zip(KIND_NAMES, rows, strict=False) if row[PAIRS]}
+        datasets = zip(self.datasets, rows[len(KIND_NAMES) : -1], strict=True)
+        sets = {d: row for d, row in datasets if row[PAIRS]}
+        pairs, loss, correct = (sum(row[i] for row in kinds.values()) for i in range(3))
+        return {
+            "pairs": int(pairs),
+            "loss": loss / pairs,
+            "acc": correct / pairs,
+            "loss_by_kind": {k: row[LOSS] / row[PAIRS] for k, row in kinds.items()},
+            "acc_by_kind": {k: row[CORRECT] / row[PAIRS] for k, row in kinds.items()},
+            "loss_by_dataset": {d: row[LOSS] / row[PAIRS] for d, row in sets.items()},
+            "acc_by_dataset": {d: row[CORRECT] / row[PAIRS] for d, row in sets.items()},
+        }
+
+    def pairs_by_dataset(self) -> dict[str, int]:
+        """Return the number of pairs of each data set."""
+        return {d: int(row[PAIRS]) for d, row in zip(self.datasets, self._dataset_rows(), strict=True)}
+
+    def _dataset_rows(self) -> list[list[float]]:
+        return self.sums[len(KIND_NAMES) : -1].tolist()
+
+
+class Record:
+    """`metrics.jsonl`: one line a step and one an evaluation; written by rank 0 alone.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    step : int
+        The step that training goes on from; later lines, of a life that was lost, are removed.
+    """
+
+    def __init__(self, path: Path, step: int) -> None:
+        kept = []
+        for line in path.read_text().splitlines() if path.exists() else []:
+            try:
+                if json.loads(line)["step"] <= step and step > 0:
+                    kept.append(line + "\n")
+            except (ValueError, KeyError, TypeError):
+                continue  # cut off by a crash in the middle of a line
+        atomic_write(path, "".join(kept))
+        self._file = path.open("a")
+
+    def write(self, line: dict[str, Any]) -> None:
+        """Append a line; numbers that are not finite become null."""
+        self._file.write(json.dumps(_finite(line), allow_nan=False) + "\n")
+        self._file.flush()
+
+    def sync(self) -> None:
+        """Force the lines to disk, before a checkpoint that relies on them."""
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def numbers(summary: dict[str, Any], prefix: str) -> dict[str, float]:
+    """Turn nested numbers into MLflow's names: `eval/acc_by_kind.same_run`."""
+    found: dict[str, float] = {}
+    for key, value in summary.items():
+        if isinstance(value, dict):
+            found |= numbers(value, f"{prefix}{key}.")
+        elif isinstance(value, int | float) and math.isfinite(value):
+            found[prefix + key] = float(value)
+    return found
+
+
+def introduction(
+    config: PretrainConfig,
+    place: Cluster,
+    plan: BatchPlan,
+    precision: str,
+    shape: EncoderConfig,
+    n_parameters: int,
+    corpus: Corpus,
+    loader: NTPLoader,
+    held_out: NTPLoader | None,
+) -> list[str]:
+    """What runs where, on what: the first lines of the log."""
+    device = torch.cuda.get_device_name(place.device) if place.device.type == "cuda" else "CPU"
+    told = loader.describe()
+    mixture = ", ".join(f"{name} {share:.1%}" for name, share in told["mixture"].items())
+    held = f"{len(held_out.run_keys)} runs held out" if held_out else "no run held out, so no evaluation"
+    lines = [
+        f"fmriscale {__version__}, torch {torch.__version__}, started by {place.launcher}",
+        f"device   {place.world_size} x {device} ({place.local_size} on this node, "
+        f"{torch.get_num_threads()} threads each), {precision}, ZeRO stage {config.train.zero_stage}",
+        f"model    {shape.preset}: {n_parameters:,} parameters, width {shape.d_model}, {shape.n_layers} "
+        f"layers, {shape.n_heads} heads, attention by torch's scaled dot product",
+        f"batch    {plan.pairs} pairs = {plan.micro} x {plan.accumulation} accumulated x {plan.world} ranks",
+        f"corpus   {corpus.folder} ({corpus.fingerprint[:12]}), space {loader.space.name} of "
+        f"{loader.space.n_features} features; {held}",
+        f"pairs    {told['windows']:,} windows, {told['pairs_per_epoch']:,} pairs an epoch, "
+        f"{config.train.steps * plan.pairs / told['pairs_per_epoch']:.1f} epochs; {mixture}; "
+        f"negatives {', '.join(told['kinds'])}",
+    ]
+    return lines + [f"note     {note}" for note in told["notes"]]
+
+
+def console_line(line: dict[str, Any], steps: int) -> str:
+    """One readable line about a step."""
+    kinds = " ".join(f"{k} {v:.2f}" for k, v in line["acc_by_kind"].items())
+    return (
+        f"{time.strftime('%H:%M:%S')} step {line['step']}/{steps} loss {line['loss']:.4f} "
+        f"acc {line['acc']:.3f} ({kinds}) lr {line['lr']:.2e} grad {line['grad_norm']:.2f} "
+        f"{line['pairs_per_s']:.0f} pairs/s wait {line['data_wait_share']:.1%}"
+    )
+
+
+def eval_line(line: dict[str, Any]) -> str:
+    """One readable line about an evaluation."""
+    kinds = " ".join(f"{k} {v:.3f}" for k, v in line["acc_by_kind"].items())
+    return (
+        f"{time.strftime('%H:%M:%S')} eval at {line['step']}: loss {line['loss']:.4f} acc {line['acc']:.4f} "
+        f"({kinds}); persistence acc {line['persistence']['acc']:.4f} auc {line['persistence']['auc']:.4f}"
+    )
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

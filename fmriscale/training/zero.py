@@ -1,0 +1,218 @@
+"""DeepSpeed: its dictionary is derived from our settings here, and nowhere else is it imported."""
+
+import math
+import os
+import sys
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fmriscale.config import TrainConfig
+from fmriscale.errors import UserError
+from fmriscale.training.schedule import BatchPlan
+
+BUCKET = 500_000_000
+"""Most elements that ZeRO reduces in one exchange (its buffer is allocated in full)."""
+
+DERIVED = {
+    "train_batch_size": "train.global_batch",
+    "train_micro_batch_size_per_gpu": "train.max_micro_batch",
+    "gradient_accumulation_steps": "train.max_micro_batch",
+    "gradient_clipping": "train.grad_clip",
+    "bf16": "train.precision",
+    "fp16": "train.precision",
+    "torch_autocast": "train.precision",
+    "zero_optimization.stage": "train.zero_stage",
+    "optimizer": "train.lr, train.betas and train.weight_decay",
+    "scheduler": "train.schedule",
+    "checkpoint": "train.save_every",
+}
+"""Keys of DeepSpeed's dictionary that are ours, and the setting that decides each."""
+
+
+class PlainAdamW(torch.optim.AdamW):
+    """AdamW for ZeRO stage 0, with what the ZeRO optimizers do themselves.
+
+    It measures and clips the gradient norm, and leaves the weights alone where that is not finite;
+    the engine reads `overflow` and `_global_grad_norm` as it does from its own optimizers.
+    """
+
+    overflow = False
+    _global_grad_norm = 0.0
+    clip = 0.0
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Clip and step, or skip."""
+        params = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm([p.grad for p in params if p.grad is not None])
+        self._global_grad_norm = float(norm)
+        self.overflow = not math.isfinite(self._global_grad_norm)
+        if self.overflow:
+            return
+        if self.clip > 0:
+            torch.nn.utils.clip_grads_with_norm_(params, self.clip, norm)
+        super().step(closure)
+
+
+def pick_precision(train: TrainConfig, device: torch.device) -> str:
+    """Resolve `auto`, and refuse what the device or the ZeRO stage cannot do.
+
+    Returns
+    -------
+    str
+        fp32, bf16 or fp16.
+
+    Raises
+    ------
+    UserError
+        16 bits on CPU or with stage 0.
+    """
+    precision = train.precision
+    if precision == "auto":
+        hardware = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        return "bf16" if hardware and train.zero_stage > 0 else "fp32"
+    if precision == "fp16" and device.type == "cpu":
+        raise UserError("train.precision fp16 needs a GPU; use fp32 (or auto) on CPU")
+    if precision != "fp32" and train.zero_stage == 0:
+        raise UserError(f"train.precision {precision} needs train.zero_stage 1, 2 or 3; use 1, or fp32")
+    return precision
+
+
+def deepspeed_dict(
+    train: TrainConfig, plan: BatchPlan, precision: str, device: str, n_parameters: int
+) -> dict[str, Any]:
+    """Derive DeepSpeed's dictionary from our settings.
+
+    Parameters
+    ----------
+    train : TrainConfig
+        The settings; `train.deepspeed` is merged over what is derived.
+    plan : BatchPlan
+        Division of the global batch.
+    precision : str
+        fp32, bf16 or fp16.
+    device : str
+        Type of the device, cpu or cuda.
+    n_parameters : int
+        Parameters of the model; bounds ZeRO's buffers.
+
+    Raises
+    ------
+    UserError
+        `train.deepspeed` has a key that one of our settings decides.
+    """
+    for key, ours in DERIVED.items():
+        inner: Any = train.deepspeed
+        for part in key.split("."):
+            inner = inner.get(part) if isinstance(inner, dict) else None
+        if inner is not None:
+            raise UserError(f"train.deepspeed.{key}: this is derived; set {ours} instead")
+    bucket = min(BUCKET, n_parameters)
+    derived = {
+        "train_batch_size": plan.pairs,
+        "train_micro_batch_size_per_gpu": plan.micro,
+        "gradient_accumulation_steps": plan.accumulation,
+        # At stage 0 PlainAdamW clips: the engine would clip without telling the norm.
+        "gradient_clipping": train.grad_clip if train.zero_stage > 0 else 0.0,
+        "bf16": {"enabled": precision == "bf16"},
+        "fp16": {"enabled": precision == "fp16"},
+        "zero_optimization": {
+            "stage": train.zero_stage,
+            "reduce_bucket_size": bucket,
+            "allgather_bucket_size": bucket,
+            "overlap_comm": device == "cuda",
+        },
+        # torch's AdamW also where the state is offloaded: DeepSpeed's own compiles for minutes.
+        "zero_force_ds_cpu_optimizer": False,
+        "steps_per_print": sys.maxsize,
+    }
+    return _merge(derived, train.deepspeed)
+
+
+def make_engine(
+    model: nn.Module, train: TrainConfig, plan: BatchPlan, precision: str, device: torch.device
+) -> Any:
+    """Wrap a model in a DeepSpeed engine with torch's AdamW; weights must be equal on all ranks.
+
+    Returns
+    -------
+    DeepSpeedEngine
+        Call it, then `backward(loss)`, then `step()`, once a micro-batch.
+    """
+    deepspeed = _deepspeed(device)
+    matrices, others = [], []
+    for name, parameter in model.named_parameters():
+        decays = parameter.ndim == 2 and name.endswith("weight")
+        (matrices if decays else others).append(parameter)
+    groups = [{"params": matrices, "weight_decay": train.weight_decay}]
+    groups += [{"params": others, "weight_decay": 0.0}]
+    adamw = torch.optim.AdamW if train.zero_stage > 0 else PlainAdamW
+    optimizer = adamw(groups, lr=train.lr, betas=train.betas)
+    if isinstance(optimizer, PlainAdamW):
+        optimizer.clip = train.grad_clip
+    n_parameters = sum(p.numel() for p in model.parameters())
+    config = deepspeed_dict(train, plan, precision, device.type, n_parameters)
+    try:
+        return deepspeed.initialize(model=model, optimizer=optimizer, config=config)[0]
+    except (ValueError, AssertionError, TypeError) as error:
+        if not train.deepspeed:
+            raise
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"train.deepspeed: DeepSpeed refuses these settings ({reason})") from error
+
+
+def set_learning_rate(engine: Any, lr: float) -> None:
+    """Give every parameter group the learning rate of the step about to be made."""
+    for group in engine.optimizer.param_groups:
+        group["lr"] = lr
+
+
+def grad_norm(engine: Any) -> float:
+    """Norm of the last step's gradient before clipping; infinite where the step was skipped."""
+    return float(engine.get_global_grad_norm() or 0.0)
+
+
+def whole_weights(module: nn.Module, device: torch.device, keep: bool) -> dict[str, Tensor]:
+    """Collect a module's parameters, which ZeRO-3 keeps in pieces; all ranks must call this.
+
+    Parameters
+    ----------
+    module : Module
+        The model or a part of it.
+    device : torch.device
+        Device of this rank.
+    keep : bool
+        Whether this rank wants the weights; the others get an empty dict.
+
+    Returns
+    -------
+    dict of str to Tensor
+        float32, on CPU.
+    """
+    gathered = _deepspeed(device).zero.GatheredParameters
+    weights = {}
+    for name, parameter in module.named_parameters():
+        with gathered([parameter], modifier_rank=None):
+            if keep:
+                weights[name] = parameter.detach().float().cpu().clone()
+    return weights
+
+
+def _deepspeed(device: torch.device) -> Any:
+    """Import DeepSpeed for this device (it takes seconds, so not before it is needed)."""
+    os.environ.setdefault("DS_ACCELERATOR", device.type)
+    import deepspeed
+
+    # Its shared-memory op is compiled at first use, for a minute; gloo does without.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # pyright: ignore
+    return deepspeed
+
+
+def _merge(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(under)
+    for key, value in over.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged

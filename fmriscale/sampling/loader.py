@@ -175,12 +175,11 @@ class NTPLoader:
         ]
         if self.too_short:
             notes.append(f"{self.too_short} runs are too short for a pair")
-        total = self.quotas.sum()
         return {
             "windows": self.n_windows,
             "pairs_per_epoch": 2 * self.n_windows,
             "runs": len(self.run_keys),
-            "mixture": {n: q / total for n, q in zip(self.datasets, self.quotas.tolist(), strict=True)},
+            "mixture": dict(zip(self.datasets, (self.quotas / self.block).tolist(), strict=True)),
             "kinds": [KINDS[k - 1] for k in self._declared],
             "notes": notes,
         }

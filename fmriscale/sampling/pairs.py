@@ -143,7 +143,7 @@ def starts_below(w: Windows, run: np.ndarray, volume: np.ndarray) -> np.ndarray:
 
 def can_supply(w: Windows, pairs: PairConfig) -> np.ndarray:
     """Tell which kinds each run can supply for every one of its windows, bool [R, 1 + kinds]."""
-    blocked = 2 * max(pairs.min_distance, 1) - 1 + 2 * pairs.length - 1
+    blocked = 2 * max(pairs.min_distance, 1) - 1 + 2 * pairs.length - 1 + pairs.length + pairs.gap
     able = np.zeros((len(w.row), 1 + len(KINDS)), bool)
     able[:, SAME_RUN] = w.n_starts > blocked
     able[:, SAME_SUBJECT] = w.subject_count > 1
@@ -237,7 +237,11 @@ def _skipping(
 def _distant_start(
     w: Windows, run: np.ndarray, start: np.ndarray, follows: np.ndarray, u: np.ndarray, pairs: PairConfig
 ) -> np.ndarray:
-    """Draw a start in the same run that neither overlaps left nor is near where the positive starts."""
+    """Draw a start in the same run that neither overlaps left nor is near where the positive starts.
+
+    The first length + gap starts are left out, since no positive starts there: else an early right
+    sequence would be known for a negative by its place.
+    """
     distance = max(pairs.min_distance, 1)
     a0, a1 = start - pairs.length + 1, start + pairs.length
     b0, b1 = follows - distance + 1, follows + distance
@@ -245,9 +249,10 @@ def _distant_start(
     a0, a1 = np.where(joined, np.minimum(a0, b0), a0), np.where(joined, np.maximum(a1, b1), a1)
     b0 = np.where(joined, a1, b0)
     b1 = np.where(joined, a1, b1)
-    ranks = [starts_below(w, run, x) for x in (a0, a1, b0, b1)]
+    early = pairs.length + pairs.gap
+    ranks = [np.maximum(starts_below(w, run, x), early) for x in (a0, a1, b0, b1)]
     blocked_a, blocked_b = ranks[1] - ranks[0], ranks[3] - ranks[2]
-    drawn = (u * (w.n_starts[run] - blocked_a - blocked_b)).astype(np.int64)
+    drawn = early + (u * (w.n_starts[run] - early - blocked_a - blocked_b)).astype(np.int64)
     drawn = np.where(drawn >= ranks[0], drawn + blocked_a, drawn)
     drawn = np.where(drawn >= ranks[2], drawn + blocked_b, drawn)
     return nth_start(w, run, drawn)

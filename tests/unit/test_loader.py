@@ -70,7 +70,21 @@ def test_same_run_negatives_never_overlap_left_even_with_a_gap(corpus):
     distance = (b.start_right - b.start_left)[negative]
     assert np.abs(distance).min() >= 5
     assert np.abs(distance - 25).min() >= 4
-    assert distance.min() < -60 and distance.max() > 60  # and everything else is reached
+    assert distance.min() < -60 and distance.max() > 60  # and what is far is reached
+
+
+@pytest.mark.parametrize("gap", [0, 20])
+def test_no_kind_is_known_by_its_place_in_the_run(corpus, gap):
+    loader = loader_of(corpus, datasets=["alpha"], pairs={"gap": gap, "negatives": ALL_KINDS})
+    b = loader.batch(0, 40_000)
+    for kind in np.unique(b.kind[b.label == 0]):
+        positive, negative = b.start_right[b.kind == 0], b.start_right[b.kind == kind]
+        both = np.concatenate([positive, negative])
+        rank = np.searchsorted(np.sort(both), both, side="left").astype(float)
+        rank += np.searchsorted(np.sort(both), both, side="right")
+        n, m = len(positive), len(negative)
+        auc = (rank[:n].sum() / 2 - n * (n + m) / 2) / (n * m) + 0.5
+        assert abs(auc - 0.5) < 0.03, (KINDS[kind - 1], auc)
 
 
 def test_an_epoch_has_every_window_once_on_each_side(corpus):

@@ -30,9 +30,12 @@ def test_an_unknown_verb_is_a_usage_error_that_names_the_verbs():
 
 @pytest.mark.parametrize("verb", cli.VERBS)
 def test_every_verb_has_help_of_its_own(verb: str, capsys: pytest.CaptureFixture[str]):
-    with pytest.raises(SystemExit) as ending:
-        cli.run([verb, "--help"])
-    assert not ending.value.code and f"usage: fmriscale {verb}" in capsys.readouterr().out
+    try:
+        code = cli.run([verb, "--help"])
+    except SystemExit as ending:
+        code = ending.code
+    names = ("usage: fmriscale " + verb, "usage: fmriscale-" + verb)
+    assert not code and capsys.readouterr().out.startswith(names)
 
 
 def test_fmriscale_shard_is_the_verb_shard():

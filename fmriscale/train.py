@@ -81,6 +81,16 @@ def train(config: PretrainConfig, out: Path, place: Cluster, stop: StopRequest) 
     held_out = open_held_out(corpus, config)
     plan = plan_batch(settings.global_batch, settings.max_micro_batch, place.world_size)
 
+    # Where an earlier life of this run stopped.
+    checkpoints = Checkpoints(out / "checkpoints", place, settings.keep_last)
+    found, notes = checkpoints.newest()
+    state: dict[str, Any] = {"step": 0, "seen": dict.fromkeys(loader.datasets, 0), "bad_steps": 0}
+    if found:
+        notes += check_resumable(found, to_dict(config), place.world_size, loader.fingerprint)
+        notes.append(f"resumed from {found.folder}")
+        state = found.state
+    start = state["step"]
+
     # The model: the same weights on every rank, in a DeepSpeed engine.
     space = loader.space.name
     shape = resolve_encoder(config.model, {space: loader.space.n_features}, config.data.pairs.length)
@@ -89,17 +99,8 @@ def train(config: PretrainConfig, out: Path, place: Cluster, stop: StopRequest) 
     n_parameters = count_parameters(model)
     engine = zero.make_engine(model, settings, plan, precision, place.device)
     torch.manual_seed(settings.seed + 1 + place.rank)  # dropout differs between ranks
-
-    # Where an earlier life of this run stopped.
-    checkpoints = Checkpoints(out / "checkpoints", place, settings.keep_last)
-    found, skipped = checkpoints.newest()
-    state: dict[str, Any] = {"step": 0, "seen": dict.fromkeys(loader.datasets, 0), "bad_steps": 0}
     if found:
-        noted = check_resumable(found, to_dict(config), place.world_size, loader.fingerprint)
         checkpoints.load(engine, found)
-        state = found.state
-        skipped += [f"resumed from {found.folder}", *noted]
-    start = state["step"]
 
     # The records: rank 0 alone writes.
     record = tracker = None
@@ -112,7 +113,7 @@ def train(config: PretrainConfig, out: Path, place: Cluster, stop: StopRequest) 
         )
     for line in introduction(config, place, plan, precision, shape, n_parameters, corpus, loader, held_out):
         say(line)
-    for line in skipped:
+    for line in notes:
         say(line)
     if tracker and tracker.run_id:
         say(f"MLflow   run {tracker.run_id} in {tracker.uri}")

@@ -3,6 +3,7 @@
 import math
 import os
 import sys
+import warnings
 from typing import Any
 
 import torch
@@ -203,6 +204,8 @@ def whole_weights(module: nn.Module, device: torch.device, keep: bool) -> dict[s
 def _deepspeed(device: torch.device) -> Any:
     """Import DeepSpeed for this device (it takes seconds, so not before it is needed)."""
     os.environ.setdefault("DS_ACCELERATOR", device.type)
+    # It uses names that torch is about to retire, and torch says so at every exchange.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
     import deepspeed
 
     # Its shared-memory op is compiled at first use, for a minute; gloo does without.

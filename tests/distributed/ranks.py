@@ -1,0 +1,47 @@
+"""Start ranks, and read what they recorded."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+
+def clean_environment() -> dict[str, str]:
+    """The environment without what a launcher or Slurm may have left in it."""
+    ours = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+    kept = {k: v for k, v in os.environ.items() if k not in ours and not k.startswith("SLURM_")}
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    return {**kept, "OMP_NUM_THREADS": "1", "PATH": path}
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def start_ranks(command: list[str], environments: list[dict[str, str]]) -> list[subprocess.Popen]:
+    """Start one process for each environment."""
+    base = clean_environment()
+    return [
+        subprocess.Popen(
+            command, env={**base, **env}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        for env in environments
+    ]
+
+
+def steps_of(run: Path) -> list[dict]:
+    """The step lines of a run's metrics.jsonl, without what a clock measured."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    clock = ("pairs_per_s", "flops_per_s", "data_wait_share")
+    return [{k: v for k, v in x.items() if k not in clock} for x in lines if "event" not in x]
+
+
+def evals_of(run: Path) -> list[dict]:
+    """The evaluation lines of a run's metrics.jsonl."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in lines if line.get("event") == "eval"]

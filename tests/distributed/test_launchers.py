@@ -1,0 +1,107 @@
+"""Every door to pre-training, with real launchers; the losses must not depend on the door."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from ranks import clean_environment, evals_of, free_port, start_ranks, steps_of
+
+from fmriscale.errors import EXIT_STOPPED
+from fmriscale.model.export import load_encoder
+
+pytestmark = pytest.mark.distributed
+
+PYTHON = Path(sys.executable)
+DOORS = {
+    "python": ([PYTHON], 1, 0),
+    "deepspeed": ([PYTHON.with_name("deepspeed")], 1, 1),
+    "deepspeed2": ([PYTHON.with_name("deepspeed"), "--num_accelerators", "2"], 2, 2),
+    "torchrun": ([PYTHON.with_name("torchrun"), "--nproc_per_node", "2"], 2, 3),
+}
+"""Command, ranks it must give, and the ZeRO stage that is tried with it."""
+
+
+def launch(command: list, repository: Path, *options: str) -> subprocess.CompletedProcess:
+    line = [*map(str, command), "fmriscale/train.py", *options]
+    return subprocess.run(
+        line, cwd=repository, env=clean_environment(), capture_output=True, text=True, timeout=300
+    )
+
+
+def test_every_launcher_rank_count_and_zero_stage_gives_the_same_run(
+    recipe: Path, repository: Path, tmp_path: Path
+):
+    curves, encoders = {}, {}
+    for name, (command, ranks, stage) in DOORS.items():
+        out = tmp_path / name
+        port = ["--master_port", str(free_port())] if name != "python" else []
+        options = ("--config", str(recipe), "--out", str(out), "--train.zero_stage", str(stage))
+        done = launch([*command, *port], repository, *options)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert f"{ranks} x CPU" in done.stdout and f"ZeRO stage {stage}" in done.stdout
+        curves[name] = [(x["step"], x["loss"], x["grad_norm"]) for x in steps_of(out)]
+        curves[name] += [(x["step"], x["loss"], x["pairs"]) for x in evals_of(out)]
+        encoders[name] = load_encoder(out / "encoder")
+
+    first, meta = encoders["python"]
+    assert len(curves["python"]) == 12 + 4 and meta["step"] == 12
+    left, right, t_r = torch.randn(4, 5, 12), torch.randn(4, 5, 12), torch.ones(4)
+    for name in DOORS:
+        for a, b in zip(curves["python"], curves[name], strict=True):
+            assert a == pytest.approx(b, abs=1e-6), name
+        # Outputs, not weights: a bias added to all keys has no gradient, and Adam makes much of its noise.
+        encoder, _ = encoders[name]
+        torch.testing.assert_close(encoder(left, right, t_r), first(left, right, t_r), rtol=1e-4, atol=1e-5)
+
+    again = launch([PYTHON], repository, "--config", str(recipe), "--out", str(tmp_path / "python"))
+    assert again.returncode == 2 and "train.zero_stage was 0, is 1" in again.stderr
+    options = ("--config", str(recipe), "--out", str(tmp_path / "python"), "--train.zero_stage", "0")
+    again = launch([PYTHON], repository, *options)
+    assert again.returncode == 0 and "is finished" in again.stdout
+
+
+def slurm_ranks(port: int) -> list[dict[str, str]]:
+    """What srun sets in two tasks on one node."""
+    step = {"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0", "SLURM_NTASKS": "2", "SLURM_NNODES": "1"}
+    place = {**step, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    return [{**place, "SLURM_PROCID": str(r), "SLURM_LOCALID": str(r)} for r in range(2)]
+
+
+def test_a_signal_to_one_rank_saves_on_all_and_the_next_life_is_exactly_the_same_run(
+    recipe: Path, repository: Path, tmp_path: Path, two_ranks
+):
+    options = [
+        *("--config", str(recipe), "--model.dropout", "0.1", "--train.zero_stage", "2"),
+        *("--train.steps", "120", "--train.save_every", "50", "--train.eval_every", "40"),
+    ]
+    command = [sys.executable, str(repository / "fmriscale/train.py"), *options, "--out", str(tmp_path / "b")]
+    processes = start_ranks(command, slurm_ranks(free_port()))
+    record, end = tmp_path / "b/metrics.jsonl", time.monotonic() + 120
+    while not record.exists() or len(record.read_text().splitlines()) < 10:
+        assert time.monotonic() < end and processes[1].poll() is None
+        time.sleep(0.01)
+    processes[1].send_signal(signal.SIGUSR1)
+    told = [p.communicate(timeout=120)[0] for p in processes]
+    assert [p.returncode for p in processes] == [EXIT_STOPPED] * 2, "\n".join(told)
+    assert "asked to stop" in told[0] and "started by srun" in told[0]
+    stopped = steps_of(tmp_path / "b")[-1]["step"]
+    assert 8 <= stopped < 120
+
+    # The life that was lost had written on: those lines must go, and a torn one too.
+    with record.open("a") as handle:
+        handle.write(json.dumps({"step": stopped + 1, "loss": 9.9}) + '\n{"step": 3, "lo')
+    processes = start_ranks(command, slurm_ranks(free_port()))
+    told = [p.communicate(timeout=240)[0] for p in processes]
+    assert [p.returncode for p in processes] == [0, 0], "\n".join(told)
+    assert f"step_{stopped:07d}" in told[0] and "resumed from" in told[0]
+
+    assert two_ranks([[*options, "--out", str(tmp_path / "a")]]) == [0]
+    assert steps_of(tmp_path / "b") == steps_of(tmp_path / "a")
+    assert evals_of(tmp_path / "b") == evals_of(tmp_path / "a")
+    weights = [(tmp_path / run / "encoder/model.safetensors").read_bytes() for run in "ab"]
+    assert weights[0] == weights[1]

@@ -1,0 +1,157 @@
+"""What a run on two ranks must keep to, whatever happens to it."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from factory import write_corpus
+from ranks import evals_of, steps_of
+
+from fmriscale.model.export import load_encoder
+
+pytestmark = pytest.mark.distributed
+
+
+@pytest.fixture(scope="module")
+def broken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A corpus in which one of eight runs holds a volume that is not a number."""
+
+    folder = tmp_path_factory.mktemp("broken") / "corpus"
+    corpus = write_corpus(folder, datasets={"alpha": {"subjects": 4}})
+    row = corpus.runs.iloc[3]
+    shard = folder / row.shard
+    data = bytearray(shard.read_bytes())
+    data[int(row.offset) : int(row.offset) + 40 * 2 * 12] = np.full(40 * 12, np.nan, np.float16).tobytes()
+    shard.write_bytes(data)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def runs(recipe: Path, broken: Path, two_ranks, tmp_path_factory: pytest.TempPathFactory):
+    """All runs of this module, in one start of two ranks: folder and {name: exit code or error}."""
+    folder = tmp_path_factory.mktemp("runs")
+
+    def line(out: str, *options: str) -> list[str]:
+        return ["--config", str(recipe), "--out", str(folder / out), *options]
+
+    def stage(n: int) -> tuple[str, ...]:
+        return ("--train.zero_stage", str(n), "--model.dropout", "0.2")
+
+    def bad(n: int) -> tuple[str, ...]:
+        return ("--data.corpus", str(broken), "--train.zero_stage", str(n), "--train.max_bad_steps", "50")
+
+    plan = {}
+    for n in range(4):
+        plan[f"whole{n}"] = line(f"whole{n}", *stage(n))
+        plan[f"first{n}"] = line(f"parts{n}", *stage(n), "--train.steps", "6")
+        plan[f"second{n}"] = line(f"parts{n}", *stage(n))
+        plan[f"bad{n}"] = line(f"bad{n}", *bad(n), "--train.steps", "30")
+    plan["bf16"] = line("bf16", "--train.precision", "bf16", "--train.zero_stage", "2")
+    plan["tiny"] = line("tiny", "--model.preset", "tiny", "--train.zero_stage", "3")
+    plan["micro"] = line("micro", "--train.zero_stage", "2", "--train.max_micro_batch", "1")
+    plan["macro"] = line("macro", "--train.zero_stage", "2", "--train.max_micro_batch", "64")
+    plan["hopeless"] = line(
+        "hopeless", *bad(1), "--train.max_bad_steps", "1", "--train.global_batch", "256", "--train.lr", "1"
+    )
+    plan["seed"] = line("parts2", *stage(2), "--train.seed", "5", "--train.steps", "14")
+    plan["gap"] = line("parts2", *stage(2), "--data.pairs.gap", "3", "--train.steps", "14")
+    plan["other data"] = line("parts2", *stage(2), "--data.corpus", str(broken), "--train.steps", "14")
+    plan["odd batch"] = line("odd", "--train.global_batch", "15")
+    plan["raw key"] = line("raw", "--train.deepspeed", json.dumps({"zero_optimization": {"stage": 3}}))
+    results = two_ranks(list(plan.values()))
+    return folder, dict(zip(plan, results, strict=True))
+
+
+@pytest.mark.parametrize("stage", range(4))
+def test_a_resumed_run_is_the_uninterrupted_one_to_all_digits(runs, stage: int):
+    folder, codes = runs
+    assert [codes[f"{part}{stage}"] for part in ("whole", "first", "second")] == [0, 0, 0]
+    whole, parts = steps_of(folder / f"whole{stage}"), steps_of(folder / f"parts{stage}")
+    assert [x["step"] for x in whole] == list(range(1, 13))
+    assert parts == whole
+    one, other = (folder / f"{run}{stage}/encoder/model.safetensors" for run in ("whole", "parts"))
+    assert one.read_bytes() == other.read_bytes()
+
+
+@pytest.mark.parametrize("stage", range(4))
+def test_steps_that_are_not_finite_leave_the_weights_alone_and_are_counted(runs, stage: int):
+    folder, codes = runs
+    assert codes[f"bad{stage}"] == 0
+    steps = steps_of(folder / f"bad{stage}")
+    bad = [x["step"] for x in steps if not x["finite"]]
+    assert 3 < len(bad) < 27 and all(x["loss"] is None for x in steps if x["step"] in bad)
+    assert all(math.isfinite(x["loss"]) and math.isfinite(x["grad_norm"]) for x in steps if x["finite"])
+    assert bad == [x["step"] for x in steps_of(folder / "bad0") if not x["finite"]]
+    encoder, _ = load_encoder(folder / f"bad{stage}/encoder")
+    assert all(p.isfinite().all() for p in encoder.parameters())
+    manifest = json.loads((folder / f"bad{stage}/checkpoints/step_0000030/manifest.json").read_text())
+    assert manifest["state"]["bad_steps"] == len(bad)
+
+
+def test_too_many_of_them_end_the_run_and_name_the_pairs(runs):
+    _, codes = runs
+    assert (
+        codes["hopeless"].startswith("1: steps 1 to 1 had no finite loss")
+        and "pairs 0 to 255" in codes["hopeless"]
+    )
+
+
+def test_accumulation_does_not_change_the_run(runs):
+    folder, codes = runs
+    assert codes["micro"] == codes["macro"] == 0
+    micro, macro = (
+        [(x["loss"], x["grad_norm"]) for x in steps_of(folder / run)] for run in ("micro", "macro")
+    )
+    for a, b in zip(micro, macro, strict=True):
+        assert a == pytest.approx(b, abs=1e-6)
+
+
+def test_bf16_and_the_scaled_preset_train(runs):
+    folder, codes = runs
+    assert codes["bf16"] == codes["tiny"] == 0
+    for run in ("bf16", "tiny"):
+        assert all(x["finite"] for x in steps_of(folder / run))
+    manifest = json.loads((folder / "bf16/checkpoints/step_0000012/manifest.json").read_text())
+    assert manifest["state"]["precision"] == "bf16"
+
+
+def test_evaluation_starts_at_chance_and_counts_each_held_out_pair_once(runs):
+    folder, _ = runs
+    first, *_, last = evals_of(folder / "whole1")
+    assert first["step"] == 0 and last["step"] == 12 and first["pairs"] == last["pairs"] == 50
+    assert first["loss"] == pytest.approx(math.log(2), abs=1e-6)
+    assert set(first["acc_by_kind"]) == {"positive", "same_run", "same_subject"}
+    assert set(first["acc_by_dataset"]) == {"alpha", "beta"}
+    assert first["persistence"]["auc"] > 0.9  # AR(1) noise with 0.8: the baseline must see it
+
+
+def test_the_record_holds_what_was_seen(runs):
+    folder, _ = runs
+    steps = steps_of(folder / "parts2")
+    assert [sum(x["seen"].values()) for x in steps] == [16 * (i + 1) for i in range(12)]
+    assert all(x["pairs"] == 16 for x in steps)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("seed", "train.seed was 0, is 5"),
+        ("gap", "data.pairs.gap was 0, is 3"),
+        ("other data", "another fingerprint"),
+        ("odd batch", "train.global_batch 15 does not divide by 2 ranks: take 14 or 16"),
+        ("raw key", "train.deepspeed.zero_optimization.stage: this is derived; set train.zero_stage"),
+    ],
+)
+def test_a_run_that_cannot_be_is_refused_with_the_remedy(runs, name: str, said: str):
+    _, codes = runs
+    assert isinstance(codes[name], str) and codes[name].startswith("2: ") and said in codes[name]
+
+
+def test_old_checkpoints_go_and_recovery_scripts_do_not_stay(runs):
+    folder, _ = runs
+    kept = sorted(p.name for p in (folder / "parts1/checkpoints").iterdir())
+    assert kept == ["step_0000006", "step_0000012"]
+    names = {p.name for p in (folder / "parts1/checkpoints/step_0000012").iterdir()}
+    assert {"manifest.json", "random_rank_00000.safetensors", "random_rank_00001.safetensors"} <= names

@@ -1,0 +1,305 @@
+"""Parts of training that need no second rank."""
+
+import json
+import math
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fmriscale.config import TrainConfig
+from fmriscale.errors import DamageError, UserError
+from fmriscale.sampling.persistence import area_under_curve, best_threshold, persistence_score
+from fmriscale.training import cluster
+from fmriscale.training.checkpoint import Checkpoint, Checkpoints, changes, check_resumable
+from fmriscale.training.cluster import Cluster, read_environment
+from fmriscale.training.resilience import NonFiniteError, NonFiniteGuard, StopRequest
+from fmriscale.training.schedule import plan_batch
+from fmriscale.training.telemetry import Record, Tally, numbers
+from fmriscale.training.zero import deepspeed_dict, pick_precision
+
+# ---------------------------------------------------------------- who am I
+
+
+def test_each_launcher_says_who_we_are_in_its_own_words():
+    common = {"MASTER_ADDR": "host1", "MASTER_PORT": "1234"}
+    deepspeed = {"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_SIZE": "2", **common}
+    found = read_environment(deepspeed)
+    assert (found["rank"], found["world_size"], found["local_rank"], found["local_size"]) == (3, 8, 1, 2)
+    assert (found["launcher"], found["address"], found["port"]) == ("deepspeed", "host1", 1234)
+    torchrun = {**deepspeed, "TORCHELASTIC_RUN_ID": "x", "LOCAL_WORLD_SIZE": "4"}
+    assert read_environment(torchrun)["launcher"] == "torchrun"
+    assert read_environment(torchrun)["local_size"] == 4
+    srun = {"SLURM_PROCID": "5", "SLURM_LOCALID": "1", "SLURM_NTASKS": "8", "SLURM_NNODES": "2"}
+    found = read_environment({**srun, "SLURM_STEP_ID": "0", **common})
+    assert (found["rank"], found["world_size"], found["local_rank"], found["local_size"]) == (5, 8, 1, 4)
+    assert found["launcher"] == "srun"
+    assert read_environment({})["world_size"] == 1
+
+
+def test_a_batch_script_without_srun_is_one_rank():
+    assert read_environment({"SLURM_PROCID": "0", "SLURM_NTASKS": "8"})["world_size"] == 1
+
+
+def test_srun_on_several_nodes_needs_a_meeting_point():
+    srun = {"SLURM_PROCID": "0", "SLURM_STEP_ID": "0", "SLURM_NTASKS": "2", "SLURM_NNODES": "2"}
+    with pytest.raises(UserError, match=r"MASTER_ADDR.*slurm/pretrain\.sh"):
+        read_environment(srun)
+
+
+# ---------------------------------------------------------------- DeepSpeed's dictionary
+
+
+def test_the_dictionary_is_derived_and_expert_settings_are_merged_into_it():
+    train = TrainConfig(
+        zero_stage=2,
+        global_batch=64,
+        max_micro_batch=8,
+        deepspeed={"zero_optimization": {"offload_optimizer": {"device": "cpu"}}, "comms_logger": {}},
+    )
+    made = deepspeed_dict(train, plan_batch(64, 8, 4), "bf16", "cuda", 1000)
+    assert made["train_batch_size"] == 64 and made["train_micro_batch_size_per_gpu"] == 8
+    assert made["gradient_accumulation_steps"] == 2 and made["bf16"]["enabled"]
+    zero = made["zero_optimization"]
+    assert zero["stage"] == 2 and zero["offload_optimizer"] == {"device": "cpu"}
+    assert zero["reduce_bucket_size"] == 1000 and made["comms_logger"] == {}
+
+
+@pytest.mark.parametrize(
+    ("raw", "said"),
+    [
+        (
+            {"train_batch_size": 3},
+            "train.deepspeed.train_batch_size: this is derived; set train.global_batch",
+        ),
+        ({"zero_optimization": {"stage": 1}}, "set train.zero_stage"),
+        ({"bf16": {"enabled": False}}, "set train.precision"),
+        ({"optimizer": {"type": "Adam"}}, "set train.lr"),
+    ],
+)
+def test_keys_that_are_ours_are_refused_by_name(raw: dict, said: str):
+    train = TrainConfig(deepspeed=raw)
+    with pytest.raises(UserError, match=said):
+        deepspeed_dict(train, plan_batch(256, 8, 1), "fp32", "cpu", 10)
+
+
+def test_precision_is_what_the_device_can_do():
+    cpu = torch.device("cpu")
+    assert pick_precision(TrainConfig(), cpu) == "fp32"
+    assert pick_precision(TrainConfig(precision="bf16"), cpu) == "bf16"
+    with pytest.raises(UserError, match="needs a GPU"):
+        pick_precision(TrainConfig(precision="fp16"), cpu)
+    with pytest.raises(UserError, match=r"zero_stage 1, 2 or 3"):
+        pick_precision(TrainConfig(precision="bf16", zero_stage=0), cpu)
+
+
+# ---------------------------------------------------------------- checkpoints
+
+
+class TinyEngine:
+    """What `Checkpoints` asks of DeepSpeed's engine."""
+
+    def __init__(self) -> None:
+        self.value = 0
+
+    def save_checkpoint(self, folder: str, tag: str, save_latest: bool) -> None:
+        (Path(folder) / tag / "states.pt").write_text(str(self.value))
+        (Path(folder) / "zero_to_fp32.py").write_text("a script that DeepSpeed leaves behind")
+
+    def load_checkpoint(self, folder: str, tag: str) -> tuple[str, dict]:
+        self.value = int((Path(folder) / tag / "states.pt").read_text())
+        return folder, {}
+
+
+@pytest.fixture
+def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "SLURM_STEP_ID"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    yield cluster.join()
+    cluster.leave()
+
+
+@pytest.fixture
+def saved(place: Cluster, tmp_path: Path) -> Checkpoints:
+    """Three checkpoints, of which two are kept."""
+    checkpoints = Checkpoints(tmp_path / "checkpoints", place, keep_last=2)
+    engine = TinyEngine()
+    for step in (5, 10, 15):
+        engine.value = step
+        checkpoints.save(engine, {"step": step})
+    return checkpoints
+
+
+def test_the_newest_checkpoint_is_loaded_with_its_random_numbers(saved: Checkpoints):
+    assert sorted(p.name for p in saved.folder.iterdir()) == ["step_0000010", "step_0000015"]
+    found, skipped = saved.newest()
+    assert found and found.state == {"step": 15} and not skipped
+    drawn = torch.rand(3)
+    engine = TinyEngine()
+    saved.load(engine, found)
+    assert engine.value == 15 and torch.equal(torch.rand(3), drawn)
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda d: (d / "states.pt").write_text("16"), "states.pt has other content than its sha256"),
+        (lambda d: (d / "states.pt").write_text("1"), "states.pt has 1 bytes instead of 2"),
+        (lambda d: (d / "states.pt").unlink(), "states.pt is missing"),
+        (lambda d: (d / "manifest.json").unlink(), "manifest.json"),
+        (lambda d: (d / "manifest.json").write_text("{"), "manifest.json"),
+    ],
+)
+def test_a_damaged_checkpoint_is_skipped_with_its_reason(saved: Checkpoints, damage, reason: str):
+    damage(saved.folder / "step_0000015")
+    found, skipped = saved.newest()
+    assert found and found.state["step"] == 10
+    assert len(skipped) == 1 and "step_0000015" in skipped[0] and reason in skipped[0]
+    saved.save(TinyEngine(), {"step": 12})
+    assert sorted(p.name for p in saved.folder.iterdir()) == ["step_0000010", "step_0000012"]
+
+
+def test_what_was_not_committed_is_not_there(saved: Checkpoints):
+    (saved.folder / "step_0000015").rename(saved.folder / "step_0000020.tmp")
+    found, skipped = saved.newest()
+    assert found and found.state["step"] == 10 and not skipped
+    assert [p.name for p in saved.folder.iterdir()] == ["step_0000010"]
+
+
+def test_no_whole_checkpoint_is_an_error_and_none_at_all_is_a_start(saved: Checkpoints, place: Cluster):
+    assert Checkpoints(saved.folder / "nothing", place, 1).newest() == (None, [])
+    for folder in saved.folder.iterdir():
+        (folder / "states.pt").unlink()
+    with pytest.raises(DamageError, match="None is whole: move"):
+        saved.newest()
+
+
+def config(**changed) -> dict:
+    train = {"lr": 1e-3, "seed": 0, "zero_stage": 2, "steps": 10, **changed}
+    return {"model": {"preset": "paper"}, "data": {"corpus": "here"}, "train": train, "out": "run"}
+
+
+def test_a_run_may_go_on_with_another_pace_but_not_as_another_run(tmp_path: Path):
+    state = {"config": config(), "fingerprint": "abc", "world_size": 2}
+    found = Checkpoint(tmp_path, state)
+    assert check_resumable(found, config(), 2, "abc") == []
+    assert check_resumable(found, config(steps=20), 2, "abc") == [
+        "changed since the checkpoint: train.steps from 10 to 20"
+    ]
+    moved = {**config(), "data": {"corpus": "there"}}
+    assert check_resumable(found, moved, 2, "abc") == []
+    with pytest.raises(UserError, match=r"train\.seed was 0, is 1"):
+        check_resumable(found, config(seed=1), 2, "abc")
+    with pytest.raises(UserError, match=r"train\.zero_stage was 2, is 3"):
+        check_resumable(found, config(zero_stage=3), 2, "abc")
+    with pytest.raises(UserError, match="the corpus there is not the one"):
+        check_resumable(found, moved, 2, "other")
+    with pytest.raises(UserError, match=r"written by 2 ranks, now there are 4: .*--num_accelerators 2"):
+        check_resumable(found, config(), 4, "abc")
+
+
+def test_changes_are_named_by_dotted_keys():
+    assert changes({"a": {"b": 1, "c": [1]}, "d": 0}, {"a": {"b": 2, "c": [1]}, "e": 5}) == {
+        "a.b": (1, 2),
+        "d": (0, None),
+        "e": (None, 5),
+    }
+
+
+# ---------------------------------------------------------------- being stopped, going wrong
+
+
+def test_a_signal_only_sets_a_flag():
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)}
+    try:
+        for number in before:
+            stop = StopRequest()
+            assert not stop
+            signal.raise_signal(number)
+            assert stop and stop.name == number.name
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def test_bad_steps_are_counted_and_only_many_in_a_row_end_the_run():
+    guard = NonFiniteGuard(3)
+    for step, finite in enumerate([False, False, True, False, False], start=1):
+        guard.check(step, finite, 10)
+    assert guard.total == 4
+    with pytest.raises(NonFiniteError, match=r"steps 4 to 6 .*pairs 30 to 59") as error:
+        guard.check(6, False, 10)
+    assert error.value.exit_code == 1
+
+
+# ---------------------------------------------------------------- records
+
+
+def test_sums_by_kind_and_data_set_make_up_the_whole():
+    tally = Tally(["a", "b", "c"], torch.device("cpu"))
+    loss = torch.tensor([1.0, 2.0, 3.0, 100.0])
+    correct = torch.tensor([True, False, True, True])
+    tally.add(loss, correct, torch.tensor([0, 1, 0, -1]), torch.tensor([0, 0, 2, -1]))
+    told = tally.summary()
+    assert (told["pairs"], told["loss"], told["acc"]) == (3, 2.0, pytest.approx(2 / 3))
+    assert told["loss_by_kind"] == {"positive": 2.0, "same_run": 2.0}
+    assert told["acc_by_dataset"] == {"a": 0.5, "c": 1.0}
+    assert tally.pairs_by_dataset() == {"a": 2, "b": 0, "c": 1}
+    assert numbers({**told, "step": 1, "x": math.nan}, "eval/")["eval/acc_by_kind.same_run"] == 0.0
+
+
+def test_the_record_is_cut_back_to_the_step_that_is_resumed(tmp_path: Path):
+    path = tmp_path / "metrics.jsonl"
+    record = Record(path, 0)
+    record.write({"event": "eval", "step": 0, "loss": math.inf})
+    for step in range(1, 6):
+        record.write({"step": step})
+    record.write({"event": "eval", "step": 3})
+    record.close()
+    with path.open("a") as handle:
+        handle.write('{"step": 3, "lo')
+    Record(path, 3).close()
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [(x.get("event"), x["step"]) for x in lines] == [
+        ("eval", 0),
+        (None, 1),
+        (None, 2),
+        (None, 3),
+        ("eval", 3),
+    ]
+    assert lines[0]["loss"] is None
+    Record(path, 0).close()
+    assert path.read_text() == ""
+
+
+# ---------------------------------------------------------------- persistence baseline
+
+
+def test_persistence_is_the_correlation_of_the_two_volumes_at_the_border():
+    rng = np.random.default_rng(0)
+    left, right = rng.standard_normal((2, 7, 4, 30)).astype(np.float16)
+    right[0, 0], right[1, 0], right[2, 0] = left[0, -1], -left[1, -1], 3.0
+    score = persistence_score(left, right)
+    assert score[:3] == pytest.approx([1, -1, 0], abs=1e-6)
+    expected = np.corrcoef(left[3, -1].astype(float), right[3, 0].astype(float))[0, 1]
+    assert score[3] == pytest.approx(expected)
+
+
+def test_the_best_threshold_is_that_of_trying_all():
+    rng = np.random.default_rng(1)
+    for _ in range(20):
+        label = rng.integers(0, 2, 40)
+        score = np.round(rng.standard_normal(40) + label, 1)  # with ties
+        threshold = best_threshold(score, label)
+        tried = [-np.inf, *score, np.inf]
+        best = max(((score > t) == label).mean() for t in tried)
+        assert ((score > threshold) == label).mean() == best
+
+
+def test_area_under_curve_counts_pairs_and_half_of_ties():
+    score, label = np.array([1.0, 2, 2, 3]), np.array([0, 0, 1, 1])
+    assert area_under_curve(score, label) == 0.875

@@ -122,7 +122,7 @@ def category(windows: Windows, mean_NV: np.ndarray, train: Pairs, test: Pairs) -
     unrelated guesses agree with chance 1 / K, which is the threshold.
     """
     members = np.unique(np.concatenate([train.left_P, train.right_P]))
-    classifier = make_pipeline(StandardScaler(), LogisticRegression(C=1e-2, max_iter=1000))
+    classifier = make_pipeline(StandardScaler(), LogisticRegression(C=1.0, max_iter=1000))
     classifier.fit(mean_NV[members], windows.label_N[members])
     guess_NK = classifier.predict_proba(mean_NV)
     return np.einsum("pk,pk->p", guess_NK[test.left_P], guess_NK[test.right_P])

@@ -68,15 +68,15 @@ def make_folds(runs: pd.DataFrame, by: str, n_folds: int) -> list[Fold]:
     return folds
 
 
-def refuse_seen_runs(fold: Fold, keys: pd.Series, seen: Iterable[str], encoder: str) -> None:
+def refuse_seen_runs(fold: Fold, keys: list[str], seen: Iterable[str], encoder: str) -> None:
     """Refuse an encoder that was pre-trained on runs which this fold tests.
 
     Parameters
     ----------
     fold : Fold
         The fold.
-    keys : Series
-        `corpus.runs["key"]`.
+    keys : list of str
+        Of every run of the corpus, in its order.
     seen : iterable of str
         Keys of the runs whose (unlabelled) data the encoder's weights saw.
     encoder : str
@@ -87,7 +87,7 @@ def refuse_seen_runs(fold: Fold, keys: pd.Series, seen: Iterable[str], encoder: 
     UserError
         Some test runs are among them.
     """
-    leaked = sorted(set(keys[fold.test]) & set(seen))
+    leaked = sorted({keys[row] for row in fold.test} & set(seen))
     if leaked:
         shown = ", ".join(leaked[:3]) + (", ..." if len(leaked) > 3 else "")
         raise UserError(

@@ -66,7 +66,7 @@ def compare(first: Sequence[float], second: Sequence[float], seed: int = 0) -> C
     return Comparison(effect, float(interval.low), float(interval.high), float(test.pvalue), n)
 
 
-def epochs_to(target: float, curve: Sequence[float]) -> int | None:
+def epochs_to(target: float, curve: np.ndarray | Sequence[float]) -> int | None:
     """Return the first epoch (from 1) at which a curve reaches a target; None if it never does."""
     reached = np.flatnonzero(np.asarray(curve) >= target)
     return int(reached[0]) + 1 if len(reached) else None

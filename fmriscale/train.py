@@ -217,6 +217,7 @@ def train(config: PretrainConfig, out: Path, place: Cluster, stop: StopRequest) 
                 save(step)
                 saved = step
             if stopping and step < settings.steps:
+                stop.deafen()
                 ending = "KILLED"
                 say(f"asked to stop ({stop.name or 'another rank'}): saved at step {step}, start me again")
                 return EXIT_STOPPED

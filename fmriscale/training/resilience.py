@@ -24,6 +24,15 @@ class StopRequest:
     def _note(self, number: int, _frame: FrameType | None) -> None:
         self.name = signal.Signals(number).name
 
+    def deafen(self) -> None:
+        """Ignore further requests: we are about to end.
+
+        srun ends the other tasks as soon as the first has ended with a code that is not 0; those must not
+        be killed on their last steps, or the job would end with their code instead of ours.
+        """
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+
     def __bool__(self) -> bool:
         return bool(self.name)
 

@@ -413,7 +413,7 @@ class SimulateConfig:
     """Voxels of the ROI that carries the patterns."""
     sound: float = 1.0
     """Strength of the pattern that every tone evokes, in standard deviations of the noise."""
-    timbre: float = 1.0
+    timbre: float = 0.5
     """Strength of the timbre pattern, likewise; 0 = no timbre in the data."""
     pitch: float = 0.5
     """Strength of the pitch pattern, likewise."""

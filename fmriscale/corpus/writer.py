@@ -96,7 +96,8 @@ class ShardWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._file is not None:
+        if self._file is not None and not self._file.closed:
+            self._tar.close()
             self._file.close()
         self._temporary.unlink(missing_ok=True)
 

@@ -129,7 +129,7 @@ def _build_shard(
                 result = Rejection(run.dataset, run.source, "crashed", detail)
             if isinstance(result, Rejection):
                 rejections.append(asdict(result))
-                progress.note(f"quarantined {result.dataset}/{result.source}: {result.reason}")
+                progress.rejected += 1
             else:
                 writer.add(result)
             progress.update(1)

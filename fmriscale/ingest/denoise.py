@@ -1,5 +1,6 @@
 """Clean [T, V]: confounds by nilearn's strategies, then nilearn's signal.clean, censoring kept apart."""
 
+import tempfile
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,13 +59,11 @@ def check_denoise(dataset: DatasetConfig) -> None:
         )
 
 
-def read_confounds(bold: Path, confounds: Path | None, denoise: DenoiseConfig, n_volumes: int) -> Confounds:
+def read_confounds(confounds: Path | None, denoise: DenoiseConfig, n_volumes: int) -> Confounds:
     """Read regressors, censoring and motion of an fMRIPrep run.
 
     Parameters
     ----------
-    bold : Path
-        The preprocessed image; nilearn finds the confounds by its name.
     confounds : Path or None
         The confounds file.
     denoise : DenoiseConfig
@@ -100,11 +99,8 @@ def read_confounds(bold: Path, confounds: Path | None, denoise: DenoiseConfig, n
         mean_fd = float(table["framewise_displacement"].iloc[dropped:].mean())
     if not denoise.strategy:
         return Confounds(mean_fd=mean_fd)
-    name = f"{bold}.gz" if bold.suffix == ".nii" else str(bold)  # nilearn knows compressed names only
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            loaded: Any = load_confounds(name, **_load_arguments(denoise))
+        loaded: Any = _load_one(confounds, denoise)
     except Exception as error:
         raise Rejected(
             "confounds", f"{confounds.name}: {error}; drop the strategy or mend the file"
@@ -114,6 +110,22 @@ def read_confounds(bold: Path, confounds: Path | None, denoise: DenoiseConfig, n
     if sample_mask is not None:
         sample_mask = np.asarray(sample_mask)[np.asarray(sample_mask) >= dropped] - dropped
     return Confounds(regressors if regressors.shape[1] else None, sample_mask, mean_fd)
+
+
+def _load_one(confounds: Path, denoise: DenoiseConfig) -> Any:
+    """Call load_confounds on exactly this file.
+
+    nilearn looks for the file by the name of the image and gives up where names are much alike (one run
+    with and one without an acq entity); a folder that holds this one alone leaves it no choice.
+    """
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for file in (confounds, confounds.with_suffix(".json")):
+            link = Path(folder, f"sub-x_desc-confounds_timeseries{file.suffix}")
+            if file.is_file():
+                link.symlink_to(file.absolute())
+        image = Path(folder, "sub-x_desc-preproc_bold.nii.gz")
+        return load_confounds(str(image), **_load_arguments(denoise))
 
 
 def _load_arguments(denoise: DenoiseConfig) -> dict[str, Any]:

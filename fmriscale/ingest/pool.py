@@ -45,10 +45,14 @@ def in_order(function: Callable[..., Any], work: Iterable[tuple], jobs: int) -> 
     pool, waiting = _new_pool(jobs), collections.deque()
     try:
         for arguments in work:
-            waiting.append((_submit(pool, function, arguments), arguments))
+            try:
+                future = pool.submit(function, *arguments)
+            except BrokenProcessPool:  # an earlier piece killed its process, and the pool with it
+                pool = _new_pool(jobs)
+                future = pool.submit(function, *arguments)
+            waiting.append((future, arguments))
             if len(waiting) >= 4 * jobs:
                 yield _take(function, *waiting.popleft())
-            pool = _renewed(pool, jobs)
         while waiting:
             yield _take(function, *waiting.popleft())
     finally:
@@ -66,28 +70,10 @@ def _new_pool(jobs: int) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(jobs, mp_context=context, initializer=threadpool_limits, initargs=(1,))
 
 
-def _submit(pool: ProcessPoolExecutor, function: Callable[..., Any], arguments: tuple) -> Future | None:
-    try:
-        return pool.submit(function, *arguments)
-    except BrokenProcessPool:
-        return None
-
-
-def _renewed(pool: ProcessPoolExecutor, jobs: int) -> ProcessPoolExecutor:
-    """Replace a pool that lost a worker."""
-    try:
-        pool.submit(int).cancel()
-        return pool
-    except BrokenProcessPool:
-        pool.shutdown(wait=False)
-        return _new_pool(jobs)
-
-
-def _take(function: Callable[..., Any], future: Future | None, arguments: tuple) -> Any:
+def _take(function: Callable[..., Any], future: Future, arguments: tuple) -> Any:
     """Return a result; work that was in flight when a process died gets a second, lonely try."""
     try:
-        if future is not None:
-            return future.result()
+        return future.result()
     except BrokenProcessPool:
         pass
     alone = _new_pool(1)

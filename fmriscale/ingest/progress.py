@@ -21,7 +21,7 @@ class Progress:
     """
 
     def __init__(self, total: int, unit: str) -> None:
-        self.total, self.unit, self.done = total, unit, 0
+        self.total, self.unit, self.done, self.rejected = total, unit, 0, 0
         self._last = time.monotonic()
         self._bar = tqdm(total=total, unit=f" {unit}") if sys.stderr.isatty() else None
 
@@ -36,11 +36,9 @@ class Progress:
         """Say that `count` more pieces are done."""
         self.done += count
         if self._bar is not None:
+            self._bar.set_postfix(quarantined=self.rejected, refresh=False)
             self._bar.update(count)
         elif time.monotonic() - self._last > LOG_SECONDS:
             self._last = time.monotonic()
-            print(f"{self.done} of {self.total} {self.unit}", file=sys.stderr, flush=True)
-
-    def note(self, line: str) -> None:
-        """Print a line without breaking the bar."""
-        tqdm.write(line, file=sys.stderr)
+            line = f"{self.done} of {self.total} {self.unit}, {self.rejected} quarantined"
+            print(line, file=sys.stderr, flush=True)

@@ -122,7 +122,7 @@ def _read_image(run: RunSource, dataset: DatasetConfig) -> _Signals:
     check_length(image.n_volumes - dropped, dataset.quality)
     confounds = Confounds()
     if dataset.kind == "fmriprep":
-        confounds = read_confounds(run.path, run.confounds, dataset.denoise, image.n_volumes)
+        confounds = read_confounds(run.confounds, dataset.denoise, image.n_volumes)
     check_motion(confounds.mean_fd, dataset.quality)
     if confounds.sample_mask is not None:
         check_length(len(confounds.sample_mask), dataset.quality, "uncensored volumes")

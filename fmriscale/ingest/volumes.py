@@ -8,7 +8,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 from isal import igzip, isal_zlib
-from nibabel.filebasedimages import ImageFileError
+from nibabel.imageglobals import LoggingOutputSuppressor
 
 from fmriscale.ingest.quality import Rejected
 
@@ -16,7 +16,7 @@ BLOCK_BYTES = 8 * 2**20
 """Size of a time block: small enough to stay in cache, so that reducing it is nearly free."""
 
 _SECONDS = {"sec": 1.0, "msec": 1e-3, "usec": 1e-6}
-_UNREADABLE: Any = (OSError, EOFError, ValueError, isal_zlib.error, ImageFileError)
+_UNREADABLE: Any = (OSError, EOFError, ValueError, isal_zlib.error)
 
 
 @dataclass(frozen=True)
@@ -65,10 +65,11 @@ def open_image(path: Path) -> Image:
     if not path.exists() and path.is_symlink():
         raise Rejected("unreadable", "a link to content that is not here; fetch it (datalad get)")
     try:
-        image = nib.Nifti1Image.from_filename(path)
+        with LoggingOutputSuppressor():  # nibabel prints what it finds odd; the rejection says it
+            image = nib.Nifti1Image.from_filename(path)
         header: Any = image.header
         data: Any = image.dataobj  # an ArrayProxy: type and place of the voxels, not the voxels
-    except _UNREADABLE as error:
+    except Exception as error:  # a damaged header raises whatever comes first
         raise Rejected("unreadable", f"not a readable NIfTI image: {error}; copy it again") from error
     if len(image.shape) != 4:
         raise Rejected("unreadable", f"shape {image.shape} is not 4D (x, y, z, time)")

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from fmriscale.config import ModelConfig
 from fmriscale.errors import UserError
 from fmriscale.model.attention import Attention, rotary_waves
+from fmriscale.model.dropout import Dropout
 from fmriscale.model.embedding import N_FLAGS, ProjectedEmbedding, RawEmbedding, token_times
 
 
@@ -138,7 +139,7 @@ class Block(nn.Module):
         self.down = nn.Linear(config.d_ff, config.d_model)
         self.norm_attention = nn.LayerNorm(config.d_model)
         self.norm_feed = nn.LayerNorm(config.d_model)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.activate = F.relu if config.activation == "relu" else F.gelu
 
     def forward(
@@ -170,7 +171,7 @@ class Encoder(nn.Module):
             self.embedding = RawEmbedding(n_features, config.length, config.d_model)
         else:
             self.embedding = ProjectedEmbedding(config.spaces, config.d_model)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
         self.norm = nn.LayerNorm(config.d_model) if config.norm == "pre" else nn.Identity()
 

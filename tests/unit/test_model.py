@@ -9,6 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fmriscale.config import ModelConfig
 from fmriscale.errors import DamageError, UserError
+from fmriscale.model.dropout import Dropout
 from fmriscale.model.encoder import Encoder, build, count_parameters, resolve_encoder
 from fmriscale.model.export import load_encoder, save_encoder
 from fmriscale.model.flops import forward_flops
@@ -207,3 +208,23 @@ def test_a_damaged_export_is_refused_by_name(tmp_path: Path):
     (tmp_path / "config.json").write_text(json.dumps({**config, "format": 99}))
     with pytest.raises(UserError, match="format 99"):
         load_encoder(tmp_path)
+
+
+def test_dropout_zeroes_its_share_independently_and_keeps_the_mean():
+    dropout, x = Dropout(0.1), torch.ones(999, 1001, requires_grad=True)
+    assert dropout.eval()(x) is x and Dropout(0.0).train()(x) is x
+    torch.manual_seed(0)
+    thinned = dropout.train()(x)
+    y = thinned.detach()
+    assert (y == 0).float().mean() == pytest.approx(0.1, abs=0.002)
+    assert y.mean() == pytest.approx(1, abs=0.002) and y.max() == pytest.approx(1 / 0.9, rel=1e-3)
+    dropped = (y == 0).float()
+    for shift in range(1, 9):
+        together = (dropped * dropped.roll(shift, dims=1)).mean()
+        assert together == pytest.approx(0.01, abs=0.001), shift
+    thinned.sum().backward()
+    assert torch.equal(x.grad, y)
+    torch.manual_seed(0)
+    assert torch.equal(dropout(x), y)
+    with pytest.raises(ValueError, match=r"\[0, 1\)"):
+        Dropout(1.0)

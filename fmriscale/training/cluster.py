@@ -126,9 +126,14 @@ def join() -> Cluster:
         backend = "nccl" if gpus else "gloo"
         dist.init_process_group(backend, timeout=TIMEOUT, device_id=device if gpus else None)
     except (RuntimeError, ValueError) as error:
+        where = f"{place['address']}:{os.environ['MASTER_PORT']}"
+        reason = " ".join(str(error).split())
+        if "EADDRINUSE" in reason:
+            raise UserError(
+                f"{where} is taken by another job on this machine: give the launcher another --master_port"
+            ) from error
         raise UserError(
-            f"rank {place['rank']} of {place['world_size']} met nobody at "
-            f"{place['address']}:{os.environ['MASTER_PORT']} ({' '.join(str(error).split())[:200]})"
+            f"rank {place['rank']} of {place['world_size']} met nobody at {where} ({reason[:200]})"
         ) from error
     return Cluster(
         place["rank"],

@@ -122,7 +122,11 @@ def cut_windows(corpus: Corpus, task: TaskConfig, rows: Sequence[int]) -> Window
                 n_lost += 1
     labels = tuple(sorted({f[2] for f in found}))
     conditions = tuple(sorted({f[3] for f in found}))
-    check_values(corpus, task, labels, conditions, n_lost)
+    if len(labels) < 2:
+        raise UserError(
+            f"{corpus.folder}: column '{task.label}' gives {len(labels)} label(s) {list(labels)} "
+            f"({n_lost} windows of {task.length} volumes did not fit); same-label pairs need two"
+        )
     runs = np.array([f[0] for f in found])
     bold = {row: corpus.bold(row) for row in set(runs.tolist())}
     return Windows(
@@ -152,38 +156,28 @@ def takes_part(value: str, wanted: list[str] | None) -> bool:
 
 
 def check_columns(corpus: Corpus, task: TaskConfig, events: dict[int, list[dict]]) -> None:
-    """Refuse a task whose columns the events do not have, naming those that there are."""
+    """Refuse columns and values that the events do not have, naming those that there are."""
     columns = sorted({name for run in events.values() for event in run for name in event})
     if not columns:
-        raise UserError(
-            f"{corpus.folder}: none of the {len(events)} runs has events; see `events` of the recipe"
-        )
-    for field, column in (("label", task.label), ("condition", task.condition)):
-        if column is not None and column not in columns:
+        raise UserError(f"{corpus.folder}: none of {len(events)} runs has events; see events in its recipe")
+    for field, column, wanted in (
+        ("label", task.label, task.labels),
+        ("condition", task.condition, task.conditions),
+    ):
+        if column is None:
+            continue
+        if column not in columns:
             raise UserError(
                 f"{corpus.folder}: the events have no column '{column}' (task.{field}); "
                 f"there are {', '.join(columns)}"
             )
-
-
-def check_values(
-    corpus: Corpus, task: TaskConfig, labels: tuple[str, ...], conditions: tuple[str, ...], n_lost: int
-) -> None:
-    """Refuse values that never occur, and tasks with fewer than two labels."""
-    for field, wanted, found in (
-        ("labels", task.labels, labels),
-        ("conditions", task.conditions, conditions),
-    ):
-        absent = sorted({str(w) for w in wanted or []} - set(found))
+        values = {value_of(event, column) for run in events.values() for event in run} - {""}
+        absent = sorted({str(w) for w in wanted or []} - values)
         if absent:
             raise UserError(
-                f"{corpus.folder}: task.{field} {absent} never occur in a window; found {list(found)}"
+                f"{corpus.folder}: task.{field}s {absent} never occur in column '{column}'; "
+                f"there are {', '.join(sorted(values)[:20])}"
             )
-    if len(labels) < 2:
-        raise UserError(
-            f"{corpus.folder}: column '{task.label}' gives {len(labels)} label(s) {list(labels)} "
-            f"({n_lost} windows of {task.length} volumes did not fit); same-label pairs need two"
-        )
 
 
 def draw_pairs(windows: Windows, members: np.ndarray, task: TaskConfig, seed: Sequence[int]) -> Pairs:

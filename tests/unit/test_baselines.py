@@ -1,0 +1,75 @@
+import numpy as np
+import pytest
+
+from fmriscale.config import TaskConfig
+from fmriscale.evaluation.baselines import baselines, score
+from fmriscale.sampling.labelled import Windows, draw_pairs
+
+
+def timbre_windows(timbre: float, run_offset: float, seed: int = 0, n_persons: int = 12) -> Windows:
+    """The real design (a run has ONE label), with chosen label signal and chosen run offset; no cleaning."""
+    rng = np.random.default_rng(seed)
+    person, run, cycle = (a.ravel() for a in np.indices((n_persons, 4, 15)))
+    n, n_features = len(run), 30
+    label = run % 2
+    patterns = rng.standard_normal((2, n_features))
+    offsets = rng.standard_normal((n_persons, 4, n_features))
+    x = rng.standard_normal((n, 5, n_features))
+    x += timbre * patterns[label][:, None] + run_offset * offsets[person, run][:, None]
+    return Windows(
+        bold_NLV=x.astype(np.float16),
+        label_N=label,
+        labels=("clarinet", "trumpet"),
+        condition_N=np.zeros(n, int),
+        conditions=("heard",),
+        run_N=person * 4 + run,
+        order_N=run,
+        person_N=person.astype(str),
+        start_N=cycle * 11,
+        t_r_N=np.full(n, 2.0, np.float32),
+        n_lost=0,
+    )
+
+
+def auc(windows: Windows, pairs: str) -> dict[str, float]:
+    task = TaskConfig(pairs=pairs)
+    test_side = windows.person_N.astype(int) % 2 == 0
+    train, test = (
+        draw_pairs(windows, np.flatnonzero(side), task, [i]) for i, side in enumerate((~test_side, test_side))
+    )
+    scores = baselines(windows, train, test, windows.person_N[test.left_P], seed=0)
+    assert all(set(s.by_unit) == set(windows.person_N[test_side]) for s in scores.values())
+    return {name: s.auc for name, s in scores.items()}
+
+
+def test_without_signal_everything_is_at_chance():
+    found = auc(timbre_windows(0.0, 0.0), "cross_run")
+    assert found["same_run"] == 0.5
+    assert all(value == pytest.approx(0.5, abs=0.06) for value in found.values()), found
+
+
+def test_with_signal_the_classifiers_find_it_and_the_controls_do_not():
+    found = auc(timbre_windows(0.5, 0.0), "cross_run")
+    assert found["category"] > 0.9
+    assert found["correlation"] > 0.7
+    assert found["pair_logistic"] > 0.7
+    assert found["same_run"] == 0.5
+    assert found["shuffled"] == pytest.approx(0.5, abs=0.1)
+
+
+def test_run_offsets_without_any_timbre_fool_pairs_within_runs_but_not_cross_run_pairs():
+    """The trap of the published protocol: 'same timbre' is 'same run' there."""
+    trapped = timbre_windows(0.0, 1.0, n_persons=60)
+    any_run, cross_run = auc(trapped, "any"), auc(trapped, "cross_run")
+    assert any_run["correlation"] > 0.7 and any_run["pair_logistic"] > 0.7
+    assert any_run["same_run"] > 0.7
+    for name in ("category", "correlation", "pair_logistic", "same_run"):
+        assert cross_run[name] == pytest.approx(0.5, abs=0.1), (name, cross_run)
+
+
+def test_a_score_has_its_known_value():
+    same = np.array([1, 1, 0, 0])
+    result = score(np.array([3.0, 1.0, 2.0, 0.0]), 1.5, same, np.array(["a", "a", "b", "b"]))
+    assert result.auc == 0.75
+    assert result.accuracy == 0.5
+    assert result.by_unit == {"a": 0.5, "b": 0.5}

@@ -1,0 +1,197 @@
+"""The study end to end on a toy corpus: files, MLflow, reuse, and what it must refuse."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from factory import write_corpus
+
+from fmriscale.cli import run
+from fmriscale.config import ModelConfig, StudyConfig, TaskConfig
+from fmriscale.corpus.manifest import FeatureSpace
+from fmriscale.evaluation import study
+from fmriscale.files import atomic_write
+from fmriscale.model.encoder import build, resolve_encoder
+from fmriscale.model.export import save_encoder
+
+V = 12
+PATTERN = np.random.default_rng(5).standard_normal((2, V))
+TINY = ModelConfig(preset="tiny", d_model=16, n_layers=1, n_heads=2)
+
+
+def events(subject, run):
+    return [{"onset": 20.0 * i, "duration": 4.0, "timbre": "ab"[(i + run) % 2]} for i in range(9)]
+
+
+def add_timbre(x, record):
+    for event in record["events"]:
+        start = int(event["onset"] / 2) + 2
+        x[start : start + 5] += 1.5 * PATTERN["ab".index(event["timbre"])]
+    return x
+
+
+def write_encoder(folder, seed, **meta):
+    encoder = build(resolve_encoder(TINY, {"toy": V}, 5), seed).encoder
+    spaces = {"toy": FeatureSpace("toy", V).to_dict()}
+    save_encoder(folder, encoder, {"feature_spaces": spaces, "train_runs": [], **meta})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    root = tmp_path_factory.mktemp("study")
+    spec = {"subjects": 4, "runs": 3, "n_volumes": 100, "events": events}
+    write_corpus(root / "corpus", datasets={"toy": spec}, n_features=V, signal=add_timbre)
+    # The same weights that the fresh arm of seed 0 starts from: the two arms must then be one.
+    write_encoder(root / "encoder", seed=0)
+    return root
+
+
+def options(place, out="out", **changed):
+    chosen = {
+        "out": place / out,
+        "corpus": place / "corpus",
+        "pretrained": place / "encoder",
+        "task.label": "timbre",
+        "n_folds": 2,
+        "train.epochs": 2,
+        "train.lr": 0.003,
+        "train.batch": 32,
+        "jobs": 1,
+        "tracking.enabled": False,
+    }
+    chosen |= {k.replace("__", "."): v for k, v in changed.items()}
+    return ["finetune", *(part for k, v in chosen.items() for part in (f"--{k}", str(v)))]
+
+
+def without_times(path):
+    result = json.loads(path.read_text())
+    for epoch in result["epochs"]:
+        del epoch["seconds"]
+    return result
+
+
+@pytest.fixture(scope="module")
+def done(place):
+    assert run(options(place, tracking__enabled=True)) == 0
+    return place / "out"
+
+
+def test_the_tables_hold_every_arm_fold_and_baseline(done):
+    results = pd.read_csv(done / "results.tsv", sep="\t")
+    arms = ["pretrained", "fresh", "category", "pair_logistic", "correlation", "same_run", "shuffled"]
+    assert results.arm.unique().tolist() == arms
+    assert (results.groupby("arm").fold.nunique() == 2).all()
+    assert results.auc.between(0, 1).all() and results.accuracy.between(0, 1).all()
+    assert (results[results.arm == "same_run"].auc == 0.5).all()
+    assert results[results.arm == "category"].auc.min() > 0.9
+    left_out = " ".join(results.groupby("fold").left_out.first()).split()
+    assert sorted(left_out) == [f"toy/0{i}" for i in range(1, 5)]
+    curves = pd.read_csv(done / "curves.tsv", sep="\t")
+    assert len(curves) == 2 * 2 * 2
+    assert (done / "figure.png").read_bytes().startswith(b"\x89PNG")
+    report = (done / "report.txt").read_text()
+    assert "pre-trained - fresh" in report and "(n = 4)" in report
+
+
+def test_arms_differ_in_their_first_weights_alone(done):
+    """An encoder 'pre-trained' to exactly the fresh weights gives exactly the fresh results."""
+    for fold in (0, 1):
+        fresh, pretrained = (
+            without_times(done / "cells" / f"{arm}_fold{fold}_seed0.json") for arm in ("fresh", "pretrained")
+        )
+        assert fresh["epochs"] == pretrained["epochs"]
+        assert fresh["by_unit"] == pretrained["by_unit"]
+
+
+def test_mlflow_has_the_study_and_its_cells_by_epoch(done):
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{done / 'mlflow.db'}")
+    runs = client.search_runs([client.get_experiment_by_name("fmriscale").experiment_id])
+    parents = [r for r in runs if "mlflow.parentRunId" not in r.data.tags]
+    assert len(parents) == 1 and len(runs) == 1 + 4
+    assert all(r.info.status == "FINISHED" for r in runs)
+    parent = parents[0]
+    assert parent.data.params["task.label"] == "timbre"
+    results = pd.read_csv(done / "results.tsv", sep="\t")
+    fresh = results[results.arm == "fresh"].auc.mean()
+    assert parent.data.metrics["fresh_auc"] == pytest.approx(fresh)
+    assert {"figure.png", "results.tsv", "config.yaml"} <= {
+        f.path for f in client.list_artifacts(parent.info.run_id)
+    }
+    for child in (r for r in runs if r is not parent):
+        assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
+        history = client.get_metric_history(child.info.run_id, "accuracy")
+        cell = f"{child.data.params['arm']}_fold{child.data.params['fold']}_seed0.json"
+        epochs = json.loads((done / "cells" / cell).read_text())["epochs"]
+        assert [(m.step, m.value) for m in history] == [(e["epoch"], e["accuracy"]) for e in epochs]
+
+
+def test_finished_cells_are_reused_and_others_run(done, place, capsys):
+    times = {f.name: f.stat().st_mtime_ns for f in (done / "cells").iterdir()}
+    assert run(options(place)) == 0
+    assert "4 of 4 cells are finished" in capsys.readouterr().out
+    assert {f.name: f.stat().st_mtime_ns for f in (done / "cells").iterdir()} == times
+    atomic_write(done / "cells" / "fresh_fold0_seed0.json", "{broken")
+    assert run(options(place)) == 0
+    assert "3 of 4 cells are finished" in capsys.readouterr().out
+
+
+def test_parallel_cells_are_the_same_cells(done, place):
+    assert run(options(place, "parallel", jobs=2)) == 0
+    for path in (done / "cells").iterdir():
+        assert without_times(path) == without_times(place / "parallel/cells" / path.name)
+
+
+def test_training_learns_and_a_frozen_encoder_stays(place):
+    config = StudyConfig(
+        out=str(place / "learn"),
+        corpus=str(place / "corpus"),
+        pretrained=str(place / "encoder"),
+        task=TaskConfig(label="timbre"),
+        n_folds=2,
+    )
+    material = study.prepare(config)
+    train, test = study.fold_pairs(config, material, material.folds[0])
+    cell = study.Cell("pretrained", 0, 0)
+
+    def trained(**settings):
+        changed = replace(config, train=replace(config.train, **settings))
+        model, space = study.classifier(changed, material, cell)
+        before = {k: v.clone() for k, v in model.encoder.state_dict().items()}
+        curve, _ = study.fit(changed, material, cell, model, space, train, test)
+        return curve, any((before[k] != v).any() for k, v in model.encoder.state_dict().items())
+
+    curve, moved = trained(epochs=12, lr=0.005, batch=32)
+    assert moved and curve[-1]["loss"] < 0.8 * curve[0]["loss"]
+    assert trained(epochs=1, freeze=True)[1] is False
+
+
+def test_what_would_fool_us_is_refused(place, capsys):
+    saw = ["toy_sub-01_task-rest_run-01"]
+    write_encoder(place / "saw", 0, train_runs=saw)
+    assert run(options(place, "refused", pretrained=place / "saw")) == 2
+    assert "pre-training saw 1 of the" in capsys.readouterr().err
+    write_encoder(place / "other", 0, feature_spaces={"atlas": FeatureSpace("atlas", 7).to_dict()})
+    assert run(options(place, "refused", pretrained=place / "other")) == 2
+    assert "reads feature space(s) atlas (7 features)" in capsys.readouterr().err
+    assert run(options(place, "refused", pretrained=place / "nowhere")) == 2
+    assert "no encoder" in capsys.readouterr().err
+    assert run(options(place, "refused", task__label="genre")) == 2
+    assert "no column 'genre'" in capsys.readouterr().err
+    assert run(options(place, "refused", folds_by="run", n_folds=3)) == 2
+    assert "no cross_run pairs" in capsys.readouterr().err
+    assert not (place / "refused").exists()
+
+
+def test_an_encoder_with_learned_positions_needs_its_own_window_length(place, capsys):
+    config = resolve_encoder(ModelConfig(preset="paper"), {"toy": V}, 4)
+    spaces = {"feature_spaces": {"toy": FeatureSpace("toy", V).to_dict()}}
+    save_encoder(place / "paper", build(config, 0).encoder, spaces)
+    assert run(options(place, "refused", pretrained=place / "paper")) == 2
+    assert "set task.length: 4" in capsys.readouterr().err
+    fitting = options(place, "paper_out", pretrained=place / "paper", task__length=4, train__epochs=1)
+    assert run(fitting) == 0

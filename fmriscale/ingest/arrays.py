@@ -50,6 +50,6 @@ def _read_table(path: Path) -> np.ndarray:
     name = path.name.removesuffix(".gz")
     separator = {".tsv": "\t", ".csv": ","}.get(Path(name).suffix, r"\s+")
     table = pd.read_csv(path, sep=separator, header=None, comment="#", dtype=str)
-    first = pd.to_numeric(table.iloc[0], errors="coerce")
+    first = pd.Series(pd.to_numeric(table.iloc[0], errors="coerce"))
     body = table.iloc[1:] if first.isna().all() else table
     return body.replace("n/a", "nan").to_numpy(dtype=np.float64)

@@ -34,14 +34,10 @@ def test_params_metrics_artifacts_and_children_are_read_back(store: Path, tmp_pa
     assert len(run.data.params["long"]) == MAX_VALUE
     history = client.get_metric_history(tracker.run_id or "", "loss")
     assert [(m.step, m.value) for m in history] == [(0, 1.0), (1, 0.5), (2, 1 / 3)]
-    assert [a.path for a in client.list_artifacts(tracker.run_id or "", "final")] == [
-        "final/report.md"
-    ]
+    assert [a.path for a in client.list_artifacts(tracker.run_id or "", "final")] == ["final/report.md"]
     assert (store / "mlflow.db").exists() and (store / "mlartifacts").is_dir()
     nested = client.get_run(child.run_id or "")
-    assert (
-        nested.data.tags["mlflow.parentRunId"] == tracker.run_id and nested.data.tags["fold"] == "0"
-    )
+    assert nested.data.tags["mlflow.parentRunId"] == tracker.run_id and nested.data.tags["fold"] == "0"
 
 
 def test_a_run_is_continued_and_keeps_its_first_parameters(store: Path):

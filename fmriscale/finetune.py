@@ -45,10 +45,12 @@ def main(args: list[str]) -> int:
     for fold in material.folds:
         train, test = study.fold_pairs(config, material, fold)
         units = study.units(config, material, fold, test)
-        controls.append(baselines(windows, train, test, units, seed=fold.number))
+        scores = baselines(windows, train, test, units, seed=fold.number)
+        controls.append(scores)
         print(
-            f"fold {fold.number}: left out {' '.join(fold.left_out)}; {len(train.same_P)} training and "
-            f"{len(test.same_P)} test pairs; window classifier AUC {controls[-1]['category'].auc:.3f}"
+            f"fold {fold.number}: left out {config.folds_by} {' '.join(fold.left_out)}; "
+            f"{len(train.same_P)} training and {len(test.same_P)} test pairs; "
+            f"window classifier AUC {scores['category'].auc:.3f}"
         )
 
     save_config(config, out / "config.yaml")

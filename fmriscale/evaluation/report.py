@@ -95,12 +95,12 @@ def text(
 ) -> str:
     """Return the printed table: arms, baselines and controls, then the comparisons."""
     auc, accuracy = fold_means(results, "auc"), fold_means(results, "accuracy")
-    best = mean_curve(curves, "fresh", "accuracy").max()
-    lines = [description, "", f"{'':<20}{'AUC':>16}{'accuracy':>16}   epochs to the fresh arm's best"]
+    best = mean_curve(curves, "fresh", "auc").max()
+    lines = [description, "", f"{'':<20}{'AUC':>16}{'accuracy':>16}   epochs to the fresh arm's best AUC"]
     for name in auc:
         line = f"{NAMES[name]:<20}{spread(auc[name]):>16}{spread(accuracy[name]):>16}"
         if name in COLOURS:
-            epoch = epochs_to(best, mean_curve(curves, name, "accuracy"))
+            epoch = epochs_to(best, mean_curve(curves, name, "auc"))
             line += f"   {epoch or f'not within {config.train.epochs}'}"
         lines.append(line)
     lines.append(
@@ -159,7 +159,7 @@ def figure(path: Path, title: str, results: pd.DataFrame, curves: pd.DataFrame) 
     left.set_yticks(range(len(auc)), [NAMES[name] for name in auc])
     left.invert_yaxis()
     left.axvline(0.5, color=GREY, lw=0.8, ls=":")
-    left.set_xlabel("AUC on left-out data (dot: fold, bar: mean; dotted: chance)")
+    left.set_xlabel("AUC on left-out data (dots: folds, bar: mean)")
 
     for name in (n for n in COLOURS if n in auc):
         epochs = by_epoch(curves, name, "auc")

@@ -25,7 +25,7 @@ cd "${SLURM_SUBMIT_DIR:?submit this with sbatch, from the root of the repository
 # The job may come back on other nodes: the meeting point is found anew in each life.
 MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 restarts=${SLURM_RESTART_COUNT:-0}
-MASTER_PORT=$((20000 + (SLURM_JOB_ID + restarts) % 20000))
+MASTER_PORT=$((20000 + (SLURM_JOB_ID + restarts) % 10000))
 export MASTER_ADDR MASTER_PORT
 [ -z "${SLURM_CPUS_PER_TASK:-}" ] || {
   export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK # srun does not take it from sbatch by itself

@@ -92,7 +92,7 @@ def read_environment(env: Mapping[str, str]) -> dict[str, Any]:
             "local_size": max(1, world_size // nodes),
             "launcher": "srun",
             "address": env.get("MASTER_ADDR", "127.0.0.1"),
-            "port": int(env.get("MASTER_PORT", str(20000 + job % 20000))),
+            "port": int(env.get("MASTER_PORT", str(20000 + job % 10000))),
         }
     alone = {"rank": 0, "world_size": 1, "local_rank": 0, "local_size": 1}
     return {**alone, "launcher": "python", "address": "127.0.0.1", "port": 0}

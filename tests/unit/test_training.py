@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from fmriscale.config import TrainConfig
+from fmriscale.config import ModelConfig, PretrainConfig, TrainConfig, parse, to_dict
 from fmriscale.errors import DamageError, UserError
+from fmriscale.model.encoder import Encoder, resolve_encoder
+from fmriscale.model.export import save_encoder
 from fmriscale.sampling.persistence import area_under_curve, best_threshold, persistence_score
+from fmriscale.train import is_finished
 from fmriscale.training import cluster
 from fmriscale.training.checkpoint import Checkpoint, Checkpoints, changes, check_resumable
 from fmriscale.training.cluster import Cluster, read_environment
@@ -208,6 +211,20 @@ def test_changes_are_named_by_dotted_keys():
         "d": (0, None),
         "e": (None, 5),
     }
+
+
+def test_a_finished_run_is_not_made_again_nor_taken_for_another(tmp_path: Path, capsys):
+    out = tmp_path / "run"
+    settings = ["--out", str(out), "--data.corpus", "corpus", "--train.steps", "10"]
+    made = parse(PretrainConfig, settings)
+    assert not is_finished(made, out)
+    shape = resolve_encoder(ModelConfig(preset="tiny", n_layers=1), {"roi": 3}, 5)
+    save_encoder(out / "encoder", Encoder(shape), {"config": to_dict(made), "step": 10})
+    assert is_finished(made, out) and "nothing to do" in capsys.readouterr().out
+    assert not is_finished(parse(PretrainConfig, [*settings, "--train.steps", "20"]), out)
+    assert is_finished(parse(PretrainConfig, [*settings, "--train.log_every", "1"]), out)
+    with pytest.raises(UserError, match=r"finished encoder of another run: train\.seed was 0, is 1"):
+        is_finished(parse(PretrainConfig, [*settings, "--train.seed", "1"]), out)
 
 
 # ---------------------------------------------------------------- being stopped, going wrong

@@ -35,13 +35,6 @@ def test_no_module_is_too_long_to_read_in_one_sitting():
     assert not {name: n for name, n in lengths.items() if n > LONGEST and name not in LONGER}
 
 
-def test_no_module_hides_one_of_the_standard_library_or_a_dependency():
-    # `deepspeed fmriscale/train.py` puts fmriscale/ itself first on sys.path.
-    ours = {path.stem for path in (REPOSITORY / "fmriscale").iterdir()} - {"__init__", "__pycache__"}
-    installed = set(importlib.metadata.packages_distributions()) - {"fmriscale"}
-    assert not ours & (set(sys.stdlib_module_names) | installed)
-
-
 def test_no_file_names_one_machine():
     # Written in pieces, so that this file passes too.
     words = ["/wo" + "rk/", "shared" + "/data"]

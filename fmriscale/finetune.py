@@ -12,9 +12,10 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from fmriscale.config import StudyConfig, parse, save_config, to_dict
+from fmriscale.config import StudyConfig
 from fmriscale.errors import EXIT_OK, UserError
 from fmriscale.files import atomic_write, expand
+from fmriscale.recipe import flatten, parse, save_config, to_dict
 
 
 def main(args: list[str]) -> int:
@@ -137,17 +138,6 @@ def log_cell(tracker: Any, result: dict[str, Any]) -> None:
     for epoch in result["epochs"]:
         child.log_metrics({k: v for k, v in epoch.items() if k != "epoch"}, step=epoch["epoch"])
     child.close()
-
-
-def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested settings with dotted names, as the command line has them."""
-    flat: dict[str, Any] = {}
-    for key, value in settings.items():
-        if isinstance(value, dict) and value:
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
 
 
 def where(out: Path, uri: str | None) -> str:

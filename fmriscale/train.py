@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from fmriscale import __version__
-from fmriscale.config import PretrainConfig, config_hash, flatten, parse, save_config, to_dict
+from fmriscale.config import PretrainConfig
 from fmriscale.corpus.reader import Corpus
 from fmriscale.errors import EXIT_OK, EXIT_STOPPED, UserError, exit_code_of
 from fmriscale.files import expand
@@ -33,6 +33,7 @@ from fmriscale.model.encoder import (
 from fmriscale.model.export import read_meta, save_encoder
 from fmriscale.model.flops import train_flops
 from fmriscale.model.objectives import ntp_loss
+from fmriscale.recipe import config_hash, flatten, parse, save_config, to_dict
 from fmriscale.sampling.loader import NTPLoader, select_runs
 from fmriscale.sampling.persistence import area_under_curve, best_threshold, persistence_score
 from fmriscale.training import cluster, zero

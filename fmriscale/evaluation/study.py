@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from fmriscale import __version__
-from fmriscale.config import StudyConfig, to_dict
+from fmriscale.config import StudyConfig
 from fmriscale.corpus.manifest import FeatureSpace
 from fmriscale.corpus.reader import Corpus
 from fmriscale.errors import UserError
@@ -25,6 +25,7 @@ from fmriscale.evaluation.folds import Fold, make_folds, refuse_seen_runs
 from fmriscale.files import atomic_write, expand
 from fmriscale.model.encoder import EncoderConfig, PairClassifier, build, resolve_encoder
 from fmriscale.model.export import load_encoder, read_meta
+from fmriscale.recipe import to_dict
 from fmriscale.sampling.labelled import Pairs, Windows, cut_windows, draw_pairs
 
 TEST_BATCH = 512

@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 import fmriscale
-from fmriscale.config import CorpusConfig, DatasetConfig, parse, to_dict
+from fmriscale.config import CorpusConfig, DatasetConfig
 from fmriscale.corpus.inspect import table
 from fmriscale.corpus.manifest import QUARANTINE_COLUMNS, RUN_COLUMNS, split_of, write_manifest
 from fmriscale.corpus.writer import ShardWriter, load_state, remove_stale, save_state
@@ -26,6 +26,7 @@ from fmriscale.ingest.pool import WorkerDied, available_cores, in_order
 from fmriscale.ingest.progress import Progress
 from fmriscale.ingest.quality import Rejection
 from fmriscale.ingest.run import process_run
+from fmriscale.recipe import parse, to_dict
 
 SOFTWARE = ("isal", "nibabel", "nilearn", "numpy", "scipy", "webdataset")
 """Packages whose versions shape the numbers or bytes of a corpus."""

@@ -15,9 +15,10 @@ import nibabel as nib
 import numpy as np
 
 from fmriscale import __version__
-from fmriscale.config import SimulateConfig, config_hash, parse, to_dict
+from fmriscale.config import SimulateConfig
 from fmriscale.errors import EXIT_OK, UserError
 from fmriscale.files import atomic_write, expand, fsync_folder
+from fmriscale.recipe import config_hash, parse, to_dict
 from fmriscale.simulate import design, signal
 
 SPACE = "space-MNI152NLin2009cAsym"

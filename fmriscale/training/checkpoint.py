@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from fmriscale.config import flatten
 from fmriscale.errors import DamageError, UserError
 from fmriscale.files import atomic_write, fsync_folder, sha256_file
+from fmriscale.recipe import flatten
 from fmriscale.training import cluster
 from fmriscale.training.cluster import Cluster
 

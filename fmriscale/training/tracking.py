@@ -37,7 +37,8 @@ class _Store:
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         import logging
 
-        logging.getLogger("alembic").setLevel(logging.WARNING)
+        for noisy in ("alembic", "mlflow.store.db.utils"):
+            logging.getLogger(noisy).setLevel(logging.WARNING)
         from mlflow.tracking import MlflowClient
 
         folder.mkdir(parents=True, exist_ok=True)

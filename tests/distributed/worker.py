@@ -8,9 +8,10 @@ import json
 import sys
 from pathlib import Path
 
-from fmriscale.config import PretrainConfig, parse
+from fmriscale.config import PretrainConfig
 from fmriscale.errors import UserError
 from fmriscale.files import expand
+from fmriscale.recipe import parse
 from fmriscale.train import train
 from fmriscale.training import cluster
 from fmriscale.training.resilience import StopRequest

@@ -9,10 +9,11 @@ import pytest
 from nilearn.maskers import NiftiLabelsMasker, NiftiMasker
 from scans import corpus, dataset
 
-from fmriscale.config import CorpusConfig, DenoiseConfig, FeatureConfig, QualityConfig, parse
+from fmriscale.config import CorpusConfig, DenoiseConfig, FeatureConfig, QualityConfig
 from fmriscale.corpus.reader import Corpus
 from fmriscale.ingest.build import build
 from fmriscale.ingest.plan import make_plan
+from fmriscale.recipe import parse
 
 pytestmark = pytest.mark.realdata
 

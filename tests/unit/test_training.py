@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from fmriscale.config import ModelConfig, PretrainConfig, TrainConfig, parse, to_dict
+from fmriscale.config import ModelConfig, PretrainConfig, TrainConfig
 from fmriscale.errors import DamageError, UserError
 from fmriscale.model.encoder import Encoder, resolve_encoder
 from fmriscale.model.export import save_encoder
+from fmriscale.recipe import parse, to_dict
 from fmriscale.sampling.persistence import area_under_curve, best_threshold, persistence_score
 from fmriscale.train import is_finished
 from fmriscale.training import cluster

@@ -3,6 +3,7 @@
 Reads top to bottom: prepare, refuse what would fool us, baselines, cells in parallel, tables, figure, MLflow.
 """
 
+import json
 import os
 import sys
 from collections.abc import Iterator
@@ -16,6 +17,9 @@ from fmriscale.config import StudyConfig
 from fmriscale.errors import EXIT_OK, UserError
 from fmriscale.files import atomic_write, expand
 from fmriscale.recipe import flatten, parse, save_config, to_dict
+
+FINISHED = "finished.json"
+"""File of a study's folder that says it is complete."""
 
 
 def main(args: list[str]) -> int:
@@ -41,6 +45,12 @@ def main(args: list[str]) -> int:
     if config.pretrained is not None:
         for fold in material.folds:
             study.check_encoder(config, material, fold)
+    fingerprint = material.corpus.fingerprint
+    identity = study.study_hash(config, fingerprint)
+    whole = all(study.finished(config, fingerprint, cell) for cell in study.cells(config))
+    if whole and (earlier := finished_study(out, identity)):
+        print(f"finished already, nothing to do\n\n{earlier}")
+        return EXIT_OK
 
     controls = []
     for fold in material.folds:
@@ -57,8 +67,8 @@ def main(args: list[str]) -> int:
     save_config(config, out / "config.yaml")
     tracker = Tracker(config.tracking, out, f"study {out.name}", tags={"fmriscale": "study"})
     try:
-        tracker.log_params(flatten(to_dict(config)) | {"corpus_fingerprint": material.corpus.fingerprint})
-        results = list(run_cells(config, material.corpus.fingerprint))
+        tracker.log_params(flatten(to_dict(config)) | {"corpus_fingerprint": fingerprint})
+        results = list(run_cells(config, fingerprint))
         for result in results:
             log_cell(tracker, result)
 
@@ -78,8 +88,20 @@ def main(args: list[str]) -> int:
         tracker.close("FAILED")
         raise
     tracker.close()
-    print(f"\n{summary}\n\n{where(out, tracker.uri if tracker.run_id else None)}")
+    ending = f"{summary}\n\n{where(out, tracker.uri if tracker.run_id else None)}"
+    # Written last: its presence says that tables, figure and MLflow have everything.
+    atomic_write(out / FINISHED, json.dumps({"hash": identity, "told": ending}, indent=1) + "\n")
+    print(f"\n{ending}")
     return EXIT_OK
+
+
+def finished_study(out: Path, identity: str) -> str | None:
+    """Return what a finished study told at its end; None where it is not finished, or was another one."""
+    try:
+        finished = json.loads((out / FINISHED).read_text())
+    except (OSError, ValueError):
+        return None
+    return finished["told"] if finished.get("hash") == identity else None
 
 
 def run_cells(config: StudyConfig, fingerprint: str) -> Iterator[dict[str, Any]]:

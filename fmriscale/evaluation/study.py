@@ -25,7 +25,7 @@ from fmriscale.evaluation.folds import Fold, make_folds, refuse_seen_runs
 from fmriscale.files import atomic_write, expand
 from fmriscale.model.encoder import EncoderConfig, PairClassifier, build, resolve_encoder
 from fmriscale.model.export import load_encoder, read_meta
-from fmriscale.recipe import to_dict
+from fmriscale.recipe import config_hash, to_dict
 from fmriscale.sampling.labelled import Pairs, Windows, cut_windows, draw_pairs
 
 TEST_BATCH = 512
@@ -189,6 +189,12 @@ def cell_hash(config: StudyConfig, corpus_fingerprint: str, cell: Cell) -> str:
             start = [start, content["weights_sha256"]]
     content = [settings, start, corpus_fingerprint, cell.name, __version__]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def study_hash(config: StudyConfig, corpus_fingerprint: str) -> str:
+    """Return a hash of everything that a whole study depends on."""
+    content = [config_hash(config), [cell_hash(config, corpus_fingerprint, cell) for cell in cells(config)]]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 def cell_file(config: StudyConfig, cell: Cell) -> Path:

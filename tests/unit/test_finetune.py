@@ -130,6 +130,16 @@ def test_mlflow_has_the_study_and_its_cells_by_epoch(done):
         assert [(m.step, m.value) for m in history] == [(e["epoch"], e["accuracy"]) for e in epochs]
 
 
+def test_a_finished_study_is_told_again_and_logged_once(done, place, capsys):
+    from mlflow.tracking import MlflowClient
+
+    assert run(options(place, tracking__enabled=True)) == 0
+    told = capsys.readouterr().out
+    assert "finished already" in told and (done / "report.txt").read_text().strip() in told
+    client = MlflowClient(f"sqlite:///{done / 'mlflow.db'}")
+    assert len(client.search_runs([client.get_experiment_by_name("fmriscale").experiment_id])) == 1 + 4
+
+
 def test_finished_cells_are_reused_and_others_run(done, place, capsys):
     times = {f.name: f.stat().st_mtime_ns for f in (done / "cells").iterdir()}
     assert run(options(place)) == 0

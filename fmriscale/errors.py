@@ -1,7 +1,11 @@
 """Errors a user can mend, and the exit codes that schedulers and scripts rely on."""
 
+import atexit
+import logging
+import os
 import sys
 from collections.abc import Callable
+from typing import NoReturn
 
 EXIT_OK = 0
 EXIT_USAGE = 2
@@ -36,3 +40,21 @@ def exit_code_of(main: Callable[[], int | None]) -> int:
     except KeyboardInterrupt:
         print("fmriscale: interrupted", file=sys.stderr)
         return 130
+
+
+def end_process(code: int) -> NoReturn:
+    """End the process with this exit code and no other.
+
+    A scheduler decides by the code whether to requeue a job. Python's own way out frees the objects of
+    compiled libraries in no certain order while their threads may still run, and now and then one of them
+    aborts: all work is saved by then, but the code is lost. So what Python would run or flush is run and
+    flushed, and the rest is left to the operating system.
+    """
+    atexit._run_exitfuncs()
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):  # a closed pipe or stream cannot change the outcome
+            pass
+    os._exit(code)

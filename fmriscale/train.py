@@ -10,7 +10,6 @@ saved, start me again.
 
 import dataclasses
 import math
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ import torch
 from fmriscale import __version__
 from fmriscale.config import PretrainConfig
 from fmriscale.corpus.reader import Corpus
-from fmriscale.errors import EXIT_OK, EXIT_STOPPED, UserError, exit_code_of
+from fmriscale.errors import EXIT_OK, EXIT_STOPPED, UserError, end_process, exit_code_of
 from fmriscale.files import expand
 from fmriscale.model.encoder import (
     Encoder,
@@ -334,4 +333,4 @@ def is_finished(config: PretrainConfig, out: Path) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code_of(main))
+    end_process(exit_code_of(main))

@@ -57,3 +57,23 @@ def test_mistakes_become_one_line_and_an_exit_code(error, code: int, capsys: pyt
 def test_a_programming_error_keeps_its_traceback():
     with pytest.raises(ZeroDivisionError):
         exit_code_of(lambda: 1 // 0)
+
+
+def test_the_exit_code_survives_a_library_that_aborts_while_python_ends():
+    program = (
+        "import atexit, os, sys\n"
+        "from fmriscale.errors import end_process\n"
+        "class Compiled:\n"
+        "    def __init__(self): self.abort = os.abort\n"
+        "    def __del__(self): self.abort()\n"
+        "held = Compiled()\n"
+        "atexit.register(print, 'said goodbye')\n"
+        "print('saved', end=' ')\n"
+        "end_process(85) if sys.argv[1] == 'ours' else sys.exit(85)\n"
+    )
+    ended = [
+        subprocess.run([sys.executable, "-c", program, way], capture_output=True, text=True, check=False)
+        for way in ("ours", "python")
+    ]
+    assert (ended[0].returncode, ended[0].stdout) == (85, "saved said goodbye\n")
+    assert ended[1].returncode != 85, "Python's own way out would have kept the code as well"

@@ -9,7 +9,7 @@ from fmriscale.errors import UserError
 from fmriscale.ingest.arrays import read_array
 from fmriscale.ingest.events import read_events
 from fmriscale.ingest.quality import Rejected
-from fmriscale.ingest.run import decide_t_r, sidecar_t_r
+from fmriscale.ingest.read import decide_t_r, sidecar_t_r
 from fmriscale.ingest.sources import discover, make_key
 from fmriscale.ingest.volumes import open_image
 

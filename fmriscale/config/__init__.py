@@ -1,0 +1,48 @@
+"""Every setting of fmriscale: typed, documented, with its unit.
+
+One dataclass per recipe (`CorpusConfig`, `PretrainConfig`, `StudyConfig`, `SimulateConfig`); a YAML file
+fills it, dotted options override it (`--train.lr 3e-4`), unknown or mistyped keys are refused by name.
+`recipe.py` makes the command line, `--help` and `--print_config` from these definitions.
+"""
+
+from fmriscale.config.corpus import (
+    SPLITS,
+    CorpusConfig,
+    DatasetConfig,
+    DenoiseConfig,
+    FeatureConfig,
+    QualityConfig,
+    SplitConfig,
+)
+from fmriscale.config.pretrain import (
+    KINDS,
+    DataConfig,
+    ModelConfig,
+    PairConfig,
+    PretrainConfig,
+    TrackingConfig,
+    TrainConfig,
+)
+from fmriscale.config.simulate import SimulateConfig
+from fmriscale.config.study import FinetuneTrainConfig, StudyConfig, TaskConfig
+
+__all__ = [
+    "CorpusConfig",
+    "DataConfig",
+    "DatasetConfig",
+    "DenoiseConfig",
+    "FeatureConfig",
+    "FinetuneTrainConfig",
+    "KINDS",
+    "ModelConfig",
+    "PairConfig",
+    "PretrainConfig",
+    "QualityConfig",
+    "SPLITS",
+    "SimulateConfig",
+    "SplitConfig",
+    "StudyConfig",
+    "TaskConfig",
+    "TrackingConfig",
+    "TrainConfig",
+]

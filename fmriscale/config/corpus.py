@@ -1,0 +1,147 @@
+"""Settings of `fmriscale shard`: data sets, features, cleaning, quality, splits."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureConfig:
+    """What the V columns of a run mean. Exactly one of labels_img, mask_img and columns is given."""
+
+    name: str
+    """Name of the feature space, kept with the corpus (letters, digits, underscores)."""
+    labels_img: str | None = None
+    """Atlas NIfTI; every integer label above 0 is one feature (the mean of its voxels)."""
+    labels: str | None = None
+    """Text file naming the atlas labels, one 'index name' a line; optional."""
+    mask_img: str | None = None
+    """ROI NIfTI; every voxel above mask_threshold is one feature."""
+    mask_threshold: float = 0.0
+    """Voxels of mask_img strictly above this value are taken (unit of the mask: 0/1, percent, ...)."""
+    columns: int | None = None
+    """Number of columns of given arrays [T, V]; checked against every run."""
+
+    def __post_init__(self) -> None:
+        given = [k for k in ("labels_img", "mask_img", "columns") if getattr(self, k) is not None]
+        if len(given) != 1:
+            raise ValueError(
+                f"features '{self.name}': give exactly one of labels_img, mask_img, columns (got {given})"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenoiseConfig:
+    """Cleaning of [T, V], with the names and meaning of nilearn's load_confounds and signal.clean."""
+
+    strategy: list[str] = field(default_factory=list)
+    """nilearn load_confounds strategies (motion, wm_csf, global_signal, high_pass, scrub, compcor, ...)."""
+    motion: Literal["basic", "power2", "derivatives", "full"] = "full"
+    """Motion parameters taken by the 'motion' strategy."""
+    wm_csf: Literal["basic", "power2", "derivatives", "full"] = "basic"
+    """White-matter and CSF signals taken by the 'wm_csf' strategy."""
+    global_signal: Literal["basic", "power2", "derivatives", "full"] = "basic"
+    """Global signals taken by the 'global_signal' strategy."""
+    compcor: Literal["anat_combined", "anat_separated", "temporal"] = "anat_combined"
+    """Components taken by the 'compcor' strategy."""
+    n_compcor: int = 6
+    """Number of CompCor components."""
+    fd_threshold: float = 0.5
+    """Framewise displacement above which 'scrub' censors a volume, mm."""
+    std_dvars_threshold: float = 1.5
+    """Standardised DVARS above which 'scrub' censors a volume."""
+    scrub: int = 5
+    """'scrub' also drops stretches of at most this many volumes between censored ones; 0 = none."""
+    detrend: bool = True
+    """Remove a linear trend per run and feature."""
+    high_pass: float | None = None
+    """High-pass cut-off, Hz; None = no filter."""
+    low_pass: float | None = None
+    """Low-pass cut-off, Hz; None = no filter."""
+    dummy_volumes: int = 0
+    """Volumes dropped at the start of every run; event onsets are shifted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class QualityConfig:
+    """Limits beyond which a run is quarantined, never silently dropped."""
+
+    min_volumes: int = 30
+    """Fewest uncensored volumes of a run."""
+    max_mean_fd: float | None = None
+    """Largest mean framewise displacement of a run, mm; None = no limit."""
+    min_coverage: float = 0.5
+    """A feature covered by less than this share of its voxels is missing (set to 0)."""
+    max_missing: float = 0.2
+    """Largest share of missing or constant features of a run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetConfig:
+    """One study as released."""
+
+    name: str
+    """Name in the corpus: lower-case letters, digits and underscores."""
+    kind: Literal["fmriprep", "bids", "arrays"]
+    """Layout of the input: fMRIPrep derivatives, plain BIDS NIfTI, or [T, V] arrays."""
+    root: str
+    """Folder of the data set; ~ and environment variables ($FMRISCALE_DATA) are expanded."""
+    features: FeatureConfig
+    """Feature space of the data set."""
+    files: str | None = None
+    """Glob below root for 'arrays' (npz, npy, tsv, 1D, 1D.gz) or for NIfTI files without BIDS names."""
+    entities: dict[str, str] = field(default_factory=dict)
+    """BIDS entities a file must have, e.g. {task: rest, space: MNI152NLin2009cAsym, res: '2'}."""
+    participants: str | None = None
+    """Table (TSV/CSV) below root with one row a run or subject; gives t_r and subject to 'arrays'."""
+    participants_key: str = "participant_id"
+    """Column of the participants table that holds the run's file stem or array name."""
+    participants_subject: str | None = None
+    """Column with the subject label; None = participants_key."""
+    participants_t_r: str | None = None
+    """Column with the repetition time, s; None = use t_r."""
+    t_r: float | None = None
+    """Repetition time, s, for every run of the data set; None = from sidecar, header or table."""
+    name_pattern: str | None = None
+    """Regular expression with named groups (subject, session, task, run) read from the path below root."""
+    events: str | None = None
+    """Path of a run's events file with {root}, {dir}, {stem}, {array}; None = the BIDS name beside it."""
+    denoise: DenoiseConfig = field(default_factory=DenoiseConfig)
+    """Cleaning of every run."""
+    quality: QualityConfig = field(default_factory=QualityConfig)
+    """Quality limits."""
+    people: str | None = None
+    """Name space of subject labels; data sets that share people share it; None = the data set's name."""
+    weight: float | None = None
+    """Weight in the pre-training mixture; None = proportional to the number of windows."""
+    licence: str = "unknown"
+    """Licence of the data, kept with the corpus."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitConfig:
+    """Subjects, never runs or windows, go to train, val or test by a hash of the person."""
+
+    val: float = 0.1
+    """Share of people held out for validation."""
+    test: float = 0.1
+    """Share of people held out for testing."""
+    salt: str = "fmriscale"
+    """Changes the draw; keep it for the life of a corpus."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorpusConfig:
+    """`fmriscale shard`: any number of data sets into one corpus of tar shards."""
+
+    datasets: list[DatasetConfig]
+    """The data sets."""
+    out: str
+    """Folder of the corpus."""
+    split: SplitConfig = field(default_factory=SplitConfig)
+    """Subject-level splits."""
+    shard_mb: int = 256
+    """Target size of a shard, MiB."""
+    jobs: int = 0
+    """Worker processes; 0 = one per available core."""

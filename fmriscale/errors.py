@@ -1,6 +1,7 @@
 """Errors a user can mend, and the exit codes that schedulers and scripts rely on."""
 
 import atexit
+import contextlib
 import logging
 import os
 import sys
@@ -53,8 +54,6 @@ def end_process(code: int) -> NoReturn:
     atexit._run_exitfuncs()
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
-        try:
+        with contextlib.suppress(OSError, ValueError):  # a closed pipe cannot change the outcome
             stream.flush()
-        except (OSError, ValueError):  # a closed pipe or stream cannot change the outcome
-            pass
     os._exit(code)

@@ -8,27 +8,32 @@ SPLITS = ("train", "val", "test")
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureConfig:
-    """What the V columns of a run mean. Exactly one of labels_img, mask_img and columns is given."""
+    """What the V columns of a run mean: exactly one of the fields from labels_img to columns is given."""
 
     name: str
     """Name of the feature space, kept with the corpus (letters, digits, underscores)."""
     labels_img: str | None = None
-    """Atlas NIfTI; every integer label above 0 is one feature (the mean of its voxels)."""
+    """Atlas, NIfTI or .dlabel.nii; every integer label above 0 is one feature (the mean of its voxels)."""
+    labels_gii: list[str] | None = None
+    """Surface atlas: the .label.gii of the left and of the right hemisphere."""
     labels: str | None = None
     """Text file naming the atlas labels, one 'index name' a line; optional."""
     mask_img: str | None = None
     """ROI NIfTI; every voxel above mask_threshold is one feature."""
     mask_threshold: float = 0.0
     """Voxels of mask_img strictly above this value are taken (unit of the mask: 0/1, percent, ...)."""
+    structures: list[str] | None = None
+    """CIFTI brain structures, e.g. [CORTEX_LEFT, CORTEX_RIGHT], or [all]: every grayordinate is a feature."""
+    parcels: str | None = None
+    """A .ptseries.nii whose parcels are the features; every run must have the same ones."""
     columns: int | None = None
     """Number of columns of given arrays [T, V]; checked against every run."""
 
     def __post_init__(self) -> None:
-        given = [k for k in ("labels_img", "mask_img", "columns") if getattr(self, k) is not None]
+        kinds = ("labels_img", "labels_gii", "mask_img", "structures", "parcels", "columns")
+        given = [k for k in kinds if getattr(self, k) is not None]
         if len(given) != 1:
-            raise ValueError(
-                f"features '{self.name}': give exactly one of labels_img, mask_img, columns (got {given})"
-            )
+            raise ValueError(f"features '{self.name}': give exactly one of {', '.join(kinds)} (got {given})")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,14 +88,18 @@ class DatasetConfig:
 
     name: str
     """Name in the corpus: lower-case letters, digits and underscores."""
-    kind: Literal["fmriprep", "bids", "arrays"]
-    """Layout of the input: fMRIPrep derivatives, plain BIDS NIfTI, or [T, V] arrays."""
+    kind: Literal["fmriprep", "bids", "hcp", "arrays"]
+    """Layout of the input: fMRIPrep derivatives, plain BIDS, HCP folders, or arrays."""
     root: str
     """Folder of the data set; ~ and environment variables ($FMRISCALE_DATA) are expanded."""
     features: FeatureConfig
     """Feature space of the data set."""
     files: str | None = None
-    """Glob below root for 'arrays' (npz, npy, tsv, 1D, 1D.gz) or for NIfTI files without BIDS names."""
+    """Glob below root for 'arrays' (npz, npy, tsv, csv, 1D, mat, h5) or for images without BIDS names."""
+    orientation: Literal["TV", "VT"] = "TV"
+    """Axes of 'arrays': TV = [volumes, features], VT = [features, volumes]."""
+    variable: str | None = None
+    """Name of the array in .mat and .h5 files; may be left out where a file holds only one."""
     entities: dict[str, str] = field(default_factory=dict)
     """BIDS entities a file must have, e.g. {task: rest, space: MNI152NLin2009cAsym, res: '2'}."""
     participants: str | None = None

@@ -93,7 +93,7 @@ def test_a_value_of_the_wrong_type_or_range_is_refused_with_what_it_must_be(tmp_
 def test_features_need_exactly_one_meaning_of_their_columns(tmp_path: Path):
     for features in ({"name": "f"}, {"name": "f", "columns": 3, "mask_img": "m.nii.gz"}):
         file = recipe(tmp_path, CorpusConfig, datasets=[{**DATASET, "features": features}])
-        with pytest.raises(UserError, match="exactly one of labels_img, mask_img, columns"):
+        with pytest.raises(UserError, match="exactly one of labels_img, labels_gii, mask_img"):
             parse(CorpusConfig, ["--config", file])
 
 

@@ -64,8 +64,9 @@ class DenoiseConfig:
     """High-pass cut-off, Hz; None = no filter."""
     low_pass: float | None = None
     """Low-pass cut-off, Hz; None = no filter."""
-    dummy_volumes: int = 0
-    """Volumes dropped at the start of every run; event onsets are shifted."""
+    dummy_volumes: int | Literal["auto"] = 0
+    """Volumes dropped at the start of every run (event onsets are shifted); auto = as many as the
+    confounds flag as not yet in a steady state."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 import tempfile
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,11 +53,52 @@ def check_denoise(dataset: DatasetConfig) -> None:
             f"data set '{dataset.name}': denoise.strategy '{unknown[0]}' is not offered; "
             f"choose from {', '.join(STRATEGIES)}"
         )
-    if dataset.denoise.strategy and dataset.kind != "fmriprep":
+    needs = "strategy" if dataset.denoise.strategy else "dummy_volumes: auto"
+    if dataset.kind != "fmriprep" and (dataset.denoise.strategy or dataset.denoise.dummy_volumes == "auto"):
         raise UserError(
-            f"data set '{dataset.name}': denoise.strategy needs the confounds of kind fmriprep, "
-            f"kind {dataset.kind} has none; leave it empty"
+            f"data set '{dataset.name}': denoise.{needs} needs the confounds of kind fmriprep, "
+            f"kind {dataset.kind} has none; leave it out"
         )
+
+
+def dropped_volumes(confounds: Path | None, denoise: DenoiseConfig) -> int:
+    """Return how many volumes at the start of a run are dropped.
+
+    Parameters
+    ----------
+    confounds : Path or None
+        The confounds file; read only where `dummy_volumes` is "auto".
+    denoise : DenoiseConfig
+        Holds `dummy_volumes`.
+
+    Returns
+    -------
+    int
+        The number given, or the unbroken stretch of `non_steady_state_outlier*` volumes at the start.
+
+    Raises
+    ------
+    Rejected
+        "auto" without a readable confounds file.
+    """
+    if denoise.dummy_volumes != "auto":
+        return denoise.dummy_volumes
+    if confounds is None:
+        raise Rejected(
+            "no_confounds",
+            "no desc-confounds_timeseries.tsv beside the run, but denoise.dummy_volumes: auto reads it; "
+            "add it or give a number",
+        )
+    flags = _read_table(confounds, lambda column: column.startswith("non_steady_state")).to_numpy()
+    return int((flags != 0).any(axis=1).cumprod().sum())
+
+
+def _read_table(confounds: Path, wanted: Callable[[str], bool] | None = None) -> pd.DataFrame:
+    """Read a confounds file, or its wanted columns."""
+    try:
+        return pd.read_csv(confounds, sep="\t", na_values="n/a", usecols=wanted)
+    except (OSError, ValueError) as error:
+        raise Rejected("unreadable", f"{confounds.name}: {error}; copy it again") from error
 
 
 def read_confounds(confounds: Path | None, denoise: DenoiseConfig, n_volumes: int) -> Confounds:
@@ -76,7 +118,6 @@ def read_confounds(confounds: Path | None, denoise: DenoiseConfig, n_volumes: in
     Rejected
         No confounds, too few or too many rows, or a column that a strategy needs is missing.
     """
-    dropped = denoise.dummy_volumes
     if confounds is None:
         if denoise.strategy:
             raise Rejected(
@@ -84,10 +125,7 @@ def read_confounds(confounds: Path | None, denoise: DenoiseConfig, n_volumes: in
                 "no desc-confounds_timeseries.tsv beside the run; add it or empty denoise.strategy",
             )
         return Confounds()
-    try:
-        table = pd.read_csv(confounds, sep="\t", na_values="n/a")
-    except (OSError, ValueError) as error:
-        raise Rejected("unreadable", f"{confounds.name}: {error}; copy it again") from error
+    table, dropped = _read_table(confounds), dropped_volumes(confounds, denoise)
     if len(table) != n_volumes:
         raise Rejected(
             "confounds_length",

@@ -11,7 +11,7 @@ import numpy as np
 
 from fmriscale.config import DatasetConfig
 from fmriscale.ingest.arrays import read_array
-from fmriscale.ingest.denoise import Confounds, read_confounds
+from fmriscale.ingest.denoise import Confounds, dropped_volumes, read_confounds
 from fmriscale.ingest.features import load_features, read_brain_mask, reduce_image
 from fmriscale.ingest.quality import Rejected, check_length, check_motion
 from fmriscale.ingest.sources import RunSource
@@ -47,7 +47,7 @@ def read_signals(run: RunSource, dataset: DatasetConfig) -> Signals:
 
 def _read_image(run: RunSource, dataset: DatasetConfig) -> Signals:
     """Read a NIfTI image."""
-    dropped = dataset.denoise.dummy_volumes
+    dropped = dropped_volumes(run.confounds, dataset.denoise)
     image = open_image(run.path)
     t_r = decide_t_r(dataset.t_r, sidecar_t_r(run.sidecars), image.t_r)
     check_length(image.n_volumes - dropped, dataset.quality)
@@ -69,7 +69,7 @@ def _read_image(run: RunSource, dataset: DatasetConfig) -> Signals:
 def _read_array(run: RunSource, dataset: DatasetConfig) -> Signals:
     """Read an array [T, V]; a column that is zero throughout is a feature without data."""
     t_r = decide_t_r(dataset.t_r, run.t_r, None)
-    values = read_array(run.path, run.array)[dataset.denoise.dummy_volumes :]
+    values = read_array(run.path, run.array)[dropped_volumes(None, dataset.denoise) :]
     check_length(len(values), dataset.quality)
     expected = load_features(dataset.features).space.n_features
     if values.shape[1] != expected:

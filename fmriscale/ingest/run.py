@@ -10,7 +10,7 @@ from fmriscale.config import DatasetConfig
 from fmriscale.corpus.manifest import segments_of
 from fmriscale.corpus.writer import EncodedRun, encode_run
 from fmriscale.files import sha256_file
-from fmriscale.ingest.denoise import Confounds, clean_signals, standardise
+from fmriscale.ingest.denoise import Confounds, clean_signals, dropped_volumes, standardise
 from fmriscale.ingest.events import read_events
 from fmriscale.ingest.quality import (
     Rejected,
@@ -58,7 +58,7 @@ def _process(run: RunSource, dataset: DatasetConfig) -> EncodedRun:
         "n_censored": n_volumes - len(kept),
     }
     sample_mask = None if len(kept) == n_volumes else kept.tolist()
-    shift = denoise.dummy_volumes * signals.t_r
+    dropped = dropped_volumes(run.confounds, denoise)
     entities = run.entities
     named = {
         "dataset": dataset.name,
@@ -74,11 +74,11 @@ def _process(run: RunSource, dataset: DatasetConfig) -> EncodedRun:
         "n_volumes": n_volumes,
         "space": dataset.features.name,
         "sample_mask": sample_mask,
-        "events": [] if run.events is None else read_events(run.events, shift),
+        "events": [] if run.events is None else read_events(run.events, dropped * signals.t_r),
         "source": run.source,
         "source_sha256": _sha256(run.path),
         "quality": {**figures, "missing_features": missing.tolist()},
-        "denoise": _applied(dataset, confounds),
+        "denoise": _applied(dataset, confounds, dropped),
     }
     row = {
         "key": run.key,
@@ -106,7 +106,7 @@ def _short(value: Any) -> float | None:
     return None if value is None or not np.isfinite(value) else float(f"{float(value):.6g}")
 
 
-def _applied(dataset: DatasetConfig, confounds: Confounds) -> dict[str, Any]:
+def _applied(dataset: DatasetConfig, confounds: Confounds, dropped: int) -> dict[str, Any]:
     """Return what was done to the signals, regressors by name."""
     regressors = [] if confounds.regressors is None else [str(c) for c in confounds.regressors.columns]
     denoise = dataset.denoise
@@ -116,6 +116,6 @@ def _applied(dataset: DatasetConfig, confounds: Confounds) -> dict[str, Any]:
         "detrend": denoise.detrend,
         "high_pass": denoise.high_pass,
         "low_pass": denoise.low_pass,
-        "dummy_volumes": denoise.dummy_volumes,
+        "dummy_volumes": dropped,
         "standardize": "zscore_sample",
     }

@@ -5,7 +5,7 @@ from nilearn.signal import clean
 from scans import T_R, confounds, write_fmriprep_run
 
 from fmriscale.config import DenoiseConfig
-from fmriscale.ingest.denoise import Confounds, clean_signals, read_confounds, standardise
+from fmriscale.ingest.denoise import Confounds, clean_signals, dropped_volumes, read_confounds, standardise
 from fmriscale.ingest.names import confounds_file, parse_name
 from fmriscale.ingest.quality import Rejected
 
@@ -86,6 +86,21 @@ def test_non_steady_volumes_are_censored(tmp_path):
     mask = read(path, DenoiseConfig(strategy=["motion"])).sample_mask
     assert mask is not None
     assert mask.tolist() == list(range(2, 60))
+
+
+def test_auto_drops_the_unbroken_stretch_of_non_steady_volumes(tmp_path):
+    table = confounds(60)
+    auto = DenoiseConfig(dummy_volumes="auto")
+    file = tmp_path / "desc-confounds_timeseries.tsv"
+    for flagged, dropped in (((), 0), ((0, 1, 2), 3), ((0, 1, 5), 2), ((4,), 0)):
+        for k, volume in enumerate(flagged):
+            table[f"non_steady_state_outlier{k:02d}"] = np.eye(60)[volume]
+        table.to_csv(file, sep="\t", index=False, na_rep="n/a")
+        assert dropped_volumes(file, auto) == dropped
+        table = confounds(60)
+    assert dropped_volumes(None, DenoiseConfig(dummy_volumes=7)) == 7
+    with pytest.raises(Rejected, match="dummy_volumes: auto"):
+        dropped_volumes(None, auto)
 
 
 @pytest.mark.parametrize(

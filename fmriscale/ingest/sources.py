@@ -48,8 +48,14 @@ class RunSource:
         From the participants table, s.
     sidecars : tuple of Path
         JSON files that apply, the most specific last.
+    form : str
+        What the file is: nifti, cifti, gifti or array (`form_of`).
+    right : Path or None
+        GIFTI only: `path` is the left hemisphere, this the right one.
     brain_mask, confounds, events : Path or None
         Companions.
+    motion : Path or None
+        HCP only: a text table of the run's head motion.
     """
 
     dataset: str
@@ -62,12 +68,27 @@ class RunSource:
     brain_mask: Path | None = None
     confounds: Path | None = None
     events: Path | None = None
+    form: str = "nifti"
+    right: Path | None = None
+    motion: Path | None = None
     key: str = field(default="")
 
     def inputs(self) -> list[Path]:
         """Return every file the run is made from."""
-        files = [self.path, *self.sidecars, self.brain_mask, self.confounds, self.events]
+        companions = (self.right, self.brain_mask, self.confounds, self.motion, self.events)
+        files = [self.path, *self.sidecars, *companions]
         return [file for file in files if file is not None]
+
+
+def form_of(dataset: DatasetConfig) -> str:
+    """Return what a run's file is, as the features demand: nifti, cifti, gifti or array."""
+    features = dataset.features
+    if features.columns is not None:
+        return "array"
+    if features.labels_gii is not None:
+        return "gifti"
+    grayordinates = features.structures is not None or features.parcels is not None
+    return "cifti" if grayordinates or (features.labels_img or "").endswith(".dlabel.nii") else "nifti"
 
 
 def discover(dataset: DatasetConfig) -> tuple[list[RunSource], list[Rejection]]:
@@ -234,12 +255,18 @@ def _complete(run: RunSource, dataset: DatasetConfig, root: Path, table: "_Parti
     key = make_key(dataset.name, entities)
     if dataset.kind == "arrays":
         return dataclasses.replace(
-            run, entities=entities, key=key, t_r=t_r, events=_events(run, dataset, root, entities)
+            run,
+            entities=entities,
+            key=key,
+            t_r=t_r,
+            form="array",
+            events=_events(run, dataset, root, entities),
         )
     return dataclasses.replace(
         run,
         entities=entities,
         key=key,
+        form=form_of(dataset),
         sidecars=tuple(inherited(run.path, root, entities, "bold", ".json")),
         brain_mask=brain_mask_file(run.path, entities),
         confounds=confounds_file(run.path, entities) if dataset.kind == "fmriprep" else None,

@@ -88,6 +88,8 @@ def _process(run: RunSource, dataset: DatasetConfig) -> EncodedRun:
         "segments": segments_of(sample_mask, n_volumes),
         **figures,
         "source": run.source,
+        "source_sha256": record["source_sha256"],
+        "array": run.array or "",
     }
     return encode_run(row, record, bold, mean, std)
 

@@ -2,30 +2,28 @@
 
 import dataclasses
 import re
-import zipfile
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-
-import pandas as pd
+from typing import Any
 
 from fmriscale.config import DatasetConfig
 from fmriscale.corpus.writer import MAX_KEY
 from fmriscale.errors import UserError
 from fmriscale.files import expand
-from fmriscale.ingest.arrays import EXTENSIONS
+from fmriscale.ingest import hcp
+from fmriscale.ingest.checks import check_dataset, form_of
+from fmriscale.ingest.choice import Found, choose, wanted_entities
+from fmriscale.ingest.layouts import find_bids, find_by_glob, nothing_fits, stem
 from fmriscale.ingest.names import (
     ENTITY_ORDER,
-    RENDERING,
+    LONG_NAMES,
+    Tree,
     brain_mask_file,
     confounds_file,
     inherited,
-    listing,
-    parse_name,
 )
+from fmriscale.ingest.participants import Participants
 from fmriscale.ingest.quality import Rejected, Rejection
-
-IMAGES = (".nii.gz", ".nii")
 
 
 @dataclass(frozen=True)
@@ -80,46 +78,42 @@ class RunSource:
         return [file for file in files if file is not None]
 
 
-def form_of(dataset: DatasetConfig) -> str:
-    """Return what a run's file is, as the features demand: nifti, cifti, gifti or array."""
-    features = dataset.features
-    if features.columns is not None:
-        return "array"
-    if features.labels_gii is not None:
-        return "gifti"
-    grayordinates = features.structures is not None or features.parcels is not None
-    return "cifti" if grayordinates or (features.labels_img or "").endswith(".dlabel.nii") else "nifti"
-
-
-def discover(dataset: DatasetConfig) -> tuple[list[RunSource], list[Rejection]]:
+def discover(dataset: DatasetConfig, tree: Tree | None = None) -> tuple[list[RunSource], list[Rejection]]:
     """List the runs of a data set in corpus order.
+
+    Parameters
+    ----------
+    dataset : DatasetConfig
+        Where to look, and for what.
+    tree : Tree, optional
+        What was listed so far; data sets of one plan share it, so that no folder is read twice.
 
     Returns
     -------
     list of RunSource
         Sorted by subject, session, task, run and key; keys are unique.
     list of Rejection
-        Files that belong to no nameable run, or repeat one.
+        Files that belong to no nameable run, or repeat one; folders that cannot be read.
 
     Raises
     ------
     UserError
         The folder is missing, nothing matches, the recipe is ambiguous or a table lacks a column.
     """
-    root = expand(dataset.root).absolute()
-    if not root.is_dir():
-        raise UserError(f"data set '{dataset.name}': {root} is no folder; set root")
-    listing.cache_clear()
-    if dataset.kind == "arrays" or dataset.files is not None:
-        named = _by_glob(dataset, root)
-    else:
-        named = _by_bids(dataset, root)
-    table = _Participants(dataset, root) if dataset.participants else None
+    tree = tree or Tree()
+    root = check_dataset(dataset)
+    form = form_of(dataset)
+    wanted = wanted_entities(dataset, form)
+    every, rejections = _name(dataset, _find(dataset, root, tree, form))
+    chosen, others = choose(dataset, every, wanted)
+    if not chosen and all(r.reason == "not_rendered" for r in others):
+        raise nothing_fits(dataset, root, every, wanted)
+    rejections += others
+    table = Participants(dataset, root) if dataset.participants else None
     runs: dict[str, RunSource] = {}
-    rejections = []
-    for source in sorted(named, key=lambda s: s.source):
+    for found in sorted(chosen, key=lambda f: f.source):
         try:
-            run = _complete(source, dataset, root, table)
+            run = _complete(found, dataset, root, form, table, tree)
             if run.key in runs:
                 raise Rejected(
                     "duplicate_key",
@@ -128,8 +122,12 @@ def discover(dataset: DatasetConfig) -> tuple[list[RunSource], list[Rejection]]:
                 )
             runs[run.key] = run
         except Rejected as why:
-            rejections.append(Rejection(dataset.name, source.source, why.reason, why.detail))
-    return sorted(runs.values(), key=_corpus_order), rejections
+            rejections.append(Rejection(dataset.name, found.source, why.reason, why.detail))
+    for folder, why in tree.unreadable.items():
+        if folder.is_relative_to(root):
+            source = folder.relative_to(root).as_posix()
+            rejections.append(Rejection(dataset.name, source, "unreadable", f"{why}; let it be read"))
+    return sorted(runs.values(), key=_corpus_order), sorted(rejections, key=lambda r: r.source)
 
 
 def _corpus_order(run: RunSource) -> tuple[str, ...]:
@@ -137,141 +135,87 @@ def _corpus_order(run: RunSource) -> tuple[str, ...]:
     return (*(run.entities.get(k, "") for k in ("sub", "ses", "task", "run")), run.key)
 
 
-# ---------------------------------------------------------------- finding
+def _find(dataset: DatasetConfig, root: Path, tree: Tree, form: str) -> list[Found]:
+    if dataset.kind == "hcp":
+        return hcp.find_hcp(dataset, root, tree, form)
+    if dataset.kind == "arrays" or dataset.files is not None:
+        return find_by_glob(dataset, root, form)
+    return find_bids(dataset, root, tree, form)
 
 
-def _by_bids(dataset: DatasetConfig, root: Path) -> list[RunSource]:
-    """Find images by BIDS names in sub-*/[ses-*/]func; nothing else of the tree is walked."""
-    folders = sorted([*root.glob("sub-*/func"), *root.glob("sub-*/ses-*/func")])
-    wanted = dict(dataset.entities)
-    if dataset.kind == "fmriprep":
-        wanted.setdefault("desc", "preproc")
-    every, found = [], []
-    for folder in folders:
-        for path, name in listing(folder):
-            if name.suffix == "bold" and name.extension in IMAGES:
-                every.append(name.entities)
-                if all(_same(name.entities.get(k), v) for k, v in wanted.items()):
-                    source = path.relative_to(root).as_posix()
-                    found.append(RunSource(dataset.name, path, source, name.entities))
-    if not found:
+def _name(dataset: DatasetConfig, files: list[Found]) -> tuple[list[Found], list[Rejection]]:
+    """Add what name_pattern reads from the paths, and by what the participants table knows each run."""
+    pattern = re.compile(dataset.name_pattern or "")
+    named, rejections = [], []
+    for found in files:
+        match = pattern.search(found.source)
+        if match is None:
+            detail = f"name_pattern '{dataset.name_pattern}' does not match; mend either"
+            rejections.append(Rejection(dataset.name, found.source, "no_name", detail))
+            continue
+        groups = {k: v for k, v in match.groupdict().items() if v is not None}
+        identity = groups.pop("id", found.array or stem(found.path))
+        entities = found.entities | {LONG_NAMES.get(k, k): v for k, v in groups.items()}
+        named.append(found._replace(entities=entities, identity=identity))
+    if not named:
         raise UserError(
-            f"data set '{dataset.name}': no *_bold.nii.gz with {_show(wanted)} in {root}/sub-*/[ses-*/]func"
-            + (f"; there are {_choices(every)}" if every else "; is root the folder that holds sub-*?")
+            f"data set '{dataset.name}': name_pattern '{dataset.name_pattern}' matches none of {len(files)} "
+            f"paths below root, e.g. {files[0].source}; mend it"
         )
-    _refuse_ambiguity(dataset, found)
-    return found
-
-
-def _same(have: str | None, want: str) -> bool:
-    """Compare entity values; 1 and 01 are the same index."""
-    if have is not None and have.isdigit() and want.isdigit():
-        return int(have) == int(want)
-    return have == want
-
-
-def _refuse_ambiguity(dataset: DatasetConfig, found: list[RunSource]) -> None:
-    """One run in several spaces or resolutions: the user must choose."""
-    renderings: dict[tuple, list[RunSource]] = {}
-    for run in found:
-        identity = tuple(sorted((k, v) for k, v in run.entities.items() if k not in RENDERING))
-        renderings.setdefault((*identity, run.path.parent), []).append(run)
-    for same_run in renderings.values():
-        options = {tuple((k, r.entities[k]) for k in RENDERING if k in r.entities) for r in same_run}
-        if len(options) > 1:
-            choices = " or ".join(_show(dict(o)) for o in sorted(options))
-            raise UserError(
-                f"data set '{dataset.name}': {same_run[0].source} and {len(same_run) - 1} more are one run; "
-                f"choose with entities: {choices}"
-            )
-
-
-def _show(entities: dict[str, str]) -> str:
-    """Write entities as they stand in a recipe."""
-    return "{" + ", ".join(f"{k}: {v}" for k, v in entities.items()) + "}"
-
-
-def _choices(every: list[dict[str, str]]) -> str:
-    """Write the values that occur, for entities a filter may name."""
-    keys = [k for k in ("task", "acq", *RENDERING) if any(k in e for e in every)]
-    shown = [f"{k}: {', '.join(sorted({e[k] for e in every if k in e})[:8])}" for k in keys]
-    return "; ".join(shown) or f"{len(every)} images without task or space"
-
-
-def _by_glob(dataset: DatasetConfig, root: Path) -> list[RunSource]:
-    """Find files by the recipe's glob; an .npz archive holds one run an array."""
-    if dataset.files is None:
-        raise UserError(f"data set '{dataset.name}': kind arrays needs files, a glob below {root}")
-    extensions = EXTENSIONS if dataset.kind == "arrays" else IMAGES
-    paths = sorted(p for p in root.glob(dataset.files) if p.name.endswith(extensions))
-    if not paths:
-        raise UserError(
-            f"data set '{dataset.name}': no {'/'.join(extensions)} matches {root}/{dataset.files}"
-        )
-    return [run for path in paths for run in _runs_of_file(dataset.name, path, root)]
-
-
-def _runs_of_file(dataset: str, path: Path, root: Path) -> Iterator[RunSource]:
-    source = path.relative_to(root).as_posix()
-    parsed = parse_name(path.name)
-    entities = parsed.entities if parsed else {}
-    if path.suffix != ".npz":
-        yield RunSource(dataset, path, source, entities)
-        return
-    try:
-        with zipfile.ZipFile(path) as archive:
-            arrays = sorted(n.removesuffix(".npy") for n in archive.namelist())
-    except (OSError, zipfile.BadZipFile):
-        yield RunSource(dataset, path, source, entities, array="")  # rejected when it is read
-        return
-    for array in arrays:
-        inner = parse_name(f"{array}.npy")
-        both = {**entities, **(inner.entities if inner else {})}
-        yield RunSource(dataset, path, f"{source}:{array}", both, array=array)
+    return named, rejections
 
 
 # ---------------------------------------------------------------- naming and companions
 
 
-def _complete(run: RunSource, dataset: DatasetConfig, root: Path, table: "_Participants | None") -> RunSource:
-    """Fill in entities, key, t_r and companions of a run."""
-    entities, identity = dict(run.entities), run.array or _stem(run.path)
-    if run.array == "":
+def _complete(
+    found: Found, dataset: DatasetConfig, root: Path, form: str, table: Participants | None, tree: Tree
+) -> RunSource:
+    """Give a file its key and its companions."""
+    if found.array == "":
         raise Rejected("unreadable", "not a readable .npz archive; copy it again")
-    if dataset.name_pattern is not None:
-        match = re.search(dataset.name_pattern, run.source)
-        if match is None:
-            raise Rejected("no_name", f"name_pattern '{dataset.name_pattern}' does not match; mend either")
-        groups = {k: v for k, v in match.groupdict().items() if v is not None}
-        identity = groups.pop("id", identity)
-        short = {"subject": "sub", "session": "ses"}
-        entities |= {short.get(k, k): v for k, v in groups.items()}
-    t_r = None
+    if form == "gifti" and found.right is None:
+        raise Rejected("no_hemisphere", "its name says neither hemi-L nor hemi-R; rename it")
+    entities, t_r = dict(found.entities), None
     if table is not None:
-        subject, t_r = table.look_up(identity, entities.get("sub"))
-        entities["sub"] = subject
+        entities["sub"], t_r = table.look_up(found.identity, entities.get("sub"))
     if not entities.get("sub"):
         raise Rejected("no_name", "no subject in its name; give name_pattern with a group (?P<subject>...)")
-    key = make_key(dataset.name, entities)
-    if dataset.kind == "arrays":
-        return dataclasses.replace(
-            run,
-            entities=entities,
-            key=key,
-            t_r=t_r,
-            form="array",
-            events=_events(run, dataset, root, entities),
-        )
-    return dataclasses.replace(
-        run,
+    run = RunSource(
+        dataset=dataset.name,
+        path=found.path,
+        source=found.source,
         entities=entities,
-        key=key,
-        form=form_of(dataset),
-        sidecars=tuple(inherited(run.path, root, entities, "bold", ".json")),
-        brain_mask=brain_mask_file(run.path, entities),
-        confounds=confounds_file(run.path, entities) if dataset.kind == "fmriprep" else None,
-        events=_events(run, dataset, root, entities),
+        array=found.array,
+        t_r=t_r,
+        form=form,
+        right=found.right,
+        events=_events(found, dataset, root, entities, tree),
+        key=make_key(dataset.name, entities),
     )
+    run = dataclasses.replace(run, **_companions(run, dataset, root, tree))
+    if gone := [f for f in run.inputs() if tree.is_dangling(f)]:
+        raise Rejected("not_fetched", f"{gone[0].name} is a link to nothing; fetch it (datalad get)")
+    return run
+
+
+def _companions(run: RunSource, dataset: DatasetConfig, root: Path, tree: Tree) -> dict[str, Any]:
+    """Return the fields of a run that name files beside its image."""
+    if run.form == "array":
+        return {}
+    path, entities = run.path, run.entities
+    if dataset.kind == "hcp":
+        mask = hcp.brain_mask(tree, path) if run.form == "nifti" else None
+        return {"brain_mask": mask, "motion": hcp.motion_table(tree, path)}
+    own = f".{path.name.split('.')[1]}.json"  # fMRIPrep writes .dtseries.json beside .json
+    extensions = (".json",) if run.form == "nifti" else (own, ".json")
+    hemisphere = {"hemi": "L"} if run.form == "gifti" else {}
+    sidecars = [inherited(tree, path, root, entities | hemisphere, "bold", e) for e in extensions]
+    return {
+        "sidecars": tuple(s for found in sidecars for s in found),
+        "brain_mask": brain_mask_file(tree, path, entities) if run.form == "nifti" else None,
+        "confounds": confounds_file(tree, path, entities) if dataset.kind == "fmriprep" else None,
+    }
 
 
 def make_key(dataset: str, entities: dict[str, str]) -> str:
@@ -284,66 +228,29 @@ def make_key(dataset: str, entities: dict[str, str]) -> str:
     return key
 
 
-def _stem(path: Path) -> str:
-    """Return a file's name without its known extension."""
-    for extension in sorted((*EXTENSIONS, *IMAGES), key=len, reverse=True):
-        if path.name.endswith(extension):
-            return path.name.removesuffix(extension)
-    return path.stem
-
-
-def _events(run: RunSource, dataset: DatasetConfig, root: Path, entities: dict[str, str]) -> Path | None:
+def _events(
+    found: Found, dataset: DatasetConfig, root: Path, entities: dict[str, str], tree: Tree
+) -> Path | None:
     """Return the events file: by the recipe's template, else by BIDS inheritance."""
     if dataset.events is None:
-        found = inherited(run.path, root, entities, "events", ".tsv")
-        return found[-1] if found else None
-    long = {"sub": "subject", "ses": "session"}
+        files = inherited(tree, found.path, root, entities, "events", ".tsv")
+        return files[-1] if files else None
+    long = {short: name for name, short in LONG_NAMES.items()}
     fields = {long.get(k, k): v for k, v in entities.items()}
     fields |= {
         "root": str(root),
-        "dir": str(run.path.parent),
-        "stem": _stem(run.path),
-        "array": run.array or "",
+        "dir": str(found.path.parent),
+        "stem": stem(found.path),
+        "array": found.array or "",
     }
     try:
-        path = expand(dataset.events.format(**fields), relative_to=root)
+        path = expand(str(expand(dataset.events)).format(**fields), relative_to=root)
     except (KeyError, IndexError, ValueError) as error:
         raise Rejected("no_events", f"the template events: {dataset.events} needs {error}") from error
+    if path.is_dir():
+        folders = [f"{k}-{entities[k]}" for k in ("sub", "ses") if k in entities]
+        files = inherited(tree, path.joinpath(*folders, "func", "_"), path, entities, "events", ".tsv")
+        return files[-1] if files else None
     if not path.is_file():
         raise Rejected("no_events", f"{path.name} is not where events: {dataset.events} says; add it")
     return path
-
-
-class _Participants:
-    """The participants table of a data set, looked up by a run's identity or subject."""
-
-    def __init__(self, dataset: DatasetConfig, root: Path) -> None:
-        self.dataset, path = dataset, expand(dataset.participants or "", relative_to=root)
-        try:
-            separator = "," if path.suffix == ".csv" else "\t"
-            table = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False)
-        except (OSError, ValueError) as error:
-            raise UserError(f"data set '{dataset.name}': participants table {path}: {error}") from error
-        self.subject = dataset.participants_subject or dataset.participants_key
-        for column in filter(None, (dataset.participants_key, self.subject, dataset.participants_t_r)):
-            if column not in table:
-                raise UserError(f"{path}: no column '{column}'; it has {', '.join(table.columns)}")
-        self.rows = {row[dataset.participants_key]: row for row in table.to_dict("records")}
-
-    def look_up(self, identity: str, subject: str | None) -> tuple[str, float | None]:
-        """Return subject and t_r (s) of a run."""
-        candidates = [identity, subject, f"sub-{subject}"]
-        row = next((self.rows[c] for c in candidates if c in self.rows), None)
-        if row is None:
-            raise Rejected(
-                "no_participant",
-                f"no row '{identity}' in column {self.dataset.participants_key} of "
-                f"{self.dataset.participants}; add it or set participants_key",
-            )
-        t_r = None
-        if self.dataset.participants_t_r is not None:
-            try:
-                t_r = float(row[self.dataset.participants_t_r])
-            except ValueError:
-                t_r = None
-        return row[self.subject].removeprefix("sub-"), t_r

@@ -43,7 +43,7 @@ def test_a_run_in_several_spaces_asks_for_a_choice(tmp_path, atlas):
     runs, _ = discover(dataset(tmp_path, atlas, entities={"space": "T1w"}))
     assert len(runs) == 1
     assert runs[0].brain_mask is not None and "space-T1w" in runs[0].brain_mask.name
-    with pytest.raises(UserError, match=r"there are task: rest; space: MNI152NLin2009cAsym, T1w"):
+    with pytest.raises(UserError, match=r"there are task: rest; run: 01; space: MNI152NLin2009cAsym, T1w"):
         discover(dataset(tmp_path, atlas, entities={"space": "MNI305"}))
 
 

@@ -1,0 +1,91 @@
+"""The folders of the Human Connectome Project's pipelines.
+
+    <subject>/MNINonLinear/Results/<run>/<run>[_hp2000_clean].nii.gz
+                                         <run>_Atlas[_MSMAll][_hp2000_clean].dtseries.nii
+                                         brainmask_fs.2.nii.gz, Movement_RelativeRMS.txt
+
+Which of the files of a run is taken, `entities: {desc: ...}` says: `desc` is what stands between the
+run's name and the extension without `_Atlas`, such as `hp2000_clean` or `MSMAll_hp2000_clean`, and '' where
+nothing does. A folder is a run if its name says the direction of phase encoding (`rfMRI_REST1_LR`,
+`tfMRI_MOVIE1_7T_AP`) or has BIDS entities (`task-rest_run-01_bold`); others hold several runs joined
+(`rfMRI_REST`) and are passed over.
+"""
+
+import re
+from pathlib import Path
+
+from fmriscale.config import DatasetConfig
+from fmriscale.errors import UserError
+from fmriscale.ingest.choice import Found
+from fmriscale.ingest.layouts import file_ends
+from fmriscale.ingest.names import Tree, parse_name
+
+RESULTS = Path("MNINonLinear/Results")
+
+_RUN = re.compile(r"[rt]?fMRI_(?P<task>[A-Za-z]+\w*?)(?P<run>\d+)?(_(?P<acq>\d+T))?_(?P<dir>AP|PA|LR|RL)")
+_VISIT = re.compile(r"(?P<sub>.+)_(?P<ses>V\d+\w*)_MR")
+_CLEANING = r"((?:_(?:hp[0-9a-z]+|clean|rclean|tclean))*)"
+
+
+def find_hcp(dataset: DatasetConfig, root: Path, tree: Tree, form: str) -> list[Found]:
+    """List the time series of every run of every subject below root."""
+    ends = file_ends(dataset, form)
+    found, seen = [], set()
+    for subject in tree.folder(root).folders:
+        results = root / subject / RESULTS
+        for run in tree.folder(results).folders:
+            seen.add(run)
+            entities = run_entities(run)
+            if entities is None:
+                continue
+            for file in tree.folder(results / run).files:
+                desc = _processing(file, run, ends)
+                if desc is not None:
+                    own = subject_entities(subject) | entities | ({"desc": desc} if desc else {})
+                    source = (Path(subject) / RESULTS / run / file).as_posix()
+                    found.append(Found(results / run / file, source, own))
+    if not found:
+        where = f"data set '{dataset.name}': no run with *{ends[0]} in {root}/*/{RESULTS.as_posix()}"
+        if seen:
+            raise UserError(f"{where}; its folders are {', '.join(sorted(seen)[:8])}: choose features to fit")
+        raise UserError(f"{where}; root must be the folder that holds the subjects")
+    return found
+
+
+def subject_entities(folder: str) -> dict[str, str]:
+    """Return subject and visit: HCA6002236_V1_MR is the same person as HCA6002236_V2_MR."""
+    visit = _VISIT.fullmatch(folder)
+    return visit.groupdict() if visit else {"sub": folder.removeprefix("sub-")}
+
+
+def run_entities(folder: str) -> dict[str, str] | None:
+    """Return task, run, field strength and direction of a run's folder; None for several runs joined."""
+    if match := _RUN.fullmatch(folder):
+        return {k: v.lower() if k == "task" else v for k, v in match.groupdict().items() if v is not None}
+    parsed = parse_name(f"{folder}.nii.gz")
+    return parsed.entities if parsed and "task" in parsed.entities else None
+
+
+def _processing(file: str, run: str, ends: tuple[str, ...]) -> str | None:
+    """Return the processing that the name of a run's time series states; None for other files."""
+    for end in ends:
+        if file.startswith(run) and file.endswith(end):
+            rest = file[len(run) : -len(end)]
+            match = re.fullmatch(_CLEANING if end in (".nii.gz", ".nii") else r"_Atlas(\w*)", rest)
+            return match[1].strip("_") if match else None
+    return None
+
+
+def brain_mask(tree: Tree, path: Path) -> Path | None:
+    """Return the brain mask beside a volume."""
+    names = [n for n in tree.folder(path.parent).files if re.fullmatch(r"brainmask_fs\..*nii\.gz", n)]
+    return path.parent / names[0] if names else None
+
+
+def motion_table(tree: Tree, path: Path) -> Path | None:
+    """Return the table of head motion: relative displacement in mm, else the twelve regressors."""
+    files = tree.folder(path.parent).files
+    for name in ("Movement_RelativeRMS.txt", "Movement_Regressors.txt"):
+        if name in files:
+            return path.parent / name
+    return None

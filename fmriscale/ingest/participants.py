@@ -1,0 +1,64 @@
+"""The participants table of a data set: who a run is of, and its repetition time."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from fmriscale.config import DatasetConfig
+from fmriscale.errors import UserError
+from fmriscale.files import expand
+from fmriscale.ingest.quality import Rejected
+
+
+class Participants:
+    """The table, looked up by a run's identity or subject.
+
+    Raises
+    ------
+    UserError
+        The table is missing, lacks a column, or says different things of one run.
+    """
+
+    def __init__(self, dataset: DatasetConfig, root: Path) -> None:
+        self.dataset, path = dataset, expand(dataset.participants or "", relative_to=root)
+        try:
+            separator = "," if path.suffix == ".csv" else "\t"
+            table = pd.read_csv(
+                path, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig", index_col=False
+            )
+        except FileNotFoundError as error:
+            raise UserError(
+                f"data set '{dataset.name}': there is no {path}; set participants, a path below root"
+            ) from error
+        except (OSError, ValueError) as error:
+            raise UserError(f"data set '{dataset.name}': participants {path} is no table: {error}") from error
+        self.key, self.t_r = dataset.participants_key, dataset.participants_t_r
+        self.subject = dataset.participants_subject or self.key
+        for field, column in (("key", self.key), ("subject", self.subject), ("t_r", self.t_r)):
+            if column is not None and column not in table:
+                has = ", ".join(table.columns)
+                raise UserError(f"{path}: no column '{column}'; set participants_{field}, it has {has}")
+        self.rows: dict[str, tuple[str, str]] = {}
+        for row in table.to_dict("records"):
+            told = row[self.subject], row.get(self.t_r, "")
+            if self.rows.setdefault(row[self.key], told) != told:
+                raise UserError(
+                    f"{path}: rows '{row[self.key]}' in column {self.key} contradict each other; "
+                    "correct them or set participants_key"
+                )
+
+    def look_up(self, identity: str, subject: str | None) -> tuple[str, float | None]:
+        """Return subject and t_r, s, of a run; t_r is None where the cell is no number."""
+        candidates = [identity, subject, f"sub-{subject}"]
+        row = next((self.rows[c] for c in candidates if c in self.rows), None)
+        if row is None:
+            raise Rejected(
+                "no_participant",
+                f"no row '{identity}' in column {self.key} of {self.dataset.participants}; "
+                "add it or set participants_key",
+            )
+        label, t_r = row
+        try:
+            return label.removeprefix("sub-"), float(t_r)
+        except ValueError:
+            return label.removeprefix("sub-"), None

@@ -96,13 +96,15 @@ class DatasetConfig:
     features: FeatureConfig
     """Feature space of the data set."""
     files: str | None = None
-    """Glob below root for 'arrays' (npz, npy, tsv, csv, 1D, mat, h5) or for images without BIDS names."""
+    """Glob below root for 'arrays' (npz, npy, tsv, csv, 1D, mat, h5) or for images without BIDS names.
+    Every array of an .npz archive is a run; any other file is one run."""
     orientation: Literal["TV", "VT"] = "TV"
     """Axes of 'arrays': TV = [volumes, features], VT = [features, volumes]."""
     variable: str | None = None
-    """Name of the array in .mat and .h5 files; may be left out where a file holds only one."""
-    entities: dict[str, str] = field(default_factory=dict)
-    """BIDS entities a file must have, e.g. {task: rest, space: MNI152NLin2009cAsym, res: '2'}."""
+    """Name of the array in .mat, .h5 and .npz files; may be left out where a .mat or .h5 holds only one."""
+    entities: dict[str, str | int] = field(default_factory=dict)
+    """BIDS entities a file must have, e.g. {task: rest, space: MNI152NLin2009cAsym, res: 2}; '' = must not
+    have. HCP: {desc: MSMAll_hp2000_clean} is what stands between the run's name and the extension."""
     participants: str | None = None
     """Table (TSV/CSV) below root with one row a run or subject; gives t_r and subject to 'arrays'."""
     participants_key: str = "participant_id"
@@ -114,9 +116,10 @@ class DatasetConfig:
     t_r: float | None = None
     """Repetition time, s, for every run of the data set; None = from sidecar, header or table."""
     name_pattern: str | None = None
-    """Regular expression with named groups (subject, session, task, run) read from the path below root."""
+    """Regular expression with named groups (subject, session, task, run, ...) for the path below root."""
     events: str | None = None
-    """Path of a run's events file with {root}, {dir}, {stem}, {array}; None = the BIDS name beside it."""
+    """Path of a run's events file with {root}, {dir}, {stem}, {array}, {subject}, {task}, ...; or the folder
+    of the raw BIDS data set, where they are looked up; None = beside the run, by BIDS inheritance."""
     denoise: DenoiseConfig = field(default_factory=DenoiseConfig)
     """Cleaning of every run."""
     quality: QualityConfig = field(default_factory=QualityConfig)

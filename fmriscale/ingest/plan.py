@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from fmriscale.config import CorpusConfig, DatasetConfig
 from fmriscale.errors import UserError
 from fmriscale.ingest.arrays import read_array
+from fmriscale.ingest.checks import check_dataset
 from fmriscale.ingest.denoise import check_denoise
 from fmriscale.ingest.features import Features, load_features
+from fmriscale.ingest.names import Tree
 from fmriscale.ingest.quality import Rejected, Rejection
 from fmriscale.ingest.sources import RunSource, discover
 from fmriscale.ingest.volumes import open_image
@@ -42,9 +44,9 @@ def make_plan(config: CorpusConfig) -> tuple[list[Shard], list[Rejection]]:
         Anything in the recipe that is wrong for every run.
     """
     _check_recipe(config)
-    plan, rejections = [], []
+    plan, rejections, tree = [], [], Tree()
     for dataset in sorted(config.datasets, key=lambda d: d.name):
-        runs, rejected = discover(dataset)
+        runs, rejected = discover(dataset, tree)
         rejections += rejected
         per_shard = _runs_per_shard(runs, dataset, config.shard_mb * 2**20)
         for number, first in enumerate(range(0, len(runs), per_shard)):
@@ -67,14 +69,7 @@ def _check_recipe(config: CorpusConfig) -> None:
         if dataset.name in names:
             raise UserError(f"{where} is listed twice; names must differ")
         names.add(dataset.name)
-        if dataset.kind != "arrays" and dataset.features.columns is not None:
-            raise UserError(f"{where}: images need features with labels_img or mask_img, not columns")
-        if dataset.kind == "arrays" and dataset.features.columns is None:
-            raise UserError(f"{where}: kind arrays needs features with columns, the number of them")
-        try:
-            re.compile(dataset.name_pattern or "")
-        except re.error as error:
-            raise UserError(f"{where}: name_pattern is no regular expression: {error}") from error
+        check_dataset(dataset)
         check_denoise(dataset)
         features = load_features(dataset.features)
         other, known = spaces.setdefault(features.space.name, (dataset, features))

@@ -67,6 +67,20 @@ class DenoiseConfig:
     dummy_volumes: int | Literal["auto"] = 0
     """Volumes dropped at the start of every run (event onsets are shifted); auto = as many as the
     confounds flag as not yet in a steady state."""
+    resample_t_r: float | None = None
+    """Repetition time that every run is brought to after cleaning, anti-aliased, s; None = its own."""
+
+    def __post_init__(self) -> None:
+        if self.high_pass is not None and self.low_pass is not None and self.high_pass >= self.low_pass:
+            raise ValueError(
+                f"denoise: high_pass {self.high_pass:g} Hz must lie below low_pass {self.low_pass:g} Hz"
+            )
+        if self.dummy_volumes != "auto" and self.dummy_volumes < 0:
+            raise ValueError(f"denoise.dummy_volumes must be 0 or more, or auto, not {self.dummy_volumes}")
+        for name in ("high_pass", "low_pass", "resample_t_r"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"denoise.{name} must be above 0, not {value}; leave it out for none")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +95,14 @@ class QualityConfig:
     """A feature covered by less than this share of its voxels is missing (set to 0)."""
     max_missing: float = 0.2
     """Largest share of missing or constant features of a run."""
+    max_censored: float = 0.5
+    """Largest share of censored volumes of a run."""
+    min_tsnr: float | None = None
+    """Smallest temporal signal-to-noise ratio of an image (median over features); None = no limit."""
+    max_spike: float | None = 100.0
+    """Largest deviation of the global signal from its median, robust standard deviations; None = no limit."""
+    max_repeated: float = 0.05
+    """Largest share of volumes that repeat the one before, as scanners and padding leave them."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,8 @@ import hashlib
 import json
 import re
 import sys
+import typing
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -53,15 +55,43 @@ def parse(cls: type[Config], args: list[str] | None = None, prog: str = "fmrisca
     parser.add_argument("--config", action="config", help="YAML recipe; later options override it.")
     parser.add_class_arguments(cls, as_group=False)
     try:
-        values = vars(parser.instantiate(parser.parse_args(args)))
+        parsed = parser.parse_args(args)
+        for file in parsed.config or ():
+            _refuse_empty_unknown(cls, Path(file))
+        values = vars(parser.instantiate(parsed))
     except (jsonargparse.ArgumentError, ValueError, TypeError, OSError) as error:
         raise UserError(_explain(str(error), parser)) from error
     return cls(**{k: v for k, v in values.items() if k != "config"})
 
 
+def _refuse_empty_unknown(cls: type, file: Path) -> None:
+    """Refuse an unknown key that holds an empty mapping: the parser drops it without a word."""
+    import yaml
+
+    for key, known in _empty_unknown(cls, yaml.safe_load(file.read_text())):
+        near = difflib.get_close_matches(key.rpartition(".")[2], known, n=1)
+        meant = f". Did you mean '{near[0]}'?" if near else ""
+        raise UserError(f"{file}: Option '{key}' is not accepted{meant} (--help lists every key)")
+
+
+def _empty_unknown(cls: type, given: Any, prefix: str = "") -> Iterator[tuple[str, list[str]]]:
+    """Yield unknown keys of a recipe class that hold an empty mapping, with the keys it knows."""
+    hints = typing.get_type_hints(cls)
+    for key, value in given.items() if isinstance(given, dict) else ():
+        if key not in hints and value == {}:
+            yield f"{prefix}{key}", list(hints)
+        inner = [c for c in (hints.get(key), *typing.get_args(hints.get(key))) if dataclasses.is_dataclass(c)]
+        entries = value if isinstance(value, list) else [value]
+        for recipe in inner:
+            for number, entry in enumerate(entries):
+                place = f"{prefix}{key}[{number}]." if isinstance(value, list) else f"{prefix}{key}."
+                yield from _empty_unknown(typing.cast(type, recipe), entry, place)
+
+
 def _explain(message: str, parser: Any) -> str:
     """Put a parser's message on one line, in plain words, with the nearest known key for an unknown one."""
     line = " ".join(message.split())
+    line = re.sub(r"Parser key \"([\w.]+)\": Problem with given class_path '[\w.]+': ", r"\1: ", line)
     line = re.sub(r"<class '(\w+)'>|typing\.", lambda found: found[1] or "", line)
     must = r"\1 is '\3'; it must be \2"
     line = re.sub(r'Parser key "(.+?)": Expected an? (.+)\. Got value: (.*)', must, line)

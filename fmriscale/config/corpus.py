@@ -16,16 +16,18 @@ class FeatureConfig:
     """Atlas, NIfTI or .dlabel.nii; every integer label above 0 is one feature (the mean of its voxels)."""
     labels_gii: list[str] | None = None
     """Surface atlas: the .label.gii of the left and of the right hemisphere."""
-    labels: str | None = None
-    """Text file naming the atlas labels, one 'index name' a line; optional."""
+    labels: str | list[str] | None = None
+    """Names of the features: a text file with one 'index name' a line, or the names in order; optional."""
     mask_img: str | None = None
-    """ROI NIfTI; every voxel above mask_threshold is one feature."""
-    mask_threshold: float = 0.0
-    """Voxels of mask_img strictly above this value are taken (unit of the mask: 0/1, percent, ...)."""
+    """ROI NIfTI, 0/1 or a probability map; every voxel taken is one feature."""
+    mask_threshold: float | None = None
+    """Least value of a voxel of mask_img that is taken: 23 takes 23 % and more; None = all above 0."""
     structures: list[str] | None = None
     """CIFTI brain structures, e.g. [CORTEX_LEFT, CORTEX_RIGHT], or [all]: every grayordinate is a feature."""
+    template: str | None = None
+    """CIFTI file with the grayordinates that `structures` means, in its order; None = fsLR 91k."""
     parcels: str | None = None
-    """A .ptseries.nii whose parcels are the features; every run must have the same ones."""
+    """A .ptseries.nii whose parcels are the features; runs are matched by parcel name."""
     columns: int | None = None
     """Number of columns of given arrays [T, V]; checked against every run."""
 
@@ -178,5 +180,7 @@ class CorpusConfig:
     """Subject-level splits."""
     shard_mb: int = 256
     """Target size of a shard, MiB."""
+    shard_runs: int = 64
+    """Most runs of a shard: the piece of work that a job array deals out and a killed task loses."""
     jobs: int = 0
-    """Worker processes; 0 = one per available core."""
+    """Worker processes; 0 = one per available core, 1 = this process does the work itself."""

@@ -1,4 +1,4 @@
-"""Reduce an image to V features, by affine: atlas parcels are averaged, ROI voxels are taken.
+"""Feature spaces, and NIfTI images reduced to them by affine: parcels are averaged, ROI voxels are taken.
 
 Positions in mm decide, never flat indices, so images stored left-to-right and right-to-left agree.
 An atlas is brought to the run's grid (each run voxel takes the label it lies in, as nilearn's
@@ -7,23 +7,49 @@ in), so that its V is the same for runs of any grid.
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+from cachetools import LRUCache, cached
 
 from fmriscale.config import FeatureConfig
 from fmriscale.corpus.manifest import FeatureSpace
 from fmriscale.errors import UserError
 from fmriscale.files import expand, sha256_file
+from fmriscale.ingest import gifti, grayordinates
+from fmriscale.ingest.averaging import share
+from fmriscale.ingest.geometry import flat, millimetres, nearest, world
+from fmriscale.ingest.labels import feature_labels
 from fmriscale.ingest.quality import Rejected
 from fmriscale.ingest.volumes import Image, stream
+
+PLACEMENT_BYTES = 256 * 2**20
+"""Memory for feature spaces laid over the grids of runs; the least recently used go first."""
+
+
+@dataclass(frozen=True, eq=False)
+class VolumeAtlas:
+    """Where the features lie in a volume.
+
+    Attributes
+    ----------
+    affine : ndarray [4, 4]
+        Of the atlas or mask.
+    index : ndarray [X, Y, Z] of int32
+        Feature of every voxel of the atlas or mask, -1 outside.
+    is_mask : bool
+        Every voxel is a feature of its own.
+    """
+
+    affine: np.ndarray
+    index: np.ndarray
+    is_mask: bool
 
 
 @dataclass(frozen=True, eq=False)
 class Features:
-    """A feature space and, for images, where its voxels lie.
+    """A feature space and where its features lie.
 
     Attributes
     ----------
@@ -31,19 +57,13 @@ class Features:
         Name, V, labels, centroids.
     definition : tuple
         What makes it: two spaces of one name must agree in it.
-    affine : ndarray [4, 4] or None
-        Of the atlas or mask; None for given columns.
-    index : ndarray [X, Y, Z] of int32 or None
-        Feature of every voxel of the atlas or mask, -1 outside.
-    is_mask : bool
-        Every voxel is a feature of its own.
+    layout : VolumeAtlas, grayordinates.Layout, gifti.Surfaces or None
+        Where they lie in a file of their form; None for given columns.
     """
 
     space: FeatureSpace
     definition: tuple
-    affine: np.ndarray | None = None
-    index: np.ndarray | None = None
-    is_mask: bool = False
+    layout: VolumeAtlas | grayordinates.Layout | gifti.Surfaces | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,11 +72,11 @@ class Placement:
 
     Attributes
     ----------
-    voxels : ndarray of int64
+    voxels : ndarray of int
         Voxels of the run (flat, first axis fastest) that belong to features, sorted by feature.
     feature : ndarray of int32
         Their features.
-    atlas_voxels : ndarray of int64
+    atlas_voxels : ndarray of int
         For every voxel of the atlas, the run voxel it lies in; -1 outside the field of view.
     atlas_feature : ndarray of int32
         Its feature.
@@ -68,7 +88,14 @@ class Placement:
     atlas_feature: np.ndarray
 
 
-@lru_cache(maxsize=64)
+def feature_files(config: FeatureConfig) -> list[Path]:
+    """Return the files that a feature space is made from."""
+    given = [config.labels_img, config.mask_img, config.template, config.parcels, *(config.labels_gii or [])]
+    given += [config.labels] if isinstance(config.labels, str) else []
+    return [expand(path) for path in given if path]
+
+
+@cached(LRUCache(maxsize=64), key=repr, info=True)
 def load_features(config: FeatureConfig) -> Features:
     """Read a feature space from its recipe.
 
@@ -77,19 +104,35 @@ def load_features(config: FeatureConfig) -> Features:
     UserError
         A file is missing or is not what it should be.
     """
+    for path in feature_files(config):
+        if not path.is_file():
+            raise UserError(f"{path}: no such file; features '{config.name}' need it")
     if config.columns is not None:
-        space = FeatureSpace(config.name, config.columns, _labels(config, range(1, config.columns + 1)))
-        return Features(space, ("columns", config.columns, space.labels))
+        labels = feature_labels(config, range(1, config.columns + 1))
+        space = FeatureSpace(config.name, config.columns, labels)
+        return Features(space, ("columns", config.columns, labels))
+    if config.labels_gii is not None:
+        return Features(*gifti.load_surfaces(config, config.labels_gii))
+    if config.structures is not None:
+        return Features(*grayordinates.load_structures(config, config.structures))
+    if config.parcels is not None:
+        return Features(*grayordinates.load_parcels(config, expand(config.parcels)))
     path = expand(config.labels_img or config.mask_img or "")
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; features '{config.name}' need it")
+    if path.name.endswith((".dlabel.nii", ".dlabel.nii.gz")):
+        return Features(*grayordinates.load_dlabel(config, path))
+    return _from_volume(config, path)
+
+
+def _from_volume(config: FeatureConfig, path: Path) -> Features:
+    """Read a NIfTI atlas or mask."""
     try:
         image = nib.Nifti1Image.from_filename(path)
-        values = np.squeeze(np.asarray(image.dataobj))
+        values = np.asarray(image.dataobj)
     except Exception as error:
         raise UserError(f"{path}: not a readable NIfTI image ({error})") from error
-    if values.ndim != 3 and len(image.shape) == 3:
-        values = np.asarray(image.dataobj)
+    if values.ndim > 3:
+        values = values.reshape(*values.shape[:3], -1)
+        values = values[..., 0] if values.shape[3] == 1 else values
     if values.ndim != 3:
         raise UserError(f"{path}: shape {image.shape} is not 3D; features '{config.name}' need one volume")
     if config.labels_img is not None:
@@ -107,114 +150,75 @@ def _from_labels(config: FeatureConfig, path: Path, values: np.ndarray, affine: 
     index = np.full(values.shape, -1, np.int32)
     inside = values > 0
     index[inside] = np.searchsorted(present, values[inside]).astype(np.int32)
-    positions = _world(np.argwhere(inside), affine)
+    positions = world(np.argwhere(inside), affine)
     counts = np.bincount(index[inside], minlength=present.size)
     sums = [np.bincount(index[inside], positions[:, axis], present.size) for axis in range(3)]
-    labels = _labels(config, present.tolist())
-    space = FeatureSpace(config.name, present.size, labels, _millimetres(np.stack(sums, 1) / counts[:, None]))
-    return Features(space, ("labels_img", sha256_file(path), labels), affine, index)
+    labels = feature_labels(config, present.tolist())
+    space = FeatureSpace(config.name, present.size, labels, millimetres(np.stack(sums, 1) / counts[:, None]))
+    return Features(space, ("labels_img", sha256_file(path), labels), VolumeAtlas(affine, index, False))
 
 
 def _from_mask(config: FeatureConfig, path: Path, values: np.ndarray, affine: np.ndarray) -> Features:
-    """Every voxel above the threshold is one feature, last axis fastest as in nilearn's maskers."""
-    inside = values > config.mask_threshold
+    """Every voxel that reaches the threshold is one feature, last axis fastest as in nilearn's maskers."""
+    threshold = config.mask_threshold
+    if threshold is not None and threshold <= 0:
+        raise UserError(
+            f"features '{config.name}': mask_threshold {threshold:g} would take the whole image; "
+            "give a value above 0, or none to take every voxel above 0"
+        )
+    inside = values > 0 if threshold is None else values >= threshold
     count = int(inside.sum())
     if count == 0:
-        raise UserError(f"{path}: no voxel of mask_img is above mask_threshold {config.mask_threshold:g}")
+        wanted = "is above 0" if threshold is None else f"reaches mask_threshold {threshold:g}"
+        raise UserError(f"{path}: no voxel of mask_img {wanted}; its largest value is {np.nanmax(values):g}")
     index = np.full(values.shape, -1, np.int32)
     index[inside] = np.arange(count, dtype=np.int32)
-    positions = _millimetres(_world(np.argwhere(inside), affine))
-    space = FeatureSpace(config.name, count, None, positions)
-    definition = ("mask_img", sha256_file(path), config.mask_threshold)
-    return Features(space, definition, affine, index, is_mask=True)
+    positions = millimetres(world(np.argwhere(inside), affine))
+    labels = feature_labels(config, range(1, count + 1))
+    space = FeatureSpace(config.name, count, labels, positions)
+    definition = ("mask_img", sha256_file(path), threshold, labels)
+    return Features(space, definition, VolumeAtlas(affine, index, True))
 
 
-def _labels(config: FeatureConfig, numbers: list[int] | range) -> tuple[str, ...] | None:
-    """Read label names: 'index name ...' a line by index, or one name a line in order."""
-    if config.labels is None:
-        return None
-    path = expand(config.labels)
-    try:
-        lines = [line.split() for line in path.read_text().splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: {error}; features.labels of '{config.name}'") from error
-    if all(len(words) > 1 and words[0].isdigit() for words in lines):
-        by_index = {int(words[0]): words[1] for words in lines}
-        if missing := [n for n in numbers if n not in by_index]:
-            raise UserError(f"{path}: no name for label {missing[0]} of features '{config.name}'")
-        return tuple(by_index[n] for n in numbers)
-    if len(lines) != len(numbers):
-        raise UserError(
-            f"{path}: {len(lines)} names for the {len(numbers)} features of '{config.name}'; "
-            "give one name a line in order, or 'index name'"
-        )
-    return tuple(words[0] for words in lines)
-
-
-def place(features: Features, image: Image) -> Placement:
+def place(atlas: VolumeAtlas, image: Image) -> Placement:
     """Lay a feature space over a run's grid; kept, since most runs of a data set share one."""
-    return _place(features, image.shape, image.affine.astype(np.float64).tobytes())
+    return _place(atlas, image.shape, image.affine.astype(np.float64).tobytes())
 
 
-@lru_cache(maxsize=8)
-def _place(features: Features, shape: tuple[int, int, int], affine_bytes: bytes) -> Placement:
+def _placement_bytes(placement: Placement) -> int:
+    return sum(part.nbytes for part in vars(placement).values())
+
+
+@cached(LRUCache(maxsize=PLACEMENT_BYTES, getsizeof=_placement_bytes), info=True)
+def _place(atlas: VolumeAtlas, shape: tuple[int, int, int], affine_bytes: bytes) -> Placement:
     affine = np.frombuffer(affine_bytes).reshape(4, 4)
-    assert features.index is not None and features.affine is not None
-    atlas = np.argwhere(features.index >= 0)
-    atlas_feature = features.index[tuple(atlas.T)]
-    atlas_voxels = _flat(_nearest(_world(atlas, features.affine), affine), shape)
-    if features.is_mask:
+    voxels = np.argwhere(atlas.index >= 0)
+    atlas_feature = atlas.index[tuple(voxels.T)]
+    atlas_voxels = flat(nearest(world(voxels, atlas.affine), affine), shape)
+    if atlas.is_mask:
         inside = atlas_voxels >= 0
         voxels, feature = atlas_voxels[inside], atlas_feature[inside]
     else:
-        voxels, feature = _atlas_on_grid(features.index, features.affine, shape, affine)
+        voxels, feature = _atlas_on_grid(atlas, shape, affine)
     order = np.argsort(feature, kind="stable")
     return Placement(voxels[order], feature[order], atlas_voxels, atlas_feature)
 
 
 def _atlas_on_grid(
-    index: np.ndarray, atlas_affine: np.ndarray, shape: tuple[int, int, int], affine: np.ndarray
+    atlas: VolumeAtlas, shape: tuple[int, int, int], affine: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the run voxels that lie in a labelled atlas voxel, slice by slice to spare memory."""
     voxels, feature = [], []
+    labels = atlas.index.ravel(order="F")
     plane = np.stack(np.meshgrid(np.arange(shape[0]), np.arange(shape[1]), indexing="ij"), -1).reshape(-1, 2)
     for z in range(shape[2]):
         here = np.column_stack([plane, np.full(len(plane), z)])
-        found = _flat(_nearest(_world(here, affine), atlas_affine), index.shape)
-        label = np.where(found >= 0, index.ravel(order="F")[found], -1)
+        found = flat(nearest(world(here, affine), atlas.affine), atlas.index.shape)
+        label = np.where(found >= 0, labels[found], -1)
         hit = label >= 0
-        voxels.append(_flat(here[hit], shape))
+        voxels.append(flat(here[hit], shape))
         feature.append(label[hit])
     return np.concatenate(voxels), np.concatenate(feature)
-
-
-def _world(voxels: np.ndarray, affine: np.ndarray) -> np.ndarray:
-    """Return the positions of voxel indices [n, 3] in mm."""
-    return voxels @ affine[:3, :3].T + affine[:3, 3]
-
-
-def _nearest(positions: np.ndarray, affine: np.ndarray) -> np.ndarray:
-    """Return the voxel indices [n, 3] nearest to positions in mm.
-
-    A position half-way between two voxels goes to the one further along the WORLD axis, whichever way
-    the image is stored; rounding to 1e-4 voxels first keeps it half-way in both.
-    """
-    inverse = np.linalg.inv(affine)
-    exact = np.round(positions @ inverse[:3, :3].T + inverse[:3, 3], 4)
-    forward = nib.io_orientation(affine)[:, 1] > 0
-    return np.where(forward, np.floor(exact + 0.5), np.ceil(exact - 0.5)).astype(np.int64)
-
-
-def _flat(voxels: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Return flat indices, first axis fastest; -1 outside the grid."""
-    inside = np.all((voxels >= 0) & (voxels < np.asarray(shape)), axis=1)
-    flat = voxels[:, 0] + shape[0] * (voxels[:, 1] + shape[1] * voxels[:, 2])
-    return np.where(inside, flat, -1)
-
-
-def _millimetres(positions: np.ndarray) -> tuple[tuple[float, float, float], ...]:
-    """Round positions to micrometres, so that they read well and hash alike everywhere."""
-    return tuple((float(x), float(y), float(z)) for x, y, z in np.round(positions, 3) + 0.0)
 
 
 def reduce_image(
@@ -247,15 +251,17 @@ def reduce_image(
         The feature space lies elsewhere (`other_space`), the file is damaged (`unreadable`), or some but
         not all volumes of a voxel are NaN or infinite (`not_finite`).
     """
-    placement, n_features = place(features, image), features.space.n_features
-    in_view = _share(placement.atlas_voxels >= 0, placement.atlas_feature, n_features)
+    if not isinstance(features.layout, VolumeAtlas):
+        raise Rejected("n_features", f"features '{features.space.name}' are not for NIfTI images")
+    placement, n_features = place(features.layout, image), features.space.n_features
+    in_view = share(placement.atlas_voxels >= 0, placement.atlas_feature, n_features)
     if not (in_view >= max(min_coverage, 1e-9)).any():
         raise Rejected(
             "other_space",
             f"no feature of '{features.space.name}' lies in the run's field of view; they are in different "
             "spaces: choose the space entity of the run or another atlas",
         )
-    voxels, feature = placement.voxels, placement.feature
+    voxels, feature = placement.voxels.astype(np.intp), placement.feature
     if brain is not None:
         voxels, feature = voxels[brain[voxels]], feature[brain[voxels]]
     if voxels.size == 0:
@@ -270,7 +276,7 @@ def reduce_image(
     signals[:, counts > 0] += image.inter
     filled = np.zeros(int(np.prod(image.shape)) + 1, bool)  # the last one stands for 'outside': index -1
     filled[voxels[holds_data]] = True
-    return signals, _share(filled[placement.atlas_voxels], placement.atlas_feature, n_features)
+    return signals, share(filled[placement.atlas_voxels], placement.atlas_feature, n_features)
 
 
 def _sum_voxels(
@@ -312,12 +318,6 @@ def _raw_zero(image: Image) -> np.generic | None:
         return image.dtype.type(empty)
     limits = np.iinfo(image.dtype)
     return image.dtype.type(empty) if empty.is_integer() and limits.min <= empty <= limits.max else None
-
-
-def _share(flags: np.ndarray, feature: np.ndarray, n_features: int) -> np.ndarray:
-    """Return, per feature, the share of its atlas voxels that are flagged."""
-    total = np.bincount(feature, minlength=n_features)
-    return np.bincount(feature, flags, n_features) / np.maximum(total, 1)
 
 
 def read_brain_mask(path: Path, image: Image) -> np.ndarray:

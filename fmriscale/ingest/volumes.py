@@ -1,4 +1,4 @@
-"""Read 4D NIfTI images as a stream of time blocks, at the speed of decompression."""
+"""Read images as a stream of blocks, at the speed of decompression: 4D NIfTI in blocks of time."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from nibabel.imageglobals import LoggingOutputSuppressor
 from fmriscale.ingest.quality import Rejected
 
 BLOCK_BYTES = 8 * 2**20
-"""Size of a time block: small enough to stay in cache, so that reducing it is nearly free."""
+"""Size of a block: small enough to stay in cache, so that reducing it is nearly free."""
 
 _SECONDS = {"sec": 1.0, "msec": 1e-3, "usec": 1e-6}
 _UNREADABLE: Any = (OSError, EOFError, ValueError, isal_zlib.error)
@@ -92,24 +92,41 @@ def open_image(path: Path) -> Image:
 
 
 def stream(image: Image) -> Iterator[np.ndarray]:
-    """Yield the raw voxels in time blocks [t, X*Y*Z], first voxel axis fastest.
+    """Yield the raw voxels in time blocks [t, X*Y*Z], first voxel axis fastest; see `stream_rows`."""
+    n_voxels = int(np.prod(image.shape))
+    return stream_rows(image.path, image.offset, image.dtype, (image.n_volumes, n_voxels))
+
+
+def stream_rows(path: Path, offset: int, dtype: np.dtype, shape: tuple[int, int]) -> Iterator[np.ndarray]:
+    """Yield the raw numbers of a plain or gzipped file in blocks of rows.
 
     The buffer is reused: a block is valid until the next one is asked for.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    offset : int
+        Byte of the first number.
+    dtype : numpy.dtype
+        Of the numbers on disk.
+    shape : (int, int)
+        Rows and numbers in a row.
 
     Raises
     ------
     Rejected
         The file ends early or its compressed data are damaged.
     """
-    n_voxels = int(np.prod(image.shape))
-    per_block = max(1, BLOCK_BYTES // (n_voxels * image.dtype.itemsize))
-    buffer = np.empty((min(per_block, image.n_volumes), n_voxels), image.dtype)
-    opener = igzip.open if image.path.suffix == ".gz" else open
+    n_rows, length = shape
+    per_block = max(1, BLOCK_BYTES // max(1, length * dtype.itemsize))
+    buffer = np.empty((min(per_block, n_rows), length), dtype)
+    opener = igzip.open if path.suffix == ".gz" else open
     try:
-        with opener(image.path, "rb") as handle:
-            handle.read(image.offset)
-            for start in range(0, image.n_volumes, len(buffer)):
-                block = buffer[: image.n_volumes - start]
+        with opener(path, "rb") as handle:
+            handle.read(offset)
+            for start in range(0, n_rows, max(1, len(buffer))):
+                block = buffer[: n_rows - start]
                 _fill(handle, block)
                 # Some machines wrote big-endian files; arithmetic wants native numbers.
                 yield block if block.dtype.isnative else block.astype(block.dtype.newbyteorder("="))

@@ -23,7 +23,7 @@ def atlas(tmp_path):
 def roi(tmp_path):
     percent = np.random.default_rng(1).integers(0, 100, SHAPE).astype(np.int16)
     path = write_image(tmp_path / "roi.nii.gz", percent, t_r=None)
-    return FeatureConfig(name="roi", mask_img=str(path), mask_threshold=60)
+    return FeatureConfig(name="roi", mask_img=str(path), mask_threshold=61)
 
 
 def reduce(path, features, brain=None, min_coverage=0.5):

@@ -1,0 +1,33 @@
+"""Voxel indices and positions in mm: the one place where a half-way voxel is decided."""
+
+import nibabel as nib
+import numpy as np
+
+
+def world(voxels: np.ndarray, affine: np.ndarray) -> np.ndarray:
+    """Return the positions of voxel indices [n, 3] in mm."""
+    return voxels @ affine[:3, :3].T + affine[:3, 3]
+
+
+def nearest(positions: np.ndarray, affine: np.ndarray) -> np.ndarray:
+    """Return the voxel indices [n, 3] nearest to positions in mm.
+
+    A position half-way between two voxels goes to the one further along the WORLD axis, whichever way
+    the image is stored; rounding to 1e-4 voxels first keeps it half-way in both.
+    """
+    inverse = np.linalg.inv(affine)
+    exact = np.round(positions @ inverse[:3, :3].T + inverse[:3, 3], 4)
+    forward = nib.io_orientation(affine)[:, 1] > 0
+    return np.where(forward, np.floor(exact + 0.5), np.ceil(exact - 0.5)).astype(np.int64)
+
+
+def flat(voxels: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Return flat indices, first axis fastest, of voxel indices [n, 3]; -1 outside the grid."""
+    inside = np.all((voxels >= 0) & (voxels < np.asarray(shape)), axis=1)
+    index = voxels[:, 0] + shape[0] * (voxels[:, 1] + shape[1] * voxels[:, 2])
+    return np.where(inside, index, -1).astype(np.int32 if np.prod(shape) < 2**31 else np.int64)
+
+
+def millimetres(positions: np.ndarray) -> tuple[tuple[float, float, float], ...]:
+    """Round positions to micrometres, so that they read well and hash alike everywhere."""
+    return tuple((float(x), float(y), float(z)) for x, y, z in np.round(positions, 3) + 0.0)

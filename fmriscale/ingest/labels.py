@@ -1,0 +1,48 @@
+"""What the features of a recipe are called."""
+
+from collections.abc import Sequence
+
+from fmriscale.config import FeatureConfig
+from fmriscale.errors import UserError
+from fmriscale.files import expand
+
+
+def feature_labels(config: FeatureConfig, numbers: Sequence[int]) -> tuple[str, ...] | None:
+    """Return the names that a recipe gives: a list in order, or a text file.
+
+    Parameters
+    ----------
+    config : FeatureConfig
+        `labels` is a list of names, or a file with 'index name ...' a line or one name a line in order.
+    numbers : sequence of int
+        The label of every feature in the atlas.
+
+    Raises
+    ------
+    UserError
+        The file is missing, or names are too few or too many.
+    """
+    if config.labels is None:
+        return None
+    if isinstance(config.labels, list):
+        return _in_order(config, config.labels, len(numbers), "labels")
+    path = expand(config.labels)
+    try:
+        lines = [line.split() for line in path.read_text().splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: {error}; features.labels of '{config.name}'") from error
+    if all(len(words) > 1 and words[0].isdigit() for words in lines):
+        by_index = {int(words[0]): words[1] for words in lines}
+        if missing := [n for n in numbers if n not in by_index]:
+            raise UserError(f"{path}: no name for label {missing[0]} of features '{config.name}'")
+        return tuple(by_index[n] for n in numbers)
+    return _in_order(config, [words[0] for words in lines], len(numbers), str(path))
+
+
+def _in_order(config: FeatureConfig, names: list[str], n_features: int, where: str) -> tuple[str, ...]:
+    if len(names) != n_features:
+        raise UserError(
+            f"{where}: {len(names)} names for the {n_features} features of '{config.name}'; "
+            "give one name a line in order, or 'index name'"
+        )
+    return tuple(names)

@@ -43,14 +43,18 @@ def write_corpus(
     n_features: int = 12,
     split: SplitConfig | None = None,
     space: str = "toy",
+    labels=None,
+    coordinates=None,
+    quarantine=(),
     signal=None,
     seed: int = 0,
 ) -> Corpus:
     """Write a corpus and open it.
 
-    `datasets` maps a name to {subjects, runs, n_volumes, t_r, weight, sample_mask, events}. `events` is a
-    function (subject, run) -> list of dicts; `signal` is a function (array, record) -> array that may add
-    to the noise before it is standardised. A `split` of None puts everybody in train.
+    `datasets` maps a name to {subjects, runs, n_volumes, t_r, weight, licence, denoise, sample_mask, events,
+    quality}. `events` is a function (subject, run) -> list of dicts, `quality` one to a record's quality;
+    `signal` is a function (array, record) -> array that may add to the noise before it is standardised.
+    A `split` of None puts everybody in train. `quarantine` are rows of quarantine.tsv.
     """
     datasets = datasets or {"alpha": {}, "beta": {"t_r": 1.5, "n_volumes": 90}}
     rng = np.random.default_rng(seed)
@@ -81,7 +85,7 @@ def write_corpus(
                         "events": spec["events"](s, r) if "events" in spec else [],
                         "source": f"sub-{subject}/run-{run}",
                         "source_sha256": "0" * 64,
-                        "quality": {},
+                        "quality": spec["quality"](s, r) if "quality" in spec else {},
                         "denoise": {},
                     }
                     x = ar1(rng, n_volumes, n_features)
@@ -103,10 +107,11 @@ def write_corpus(
                             **{k: record[k] for k in ("dataset", "subject", "task", "run", "t_r")},
                             **{"key": key, "person": person, "n_volumes": n_volumes, "space": space},
                             **{"n_features": n_features, "split": split_of(person, split)},
-                            **{"segments": segments_of(mask, n_volumes), "n_censored": 0},
+                            **{"segments": segments_of(mask, n_volumes)},
+                            **{"n_censored": 0 if mask is None else n_volumes - len(mask)},
                             **{"shard": f"{name}/{name}-000000.tar", "offset": offset + MEMBER_HEADER},
                             "sha256": hashlib.sha256(members["bold.npy"]).hexdigest(),
-                            **dict.fromkeys(("coverage", "mean_fd", "tsnr"), np.nan),
+                            **{k: record["quality"].get(k, np.nan) for k in ("coverage", "mean_fd", "tsnr")},
                             "source": record["source"],
                         }
                     )
@@ -114,11 +119,12 @@ def write_corpus(
             tar.close()
         sha = hashlib.sha256(path.read_bytes()).hexdigest()
         shards.append({"path": f"{name}/{name}-000000.tar", "sha256": sha, "bytes": path.stat().st_size})
-        described[name] = {"weight": spec.get("weight"), "space": space}
+        given = {k: spec[k] for k in ("licence", "denoise") if k in spec}
+        described[name] = {"weight": spec.get("weight"), "space": space, **given}
     corpus = {
-        "spaces": {space: FeatureSpace(space, n_features).to_dict()},
+        "spaces": {space: FeatureSpace(space, n_features, labels, coordinates).to_dict()},
         "datasets": described,
         "shards": shards,
     }
-    write_manifest(folder, corpus, pd.DataFrame(rows), pd.DataFrame(columns=QUARANTINE_COLUMNS))
+    write_manifest(folder, corpus, pd.DataFrame(rows), pd.DataFrame(quarantine, columns=QUARANTINE_COLUMNS))
     return Corpus.open(folder)

@@ -1,30 +1,11 @@
-"""`fmriscale inspect CORPUS`: what a corpus holds, from its manifest alone."""
+"""The table of a corpus: what it holds, from its manifest alone."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from fmriscale.corpus.manifest import read_manifest
-from fmriscale.errors import EXIT_OK, UserError
-from fmriscale.files import expand
-
-USAGE = "usage: fmriscale inspect CORPUS   (the folder that fmriscale-shard wrote)"
-
-
-def main(args: list[str] | None = None) -> int:
-    """Print the table of a corpus."""
-    args = sys.argv[1:] if args is None else args
-    if args and args[0] in ("-h", "--help"):
-        print(USAGE)
-        return EXIT_OK
-    if len(args) != 1:
-        raise UserError(f"give one corpus folder; {USAGE}")
-    folder = expand(args[0])
-    manifest, _ = read_manifest(folder)
-    print(table(manifest, read_quarantine(folder)))
-    return EXIT_OK
+from fmriscale.errors import UserError
 
 
 def read_quarantine(folder: Path) -> pd.DataFrame:

@@ -1,0 +1,1 @@
+"""The report of a corpus: facts -> sentences and figures -> one self-contained HTML page."""

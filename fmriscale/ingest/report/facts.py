@@ -1,0 +1,232 @@
+"""What the report tells, as numbers: by data set, by feature and by run. No drawing, no markup."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from fmriscale.config import SPLITS
+from fmriscale.corpus.reader import Corpus
+
+MOST_RECORDS = 5_000
+"""Runs whose records are read for missing features; of larger corpora an even sample is taken."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A figure of quality that every run may have.
+
+    Attributes
+    ----------
+    column : str
+        Its column in the table of runs.
+    title, short : str
+        Its name in words, and for narrow places.
+    unit : str
+        mm, %, or nothing.
+    worst : str or None
+        Whether the `highest` or the `lowest` runs are the ones to look at; None where that is not known.
+    """
+
+    column: str
+    title: str
+    short: str
+    unit: str
+    worst: str | None
+
+
+MEASURES = (
+    Measure("mean_fd", "mean framewise displacement", "mean FD", "mm", "highest"),
+    Measure("tsnr", "temporal signal-to-noise ratio (tSNR)", "tSNR", "", "lowest"),
+    Measure("percent_covered", "coverage of the features", "coverage", "%", "lowest"),
+    Measure("percent_censored", "censored volumes", "censored", "%", "highest"),
+)
+"""In the order in which they decide which run is the worst."""
+
+
+@dataclass(frozen=True)
+class Presence:
+    """Which features the runs of a feature space have.
+
+    Attributes
+    ----------
+    share : ndarray [V]
+        Share of the runs that have each feature, 0 to 1.
+    n_read, n_runs : int
+        Runs that were looked at, and runs of the space.
+    """
+
+    share: np.ndarray
+    n_read: int
+    n_runs: int
+
+
+def with_durations(runs: pd.DataFrame) -> pd.DataFrame:
+    """Add minutes, percent_covered and percent_censored to the table of runs."""
+    return runs.assign(
+        minutes=runs.t_r * runs.n_volumes / 60,
+        percent_covered=100 * runs.coverage,
+        percent_censored=100 * runs.n_censored / runs.n_volumes,
+    )
+
+
+def known_measures(runs: pd.DataFrame, extra: list[str]) -> list[Measure]:
+    """Return the measures that at least one run has; those of `extra` have no known bad end."""
+    more = [Measure(c, c.replace("_", " "), c.replace("_", " "), "", None) for c in extra]
+    return [m for m in (*MEASURES, *more) if len(_known(runs, m))]
+
+
+def differs(runs: pd.DataFrame, measure: Measure) -> bool:
+    """Tell whether runs differ in a measure."""
+    known = _known(runs, measure)
+    return known.size > 0 and float(np.ptp(known)) > 0
+
+
+def _known(runs: pd.DataFrame, measure: Measure) -> np.ndarray:
+    """Return the values of a measure that are known."""
+    return runs[measure.column].dropna().to_numpy(float)
+
+
+def by_dataset(corpus: Corpus, runs: pd.DataFrame, quarantine: pd.DataFrame) -> pd.DataFrame:
+    """Return one row a data set, the longest first.
+
+    Returns
+    -------
+    DataFrame
+        Index: the name. Columns: subjects, runs, hours, one of hours for each split, t_r (text, s), space,
+        kind, licence, denoising, rejected.
+    """
+    rows = {}
+    for name, entry in corpus.manifest["datasets"].items():
+        own = runs.loc[runs.dataset == name]
+        hours = own.minutes.groupby(own.split).sum() / 60
+        rows[name] = {
+            "subjects": own.person.nunique(),
+            "runs": len(own),
+            "hours": own.minutes.sum() / 60,
+            **{split: float(hours.get(split, 0.0)) for split in SPLITS},
+            "t_r": spelled_range(own.t_r),
+            "space": entry["space"],
+            "kind": entry.get("kind", ""),
+            "licence": entry.get("licence") or "unknown",
+            "denoising": spelled_denoising(entry.get("denoise", {})),
+            "rejected": int((quarantine.dataset == name).sum()),
+        }
+    table = pd.DataFrame.from_dict(rows, orient="index")
+    order = sorted(table.index, key=lambda name: (-table.hours[name], name))
+    return table.loc[order]
+
+
+def spelled_range(values: pd.Series) -> str:
+    """Write one value, or the smallest and the largest; a dash where there is none."""
+    if values.empty:
+        return "–"  # noqa: RUF001
+    low, high = f"{values.min():g}", f"{values.max():g}"
+    return low if low == high else f"{low}–{high}"  # noqa: RUF001
+
+
+def spelled_denoising(denoise: dict[str, Any]) -> str:
+    """Say in a few words how the runs of a data set were cleaned.
+
+    Parameters
+    ----------
+    denoise : dict
+        The `denoise` entry of a data set in corpus.json.
+    """
+    details = {"motion": "motion", "wm_csf": "wm_csf", "global_signal": "global_signal", "compcor": "compcor"}
+    said = []
+    for strategy in denoise.get("strategy", []):
+        choice = denoise.get(details.get(strategy, ""), "")
+        said.append(f"{strategy} ({choice})" if choice else strategy)
+    low, high = denoise.get("high_pass"), denoise.get("low_pass")
+    if low is not None and high is not None:
+        said.append(f"{low:g}–{high:g} Hz")  # noqa: RUF001
+    elif low is not None or high is not None:
+        said.append(f"above {low:g} Hz" if low is not None else f"below {high:g} Hz")
+    if denoise.get("detrend"):
+        said.append("detrended")
+    if denoise.get("resample_t_r"):
+        said.append(f"resampled to {denoise['resample_t_r']:g} s")
+    return ", ".join(said) or "none"
+
+
+def read_records(corpus: Corpus, most: int = MOST_RECORDS) -> tuple[dict[str, Presence], pd.DataFrame]:
+    """Read which features are missing, and every figure of quality, from the records of the runs.
+
+    Memory holds one record at a time.
+
+    Parameters
+    ----------
+    corpus : Corpus
+        The corpus.
+    most : int
+        Records that are read at most; of more runs an even sample is taken.
+
+    Returns
+    -------
+    dict of str to Presence
+        By feature space.
+    DataFrame
+        Index: the run's row number. Columns: figures of quality that runs.tsv does not have.
+
+    Raises
+    ------
+    DamageError
+        A shard is not what runs.tsv says.
+    """
+    chosen = np.unique(np.linspace(0, len(corpus.runs) - 1, min(most, len(corpus.runs))).round().astype(int))
+    spaces = corpus.runs.space
+    missing = {name: np.zeros(space.n_features, np.int64) for name, space in corpus.spaces.items()}
+    figures: dict[int, dict[str, float]] = {}
+    for index in chosen.tolist():
+        quality = corpus.record(index)["quality"]
+        np.add.at(missing[spaces[index]], quality.get("missing_features", []), 1)
+        figures[index] = {
+            name: value
+            for name, value in quality.items()
+            if name not in corpus.runs and type(value) in (int, float)
+        }
+    n_read, n_runs = spaces.iloc[chosen].value_counts(), spaces.value_counts()
+    presence = {
+        name: Presence(1 - count / n_read[name], int(n_read[name]), int(n_runs[name]))
+        for name, count in missing.items()
+        if name in n_read
+    }
+    return presence, pd.DataFrame.from_dict(figures, orient="index")
+
+
+def outlying_runs(runs: pd.DataFrame, measures: list[Measure], most: int = 8) -> dict[str, pd.DataFrame]:
+    """Return, by column of a measure, the runs to look at first: its worst, the very worst on top."""
+    found = {}
+    for m in measures:
+        if m.worst is not None and differs(runs, m):
+            known = runs.loc[runs[m.column].notna()]
+            order = known.sort_values([m.column, "key"], ascending=[m.worst == "lowest", True], kind="stable")
+            found[m.column] = order.head(most)
+    return found
+
+
+def deciding_measure(runs: pd.DataFrame) -> Measure | None:
+    """Return the first measure that tells runs apart: motion, else tSNR, else coverage, else censoring."""
+    return next((m for m in MEASURES if differs(runs, m)), None)
+
+
+def typical_and_worst(runs: pd.DataFrame, measure: Measure | None) -> tuple[int, int | None]:
+    """Return the row numbers of a typical and of the worst run.
+
+    Parameters
+    ----------
+    runs : DataFrame
+        Runs of one data set, at least one.
+    measure : Measure or None
+        What tells them apart: the typical run is the one next to its median. Without it the run of
+        median length is typical and none is the worst.
+    """
+    column = "minutes" if measure is None else measure.column
+    known = runs.loc[runs[column].notna()].sort_values("key")
+    typical = int((known[column] - known[column].median()).abs().idxmin())
+    if measure is None:
+        return typical, None
+    worst = known[column].idxmax() if measure.worst == "highest" else known[column].idxmin()
+    return typical, int(worst)

@@ -1,12 +1,9 @@
 """Events of a run: every column kept, onsets relative to the first kept volume."""
 
-import csv
 import math
 import re
 from pathlib import Path
 from typing import Any
-
-import pandas as pd
 
 from fmriscale.ingest.quality import Rejected
 
@@ -27,48 +24,78 @@ def read_events(path: Path, shift: float = 0.0) -> list[dict[str, Any]]:
     Returns
     -------
     list of dict
-        onset and duration (0 where it is n/a) as floats; every other column as numbers where all its
-        cells are numbers, else as text; None for n/a.
+        onset and duration (0 where it is n/a or has no column) as floats; every other column as numbers
+        where all its cells are numbers, else as text; None for n/a. An event whose onset is n/a happened
+        at no known time and is left out.
 
     Raises
     ------
     Rejected
         The file is no table, or an onset is not a number.
     """
-    try:
-        # Quotes are text to this reader: a stray one must not swallow the rows that follow.
-        table = pd.read_csv(
-            path, sep="\t", dtype=str, keep_default_na=False, quoting=csv.QUOTE_NONE, encoding="utf-8-sig"
-        )
-    except (OSError, ValueError) as error:
-        raise Rejected("bad_events", f"{path.name}: not a table ({error}); mend or move it") from error
-    table.columns = [_bare(c) for c in table.columns]
-    if "onset" not in table.columns:
-        raise Rejected("bad_events", f"{path.name}: no column 'onset'; mend or move it")
-    bare = {c: [_bare(v) for v in table[c].fillna("")] for c in table.columns}
-    columns = {c: _values(cells) for c, cells in bare.items()}
-    columns["onset"] = [round(_seconds(c, path, n) - shift, 6) for n, c in enumerate(bare["onset"])]
-    columns["duration"] = [
-        0.0 if c in _UNKNOWN else _seconds(c, path, n)
-        for n, c in enumerate(bare.get("duration", [""] * len(table)))
+    columns, numbers = _read_table(path)
+    if "onset" not in columns:
+        has = ", ".join(columns) or "nothing"
+        raise Rejected("bad_events", f"{path.name}: no column 'onset' but {has}; it must be tab-separated")
+    placed = [n for n, cell in enumerate(columns["onset"]) if cell not in _UNKNOWN]
+    columns = {name: [cells[n] for n in placed] for name, cells in columns.items()}
+    lines = [numbers[n] for n in placed]
+    durations = columns.get("duration", [""] * len(lines))
+    events = {name: _values(cells) for name, cells in columns.items()}
+    events["onset"] = [
+        round(_seconds(c, path, n) - shift, 6) for n, c in zip(lines, columns["onset"], strict=True)
     ]
-    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    events["duration"] = [
+        0.0 if c in _UNKNOWN else _seconds(c, path, n) for n, c in zip(lines, durations, strict=True)
+    ]
+    return [dict(zip(events, row, strict=True)) for row in zip(*events.values(), strict=True)]
+
+
+def _read_table(path: Path) -> tuple[dict[str, list[str]], list[int]]:
+    """Return the cells of each column without blanks and stray quotes, and the line number of each row.
+
+    Quotes are text here: a stray one must not swallow the rows that follow. Cells beyond the header must be
+    empty (trailing tabs), and missing ones are.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig", errors="replace")  # one odd letter harms no onset
+    except OSError as error:
+        raise Rejected(
+            "bad_events", f"{path.name}: not readable ({error.strerror}); mend or move it"
+        ) from error
+    lines = [(n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
+    rows = [[_bare(cell) for cell in line.split("\t")] for _, line in lines]
+    header = rows[0] if rows else []
+    while header and not header[-1]:
+        header.pop()
+    columns: dict[str, list[str]] = {}
+    for n, given in enumerate(header):
+        name = given or f"column_{n + 1}"
+        columns[name if name not in columns else f"{name}_{n + 1}"] = [
+            row[n] if n < len(row) else "" for row in rows[1:]
+        ]
+    for (number, _), row in zip(lines[1:], rows[1:], strict=True):
+        if any(row[len(header) :]):
+            raise Rejected(
+                "bad_events", f"{path.name}: line {number} has more cells than the header; mend it"
+            )
+    return columns, [number for number, _ in lines[1:]]
 
 
 def _bare(cell: str) -> str:
     """Strip blanks and stray quotes."""
-    return str(cell).strip().strip("\"'").strip()
+    return cell.strip().strip("\"'").strip()
 
 
-def _seconds(cell: str, path: Path, row: int) -> float:
-    """Read a time of row `row` or reject the file."""
+def _seconds(cell: str, path: Path, line: int) -> float:
+    """Read a time in a line of the file or reject the file."""
     try:
         seconds = float(cell)
         if math.isfinite(seconds):
             return seconds
     except ValueError:
         pass
-    raise Rejected("bad_events", f"{path.name}: '{cell}' in line {row + 2} is no time in seconds; mend it")
+    raise Rejected("bad_events", f"{path.name}: '{cell}' in line {line} is no time in seconds; mend it")
 
 
 def _values(cells: list[str]) -> list[Any]:

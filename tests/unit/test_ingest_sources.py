@@ -178,7 +178,39 @@ def test_events_keep_all_columns_and_survive_stray_quotes(tmp_path):
     json.dumps(read_events(path), allow_nan=False)
 
 
-@pytest.mark.parametrize("text", ["", "time\tduration\n1\t2\n", "onset\tduration\nsoon\t2\n"])
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("\ufeffonset\tduration\ttrial_type\n1\t15\tjazz'\n", [(1.0, 15.0, "jazz")]),
+        ("onset\tduration\ttrial_type\t\t\n1\t2\ta\t\t\n3\t4\tb\n", [(1.0, 2.0, "a"), (3.0, 4.0, "b")]),
+        ("onset\tduration\ttrial_type\n1\t2\ta\t\t\n3\t4\n", [(1.0, 2.0, "a"), (3.0, 4.0, None)]),
+        ("onset\ttrial_type\r\n1.5\ta\r\n\r\nn/a\tlost\r\n", [(1.5, 0.0, "a")]),
+        ("onset\tduration\ttrial_type\n", []),
+    ],
+    ids=["BOM and quote", "trailing tabs", "uneven rows", "no duration, no onset", "no event"],
+)
+def test_events_as_labs_write_them(tmp_path, text, expected):
+    (tmp_path / "events.tsv").write_bytes(text.encode())
+    events = read_events(tmp_path / "events.tsv")
+    assert [(e["onset"], e["duration"], e["trial_type"]) for e in events] == expected
+    assert all(set(e) == {"onset", "duration", "trial_type"} for e in events)
+
+
+def test_an_odd_letter_does_not_cost_the_run(tmp_path):
+    (tmp_path / "events.tsv").write_bytes("onset\tduration\tword\n1\t2\tK\u00e4se\n".encode("latin-1"))
+    assert read_events(tmp_path / "events.tsv")[0]["onset"] == 1.0
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "onset duration\n1 2\n",
+        "onset\tduration\n1\t1\t2\n",
+        "time\tduration\n1\t2\n",
+        "onset\tduration\nsoon\t2\n",
+    ],
+)
 def test_events_that_are_none_are_refused(tmp_path, text):
     (tmp_path / "events.tsv").write_text(text)
     with pytest.raises(Rejected, match="bad_events"):

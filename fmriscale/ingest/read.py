@@ -5,20 +5,26 @@ What can be told from headers and tables is told before the data are read.
 
 import dataclasses
 import json
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from fmriscale.config import DatasetConfig
+from fmriscale.config import DatasetConfig, QualityConfig
+from fmriscale.ingest import gifti, grayordinates
 from fmriscale.ingest.arrays import read_array
+from fmriscale.ingest.cifti import open_series
 from fmriscale.ingest.denoise import Confounds, dropped_volumes, read_confounds
-from fmriscale.ingest.features import load_features, read_brain_mask, reduce_image
+from fmriscale.ingest.features import Features, load_features, read_brain_mask, reduce_image
+from fmriscale.ingest.gifti import open_hemisphere, reduce_hemispheres
+from fmriscale.ingest.grayordinates import reduce_series
 from fmriscale.ingest.quality import Rejected, check_length, check_motion
 from fmriscale.ingest.sources import RunSource
 from fmriscale.ingest.volumes import open_image
 
-MAX_T_R = 30.0
-"""A repetition time above this, s, is milliseconds taken for seconds."""
+MIN_T_R, MAX_T_R = 0.05, 30.0
+"""Repetition times outside these, s, are milliseconds taken for seconds or the reverse."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +40,17 @@ class Signals:
     is_image: bool
 
 
+@dataclasses.dataclass(frozen=True)
+class Opened:
+    """A run whose header is read."""
+
+    n_volumes: int
+    t_r: float | None
+    """Repetition time, s, where the header states it."""
+    reduce: Callable[[], tuple[np.ndarray, np.ndarray]]
+    """Reads the data: values [T, V] and coverage [V]."""
+
+
 def read_signals(run: RunSource, dataset: DatasetConfig) -> Signals:
     """Read one run of whatever form.
 
@@ -42,56 +59,139 @@ def read_signals(run: RunSource, dataset: DatasetConfig) -> Signals:
     Rejected
         The run is damaged, or fits neither the feature space nor the quality limits.
     """
-    return _read_array(run, dataset) if dataset.kind == "arrays" else _read_image(run, dataset)
-
-
-def _read_image(run: RunSource, dataset: DatasetConfig) -> Signals:
-    """Read a NIfTI image."""
     dropped = dropped_volumes(run.confounds, dataset.denoise)
-    image = open_image(run.path)
-    t_r = decide_t_r(dataset.t_r, sidecar_t_r(run.sidecars), image.t_r)
-    check_length(image.n_volumes - dropped, dataset.quality)
-    confounds = Confounds()
-    if dataset.kind == "fmriprep":
-        confounds = read_confounds(run.confounds, dataset.denoise, image.n_volumes)
+    features = load_features(dataset.features)
+    opened = _OPEN[run.form](run, dataset, features)
+    stated = sidecar_t_r(run.sidecars) if run.t_r is None else run.t_r
+    t_r = decide_t_r(dataset.t_r, stated, opened.t_r)
+    check_length(opened.n_volumes - dropped, dataset.quality)
+    confounds = _read_motion(run, dataset, opened.n_volumes, dropped)
     check_motion(confounds.mean_fd, dataset.quality)
     if confounds.sample_mask is not None:
         check_length(len(confounds.sample_mask), dataset.quality, "uncensored volumes")
-    features = load_features(dataset.features)
-    if features.index is None:
-        raise Rejected("n_features", "an image needs features with labels_img or mask_img, not columns")
     _check_space(run, dataset)
-    brain = read_brain_mask(run.brain_mask, image) if run.brain_mask else None
-    values, covered = reduce_image(image, features, brain, dataset.quality.min_coverage)
-    return Signals(values[dropped:], covered, t_r, confounds, is_image=True)
+    values, covered = opened.reduce()
+    if run.form == "nifti" and "space" not in run.entities:
+        _check_own_space(covered, dataset.quality)
+    return Signals(values[dropped:], covered, t_r, confounds, is_image=run.form != "array")
 
 
-def _read_array(run: RunSource, dataset: DatasetConfig) -> Signals:
-    """Read an array [T, V]; a column that is zero throughout is a feature without data."""
-    t_r = decide_t_r(dataset.t_r, run.t_r, None)
-    values = read_array(run.path, run.array)[dropped_volumes(None, dataset.denoise) :]
-    check_length(len(values), dataset.quality)
-    expected = load_features(dataset.features).space.n_features
+# ---------------------------------------------------------------- forms
+
+
+def _open_nifti(run: RunSource, dataset: DatasetConfig, features: Features) -> Opened:
+    image = open_image(run.path)
+
+    def reduce() -> tuple[np.ndarray, np.ndarray]:
+        brain = read_brain_mask(run.brain_mask, image) if run.brain_mask else None
+        return reduce_image(image, features, brain, dataset.quality.min_coverage)
+
+    return Opened(image.n_volumes, image.t_r, reduce)
+
+
+def _open_cifti(run: RunSource, dataset: DatasetConfig, features: Features) -> Opened:
+    series, layout = open_series(run.path), features.layout
+    if not isinstance(layout, grayordinates.Layout):
+        raise Rejected("n_features", f"features '{features.space.name}' are not for CIFTI files")
+    return Opened(
+        series.n_volumes, series.t_r, lambda: reduce_series(series, layout, features.space.n_features)
+    )
+
+
+def _open_gifti(run: RunSource, dataset: DatasetConfig, features: Features) -> Opened:
+    if run.right is None:
+        raise Rejected("unreadable", "the right hemisphere is missing; add it beside the left one")
+    layout, left, right = features.layout, open_hemisphere(run.path), open_hemisphere(run.right)
+    if not isinstance(layout, gifti.Surfaces):
+        raise Rejected("n_features", f"features '{features.space.name}' are not for GIFTI files")
+    return Opened(
+        left.values.shape[1],
+        left.t_r,
+        lambda: reduce_hemispheres((left, right), layout, features.space.n_features),
+    )
+
+
+def _open_array(run: RunSource, dataset: DatasetConfig, features: Features) -> Opened:
+    """Read an array; a column that is zero throughout is a feature without data."""
+    values = read_array(run.path, run.array, dataset.variable, dataset.orientation)
+    expected = features.space.n_features
     if values.shape[1] != expected:
+        other = "VT" if dataset.orientation == "TV" else "TV"
         raise Rejected(
             "n_features",
-            f"{values.shape[1]} columns, features '{dataset.features.name}' have {expected}"
-            + ("; is the array transposed?" if values.shape[0] == expected else ""),
+            f"{values.shape[1]} features by orientation {dataset.orientation}, '{features.space.name}' has "
+            f"{expected}"
+            + (f"; is the array transposed? set orientation: {other}" if len(values) == expected else ""),
         )
     covered = (values != 0).any(axis=0).astype(np.float64)
-    return Signals(values, covered, t_r, Confounds(), is_image=False)
+    return Opened(len(values), None, lambda: (values, covered))
+
+
+_OPEN: dict[str, Callable[[RunSource, DatasetConfig, Features], Opened]] = {
+    "nifti": _open_nifti,
+    "cifti": _open_cifti,
+    "gifti": _open_gifti,
+    "array": _open_array,
+}
+
+
+def count_volumes(run: RunSource, dataset: DatasetConfig) -> int:
+    """Return how many volumes a run has, dummy volumes included.
+
+    Raises
+    ------
+    Rejected
+        The run is damaged, or features and run are of different forms.
+    """
+    return _OPEN[run.form](run, dataset, load_features(dataset.features)).n_volumes
+
+
+# ---------------------------------------------------------------- motion and space
+
+
+def _read_motion(run: RunSource, dataset: DatasetConfig, n_volumes: int, dropped: int) -> Confounds:
+    """Read what is known of head motion: fMRIPrep's confounds, or the relative RMS table of the HCP."""
+    if dataset.kind == "fmriprep":
+        return read_confounds(run.confounds, dataset.denoise, n_volumes)
+    if run.motion is None:
+        return Confounds()
+    try:
+        moved = np.loadtxt(run.motion, ndmin=1)
+    except (OSError, ValueError) as error:
+        raise Rejected("unreadable", f"{run.motion.name}: {error}; copy it again") from error
+    if moved.shape != (n_volumes,):
+        raise Rejected(
+            "confounds_length",
+            f"{run.motion.name} has {len(moved)} rows, the image {n_volumes} volumes; "
+            "both must come from one preprocessing",
+        )
+    return Confounds(mean_fd=float(moved[dropped:].mean()))
 
 
 def _check_space(run: RunSource, dataset: DatasetConfig) -> None:
     """Where both file names say their space, they must say the same."""
-    atlas = Path(dataset.features.labels_img or dataset.features.mask_img or "").name
-    named = dict(p.split("-", 1) for p in atlas.split(".")[0].split("_") if "-" in p)
+    features = dataset.features
+    given = features.labels_img or features.mask_img or (features.labels_gii or [""])[0]
+    named = dict(p.split("-", 1) for p in Path(given).name.split(".")[0].split("_") if "-" in p)
     theirs, ours = named.get("tpl") or named.get("space"), run.entities.get("space")
-    if theirs and ours and theirs != ours:
+    # fsaverage5 and fsaverage den-10k are one surface; the number of vertices tells others apart.
+    if theirs and ours and re.sub(r"(?<=fsaverage)\d$", "", theirs) != re.sub(r"(?<=fsaverage)\d$", "", ours):
         raise Rejected(
             "other_space",
-            f"the run is in space {ours}, {atlas} in {theirs}; choose entities: {{space: {theirs}}} "
-            f"or an atlas in {ours}",
+            f"the run is in space {ours}, {Path(given).name} in {theirs}; "
+            f"choose entities: {{space: {theirs}}} or an atlas in {ours}",
+        )
+
+
+def _check_own_space(covered: np.ndarray, quality: QualityConfig) -> None:
+    """Reject a run whose name tells no space and whose voxels miss the features, and say what it may mean."""
+    absent = covered < quality.min_coverage
+    if absent.mean() > quality.max_missing:
+        raise Rejected(
+            "low_coverage",
+            f"{absent.sum()} of {absent.size} features have coverage below {quality.min_coverage:g}, "
+            f"quality.max_missing allows {quality.max_missing:.0%}; the name of the run tells no space: "
+            "it may be in its own (raw BIDS is), where an atlas in a standard space does not fit",
         )
 
 
@@ -122,7 +222,7 @@ def decide_t_r(recipe: float | None, stated: float | None, header: float | None)
     stated : float or None
         From the sidecar or the participants table.
     header : float or None
-        From the image header.
+        From the header of the image.
 
     Raises
     ------
@@ -136,6 +236,6 @@ def decide_t_r(recipe: float | None, stated: float | None, header: float | None)
         raise Rejected(
             "t_r_conflict", f"the sidecar says {stated:g} s, the image header {header:g} s; set t_r"
         )
-    if not 0 < t_r <= MAX_T_R:
+    if not MIN_T_R <= t_r <= MAX_T_R:
         raise Rejected("no_t_r", f"a repetition time of {t_r:g} s is implausible; set t_r in seconds")
     return round(t_r, 6)

@@ -1,0 +1,399 @@
+"""Which files of a tree are runs: fMRIPrep of several years, raw BIDS, HCP folders, odd trees.
+
+Finding opens no image, so the trees are made of empty files.
+"""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from scans import dataset
+
+from fmriscale.config import FeatureConfig
+from fmriscale.errors import UserError
+from fmriscale.ingest.hcp import run_entities, subject_entities
+from fmriscale.ingest.names import Tree
+from fmriscale.ingest.sources import discover
+
+VOLUMES = FeatureConfig(name="f", labels_img="atlas.nii.gz")
+GRAYORDINATES = FeatureConfig(name="f", structures=["all"])
+PARCELS = FeatureConfig(name="f", parcels="parcels.ptseries.nii")
+SURFACES = FeatureConfig(name="f", labels_gii=["lh.label.gii", "rh.label.gii"])
+COLUMNS = FeatureConfig(name="f", columns=4)
+
+
+def grow(root: Path, *files: str) -> Path:
+    """Make empty files; braces offer alternatives, as in a shell: `a_{x,y}.nii`."""
+    for file in files:
+        before, opening, rest = file.partition("{")
+        if opening:
+            inside, _, after = rest.partition("}")
+            grow(root, *(before + choice + after for choice in inside.split(",")))
+        else:
+            (root / file).parent.mkdir(parents=True, exist_ok=True)
+            (root / file).touch()
+    return root
+
+
+def found(root: Path, features: FeatureConfig = VOLUMES, **settings):
+    """The runs of a tree, nothing rejected."""
+    runs, rejected = discover(dataset(root, features=features, **settings))
+    assert not rejected
+    return runs
+
+
+FUNC = "sub-01/func/sub-01_task-tones_run-01"
+MODERN = (
+    f"{FUNC}_desc-confounds_timeseries.{{tsv,json}}",
+    f"{FUNC}_space-MNI152NLin6Asym_res-2_desc-preproc_bold.{{nii.gz,json}}",
+    f"{FUNC}_space-MNI152NLin6Asym_res-2_{{desc-brain_mask,boldref}}.nii.gz",
+    f"{FUNC}_space-T1w_desc-preproc_bold.{{nii.gz,json}}",
+    f"{FUNC}_space-fsLR_den-91k_bold.{{dtseries.nii,json}}",
+    f"{FUNC}_hemi-{{L,R}}_space-{{fsaverage5,fsnative}}_bold.{{func.gii,json}}",
+    f"{FUNC}_from-boldref_to-T1w_mode-image_desc-coreg_xfm.txt",
+    "sub-01/anat/sub-01_space-fsLR_den-91k_thickness.dscalar.nii",
+    "sub-01/figures/sub-01_task-tones_run-01_desc-carpetplot_bold.svg",
+    "sub-01.html",
+)
+EARLIER = (
+    f"{FUNC}_desc-confounds_regressors.{{tsv,json}}",
+    f"{FUNC}_space-MNI152NLin6Asym_desc-{{preproc,smoothAROMAnonaggr}}_bold.{{nii.gz,json}}",
+    f"{FUNC}_space-MNI152NLin6Asym_desc-brain_mask.nii.gz",
+    f"{FUNC}_space-T1w_desc-preproc_bold.{{nii.gz,json}}",
+    f"{FUNC}_space-fsLR_den-91k_bold.{{dtseries.nii,dtseries.json,json}}",
+    f"{FUNC}_space-{{fsaverage5,fsnative}}_hemi-{{L,R}}.func.gii",
+    f"{FUNC}_AROMAnoiseICs.csv",
+)
+
+
+@pytest.mark.parametrize(("tree", "suffix"), [(MODERN, "timeseries"), (EARLIER, "regressors")])
+def test_fmriprep_of_several_years(tmp_path, tree, suffix):
+    root = grow(tmp_path / "fmriprep-23.2.1", *tree)
+    (volume,) = found(root, entities={"space": "MNI152NLin6Asym"})
+    (gray,) = found(root, GRAYORDINATES)
+    (surface,) = found(root, SURFACES, entities={"space": "fsaverage5"})
+    assert [r.form for r in (volume, gray, surface)] == ["nifti", "cifti", "gifti"]
+    assert volume.brain_mask is not None and "space-MNI152NLin6Asym" in volume.brain_mask.name
+    assert gray.brain_mask is None and gray.path.name.endswith("den-91k_bold.dtseries.nii")
+    assert gray.sidecars[-1].name.endswith("_space-fsLR_den-91k_bold.json")
+    assert surface.right is not None and surface.right in surface.inputs()
+    assert surface.path.name.replace("hemi-L", "hemi-R") == surface.right.name
+    for run in (volume, gray, surface):
+        assert run.key == "toy_sub-01_task-tones_run-01"
+        assert run.confounds is not None and run.confounds.name.endswith(f"desc-confounds_{suffix}.tsv")
+
+
+def test_one_surface_of_several_is_chosen_by_the_recipe(tmp_path):
+    with pytest.raises(UserError, match=r"\{space: fsaverage5\} or \{space: fsnative\}$"):
+        found(grow(tmp_path, *MODERN), SURFACES)
+
+
+def test_a_lone_hemisphere_is_no_run(tmp_path):
+    left = f"{FUNC}_hemi-{{L,R}}_space-fsaverage5_bold.func.gii"
+    grow(tmp_path, left, "sub-02/func/sub-02_task-tones_hemi-R_space-fsaverage5_bold.func.gii")
+    runs, rejected = discover(dataset(tmp_path, features=SURFACES))
+    assert [r.key for r in runs] == ["toy_sub-01_task-tones_run-01"]
+    assert [(r.reason, r.source[:6]) for r in rejected] == [("no_hemisphere", "sub-02")]
+    assert "add sub-02_task-tones_hemi-L_space-fsaverage5_bold.func.gii" in rejected[0].detail
+
+
+def test_the_space_of_the_scanner_is_chosen_by_its_absence(tmp_path):
+    grow(
+        tmp_path, f"{FUNC}_desc-preproc_bold.nii.gz", f"{FUNC}_space-MNI_{{res-2_,}}desc-preproc_bold.nii.gz"
+    )
+    with pytest.raises(
+        UserError, match=r"\{space: '', res: ''\} or \{space: MNI, res: ''\} or \{space: MNI, "
+    ):
+        found(tmp_path)
+    assert found(tmp_path, entities={"space": ""})[0].path.name == f"{FUNC}_desc-preproc_bold.nii.gz"[12:]
+    assert "res-2" in found(tmp_path, entities={"res": 2})[0].path.name
+
+
+def test_the_combination_of_echoes_wins(tmp_path):
+    echoes = f"{FUNC}_echo-{{1,2,3}}_desc-preproc_bold.{{nii.gz,json}}"
+    grow(tmp_path, f"{FUNC}_desc-confounds_timeseries.tsv", echoes)
+    with pytest.raises(UserError, match=r"choose with entities: \{echo: 1\} or \{echo: 2\} or \{echo: 3\}"):
+        found(tmp_path)
+    grow(tmp_path, f"{FUNC}_space-MNI_desc-preproc_bold.nii.gz")
+    (combined,) = found(tmp_path)
+    (second,) = found(tmp_path, entities={"echo": 2})
+    assert "space-MNI" in combined.path.name
+    assert second.key == "toy_sub-01_task-tones_run-01_echo-2"
+    assert second.confounds == combined.confounds != None  # noqa: E711
+
+
+def test_phase_images_are_no_signal(tmp_path):
+    grow(tmp_path, f"{FUNC}_part-{{mag,phase}}_bold.nii.gz", f"{FUNC}_{{sbref,events}}.nii.gz")
+    assert [r.entities["part"] for r in found(tmp_path, kind="bids")] == ["mag"]
+    assert [r.entities["part"] for r in found(tmp_path, kind="bids", entities={"part": "phase"})] == ["phase"]
+
+
+def test_a_run_that_was_not_rendered_does_not_vanish(tmp_path):
+    grow(tmp_path, *MODERN, "sub-02/func/sub-02_task-tones_space-T1w_desc-preproc_bold.nii.gz")
+    runs, rejected = discover(dataset(tmp_path, features=VOLUMES, entities={"space": "MNI152NLin6Asym"}))
+    assert [r.entities["sub"] for r in runs] == ["01"]
+    assert [(r.reason, r.source[:6]) for r in rejected] == [("not_rendered", "sub-02")]
+    assert "{space: T1w, desc: preproc}" in rejected[0].detail
+    assert len(found(tmp_path, entities={"space": "MNI152NLin6Asym", "sub": "01"})) == 1
+
+
+def test_parcellated_series_of_xcp_d(tmp_path):
+    grow(tmp_path, f"{FUNC}_space-fsLR_seg-{{Gordon,4S456Parcels}}_stat-mean_timeseries.ptseries.nii")
+    with pytest.raises(UserError, match=r"\{seg: 4S456Parcels\} or \{seg: Gordon\}"):
+        found(tmp_path, PARCELS)
+    (run,) = found(tmp_path, PARCELS, entities={"seg": "Gordon"})
+    assert run.form == "cifti" and run.key == "toy_sub-01_task-tones_run-01"
+
+
+def test_odd_trees(tmp_path):
+    grow(
+        tmp_path,
+        "sub-01/func/sub-01_task-a_desc-preproc_bold.nii.gz",
+        "sub-01/func/.sub-01_task-a_run-9_desc-preproc_bold.nii.gz",
+        "sub-01/func/._sub-01_task-a_desc-preproc_bold.nii.gz",
+        "sub-01/func/sub-01_task-a_desc-preproc_bold (copy).nii.gz",
+        "sub-01/func/notes.txt",
+        "sub-01/ses-b/func/sub-01_ses-b_task-a_desc-preproc_bold.nii.gz",
+        "sub-01/.git/func/sub-01_task-b_desc-preproc_bold.nii.gz",
+        "sub-01.old/func/sub-01_task-c_desc-preproc_bold.nii.gz",
+        "sub-02_task-a_desc-preproc_bold.nii.gz",
+        "sub-03",
+    )
+    (tmp_path / "sub-04").symlink_to(tmp_path / "sub-01")
+    (tmp_path / "sub-01/func/sub-01").symlink_to(tmp_path / "sub-01")
+    runs = discover(dataset(tmp_path, features=VOLUMES))[0]
+    assert [r.source for r in runs] == [
+        "sub-01/func/sub-01_task-a_desc-preproc_bold.nii.gz",
+        "sub-01/ses-b/func/sub-01_ses-b_task-a_desc-preproc_bold.nii.gz",
+    ]
+
+
+def test_annexed_files_that_were_not_fetched(tmp_path):
+    grow(
+        tmp_path,
+        ".git/annex/objects/1",
+        *(f"sub-0{s}/func/sub-0{s}_desc-confounds_timeseries.tsv" for s in (1, 3)),
+    )
+    for subject, target in ((1, "objects/1"), (2, "objects/2"), (3, "objects/1")):
+        name = tmp_path / f"sub-0{subject}/func/sub-0{subject}_desc-preproc_bold.nii.gz"
+        name.parent.mkdir(parents=True, exist_ok=True)
+        name.symlink_to(tmp_path / ".git/annex" / target)
+    table = tmp_path / "sub-03/func/sub-03_desc-confounds_timeseries.tsv"
+    table.unlink()
+    table.symlink_to("nowhere")
+    runs, rejected = discover(dataset(tmp_path, features=VOLUMES))
+    assert [r.entities["sub"] for r in runs] == ["01"]
+    assert [(r.reason, r.detail.split()[0]) for r in rejected] == [
+        ("not_fetched", "sub-02_desc-preproc_bold.nii.gz"),
+        ("not_fetched", "sub-03_desc-confounds_timeseries.tsv"),
+    ]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_folder_that_may_not_be_read_is_named(tmp_path):
+    grow(tmp_path, "sub-{01,02}/func/sub-01_desc-preproc_bold.nii.gz")
+    (tmp_path / "sub-02/func").chmod(0)
+    runs, rejected = discover(dataset(tmp_path, features=VOLUMES))
+    (tmp_path / "sub-02/func").chmod(0o755)
+    assert len(runs) == 1 and [(r.source, r.reason) for r in rejected] == [("sub-02/func", "unreadable")]
+
+
+def test_data_sets_of_one_tree_share_its_listing(tmp_path):
+    grow(tmp_path / "a", *MODERN)
+    tree = Tree()
+    assert len(discover(dataset(tmp_path / "a", features=GRAYORDINATES), tree)[0]) == 1
+    shutil.rmtree(tmp_path / "a/sub-01")
+    assert (
+        len(discover(dataset(tmp_path / "a", features=SURFACES, entities={"space": "fsnative"}), tree)[0])
+        == 1
+    )
+
+
+# ---------------------------------------------------------------- events
+
+
+def test_events_of_the_raw_data_set_by_inheritance(tmp_path):
+    raw, derived = tmp_path / "raw", tmp_path / "raw/derivatives/fmriprep"
+    for subject in ("01", "02", "03"):
+        for task in ("loc", "rest"):
+            grow(
+                derived,
+                f"sub-{subject}/ses-1/func/sub-{subject}_ses-1_task-{task}_run-1_desc-preproc_bold.nii.gz",
+            )
+    grow(raw, "task-loc_events.tsv", "sub-02/sub-02_task-loc_events.tsv", "sub-02/ses-1/func/x")
+    grow(raw, "sub-03/ses-1/func/sub-03_ses-1_task-loc_{run-01_,run-02_,}events.tsv")
+    runs = found(derived, events="{root}/../..")
+    assert [r.events.name if r.events else None for r in runs] == [
+        "task-loc_events.tsv",
+        None,
+        "sub-02_task-loc_events.tsv",
+        None,
+        "sub-03_ses-1_task-loc_run-01_events.tsv",
+        None,
+    ]
+    assert [r.events for r in found(derived)] == [None] * 6
+
+
+# ---------------------------------------------------------------- HCP
+
+RESULTS = "MNINonLinear/Results"
+REST = (
+    f"{RESULTS}/rfMRI_REST1_LR/rfMRI_REST1_LR{{,_hp2000_clean,_hp2000_clean_vn,_SBRef}}.nii.gz",
+    f"{RESULTS}/rfMRI_REST1_LR/rfMRI_REST1_LR_Atlas{{,_MSMAll,_MSMAll_hp2000_clean}}.dtseries.nii",
+    f"{RESULTS}/rfMRI_REST1_LR/rfMRI_REST1_LR_Atlas_MSMAll_hp2000_clean_vn.dscalar.nii",
+    f"{RESULTS}/rfMRI_REST1_LR/{{brainmask_fs.2.nii.gz,Movement_Regressors.txt,Movement_RelativeRMS.txt}}",
+    f"{RESULTS}/rfMRI_REST/rfMRI_REST_Atlas_MSMAll_hp2000_clean.dtseries.nii",
+    "MNINonLinear/T1w_restore.nii.gz",
+)
+TASK = (
+    f"{RESULTS}/tfMRI_GAMBLING_RL/tfMRI_GAMBLING_RL.nii.gz",
+    f"{RESULTS}/tfMRI_GAMBLING_RL/tfMRI_GAMBLING_RL_Atlas_MSMAll.dtseries.nii",
+    f"{RESULTS}/tfMRI_GAMBLING_RL/{{EVs/win.txt,Movement_Regressors.txt}}",
+)
+
+
+def test_hcp_folders(tmp_path):
+    for subject in ("100307", "100206"):
+        grow(tmp_path / subject, *REST, *TASK)
+    clean = found(
+        tmp_path, GRAYORDINATES, kind="hcp", entities={"task": "rest", "desc": "MSMAll_hp2000_clean"}
+    )
+    assert [r.key for r in clean] == [f"toy_sub-{s}_task-rest_dir-LR_run-1" for s in ("100206", "100307")]
+    assert clean[0].path.name == "rfMRI_REST1_LR_Atlas_MSMAll_hp2000_clean.dtseries.nii"
+    assert clean[0].motion is not None and clean[0].motion.name == "Movement_RelativeRMS.txt"
+    assert clean[0].motion in clean[0].inputs() and clean[0].brain_mask is None
+    (first, second, *_) = found(tmp_path, kind="hcp", entities={"desc": ""})
+    assert [first.path.name, second.path.name] == ["tfMRI_GAMBLING_RL.nii.gz", "rfMRI_REST1_LR.nii.gz"]
+    assert first.motion is not None and first.motion.name == "Movement_Regressors.txt"
+    assert second.brain_mask is not None and second.brain_mask.name == "brainmask_fs.2.nii.gz"
+    assert first.confounds is None and not first.sidecars
+
+
+def test_hcp_asks_which_of_the_files_of_a_run(tmp_path):
+    grow(tmp_path / "100307", *REST, *TASK)
+    with pytest.raises(
+        UserError, match=r"\{desc: ''\} or \{desc: MSMAll\} or \{desc: MSMAll_hp2000_clean\}$"
+    ):
+        found(tmp_path, GRAYORDINATES, kind="hcp")
+    with pytest.raises(UserError, match=r"\{desc: ''\} or \{desc: hp2000_clean\}$"):
+        found(tmp_path, kind="hcp")
+    given = dataset(tmp_path, features=GRAYORDINATES, kind="hcp", entities={"desc": "MSMAll_hp2000_clean"})
+    runs, rejected = discover(given)
+    assert [r.entities["task"] for r in runs] == ["rest"]
+    assert [r.reason for r in rejected] == ["not_rendered"]  # the task run was never cleaned
+
+
+@pytest.mark.parametrize(
+    ("folder", "expected"),
+    [
+        ("rfMRI_REST1_LR", {"task": "rest", "run": "1", "dir": "LR"}),
+        ("tfMRI_GAMBLING_RL", {"task": "gambling", "dir": "RL"}),
+        ("tfMRI_MOVIE1_7T_AP", {"task": "movie", "run": "1", "acq": "7T", "dir": "AP"}),
+        ("tfMRI_FACENAME_PA", {"task": "facename", "dir": "PA"}),
+        ("task-rest_run-01_bold", {"task": "rest", "run": "01"}),
+        ("rfMRI_REST", None),
+        ("fMRI_CONCAT_ALL", None),
+    ],
+)
+def test_the_runs_of_hcp_by_their_folders(folder, expected):
+    assert run_entities(folder) == expected
+
+
+def test_the_visits_of_hcp_aging_are_one_person():
+    assert subject_entities("HCA6002236_V1_MR") == {"sub": "HCA6002236", "ses": "V1"}
+    assert subject_entities("100307") == {"sub": "100307"}
+
+
+# ---------------------------------------------------------------- mistakes
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"root": "nowhere"}, "is no folder; set root"),
+        ({"root": "$NO_SUCH_VARIABLE/x"}, "environment variable is not set"),
+        ({"root": "file.txt"}, "is a file; set root to the folder"),
+        ({"root": "above"}, "there are subjects in .*above/raw: set root to it"),
+        ({"root": "above/raw/sub-01"}, "there are subjects in .*above/raw: set root to it"),
+        ({"root": "empty"}, "root must be the folder that holds sub-\\*"),
+        ({"root": "above/raw"}, "has {desc: preproc}.*looks like raw data: kind: bids"),
+        (
+            {"kind": "bids", "entities": {"task": "rest"}},
+            r"no file in .* has {task: rest}; there are task: tones",
+        ),
+        ({"kind": "bids", "features": SURFACES}, r"no \*_bold.func.gii .*there are \*_bold.nii.gz"),
+        ({"entities": {"subject": "01"}}, "'subject' is no BIDS entity; did you mean 'sub'"),
+        ({"entities": {"tsk": "rest"}}, "'tsk' is no BIDS entity; did you mean 'task'"),
+        ({"entities": {"hemi": "L"}}, "both hemispheres; remove hemi"),
+        ({"files": "/abs/*.nii.gz"}, "files: '/abs/.*' is no glob below root"),
+        ({"files": ""}, "files: '' is no glob"),
+        ({"files": "*.nii.gz"}, r"no .nii.gz/.nii matches .*\*.nii.gz"),
+        (
+            {"files": "**/*_bold.*", "features": GRAYORDINATES},
+            "no .dtseries.nii matches .*; 1 others do, e.g. sub-01",
+        ),
+        (
+            {"kind": "bids", "files": "**/*.nii.gz", "name_pattern": "(?P<subject>x+)"},
+            "matches none of 1 paths",
+        ),
+        ({"name_pattern": "(?P<subject"}, "name_pattern is no regular expression"),
+        ({"name_pattern": r"sub-(\d+)"}, "no named group; write e.g."),
+        ({"name_pattern": r"(?P<site>\w+)"}, "no group may be called 'site'; use id, subject"),
+        ({"events": "{dir}/{subj}.tsv"}, "no run has {subj}; use"),
+        ({"events": "{dir"}, "is no template"),
+        ({"features": COLUMNS}, "kind fmriprep needs features with labels_img or mask_img .* not columns"),
+        ({"kind": "arrays"}, "kind arrays needs features with columns, not labels_img or mask_img"),
+        ({"kind": "arrays", "features": COLUMNS}, "kind arrays needs files"),
+        ({"kind": "hcp"}, r"no run with \*.nii.gz in .*root must be the folder that holds the subjects"),
+        ({"kind": "hcp", "files": "*"}, "choose by entities: {desc: ...} instead of files"),
+        ({"kind": "hcp", "features": SURFACES}, "kind hcp needs features with"),
+        ({"orientation": "VT"}, "orientation is for kind arrays"),
+        ({"variable": "ts"}, "variable is for kind arrays"),
+        ({"participants_t_r": "tr"}, "participants_t_r needs participants"),
+        ({"kind": "bids", "participants": "people.tsv"}, "there is no .*people.tsv; set participants"),
+        (
+            {"kind": "bids", "participants": "twice.tsv"},
+            "no column 'participant_id'; set participants_key, it has id",
+        ),
+        (
+            {"kind": "bids", "participants": "twice.tsv", "participants_key": "id", "participants_t_r": "tr"},
+            "rows 'a' in column id contradict each other",
+        ),
+    ],
+)
+def test_mistakes_in_a_recipe_are_named_with_their_remedy(tmp_path, settings, words):
+    raw = grow(tmp_path / "above/raw", f"{FUNC}_bold.nii.gz")
+    grow(tmp_path, "file.txt", "empty/.keep")
+    (raw / "twice.tsv").write_text("id\ttr\na\t1\na\t2\n")
+    named = settings.get("root", "above/raw")
+    root = named if named.startswith("$") else tmp_path / named
+    others = {k: v for k, v in settings.items() if k != "root"}
+    with pytest.raises(UserError, match=words) as refusal:
+        discover(dataset(root, **({"features": VOLUMES} | others)))
+    assert str(refusal.value).startswith("data set 'toy': ") or str(raw) in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+# ---------------------------------------------------------------- real data
+
+
+@pytest.mark.realdata
+def test_real_trees(tmp_path, data_root):
+    haxby = found(data_root / "haxby_fmriprep_layout")
+    assert [r.entities["run"] for r in haxby] == [f"{n:02d}" for n in range(1, 13)]
+    (raw,) = found(data_root / "studyforrest_objloc_bids", kind="bids")
+    for run in (*haxby, raw):
+        assert run.events is not None and len(run.sidecars) == 1
+    assert all(r.confounds is not None and r.brain_mask is not None for r in haxby)
+    sample = data_root / "fmriprep_confounds_samples/ds000031_ses002"
+    if not sample.is_dir():
+        return
+    root, stem = tmp_path / "fmriprep", "sub-01_ses-002_task-rest_run-001"
+    grow(root, f"sub-01/ses-002/func/{stem}_space-MNI152NLin2009cAsym_desc-preproc_bold.nii.gz")
+    for file in sample.iterdir():
+        (root / "sub-01/ses-002/func" / file.name).symlink_to(file)
+    (genuine,) = found(root)
+    assert genuine.key == "toy_sub-01_ses-002_task-rest_run-001"
+    assert genuine.confounds is not None and genuine.brain_mask is not None
+    assert genuine.confounds.resolve().parent == genuine.brain_mask.resolve().parent == sample.resolve()

@@ -1,8 +1,13 @@
 """Paths and files: expansion, hashes, and writes that are either whole or absent."""
 
+import contextlib
+import errno
 import hashlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
+
+from fmriscale.errors import UserError
 
 DEFAULT_DATA = "../shared/data"
 """Where the real data of tests and recipes lie unless FMRISCALE_DATA says otherwise."""
@@ -36,15 +41,20 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
+def write_durably(path: Path, data: str | bytes) -> None:
+    """Write a file and make it last through a power cut; its folder is made where there is none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as handle:
+        handle.write(data.encode() if isinstance(data, str) else data)
+        handle.flush()
+        os.fsync(handle.fileno())
+
+
 def atomic_write(path: Path, data: str | bytes) -> None:
     """Write a file under a temporary name, fsync it and rename it into place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("wb") as handle:
-            handle.write(data.encode() if isinstance(data, str) else data)
-            handle.flush()
-            os.fsync(handle.fileno())
+        write_durably(temporary, data)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -58,3 +68,34 @@ def fsync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+_REMEDIES = {
+    errno.ENOSPC: "free space on that disk, or choose another place",
+    errno.EDQUOT: "free some of your quota, or choose another place",
+    errno.EFBIG: "raise the limit on the size of files (ulimit -f)",
+    errno.EACCES: "make it writable, or choose another place",
+    errno.EPERM: "make it writable, or choose another place",
+    errno.EROFS: "that disk can only be read: choose another place",
+    errno.ENOTDIR: "a file stands where a folder must be: choose another place",
+    errno.EEXIST: "a file stands where a folder must be: choose another place",
+}
+
+
+@contextlib.contextmanager
+def writing_to(folder: Path) -> Iterator[None]:
+    """Turn the operating system's refusal to write below a folder into a `UserError` with the remedy.
+
+    Raises
+    ------
+    UserError
+        Disk full, permission denied, a file in the way, ...
+    """
+    try:
+        yield
+    except OSError as error:
+        remedy = _REMEDIES.get(error.errno or 0, "mend that")
+        raise UserError(
+            f"{error.filename or folder}: {error.strerror}; {remedy}, then run this again: "
+            "what is finished is kept"
+        ) from error

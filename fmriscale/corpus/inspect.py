@@ -39,7 +39,7 @@ def table(manifest: dict[str, Any], quarantine: pd.DataFrame, n_details: int = 1
     totals = manifest["totals"]
     people, runs, rejected = (str(totals[k]) for k in ("n_people", "n_runs", "n_quarantined"))
     rows.append(("all", "", people, runs, f"{totals['hours']:.1f}", "", rejected))
-    lines = _aligned(rows)
+    lines = aligned(rows)
     for name, space in sorted(manifest["spaces"].items()):
         lines.append(f"feature space {name}: {space['n_features']} features")
     size = f"{totals['bytes'] / 2**20:.1f} MiB in {len(manifest['shards'])} shards"
@@ -60,7 +60,7 @@ def _range(values: list[float]) -> str:
     return low if low == high else f"{low}-{high}"
 
 
-def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
+def aligned(rows: list[tuple[str, ...]]) -> list[str]:
     """Pad cells: names to the left, numbers to the right."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     cells = [

@@ -6,7 +6,8 @@ written last: a folder without it is not a corpus yet.
 
 import hashlib
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import pandas as pd
 
 from fmriscale.config import SplitConfig
 from fmriscale.errors import UserError
-from fmriscale.files import atomic_write
+from fmriscale.files import fsync_folder, write_durably
 
 FORMAT = 1
 
@@ -151,15 +152,13 @@ def fingerprint_of(corpus: dict[str, Any], runs: pd.DataFrame) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def write_manifest(
-    folder: Path, corpus: dict[str, Any], runs: pd.DataFrame, quarantine: pd.DataFrame
-) -> dict[str, Any]:
-    """Write runs.tsv, quarantine.tsv and, last, corpus.json with its fingerprint.
+def render_manifest(
+    corpus: dict[str, Any], runs: pd.DataFrame, quarantine: pd.DataFrame
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return corpus.json with its fingerprint, and the manifest's files as text.
 
     Parameters
     ----------
-    folder : Path
-        The corpus.
     corpus : dict
         Content of corpus.json without `format` and `fingerprint`; must have `spaces`.
     runs, quarantine : DataFrame
@@ -168,16 +167,83 @@ def write_manifest(
     Returns
     -------
     dict
-        corpus.json as written.
+        corpus.json.
+    dict of str to str
+        File name: content; corpus.json comes last, as it must be written.
     """
     order = ["dataset", "subject", "session", "task", "run", "key"]
     runs = runs.loc[:, RUN_COLUMNS].sort_values(order, kind="stable").reset_index(drop=True)
     quarantine = quarantine.loc[:, QUARANTINE_COLUMNS].sort_values(QUARANTINE_COLUMNS)
     corpus = {"format": FORMAT, "fingerprint": fingerprint_of(corpus, runs), **corpus}
-    atomic_write(folder / "runs.tsv", runs.to_csv(sep="\t", index=False, lineterminator="\n"))
-    atomic_write(folder / "quarantine.tsv", quarantine.to_csv(sep="\t", index=False, lineterminator="\n"))
-    atomic_write(folder / "corpus.json", json.dumps(corpus, indent=1, sort_keys=True) + "\n")
+    return corpus, {
+        "runs.tsv": runs.to_csv(sep="\t", index=False, lineterminator="\n"),
+        "quarantine.tsv": quarantine.to_csv(sep="\t", index=False, lineterminator="\n"),
+        "corpus.json": json.dumps(corpus, indent=1, sort_keys=True) + "\n",
+    }
+
+
+def write_manifest(
+    folder: Path, corpus: dict[str, Any], runs: pd.DataFrame, quarantine: pd.DataFrame
+) -> dict[str, Any]:
+    """Write what `render_manifest` makes of the same arguments; return corpus.json."""
+    corpus, files = render_manifest(corpus, runs, quarantine)
+    install(folder, files)
     return corpus
+
+
+def install(
+    folder: Path,
+    files: dict[str, str],
+    moves: Mapping[Path, Path] | None = None,
+    gone: Collection[Path] = (),
+) -> None:
+    """Put a new manifest and its shards in place; a reader finds the old corpus, the new one, or none.
+
+    What needs space on the disk is written first. Then corpus.json goes, everything is renamed, and
+    corpus.json comes back last: cut short in between, the folder is not a corpus until this is done again.
+
+    Parameters
+    ----------
+    folder : Path
+        The corpus.
+    files : dict of str to str
+        Content of the manifest's files by name, corpus.json last.
+    moves : mapping of Path to Path, optional
+        Finished shards and their places.
+    gone : collection of Path
+        Shards that are no longer part of the corpus.
+    """
+    moves = moves or {}
+    places = [folder / name for name in files]
+    temporary = [place.with_name(f".{place.name}.{os.getpid()}.tmp") for place in places]
+    gone = [path for path in gone if path.exists()]
+    if not moves and not gone and all(map(_holds, places, files.values())):
+        return
+    try:
+        for path, text in zip(temporary, files.values(), strict=True):
+            write_durably(path, text)
+        (folder / "corpus.json").unlink(missing_ok=True)
+        fsync_folder(folder)
+        for new, place in moves.items():
+            place.parent.mkdir(parents=True, exist_ok=True)
+            new.replace(place)
+        for path in gone:
+            path.unlink()
+        for parent in {path.parent for path in (*moves.values(), *gone)}:
+            fsync_folder(parent)
+        for path, place in zip(temporary, places, strict=True):
+            if place.name == "corpus.json":
+                fsync_folder(folder)
+            path.replace(place)
+        fsync_folder(folder)
+    finally:
+        for path in temporary:
+            path.unlink(missing_ok=True)
+
+
+def _holds(path: Path, text: str) -> bool:
+    """Say whether a file holds this text."""
+    return path.is_file() and path.read_bytes() == text.encode()
 
 
 def read_manifest(folder: Path) -> tuple[dict[str, Any], pd.DataFrame]:

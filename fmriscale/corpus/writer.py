@@ -4,6 +4,8 @@ import hashlib
 import io
 import json
 import os
+import tarfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -11,7 +13,8 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from fmriscale.corpus.reader import MEMBER_HEADER, NPY_HEADER
-from fmriscale.files import atomic_write, fsync_folder, sha256_file
+from fmriscale.corpus.state import staged_path
+from fmriscale.files import fsync_folder, sha256_file
 
 MAX_KEY = 88
 """Longest key: with `.bold.npy` it still fits the 100 characters of a plain tar header."""
@@ -74,7 +77,7 @@ def encode_run(
 
 
 class ShardWriter:
-    """Write one shard under a temporary name; `commit` makes it real, leaving without it makes nothing.
+    """Write one shard into `.build`; `commit` makes it real, leaving without it makes nothing.
 
     Parameters
     ----------
@@ -85,7 +88,7 @@ class ShardWriter:
     """
 
     def __init__(self, corpus: Path, name: str) -> None:
-        self.path = corpus / name
+        self.path = staged_path(corpus, name)
         self.name = name
         self.rows: list[dict[str, Any]] = []
         self._temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
@@ -93,26 +96,27 @@ class ShardWriter:
         self._tar: Any = None
 
     def __enter__(self) -> "ShardWriter":
+        for left in self.path.parent.glob(f".{self.path.name}.*.tmp"):  # of a builder that was killed
+            left.unlink(missing_ok=True)
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._file is not None and not self._file.closed:
-            self._tar.close()
+        if self._file is not None:
             self._file.close()
         self._temporary.unlink(missing_ok=True)
 
     def add(self, run: EncodedRun) -> None:
         """Append a run; the first one creates the file."""
         if self._tar is None:
-            from webdataset.writer import TarWriter  # here: it brings torch, which readers of headers spare
-
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self._temporary.open("wb")
-            self._tar = TarWriter(
-                self._file, mtime=0, user="fmriscale", group="fmriscale", mode=0o444, encoder=False
-            )
-        offset = self._tar.tarstream.offset + MEMBER_HEADER
-        self._tar.write({"__key__": run.key, **run.members})
+            self._tar = tarfile.TarFile(fileobj=self._file, mode="w", format=tarfile.USTAR_FORMAT)
+        offset = self._tar.offset + MEMBER_HEADER
+        for extension, content in sorted(run.members.items()):
+            member = tarfile.TarInfo(f"{run.key}.{extension}")
+            member.size, member.mode = len(content), 0o444
+            member.uname = member.gname = "fmriscale"
+            self._tar.addfile(member, io.BytesIO(content))
         self.rows.append({**run.row, "shard": self.name, "offset": offset})
 
     def commit(self) -> dict[str, Any] | None:
@@ -141,47 +145,16 @@ class ShardWriter:
         return summary
 
 
-def state_path(corpus: Path, shard: str) -> Path:
-    """Return where the state of a shard is kept: what it was made from and what became of each run."""
-    return corpus / ".build" / f"{Path(shard).stem}.json"
-
-
-def save_state(corpus: Path, shard: str, state: dict[str, Any]) -> None:
-    """Write the state of a finished shard; it comes after the shard itself."""
-    atomic_write(state_path(corpus, shard), json.dumps(state, sort_keys=True) + "\n")
-
-
-def load_state(corpus: Path, shard: str, fingerprint: str) -> dict[str, Any] | None:
-    """Return the state of a shard that need not be built again, else None.
-
-    Parameters
-    ----------
-    corpus : Path
-        The corpus folder.
-    shard : str
-        Path of the shard below it.
-    fingerprint : str
-        Hash of the shard's inputs and settings as they are now.
-    """
-    try:
-        state = json.loads(state_path(corpus, shard).read_text())
-    except (OSError, ValueError):
-        return None
-    if state.get("fingerprint") != fingerprint:
-        return None
-    summary, path = state["shard"], corpus / shard
-    if summary is not None and not (path.is_file() and path.stat().st_size == summary["bytes"]):
-        return None
-    return state
-
-
-def remove_stale(corpus: Path, shards: set[str]) -> None:
-    """Remove shards that an earlier recipe made here and the present one does not."""
-    for state in sorted((corpus / ".build").glob("*.json")):
-        dataset = state.stem.rpartition("-")[0]
-        shard = f"{dataset}/{state.stem}.tar"
-        if shard not in shards:
-            (corpus / shard).unlink(missing_ok=True)
-            state.unlink()
-            if (corpus / dataset).is_dir() and not any((corpus / dataset).iterdir()):
-                (corpus / dataset).rmdir()
+def read_members(shard: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """Yield the key of every run of a shard and its members by extension."""
+    with tarfile.open(shard, "r:") as tar:
+        key, members = "", {}
+        for member in tar:
+            name, _, extension = member.name.partition(".")
+            if name != key and members:
+                yield key, members
+                members = {}
+            content = tar.extractfile(member)
+            key, members[extension] = name, b"" if content is None else content.read()
+        if members:
+            yield key, members

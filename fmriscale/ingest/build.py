@@ -1,41 +1,48 @@
 """`fmriscale shard`: scans -> a corpus of tar shards.
 
-Plan (which runs go to which shard) -> build what is not there yet -> manifest -> closing table.
+Plan (which runs go to which shard) -> build what is not there yet, all of it or a task's part -> finish
+(shards and manifest put in place) -> closing table.
 """
 
-import hashlib
-import importlib.metadata
-import json
+import argparse
+import contextlib
+import os
+import shlex
+import sys
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-import fmriscale
-from fmriscale.config import CorpusConfig, DatasetConfig
+from fmriscale.config import CorpusConfig
 from fmriscale.corpus.inspect import table
-from fmriscale.corpus.manifest import QUARANTINE_COLUMNS, RUN_COLUMNS, split_of, write_manifest
-from fmriscale.corpus.writer import ShardWriter, load_state, remove_stale, save_state
-from fmriscale.errors import EXIT_OK, EXIT_QUARANTINED
-from fmriscale.files import expand
-from fmriscale.ingest.features import load_features
-from fmriscale.ingest.plan import Shard, make_plan
-from fmriscale.ingest.pool import WorkerDied, available_cores, in_order
-from fmriscale.ingest.progress import Progress
-from fmriscale.ingest.quality import Rejection
-from fmriscale.ingest.run import process_run
-from fmriscale.recipe import parse, to_dict
-
-SOFTWARE = ("isal", "nibabel", "nilearn", "numpy", "scipy", "webdataset")
-"""Packages whose versions shape the numbers or bytes of a corpus."""
+from fmriscale.corpus.lock import FolderLock
+from fmriscale.errors import EXIT_OK, EXIT_QUARANTINED, UserError
+from fmriscale.files import expand, writing_to
+from fmriscale.ingest.estimate import describe
+from fmriscale.ingest.finish import finish
+from fmriscale.ingest.plan import make_plan, part_of
+from fmriscale.ingest.shards import build_shards
+from fmriscale.recipe import parse
 
 
 def main(args: list[str] | None = None) -> int:
     """Run the command and return its exit code: 0, or 3 where runs were quarantined."""
-    config = parse(CorpusConfig, args, prog="fmriscale-shard")
-    manifest, quarantine = build(config)
+    flags, recipe = _flags(sys.argv[1:] if args is None else args)
+    config = parse(CorpusConfig, recipe, prog="fmriscale-shard")
+    if flags.plan:
+        print(describe(config, flags.num_tasks or 1))
+        return EXIT_OK
+    again = shlex.join(["fmriscale-shard", *recipe])
+    if flags.task_id is not None:
+        print(build_part(config, flags.task_id, flags.num_tasks))
+        return EXIT_OK
+    plan, rejections = make_plan(config)
+    with _builder(config) as (folder, lock):
+        if not flags.finish:
+            build_shards(plan, folder, config.jobs, lock)
+        manifest, quarantine = finish(config, plan, rejections, lock, again)
     print(table(manifest, quarantine))
     return EXIT_QUARANTINED if len(quarantine) else EXIT_OK
 
@@ -53,153 +60,99 @@ def build(config: CorpusConfig) -> tuple[dict[str, Any], pd.DataFrame]:
     Raises
     ------
     UserError
-        The recipe is wrong; nothing is written.
+        The recipe is wrong, or the folder cannot be written; a corpus that was there stays as it was.
     """
     plan, rejections = make_plan(config)
+    with _builder(config) as (folder, lock):
+        build_shards(plan, folder, config.jobs, lock)
+        return finish(config, plan, rejections, lock, "build")
+
+
+def build_part(config: CorpusConfig, task_id: int, num_tasks: int) -> str:
+    """Build one task's part of the shards; return a line that says what was done.
+
+    Raises
+    ------
+    UserError
+        As `build`.
+    """
+    plan, _ = make_plan(config)
+    part = part_of(plan, task_id, num_tasks)
+    with _builder(config) as (folder, lock):
+        n_built, n_rejected = build_shards(part, folder, config.jobs, lock)
+    return (
+        f"task {task_id} of {num_tasks}: {len(part)} of {len(plan)} shards, {n_built} built now, "
+        f"{n_rejected} runs rejected; --finish writes the manifest when every task is done"
+    )
+
+
+@contextlib.contextmanager
+def _builder(config: CorpusConfig) -> Iterator[tuple[Path, FolderLock]]:
+    """Open the corpus folder for writing."""
     folder = expand(config.out)
-    states = _build_shards(plan, folder, config.jobs or available_cores())
-    rejected = [asdict(r) for r in rejections] + [r for s in states for r in s["rejections"]]
-    quarantine = pd.DataFrame(rejected, columns=QUARANTINE_COLUMNS).sort_values(QUARANTINE_COLUMNS)
-    people = {d.name: d.people or d.name for d in config.datasets}
-    rows = [row for s in states for row in s["rows"]]
-    for row in rows:
-        row["person"] = f"{people[row['dataset']]}/{row['subject']}"
-        row["split"] = split_of(row["person"], config.split)
-    runs = pd.DataFrame(rows, columns=RUN_COLUMNS)
-    manifest = write_manifest(folder, _corpus_json(config, states, runs, quarantine), runs, quarantine)
-    remove_stale(folder, {shard.name for shard in plan})
-    return manifest, quarantine
+    with writing_to(folder), FolderLock(folder) as lock:
+        yield folder, lock
 
 
-# ---------------------------------------------------------------- shards
+# ---------------------------------------------------------------- command line
 
 
-def fingerprint(shard: Shard) -> str:
-    """Hash what a shard is made from: settings, runs, and size and time of every input file."""
-    settings = to_dict(shard.dataset)
-    for later in ("weight", "licence", "people"):  # these stand in the manifest alone
-        del settings[later]
-    files = {file for run in shard.runs for file in run.inputs()}
-    features = shard.dataset.features
-    files |= {expand(p) for p in (features.labels_img, features.mask_img, features.labels) if p}
-    content = {
-        "settings": settings,
-        "runs": [[r.key, r.source, r.array, r.t_r, r.entities] for r in shard.runs],
-        "files": [[str(f), *_stamp(f)] for f in sorted(files)],
-        "software": software(),
-    }
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+def _flags(args: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Take what says how to run from the command line; the rest is the recipe's.
 
-
-def _stamp(path: Path) -> tuple[int, int]:
-    """Return size and modification time in ns; -1 where the file is not there."""
+    Raises
+    ------
+    UserError
+        Flags that make no sense together.
+    """
+    parser = argparse.ArgumentParser(
+        prog="fmriscale-shard",
+        usage="fmriscale-shard --config FILE [--plan | --task-id I --num-tasks N | --finish] [--KEY VALUE]",
+        add_help=False,
+        allow_abbrev=False,
+        exit_on_error=False,
+    )
+    group = parser.add_argument_group("how to run (not part of the recipe)")
+    group.add_argument(
+        "--plan", action="store_true", help="tell what would be built, and how long; write nothing"
+    )
+    group.add_argument(
+        "--task-id",
+        type=int,
+        metavar="I",
+        help="build part I = 0 ... N-1 of the shards; in a Slurm array its task",
+    )
+    group.add_argument(
+        "--num-tasks", type=int, metavar="N", help="number of parts; in a Slurm array its tasks"
+    )
+    group.add_argument("--finish", action="store_true", help="write the manifest when all parts are built")
+    if {"-h", "--help"} & set(args):
+        print(parser.format_help())
     try:
-        status = path.stat()
-    except OSError:
-        return -1, -1
-    return status.st_size, status.st_mtime_ns
+        flags, recipe = parser.parse_known_args(args)
+    except argparse.ArgumentError as error:
+        raise UserError(f"{error} (--help lists every key)") from error
+    if flags.plan + flags.finish + (flags.task_id is not None) > 1:
+        raise UserError("give one of --plan, --task-id and --finish")
+    if flags.task_id is None and not flags.plan and not flags.finish:
+        flags.task_id, flags.num_tasks = _array_task(flags.num_tasks)
+    if flags.task_id is not None and flags.num_tasks is None:
+        raise UserError("--task-id needs --num-tasks, the number of parts")
+    if flags.num_tasks is not None and not 0 <= (flags.task_id or 0) < flags.num_tasks:
+        raise UserError(f"--task-id {flags.task_id} of --num-tasks {flags.num_tasks}: ids go from 0 to N-1")
+    return flags, recipe
 
 
-def _build_shards(plan: list[Shard], folder: Path, jobs: int) -> list[dict[str, Any]]:
-    """Return the state of every shard of the plan, building those that are not up to date."""
-    prints = [fingerprint(shard) for shard in plan]
-    states = [load_state(folder, s.name, p) for s, p in zip(plan, prints, strict=True)]
-    todo = [shard for shard, state in zip(plan, states, strict=True) if state is None]
-    work = ((run, shard.dataset) for shard in todo for run in shard.runs)
-    jobs = min(jobs, max(1, sum(len(shard.runs) for shard in todo)))
-    results = in_order(process_run, work, jobs)
-    with Progress(sum(len(s.runs) for s in plan), "runs") as progress:
-        for i, shard in enumerate(plan):
-            if states[i] is None:
-                states[i] = _build_shard(shard, prints[i], folder, results, progress)
-            else:
-                progress.update(len(shard.runs))
-    return [state for state in states if state is not None]
-
-
-def _build_shard(
-    shard: Shard, fingerprint: str, folder: Path, results: Iterator, progress: Progress
-) -> dict[str, Any]:
-    """Write one shard from the next results."""
-    rejections = []
-    with ShardWriter(folder, shard.name) as writer:
-        for run in shard.runs:
-            result = next(results)
-            if isinstance(result, WorkerDied):
-                detail = "the process that read it died twice (out of memory?); try --jobs 1 or a larger node"
-                result = Rejection(run.dataset, run.source, "crashed", detail)
-            if isinstance(result, Rejection):
-                rejections.append(asdict(result))
-                progress.rejected += 1
-            else:
-                writer.add(result)
-            progress.update(1)
-        summary = writer.commit()
-    state = {
-        "fingerprint": fingerprint,
-        "shard": summary,
-        "rows": writer.rows,
-        "rejections": rejections,
-    }
-    save_state(folder, shard.name, state)
-    return state
-
-
-# ---------------------------------------------------------------- manifest
-
-
-def software() -> dict[str, str]:
-    """Return the versions that a corpus depends on."""
-    versions = {name: importlib.metadata.version(name) for name in SOFTWARE}
-    return {"fmriscale": fmriscale.__version__, **versions}
-
-
-def _corpus_json(
-    config: CorpusConfig, states: list[dict[str, Any]], runs: pd.DataFrame, quarantine: pd.DataFrame
-) -> dict[str, Any]:
-    """Return the content of corpus.json."""
-    spaces = {d.features.name: load_features(d.features).space for d in config.datasets}
-    datasets = {
-        d.name: _dataset_json(d, runs.loc[runs.dataset == d.name], int((quarantine.dataset == d.name).sum()))
-        for d in config.datasets
-    }
-    shards = [s["shard"] for s in states if s["shard"] is not None]
-    return {
-        "spaces": {name: space.to_dict() for name, space in sorted(spaces.items())},
-        "datasets": datasets,
-        "split": asdict(config.split),
-        "shards": shards,
-        "totals": {
-            "n_datasets": len(datasets),
-            "n_runs": len(runs),
-            "n_people": int(runs.person.nunique()),
-            "n_quarantined": len(quarantine),
-            "hours": round(_hours(runs), 4),
-            "bytes": sum(s["bytes"] for s in shards),
-        },
-        "software": software(),
-    }
-
-
-def _dataset_json(dataset: DatasetConfig, runs: pd.DataFrame, n_quarantined: int) -> dict[str, Any]:
-    """Return a data set's entry of corpus.json."""
-    return {
-        "kind": dataset.kind,
-        "space": dataset.features.name,
-        "people": dataset.people or dataset.name,
-        "weight": dataset.weight,
-        "licence": dataset.licence,
-        "entities": dict(dataset.entities),
-        "denoise": asdict(dataset.denoise),
-        "quality": asdict(dataset.quality),
-        "t_r": sorted({float(t) for t in runs.t_r}),
-        "n_runs": len(runs),
-        "n_subjects": int(runs.subject.nunique()),
-        "hours": round(_hours(runs), 4),
-        "n_quarantined": n_quarantined,
-    }
-
-
-def _hours(runs: pd.DataFrame) -> float:
-    """Return the recorded time of runs, h."""
-    return float((runs.t_r.astype(float) * runs.n_volumes.astype(float)).sum() / 3600)
+def _array_task(num_tasks: int | None) -> tuple[int | None, int | None]:
+    """Return id and number of tasks of the Slurm array that this process is part of, if any."""
+    if "SLURM_ARRAY_TASK_ID" not in os.environ:
+        if num_tasks is not None:
+            raise UserError("--num-tasks needs --task-id (or --plan)")
+        return None, None
+    names = ("ID", "MIN", "MAX", "COUNT")
+    task, low, high, count = (int(os.environ[f"SLURM_ARRAY_TASK_{name}"]) for name in names)
+    if high - low + 1 != count:
+        raise UserError(
+            "the Slurm array has gaps: give a whole range, e.g. --array=0-15; what is built stays"
+        )
+    return task - low, num_tasks or count

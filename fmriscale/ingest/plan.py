@@ -1,18 +1,19 @@
 """Which runs go to which shard: a function of the recipe and the files, the same on every machine."""
 
 import re
+from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 
 from fmriscale.config import CorpusConfig, DatasetConfig
 from fmriscale.errors import UserError
-from fmriscale.ingest.arrays import read_array
 from fmriscale.ingest.checks import check_dataset
 from fmriscale.ingest.denoise import check_denoise
 from fmriscale.ingest.features import Features, load_features
 from fmriscale.ingest.names import Tree
 from fmriscale.ingest.quality import Rejected, Rejection
+from fmriscale.ingest.read import count_volumes
 from fmriscale.ingest.sources import RunSource, discover
-from fmriscale.ingest.volumes import open_image
 
 MEMBER_BYTES = 4096
 """Tar headers, padding and JSON of a run, roughly."""
@@ -26,6 +27,8 @@ class Shard:
     """Path below the corpus folder."""
     dataset: DatasetConfig
     runs: tuple[RunSource, ...]
+    bytes_in: int
+    """Size of the sources; the runs of one archive share it."""
 
 
 def make_plan(config: CorpusConfig) -> tuple[list[Shard], list[Rejection]]:
@@ -48,17 +51,35 @@ def make_plan(config: CorpusConfig) -> tuple[list[Shard], list[Rejection]]:
     for dataset in sorted(config.datasets, key=lambda d: d.name):
         runs, rejected = discover(dataset, tree)
         rejections += rejected
-        per_shard = _runs_per_shard(runs, dataset, config.shard_mb * 2**20)
+        per_shard = min(config.shard_runs, _runs_per_shard(runs, dataset, config.shard_mb * 2**20))
+        sizes = _sizes(runs)
         for number, first in enumerate(range(0, len(runs), per_shard)):
             name = f"{dataset.name}/{dataset.name}-{number:06d}.tar"
-            plan.append(Shard(name, dataset, tuple(runs[first : first + per_shard])))
+            its_runs = tuple(runs[first : first + per_shard])
+            plan.append(Shard(name, dataset, its_runs, round(sum(sizes[run.key] for run in its_runs))))
     return plan, rejections
+
+
+def part_of(plan: list[Shard], task_id: int, num_tasks: int) -> list[Shard]:
+    """Return one task's share of the shards, such that all tasks have about as many bytes to read.
+
+    Every task computes the same shares: the largest shards are dealt out first, each to whoever has least.
+    """
+    loads, share = [0] * num_tasks, {}
+    for shard in sorted(plan, key=lambda s: (-s.bytes_in, s.name)):
+        least = loads.index(min(loads))
+        loads[least] += shard.bytes_in + 1
+        share[shard.name] = least
+    return [shard for shard in plan if share[shard.name] == task_id]
 
 
 def _check_recipe(config: CorpusConfig) -> None:
     """Refuse what is wrong whatever the files hold."""
     if not config.datasets:
         raise UserError("the recipe lists no data set; give at least one under datasets")
+    for setting in ("shard_mb", "shard_runs"):
+        if getattr(config, setting) < 1:
+            raise UserError(f"{setting}: {getattr(config, setting)} is too small; 1 is the least")
     spaces: dict[str, tuple[DatasetConfig, Features]] = {}
     names: set[str] = set()
     for dataset in config.datasets:
@@ -80,15 +101,27 @@ def _check_recipe(config: CorpusConfig) -> None:
             )
 
 
+def _sizes(runs: list[RunSource]) -> dict[str, float]:
+    """Return the bytes to read for each run, by key."""
+    sharers = Counter(run.path for run in runs)
+    sizes = {path: _size(path) / sharers[path] for path in sharers}
+    return {run.key: sizes[run.path] + (_size(run.right) if run.right else 0) for run in runs}
+
+
+def _size(path: Path) -> int:
+    """Return the size of a file; 0 where it is not there."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
 def _runs_per_shard(runs: list[RunSource], dataset: DatasetConfig, shard_bytes: int) -> int:
     """Return how many runs fill a shard, judged by the first one that can be read."""
     n_features = load_features(dataset.features).space.n_features
     for run in runs:
         try:
-            if dataset.kind == "arrays":
-                n_volumes = len(read_array(run.path, run.array))
-            else:
-                n_volumes = open_image(run.path).n_volumes
+            n_volumes = count_volumes(run, dataset)
         except Rejected:
             continue
         return max(1, shard_bytes // (2 * n_volumes * n_features + 8 * n_features + MEMBER_BYTES))

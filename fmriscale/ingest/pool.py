@@ -1,14 +1,19 @@
 """Do independent pieces of work in processes and hand the results back in order."""
 
 import collections
+import contextlib
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from typing import Any
 
 from threadpoolctl import threadpool_limits
+
+TRIES = 2
+"""Work that has killed this many processes is given up."""
 
 
 def available_cores() -> int:
@@ -20,14 +25,15 @@ def in_order(function: Callable[..., Any], work: Iterable[tuple], jobs: int) -> 
     """Yield `function(*arguments)` for every item of work, in order.
 
     Numerical libraries run one thread a process, with one job as with many, so that results do not
-    depend on the number of jobs. A few results a job wait at most, so memory stays bounded.
+    depend on the number of jobs. Two results a job wait at most, so memory stays bounded. A process
+    that dies takes nothing with it but its own work, which another process tries once more.
 
     Parameters
     ----------
     function : callable
         Importable by name.
     work : iterable of tuple
-        Arguments.
+        Arguments; taken when they are needed.
     jobs : int
         Processes; 1 = work in this one.
 
@@ -41,45 +47,93 @@ def in_order(function: Callable[..., Any], work: Iterable[tuple], jobs: int) -> 
             for arguments in work:
                 yield function(*arguments)
         return
-    os.environ["OMP_NUM_THREADS"] = "1"
-    pool, waiting = _new_pool(jobs), collections.deque()
+    items, again = enumerate(work), collections.deque()
+    deaths: collections.Counter[int] = collections.Counter()
+    results: dict[int, Any] = {}
+    idle, busy = [_Worker(function) for _ in range(jobs)], dict[Any, _Worker]()
+    position = 0
     try:
-        for arguments in work:
-            try:
-                future = pool.submit(function, *arguments)
-            except BrokenProcessPool:  # an earlier piece killed its process, and the pool with it
-                pool = _new_pool(jobs)
-                future = pool.submit(function, *arguments)
-            waiting.append((future, arguments))
-            if len(waiting) >= 4 * jobs:
-                yield _take(function, *waiting.popleft())
-        while waiting:
-            yield _take(function, *waiting.popleft())
+        while True:
+            while idle and len(busy) + len(results) < 3 * jobs:
+                item = again.popleft() if again else next(items, None)
+                if item is None:
+                    break
+                worker = idle.pop()
+                worker.begin(item)
+                busy[worker.pipe] = worker
+            if not busy:
+                return
+            for pipe in wait(list(busy)):
+                worker = busy.pop(pipe)
+                number, arguments = worker.item
+                try:
+                    results[number] = worker.result()
+                except (EOFError, OSError):
+                    worker.end()
+                    worker = _Worker(function)
+                    deaths[number] += 1
+                    if deaths[number] < TRIES:
+                        again.append((number, arguments))
+                    else:
+                        results[number] = WorkerDied()
+                idle.append(worker)
+            while position in results:
+                yield results.pop(position)
+                position += 1
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+        for worker in (*idle, *busy.values()):
+            worker.end()
 
 
 class WorkerDied(Exception):
-    """Work whose process died, also when it was alone."""
+    """Work whose process died, and whose next process died too."""
 
 
-def _new_pool(jobs: int) -> ProcessPoolExecutor:
-    """Start workers that share one import of the libraries."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["fmriscale.ingest.run"])
-    return ProcessPoolExecutor(jobs, mp_context=context, initializer=threadpool_limits, initargs=(1,))
+class _Worker:
+    """A process that does one piece of work at a time, and ends when this process ends, however it ends."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        context = multiprocessing.get_context("forkserver")  # workers share one import of the libraries
+        context.set_forkserver_preload(["fmriscale.ingest.run"])
+        self.item: tuple[int, tuple] = (-1, ())
+        self.pipe, theirs = context.Pipe()
+        here = (dict(os.environ, OMP_NUM_THREADS="1"), str(Path.cwd()))
+        self._process = context.Process(target=_serve, args=(function, theirs, here), daemon=True)
+        self._process.start()
+        theirs.close()
+
+    def begin(self, item: tuple[int, tuple]) -> None:
+        """Hand over a numbered piece of work; a process that died meanwhile is noticed by `result`."""
+        self.item = item
+        with contextlib.suppress(OSError):
+            self.pipe.send(item[1])
+
+    def result(self) -> Any:
+        """Return the result; EOFError or OSError where the process died."""
+        value, error = self.pipe.recv()
+        if error is not None:
+            raise error
+        return value
+
+    def end(self) -> None:
+        """Stop the process."""
+        self.pipe.close()
+        self._process.terminate()
 
 
-def _take(function: Callable[..., Any], future: Future, arguments: tuple) -> Any:
-    """Return a result; work that was in flight when a process died gets a second, lonely try."""
-    try:
-        return future.result()
-    except BrokenProcessPool:
-        pass
-    alone = _new_pool(1)
-    try:
-        return alone.submit(function, *arguments).result()
-    except BrokenProcessPool:
-        return WorkerDied()
-    finally:
-        alone.shutdown(wait=False)
+def _serve(function: Callable[..., Any], pipe: Connection, here: tuple[dict[str, str], str]) -> None:
+    """Work until the other end of the pipe is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it too, and ends its workers
+    os.environ.update(here[0])
+    os.chdir(here[1])
+    with threadpool_limits(1):
+        try:
+            while True:
+                arguments = pipe.recv()
+                try:
+                    answer = (function(*arguments), None)
+                except Exception as error:
+                    answer = (None, error)
+                pipe.send(answer)
+        except (EOFError, OSError):  # the parent is gone
+            return

@@ -18,12 +18,14 @@ class Progress:
         Pieces in all.
     unit : str
         What a piece is.
+    done : int
+        Pieces that were done before.
     """
 
-    def __init__(self, total: int, unit: str) -> None:
-        self.total, self.unit, self.done, self.rejected = total, unit, 0, 0
+    def __init__(self, total: int, unit: str, done: int = 0) -> None:
+        self.total, self.unit, self.done, self.rejected = total, unit, done, 0
         self._last = time.monotonic()
-        self._bar = tqdm(total=total, unit=f" {unit}") if sys.stderr.isatty() else None
+        self._bar = tqdm(total=total, initial=done, unit=f" {unit}") if sys.stderr.isatty() else None
 
     def __enter__(self) -> "Progress":
         return self

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from scans import AFFINE, brain_like, confounds, write_atlas, write_fmriprep_run
+from scans import AFFINE, brain_like, confounds, write_atlas, write_fmriprep_run, write_image
 
 from fmriscale import cli
 from fmriscale.corpus.reader import Corpus
@@ -104,7 +104,10 @@ def test_bad_runs_are_quarantined_and_the_others_land(scans, capsys, jobs):
 def test_a_repeated_run_is_quarantined_and_the_first_stays(scans, capsys):
     path = scans / "in/sub-02/func"
     for file in sorted(path.glob("*_run-01_*")):
-        (path / file.name.replace("_run-01_", "_run-01_rec-x_")).write_bytes(file.read_bytes())
+        copy = path / file.name.replace("_run-01_", "_run-01_rec-x_")
+        copy.write_bytes(file.read_bytes())
+        if copy.name.endswith("bold.nii.gz"):
+            write_image(copy, brain_like(40, seed=7))
     assert shard(scans, recipe(scans)) == 0  # rec tells them apart
     nested = [p for p in path.iterdir() if "rec-x" in p.name and p.name.endswith("bold.nii.gz")]
     (path / nested[0].name.replace("rec-x", "rec-x+")).write_bytes(nested[0].read_bytes())

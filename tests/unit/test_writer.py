@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import shutil
 
@@ -9,7 +10,7 @@ from scans import T_R, brain_like, confounds, corpus, dataset, fragile, write_at
 from fmriscale.config import DenoiseConfig, SplitConfig
 from fmriscale.corpus.reader import Corpus
 from fmriscale.corpus.writer import ShardWriter, encode_run
-from fmriscale.ingest import build as building
+from fmriscale.ingest import finish as finishing
 from fmriscale.ingest.build import build
 from fmriscale.ingest.pool import WorkerDied, in_order
 
@@ -31,6 +32,12 @@ def study(tmp_path_factory):
         write_atlas(root / "atlas.nii.gz"),
         denoise=DenoiseConfig(strategy=["motion", "scrub"], motion="basic", scrub=0, dummy_volumes=2),
     )
+
+
+def elsewhere(study, name):
+    """The same scans in a feature space of their own."""
+    features = dataclasses.replace(study.features, name=f"slabs_{name}")
+    return dataclasses.replace(study, name=name, features=features)
 
 
 def content(folder):
@@ -105,7 +112,7 @@ def test_finished_shards_are_not_built_again(tmp_path, study, monkeypatch):
 
 
 def test_shards_of_an_earlier_recipe_go_away(tmp_path, study):
-    other = dataset(study.root, study.root + "/atlas.nii.gz", name="other", denoise=study.denoise)
+    other = elsewhere(study, "other")
     build(corpus(tmp_path, study, other))
     assert (tmp_path / "other").is_dir()
     build(corpus(tmp_path, study))
@@ -116,9 +123,8 @@ def test_shards_of_an_earlier_recipe_go_away(tmp_path, study):
 def test_adding_a_data_set_moves_nobody(tmp_path, study):
     split = SplitConfig(val=0.4, test=0.3)
     build(corpus(tmp_path / "a", study, split=split))
-    other = dataset(study.root, study.root + "/atlas.nii.gz", name="also", denoise=study.denoise)
-    same = dataset(study.root, study.root + "/atlas.nii.gz", name="same", people="toy")
-    build(corpus(tmp_path / "b", other, study, same, split=split))
+    same = dataclasses.replace(elsewhere(study, "same"), people="toy")
+    build(corpus(tmp_path / "b", elsewhere(study, "also"), study, same, split=split))
     before = Corpus.open(tmp_path / "a").runs.set_index("key")
     after = Corpus.open(tmp_path / "b").runs.set_index("key")
     assert (after.loc[before.index, "split"] == before.split).all()
@@ -145,7 +151,7 @@ def test_an_interrupted_shard_leaves_nothing(tmp_path):
     with pytest.raises(KeyboardInterrupt), ShardWriter(tmp_path, "a/a-000000.tar") as writer:
         writer.add(run)
         raise KeyboardInterrupt
-    assert not list((tmp_path / "a").iterdir())
+    assert not (tmp_path / "a").exists() and not list((tmp_path / ".build").iterdir())
 
 
 def test_killed_before_the_manifest_then_run_again(tmp_path, study, monkeypatch):
@@ -153,7 +159,7 @@ def test_killed_before_the_manifest_then_run_again(tmp_path, study, monkeypatch)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(building, "write_manifest", killed)
+        patch.setattr(finishing, "install", killed)
         with pytest.raises(KeyboardInterrupt):
             build(corpus(tmp_path / "c", study))
     assert not (tmp_path / "c/corpus.json").exists()

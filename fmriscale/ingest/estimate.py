@@ -1,0 +1,114 @@
+"""`fmriscale shard --plan`: what a recipe would build, and about how long that takes; nothing is written."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from fmriscale.config import CorpusConfig
+from fmriscale.corpus.inspect import aligned
+from fmriscale.corpus.state import load_state, read_state
+from fmriscale.corpus.writer import EncodedRun
+from fmriscale.files import expand
+from fmriscale.ingest.fingerprint import fingerprints
+from fmriscale.ingest.plan import Shard, make_plan
+from fmriscale.ingest.pool import available_cores, in_order
+from fmriscale.ingest.shards import timed_run
+
+SAMPLING_SECONDS = 60.0
+"""Time after which no further data set is tried, s."""
+MEMBERS_BYTES = 4096
+"""Tar headers and padding of a run."""
+
+
+@dataclass
+class Yield:
+    """What was made of some bytes of sources."""
+
+    bytes_in: float = 0
+    bytes_out: float = 0
+    recorded: float = 0
+    """Length of the recordings, s."""
+    seconds: float = 0
+    """Time that one process took, s."""
+
+
+def describe(config: CorpusConfig, num_tasks: int) -> str:
+    """Return a table of data sets: shards, runs, bytes in and out, hours, time to build what is missing.
+
+    The rates are those of shards built before, else of one run of each data set, which is read now.
+    """
+    plan, rejections = make_plan(config)
+    folder, jobs = expand(config.out), config.jobs or available_cores()
+    prints = fingerprints(plan)
+    missing = {s.name for s, p in zip(plan, prints, strict=True) if load_state(folder, s.name, p) is None}
+    rows: list[tuple[str, ...]] = [
+        ("data set", "space", "shards", "to build", "runs", "GB in", "GB out", "hours", "core-hours")
+    ]
+    totals, unknown, started = [0.0] * 7, [], time.monotonic()
+    for dataset in sorted(config.datasets, key=lambda d: d.name):
+        shards = [s for s in plan if s.dataset.name == dataset.name]
+        rate = _built_before(folder, shards)
+        if not rate.bytes_in and time.monotonic() - started < SAMPLING_SECONDS:
+            rate = _one_run(shards)
+        if not rate.bytes_in:
+            unknown.append(dataset.name)
+        todo = [s for s in shards if s.name in missing]
+        size, size_todo = (sum(s.bytes_in for s in part) for part in (shards, todo))
+        scale = 1 / rate.bytes_in if rate.bytes_in else 0.0
+        cells = [
+            *(len(shards), len(todo), sum(len(s.runs) for s in shards), size / 1e9),
+            *(size * scale * rate.bytes_out / 1e9, size * scale * rate.recorded / 3600),
+            size_todo * scale * rate.seconds / 3600,
+        ]
+        totals = [a + b for a, b in zip(totals, cells, strict=True)]
+        rows.append((dataset.name, dataset.features.name, *_shown(cells)))
+    rows.append(("all", "", *_shown(totals)))
+    seconds_left = totals[-1] * 3600 / (jobs * num_tasks)
+    tasks = f"{num_tasks} tasks with " if num_tasks > 1 else ""
+    lines = aligned(rows)
+    lines.append(f"about {_duration(seconds_left)} with {tasks}{jobs} jobs; hours and GB out are estimates")
+    if unknown:
+        lines.append(f"not counted, no run was read: {', '.join(unknown)}")
+    if rejections:
+        lines.append(f"{len(rejections)} files are no usable runs; --finish lists them in quarantine.tsv")
+    return "\n".join(lines)
+
+
+def _built_before(folder: Path, shards: list[Shard]) -> Yield:
+    """Return what finished shards tell, also of earlier settings."""
+    found = Yield()
+    for shard in shards:
+        state = read_state(folder, shard.name)
+        if state is not None and state.rows:
+            found.bytes_in += state.bytes_in
+            found.bytes_out += 0 if state.shard is None else state.shard["bytes"]
+            found.recorded += sum(row["t_r"] * row["n_volumes"] for row in state.rows)
+            found.seconds += state.seconds
+    return found
+
+
+def _one_run(shards: list[Shard]) -> Yield:
+    """Return what the first sound run of a few tells."""
+    for shard in shards[:1]:
+        for run in shard.runs[:3]:
+            [(result, seconds)] = in_order(timed_run, [(run, shard.dataset)], jobs=1)
+            if isinstance(result, EncodedRun):
+                return Yield(
+                    bytes_in=shard.bytes_in / len(shard.runs),
+                    bytes_out=sum(map(len, result.members.values())) + MEMBERS_BYTES,
+                    recorded=result.row["t_r"] * result.row["n_volumes"],
+                    seconds=seconds,
+                )
+    return Yield()
+
+
+def _shown(cells: list[float]) -> list[str]:
+    return [f"{c:.0f}" if i < 3 else f"{c:.3g}" for i, c in enumerate(cells)]
+
+
+def _duration(seconds: float) -> str:
+    """Write a time as people say it."""
+    for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} seconds"

@@ -1,0 +1,91 @@
+"""What a shard is made from, as one hash: equal hashes mean that it need not be built again."""
+
+import hashlib
+import importlib.metadata
+import json
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import fmriscale
+from fmriscale.config import DatasetConfig
+from fmriscale.files import expand
+from fmriscale.ingest.plan import Shard
+from fmriscale.recipe import to_dict
+
+SOFTWARE = ("isal", "nibabel", "nilearn", "numpy", "scipy")
+"""Packages whose versions shape the numbers or bytes of a corpus."""
+
+MANIFEST_ONLY = ("people", "weight", "licence")
+"""Fields of a data set that stand in the manifest and change no shard."""
+
+
+def software() -> dict[str, str]:
+    """Return the versions that a corpus depends on."""
+    versions = {name: importlib.metadata.version(name) for name in SOFTWARE}
+    return {"fmriscale": fmriscale.__version__, **versions}
+
+
+def fingerprints(shards: Iterable[Shard]) -> list[str]:
+    """Hash settings, software, runs, and name, size and time of every input file of each shard.
+
+    Where the data lie is not part of it: the same files under another root are the same.
+    """
+    shards = list(shards)
+    inputs = [sorted({file for run in shard.runs for file in run.inputs()}) for shard in shards]
+    stamps = _stamps({file for files in inputs for file in files})
+    versions, settings = software(), {s.dataset.name: _settings(s.dataset) for s in shards}
+    prints = []
+    for shard, files in zip(shards, inputs, strict=True):
+        root = expand(shard.dataset.root).absolute()
+        content = {
+            "settings": settings[shard.dataset.name],
+            "runs": [[r.key, r.source, r.array, r.t_r, r.entities] for r in shard.runs],
+            "files": [[_below(file, root), *stamps[file]] for file in files],
+            "software": versions,
+        }
+        prints.append(hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest())
+    return prints
+
+
+def _settings(dataset: DatasetConfig) -> dict[str, Any]:
+    """Return the settings of a data set; files of the feature space by name, size and time."""
+    settings = to_dict(dataset)
+    for field in ("root", *MANIFEST_ONLY):
+        del settings[field]
+    settings["features"] = {k: _stamped(v) for k, v in settings["features"].items()}
+    return settings
+
+
+def _stamped(value: Any) -> Any:
+    """Replace the path of a file by name, size and time; leave every other setting."""
+    if isinstance(value, list):
+        return [_stamped(v) for v in value]
+    if isinstance(value, str) and expand(value).is_file():
+        return [Path(value).name, *_stamp(expand(value))]
+    return value
+
+
+def _below(file: Path, root: Path) -> str:
+    return file.relative_to(root).as_posix() if file.is_relative_to(root) else str(file)
+
+
+def _stamps(files: set[Path]) -> dict[Path, tuple[int, int]]:
+    """Look at many files at once, as a network file system answers each slowly."""
+    ordered = sorted(files)
+    parts = [ordered[first : first + 256] for first in range(0, len(ordered), 256)]
+    with ThreadPoolExecutor(16) as pool:
+        looked = pool.map(lambda part: [_stamp(file) for file in part], parts)
+        return {
+            f: s for part, found in zip(parts, looked, strict=True) for f, s in zip(part, found, strict=True)
+        }
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    """Return size and modification time in ns; -1 where the file is not there."""
+    try:
+        status = path.stat()
+    except OSError:
+        return -1, -1
+    return status.st_size, status.st_mtime_ns

@@ -1,0 +1,217 @@
+"""From finished shards to a corpus: duplicates out, shards and manifest put in place together."""
+
+import dataclasses
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from fmriscale.config import CorpusConfig, DatasetConfig
+from fmriscale.corpus.lock import FolderLock
+from fmriscale.corpus.manifest import QUARANTINE_COLUMNS, RUN_COLUMNS, install, render_manifest, split_of
+from fmriscale.corpus.state import ShardState, load_state, locate, save_state, staged_path, state_path
+from fmriscale.corpus.writer import EncodedRun, ShardWriter, read_members
+from fmriscale.errors import UserError
+from fmriscale.files import expand
+from fmriscale.ingest.duplicates import find_duplicates
+from fmriscale.ingest.features import load_features
+from fmriscale.ingest.fingerprint import fingerprints, software
+from fmriscale.ingest.plan import Shard
+from fmriscale.ingest.quality import Rejection
+from fmriscale.ingest.shards import build_shards
+from fmriscale.recipe import to_dict
+
+RECIPE = "recipe.yaml"
+"""The recipe that a corpus was made with, kept in its folder."""
+
+
+def finish(
+    config: CorpusConfig, plan: list[Shard], rejections: list[Rejection], lock: FolderLock, command: str
+) -> tuple[dict[str, Any], pd.DataFrame]:
+    """Write the manifest of a corpus whose shards are all built.
+
+    Parameters
+    ----------
+    config : CorpusConfig
+        The recipe.
+    plan, rejections
+        From `make_plan`.
+    lock : FolderLock
+        On the corpus; it is locked as a whole.
+    command : str
+        What builds shards that are missing, for the message.
+
+    Returns
+    -------
+    dict
+        corpus.json as written.
+    DataFrame
+        quarantine.tsv as written.
+
+    Raises
+    ------
+    UserError
+        Shards are missing, or someone else is building; nothing is changed.
+    """
+    folder = expand(config.out)
+    lock.claim_all()
+    prints = fingerprints(plan)
+    states = _load_all(folder, plan, prints, command)
+    duplicates = find_duplicates(states)
+    # A run whose twin is gone comes back: its bytes were taken out, so its shard is built again.
+    while back := [s for s, state in zip(plan, states, strict=True) if set(state.excluded) - set(duplicates)]:
+        for shard in back:
+            state_path(folder, shard.name).unlink()
+        build_shards(back, folder, config.jobs, lock)
+        states = _load_all(folder, plan, prints, command)
+        duplicates = find_duplicates(states)
+    states = [_without(folder, state, duplicates) for state in states]
+
+    runs, quarantine = _tables(config, states, [*rejections, *duplicates.values()])
+    manifest, files = render_manifest(_corpus_json(config, states, runs, quarantine), runs, quarantine)
+    located = {folder / s.name: locate(folder, s) for s in states}
+    moves = {new: place for place, new in located.items() if new is not None and new != place}
+    gone = _strangers(folder, {s.name for s in states if s.shard is not None})
+    install(folder, {RECIPE: _recipe(config), **files}, moves, gone)
+    _sweep(folder, {state_path(folder, shard.name) for shard in plan})
+    return manifest, quarantine
+
+
+def _load_all(folder: Path, plan: list[Shard], prints: list[str], command: str) -> list[ShardState]:
+    """Return the state of every shard."""
+    states = [load_state(folder, s.name, p) for s, p in zip(plan, prints, strict=True)]
+    missing = [s.name for s, state in zip(plan, states, strict=True) if state is None]
+    if missing:
+        shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
+        raise UserError(
+            f"{folder}: {len(missing)} of {len(plan)} shards are not built, or their inputs changed: "
+            f"{shown}; build them, then finish again: {command}"
+        )
+    return [state for state in states if state is not None]
+
+
+def _without(folder: Path, state: ShardState, duplicates: dict[str, Rejection]) -> ShardState:
+    """Take duplicates out of a shard by copying the other runs."""
+    excluded = [row["key"] for row in state.rows if row["key"] in duplicates]
+    path = locate(folder, state)
+    if excluded == state.excluded or path is None:
+        return state
+    rows = {row["key"]: row for row in state.rows}
+    with ShardWriter(folder, state.name) as writer:
+        for key, members in read_members(path):
+            if key not in excluded:
+                writer.add(EncodedRun(key, rows[key], members))
+        summary = writer.commit()
+    rows |= {row["key"]: row for row in writer.rows}
+    time = 0 if summary is None else staged_path(folder, state.name).stat().st_mtime_ns
+    state = dataclasses.replace(
+        state, shard=summary, mtime_ns=time, rows=list(rows.values()), excluded=excluded
+    )
+    save_state(folder, state)
+    return state
+
+
+def _strangers(folder: Path, shards: set[str]) -> list[Path]:
+    """Return shards that an earlier recipe put here and the present one does not."""
+    states = (folder / ".build").glob("*.json")
+    names = {f"{state.stem.rpartition('-')[0]}/{state.stem}.tar" for state in states}
+    return [folder / name for name in sorted(names - shards)]
+
+
+def _sweep(folder: Path, states: set[Path]) -> None:
+    """Remove what earlier recipes and dead builders left; the corpus is locked, so nobody needs it."""
+    notes = folder / ".build"
+    old = [path for path in notes.glob("*.json") if path not in states]
+    for path in (*folder.glob(".*.tmp"), *notes.glob(".*.tmp"), *notes.glob("*.tar"), *old):
+        path.unlink(missing_ok=True)
+    for dataset in {path.stem.rpartition("-")[0] for path in old}:
+        if (folder / dataset).is_dir() and not any((folder / dataset).iterdir()):
+            (folder / dataset).rmdir()
+
+
+# ---------------------------------------------------------------- manifest
+
+
+def _recipe(config: CorpusConfig) -> str:
+    """Return the recipe as YAML, the same whatever the folder's name and the number of jobs."""
+    kept = to_dict(dataclasses.replace(config, out=".", jobs=0))
+    for dataset in kept["datasets"]:
+        dataset["root"] = _rooted(dataset["root"])
+        dataset["features"] = {k: _rooted(v) for k, v in dataset["features"].items()}
+    return yaml.safe_dump(kept, sort_keys=False)
+
+
+def _rooted(value: Any) -> Any:
+    """Make the relative path of a file or folder absolute: the recipe will be read from elsewhere."""
+    if isinstance(value, list):
+        return [_rooted(v) for v in value]
+    if isinstance(value, str) and not value.startswith(("$", "~")) and Path(value).exists():
+        return str(Path(value).absolute())
+    return value
+
+
+def _tables(
+    config: CorpusConfig, states: list[ShardState], rejections: list[Rejection]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return runs.tsv and quarantine.tsv."""
+    people = {d.name: d.people or d.name for d in config.datasets}
+    rows = [dict(row) for state in states for row in state.runs()]
+    for row in rows:
+        row["person"] = f"{people[row['dataset']]}/{row['subject']}"
+        row["split"] = split_of(row["person"], config.split)
+    rejected = [asdict(r) for r in rejections] + [r for state in states for r in state.rejections]
+    quarantine = pd.DataFrame(rejected, columns=QUARANTINE_COLUMNS).sort_values(QUARANTINE_COLUMNS)
+    return pd.DataFrame(rows, columns=RUN_COLUMNS), quarantine
+
+
+def _corpus_json(
+    config: CorpusConfig, states: list[ShardState], runs: pd.DataFrame, quarantine: pd.DataFrame
+) -> dict[str, Any]:
+    """Return the content of corpus.json."""
+    spaces = {d.features.name: load_features(d.features).space for d in config.datasets}
+    datasets = {
+        d.name: _dataset_json(d, runs.loc[runs.dataset == d.name], int((quarantine.dataset == d.name).sum()))
+        for d in config.datasets
+    }
+    shards = [state.shard for state in states if state.shard is not None]
+    return {
+        "spaces": {name: space.to_dict() for name, space in sorted(spaces.items())},
+        "datasets": datasets,
+        "split": asdict(config.split),
+        "shards": shards,
+        "totals": {
+            "n_datasets": len(datasets),
+            "n_runs": len(runs),
+            "n_people": int(runs.person.nunique()),
+            "n_quarantined": len(quarantine),
+            "hours": round(_hours(runs), 4),
+            "bytes": sum(s["bytes"] for s in shards),
+        },
+        "software": software(),
+    }
+
+
+def _dataset_json(dataset: DatasetConfig, runs: pd.DataFrame, n_quarantined: int) -> dict[str, Any]:
+    """Return a data set's entry of corpus.json."""
+    return {
+        "kind": dataset.kind,
+        "space": dataset.features.name,
+        "people": dataset.people or dataset.name,
+        "weight": dataset.weight,
+        "licence": dataset.licence,
+        "entities": dict(dataset.entities),
+        "denoise": asdict(dataset.denoise),
+        "quality": asdict(dataset.quality),
+        "t_r": sorted({float(t) for t in runs.t_r}),
+        "n_runs": len(runs),
+        "n_subjects": int(runs.subject.nunique()),
+        "hours": round(_hours(runs), 4),
+        "n_quarantined": n_quarantined,
+    }
+
+
+def _hours(runs: pd.DataFrame) -> float:
+    """Return the recorded time of runs, h."""
+    return float((runs.t_r.astype(float) * runs.n_volumes.astype(float)).sum() / 3600)

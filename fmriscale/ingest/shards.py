@@ -1,0 +1,129 @@
+"""Build the shards that are missing: any process may, one a shard, and be killed at any time."""
+
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from itertools import chain, islice
+from pathlib import Path
+
+from fmriscale.config import DatasetConfig
+from fmriscale.corpus.lock import FolderLock
+from fmriscale.corpus.state import ShardState, load_state, save_state, staged_path
+from fmriscale.corpus.writer import EncodedRun, ShardWriter
+from fmriscale.ingest.fingerprint import fingerprints
+from fmriscale.ingest.plan import Shard
+from fmriscale.ingest.pool import WorkerDied, available_cores, in_order
+from fmriscale.ingest.progress import Progress
+from fmriscale.ingest.quality import Rejection
+from fmriscale.ingest.run import process_run
+from fmriscale.ingest.sources import RunSource
+
+
+def build_shards(shards: list[Shard], folder: Path, jobs: int, lock: FolderLock) -> tuple[int, int]:
+    """Build every shard that is not up to date.
+
+    Parameters
+    ----------
+    shards : list of Shard
+        The plan, or a task's part of it.
+    folder : Path
+        The corpus.
+    jobs : int
+        Worker processes; 0 = one per available core.
+    lock : FolderLock
+        On the corpus; each shard is locked while it is built.
+
+    Returns
+    -------
+    int
+        Shards built.
+    int
+        Runs of all these shards that were rejected.
+
+    Raises
+    ------
+    UserError
+        Another process builds one of them.
+    """
+    prints = dict(zip((s.name for s in shards), fingerprints(shards), strict=True))
+    known = {s.name: _up_to_date(folder, s, prints[s.name]) for s in shards}
+    todo = [s for s in shards if known[s.name] is None]
+    n_runs, n_todo = (sum(len(s.runs) for s in part) for part in (shards, todo))
+    jobs = max(1, min(jobs or available_cores(), n_todo))
+    claimed: deque[Shard] = deque()
+
+    def work() -> Iterator[tuple[RunSource, DatasetConfig]]:
+        for shard in todo:
+            lock.claim(shard.name)
+            known[shard.name] = _up_to_date(folder, shard, prints[shard.name])
+            if known[shard.name] is not None:  # somebody built it since
+                lock.release(shard.name)
+                progress.update(len(shard.runs))
+                continue
+            claimed.append(shard)
+            yield from ((run, shard.dataset) for run in shard.runs)
+
+    n_built = 0
+    with Progress(n_runs, "runs", done=n_runs - n_todo) as progress:
+        results = in_order(timed_run, work(), jobs)
+        for first in results:
+            shard = claimed.popleft()
+            its_results = chain([first], islice(results, len(shard.runs) - 1))
+            known[shard.name] = _write(shard, prints[shard.name], folder, its_results, progress)
+            lock.release(shard.name)
+            n_built += 1
+    return n_built, sum(len(state.rejections) for state in known.values() if state is not None)
+
+
+def timed_run(run: RunSource, dataset: DatasetConfig) -> tuple[EncodedRun | Rejection, float]:
+    """Process a run; return the result and the time it took, s."""
+    start = time.perf_counter()
+    result = process_run(run, dataset)
+    if isinstance(result, Rejection) and not run.path.exists() and not run.path.is_symlink():
+        detail = "the file was there when the data set was listed, and is gone; put it back"
+        result = Rejection(run.dataset, run.source, "vanished", detail)
+    return result, time.perf_counter() - start
+
+
+def _up_to_date(folder: Path, shard: Shard, fingerprint: str) -> ShardState | None:
+    """Return the state of a shard that is finished for good."""
+    state = load_state(folder, shard.name, fingerprint)
+    return state if state is not None and state.final() else None
+
+
+def _write(
+    shard: Shard,
+    fingerprint: str,
+    folder: Path,
+    results: Iterable[tuple[EncodedRun | Rejection, float] | WorkerDied],
+    progress: Progress,
+) -> ShardState:
+    """Write one shard, then its state, from the results of its runs."""
+    rejections, seconds = [], 0.0
+    with ShardWriter(folder, shard.name) as writer:
+        for run, outcome in zip(shard.runs, results, strict=True):
+            if isinstance(outcome, WorkerDied):
+                detail = "the process that read it died twice (out of memory?); try --jobs 1 or a larger node"
+                outcome = Rejection(run.dataset, run.source, "crashed", detail), 0.0
+            result, time_taken = outcome
+            seconds += time_taken
+            if isinstance(result, Rejection):
+                rejections.append(asdict(result))
+                progress.rejected += 1
+            else:
+                writer.add(result)
+            progress.update(1)
+        summary = writer.commit()
+    state = ShardState(
+        name=shard.name,
+        fingerprint=fingerprint,
+        shard=summary,
+        mtime_ns=0 if summary is None else staged_path(folder, shard.name).stat().st_mtime_ns,
+        rows=writer.rows,
+        rejections=rejections,
+        bytes_in=shard.bytes_in,
+        seconds=round(seconds, 3),
+    )
+    save_state(folder, state)
+    return state

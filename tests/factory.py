@@ -126,5 +126,10 @@ def write_corpus(
         "datasets": described,
         "shards": shards,
     }
-    write_manifest(folder, corpus, pd.DataFrame(rows), pd.DataFrame(quarantine, columns=QUARANTINE_COLUMNS))
+    write_manifest(
+        folder,
+        corpus,
+        pd.DataFrame(rows, columns=RUN_COLUMNS),
+        pd.DataFrame(quarantine, columns=QUARANTINE_COLUMNS),
+    )
     return Corpus.open(folder)

@@ -6,6 +6,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from matplotlib.transforms import blended_transform_factory
 from nilearn.plotting import plot_glass_brain
 
 from fmriscale.corpus.manifest import FeatureSpace
@@ -47,8 +48,8 @@ def _glass_brain(coordinates: np.ndarray, share: np.ndarray) -> Figure:
     for name, view in brain.axes.items():
         for part in view.ax.patches:  # the outline in the ink of the page
             part.set(edgecolor=MUTED, alpha=0.35, linewidth=min(part.get_linewidth(), 0.8))
-        box = view.ax.get_position()
-        figure.text((box.x0 + box.x1) / 2, 0.01, VIEWS[name], ha="center", color=MUTED)
+        below = blended_transform_factory(view.ax.transAxes, figure.transFigure)
+        view.ax.text(0.5, 0.01, VIEWS[name], transform=below, ha="center", color=MUTED)
     order = np.argsort(-share, kind="stable")  # the rarest on top
     scale = Normalize(min(float(np.floor(10 * share.min()) / 10), 0.9), 1.0)
     brain.add_markers(

@@ -10,7 +10,7 @@ from fmriscale.config import SPLITS
 from fmriscale.corpus.reader import Corpus
 
 MOST_RECORDS = 5_000
-"""Runs whose records are read for missing features; of larger corpora an even sample is taken."""
+"""Runs of a feature space whose records are read for missing features; of more, some are drawn."""
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,8 @@ def read_records(corpus: Corpus, most: int = MOST_RECORDS) -> tuple[dict[str, Pr
     corpus : Corpus
         The corpus.
     most : int
-        Records that are read at most; of more runs an even sample is taken.
+        Records of a feature space that are read at most. Of more runs some are drawn, always the same: every
+        n-th run would do no justice to designs that repeat (two runs a subject, ...).
 
     Returns
     -------
@@ -175,25 +176,23 @@ def read_records(corpus: Corpus, most: int = MOST_RECORDS) -> tuple[dict[str, Pr
     DamageError
         A shard is not what runs.tsv says.
     """
-    chosen = np.unique(np.linspace(0, len(corpus.runs) - 1, min(most, len(corpus.runs))).round().astype(int))
-    spaces = corpus.runs.space
-    missing = {name: np.zeros(space.n_features, np.int64) for name, space in corpus.spaces.items()}
+    presence: dict[str, Presence] = {}
     figures: dict[int, dict[str, float]] = {}
-    for index in chosen.tolist():
-        quality = corpus.record(index)["quality"]
-        np.add.at(missing[spaces[index]], quality.get("missing_features", []), 1)
-        figures[index] = {
-            name: value
-            for name, value in quality.items()
-            if name not in corpus.runs and type(value) in (int, float)
-        }
-    n_read, n_runs = spaces.iloc[chosen].value_counts(), spaces.value_counts()
-    presence = {
-        name: Presence(1 - count / n_read[name], int(n_read[name]), int(n_runs[name]))
-        for name, count in missing.items()
-        if name in n_read
-    }
-    return presence, pd.DataFrame.from_dict(figures, orient="index")
+    for name, space in corpus.spaces.items():
+        own = np.flatnonzero(corpus.runs.space == name)
+        drawn = own if own.size <= most else np.random.default_rng(0).choice(own, most, replace=False)
+        missing = np.zeros(space.n_features, np.int64)
+        for index in np.sort(drawn).tolist():
+            quality = corpus.record(index)["quality"]
+            np.add.at(missing, np.asarray(quality.get("missing_features", []), np.int64), 1)
+            figures[index] = {
+                figure: value
+                for figure, value in quality.items()
+                if figure not in corpus.runs and type(value) in (int, float)
+            }
+        if own.size:
+            presence[name] = Presence(1 - missing / drawn.size, drawn.size, own.size)
+    return presence, pd.DataFrame.from_dict(figures, orient="index").sort_index()
 
 
 def outlying_runs(runs: pd.DataFrame, measures: list[Measure], most: int = 8) -> dict[str, pd.DataFrame]:
@@ -220,13 +219,14 @@ def typical_and_worst(runs: pd.DataFrame, measure: Measure | None) -> tuple[int,
     runs : DataFrame
         Runs of one data set, at least one.
     measure : Measure or None
-        What tells them apart: the typical run is the one next to its median. Without it the run of
-        median length is typical and none is the worst.
+        What tells them apart (`deciding_measure`): of the others, the run next to its median is typical.
+        Without it the run of median length is typical and none is the worst.
     """
-    column = "minutes" if measure is None else measure.column
-    known = runs.loc[runs[column].notna()].sort_values("key")
-    typical = int((known[column] - known[column].median()).abs().idxmin())
+    own = runs if measure is None else runs.loc[runs[measure.column].notna()]
+    values = own["minutes" if measure is None else measure.column].to_numpy(float)
+    distance = np.abs(values - np.median(values))
     if measure is None:
-        return typical, None
-    worst = known[column].idxmax() if measure.worst == "highest" else known[column].idxmin()
-    return typical, int(worst)
+        return int(own.index[distance.argmin()]), None
+    worst = int(values.argmax() if measure.worst == "highest" else values.argmin())
+    distance[worst] = np.inf
+    return int(own.index[distance.argmin()]), int(own.index[worst])

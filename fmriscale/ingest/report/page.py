@@ -192,7 +192,7 @@ def _carpets(corpus: Corpus, runs: pd.DataFrame, table: pd.DataFrame) -> dict[st
                 "name": name,
                 "measure": measure,
                 "typical": _carpet(corpus, runs, typical, measure),
-                "worst": None if worst is None or worst == typical else _carpet(corpus, runs, worst, measure),
+                "worst": None if worst is None else _carpet(corpus, runs, worst, measure),
             }
         )
     colour = "rgb({}, {}, {})".format(*CENSORED_COLOUR)

@@ -103,7 +103,7 @@ def _on_censoring(runs: pd.DataFrame) -> str:
 def on_presence(space: FeatureSpace, found: Presence) -> str:
     """Tell how many features all runs have, and which is the rarest."""
     everywhere = int((found.share == 1).sum())
-    read = "" if found.n_read == found.n_runs else f", an even sample of {found.n_runs:,}"
+    read = "" if found.n_read == found.n_runs else f", drawn from {found.n_runs:,}"
     runs = f"{counted(found.n_read, 'run')}{read}"
     if everywhere == space.n_features:
         return f"Every run has all {counted(space.n_features, 'feature')} ({runs})."
@@ -135,8 +135,8 @@ def on_quarantine(quarantine: pd.DataFrame, n_kept: int) -> str:
 
 
 def reason_in_words(slug: str) -> str:
-    """Write low_coverage as low coverage."""
-    return slug.replace("_", " ")
+    """Write low_coverage as low coverage, and no_t_r as no t_r."""
+    return slug.replace("_", " ").replace("t r", "t_r") if slug.endswith("t_r") else slug.replace("_", " ")
 
 
 def people(n: int) -> str:
@@ -146,7 +146,7 @@ def people(n: int) -> str:
 
 def _share(part: float, whole: float) -> str:
     """Write a percentage that is never rounded to all or to nothing."""
-    percent = 100 * part / whole if whole else 0.0
+    percent = round(100 * part / whole, 9) if whole else 0.0
     if 0 < percent < 0.1:
         return "under 0.1 %"
     if 99.9 < percent < 100:

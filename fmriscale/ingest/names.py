@@ -40,11 +40,12 @@ class Name(NamedTuple):
 def parse_name(name: str) -> Name | None:
     """Split `sub-01_task-rest_bold.nii.gz` into entities, suffix and extension; None for other names.
 
-    The surfaces of fMRIPrep before 20.1 have no suffix: `..._space-fsaverage5_hemi-L.func.gii`.
+    A name may lack its suffix, as `sub-01_task-rest.npz` and the surfaces of fMRIPrep before 20.1 do
+    (`..._space-fsaverage5_hemi-L.func.gii`).
     """
     stem, dot, extension = name.partition(".")
     *parts, suffix = stem.split("_")
-    if suffix.startswith("hemi-"):
+    if suffix.count("-") == 1:
         parts, suffix = [*parts, suffix], ""
     if not dot or any("-" not in p for p in parts) or "-" in suffix:
         return None

@@ -6,7 +6,9 @@ Finding opens no image, so the trees are made of empty files.
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from scans import dataset
 
@@ -305,6 +307,31 @@ def test_the_visits_of_hcp_aging_are_one_person():
     assert subject_entities("100307") == {"sub": "100307"}
 
 
+# ---------------------------------------------------------------- arrays and globs
+
+
+def test_an_archive_is_a_run_an_array_unless_one_is_named(tmp_path):
+    np.savez(tmp_path / "sub-01_task-rest.npz", ts=np.zeros((9, 4)), run_2=np.zeros((9, 4)))
+    given: dict[str, Any] = {"kind": "arrays", "files": "*", "name_pattern": r"(run_(?P<run>\d+))?$"}
+    runs, rejected = discover(dataset(tmp_path, features=COLUMNS, **given))
+    assert not rejected
+    assert [(r.key, r.array, r.form) for r in runs] == [
+        ("toy_sub-01_task-rest", "ts", "array"),
+        ("toy_sub-01_task-rest_run-2", "run_2", "array"),
+    ]
+    (one,) = found(tmp_path, COLUMNS, variable="ts", **given)
+    assert (one.key, one.array, one.source) == ("toy_sub-01_task-rest", "ts", "sub-01_task-rest.npz")
+
+
+def test_entities_read_by_a_pattern_are_filtered_as_well(tmp_path):
+    grow(tmp_path, "s1/{rest,movie}_{1,2}/bold.nii.gz", "s1/other/bold.nii.gz")
+    given = {"kind": "bids", "files": "*/*/bold.nii.gz", "entities": {"task": "rest"}}
+    pattern = r"s(?P<subject>\d)/(?P<task>[a-z]+)_(?P<run>\d)"
+    runs, rejected = discover(dataset(tmp_path, features=VOLUMES, name_pattern=pattern, **given))
+    assert [r.key for r in runs] == ["toy_sub-1_task-rest_run-1", "toy_sub-1_task-rest_run-2"]
+    assert [(r.source, r.reason) for r in rejected] == [("s1/other/bold.nii.gz", "no_name")]
+
+
 # ---------------------------------------------------------------- mistakes
 
 
@@ -367,10 +394,10 @@ def test_mistakes_in_a_recipe_are_named_with_their_remedy(tmp_path, settings, wo
     grow(tmp_path, "file.txt", "empty/.keep")
     (raw / "twice.tsv").write_text("id\ttr\na\t1\na\t2\n")
     named = settings.get("root", "above/raw")
-    root = named if named.startswith("$") else tmp_path / named
-    others = {k: v for k, v in settings.items() if k != "root"}
+    root = Path(named) if named.startswith("$") else tmp_path / named
+    given: dict[str, Any] = {"features": VOLUMES} | {k: v for k, v in settings.items() if k != "root"}
     with pytest.raises(UserError, match=words) as refusal:
-        discover(dataset(root, **({"features": VOLUMES} | others)))
+        discover(dataset(root, **given))
     assert str(refusal.value).startswith("data set 'toy': ") or str(raw) in str(refusal.value)
     assert "\n" not in str(refusal.value)
 

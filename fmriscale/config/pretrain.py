@@ -55,8 +55,8 @@ class DataConfig:
 class ModelConfig:
     """The stacked encoder. None = as the preset has it."""
 
-    preset: Literal["paper", "tiny", "base"] = "paper"
-    """paper: d = V + 3, post-norm, learned positions; tiny, base: projection, pre-norm, rotary in seconds."""
+    preset: Literal["paper", "tiny", "base", "large", "1b", "7b"] = "paper"
+    """paper: d = V + 3, post-norm, learned positions; others: projection, pre-norm, rotary in seconds."""
     d_model: int | None = None
     """Width; the paper preset takes V + 3 and allows no other."""
     n_layers: int | None = None
@@ -93,6 +93,14 @@ class TrainConfig:
     """auto: bf16 where the device has it in hardware, fp32 elsewhere."""
     zero_stage: int = 1
     """DeepSpeed ZeRO stage, 0 to 3."""
+    offload: Literal["none", "cpu", "nvme"] = "none"
+    """Where ZeRO keeps optimiser states (at stage 3 weights too): on the GPU, in host memory, or on disk."""
+    nvme_path: str | None = None
+    """Folder on a local disk, for offload: nvme."""
+    activation_checkpointing: bool = False
+    """Keep only the input of each block and compute the rest again in the backward pass: same result."""
+    compile: bool = False
+    """Compile the blocks with torch.compile; needs a C++ compiler (on a GPU also Triton)."""
     seed: int = 0
     """Seed of weights, dropout, order and pairs."""
     eval_every: int = 500
@@ -113,6 +121,10 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.zero_stage not in (0, 1, 2, 3):
             raise ValueError(f"train.zero_stage is {self.zero_stage}; choose 0, 1, 2 or 3")
+        if self.offload != "none" and self.zero_stage == 0:
+            raise ValueError(f"train.offload {self.offload} needs train.zero_stage 1, 2 or 3; use 1, or none")
+        if self.offload == "nvme" and (self.zero_stage != 3 or not self.nvme_path):
+            raise ValueError("train.offload nvme needs train.zero_stage 3 and a folder in train.nvme_path")
 
 
 @dataclass(frozen=True, kw_only=True)

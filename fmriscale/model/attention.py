@@ -8,6 +8,7 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend
 
 SHORTEST_PERIOD = 3.0
 LONGEST_PERIOD = 300.0
@@ -41,6 +42,16 @@ def rotate(x_BHTK: Tensor, cos_B1TR: Tensor, sin_B1TR: Tensor) -> Tensor:
     a, b = x_BHTK.float().chunk(2, dim=-1)
     turned = torch.cat((a * cos_B1TR - b * sin_B1TR, b * cos_B1TR + a * sin_B1TR), dim=-1)
     return turned.to(x_BHTK.dtype)
+
+
+def sdpa_backend(head_width: int, n_tokens: int, dtype: torch.dtype, device: torch.device) -> str:
+    """Name the kernel that torch takes for our attention in training: flash, efficient, cudnn or math.
+
+    Torch itself is asked, with a query as in training (a kernel may be able to go forward alone).
+    """
+    q = torch.empty(1, 1, n_tokens, head_width, dtype=dtype, device=device, requires_grad=True)
+    chosen = SDPBackend(torch._fused_sdp_choice(q, q, q))
+    return chosen.name.lower().removesuffix("_attention")
 
 
 class Attention(nn.Module):

@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from fmriscale.config import ModelConfig
 from fmriscale.errors import UserError
@@ -66,6 +67,9 @@ PRESETS = {
     "paper": _Preset(0, 3, 2, 0.1, "post", "learned", "relu"),
     "tiny": _Preset(128, 4, 4, 0.0, "pre", "rotary", "gelu"),
     "base": _Preset(768, 12, 12, 0.0, "pre", "rotary", "gelu"),
+    "large": _Preset(1280, 18, 20, 0.0, "pre", "rotary", "gelu"),
+    "1b": _Preset(2048, 20, 16, 0.0, "pre", "rotary", "gelu"),
+    "7b": _Preset(4096, 35, 32, 0.0, "pre", "rotary", "gelu"),
 }
 
 
@@ -97,7 +101,7 @@ def resolve_encoder(model: ModelConfig, spaces: dict[str, int], length: int) -> 
         if len(spaces) != 1:
             raise UserError(
                 f"model.preset paper reads one feature space, the data have {sorted(spaces)}: "
-                "name one in data.space, or take preset tiny or base"
+                "name one in data.space, or take a preset with a projection (tiny, base, ...)"
             )
         width = next(iter(spaces.values())) + N_FLAGS
         d_model = math.ceil(width / n_heads) * n_heads
@@ -161,7 +165,16 @@ class Block(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Two sequences in, the CLS vector out."""
+    """Two sequences in, the CLS vector out.
+
+    Attributes
+    ----------
+    recompute : bool
+        Keep only the input of each block but the last and compute the rest again in the backward pass.
+        The last block's turn comes at once: to forget it would save nothing.
+    """
+
+    recompute = False
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
@@ -208,7 +221,10 @@ class Encoder(nn.Module):
             waves = rotary_waves(times_BT, self.config.d_model // self.config.n_heads)
         last = len(self.blocks) - 1
         for i, block in enumerate(self.blocks):
-            x_BTD = block(x_BTD, waves, cls_only=i == last and not every_token)
+            if self.recompute and i < last and torch.is_grad_enabled():
+                x_BTD = checkpoint(block, x_BTD, waves, use_reentrant=False)
+            else:
+                x_BTD = block(x_BTD, waves, cls_only=i == last and not every_token)
         x_BTD = self.norm(x_BTD)
         return x_BTD if every_token else x_BTD[:, 0]
 
@@ -231,6 +247,12 @@ class PairClassifier(nn.Module):
 def count_parameters(model: nn.Module) -> int:
     """Number of parameters."""
     return sum(p.numel() for p in model.parameters())
+
+
+def count_unbuilt(config: EncoderConfig) -> int:
+    """Number of parameters of an encoder and its head, exactly and without memory for them."""
+    with torch.device("meta"):
+        return count_parameters(PairClassifier(Encoder(config)))
 
 
 def build(config: EncoderConfig, seed: int) -> PairClassifier:

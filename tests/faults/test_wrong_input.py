@@ -181,7 +181,7 @@ def test_a_folder_that_is_no_corpus(tmp_path, capsys):
     assert cli.run(["inspect", str(tmp_path)]) == 2
     assert cli.run(["inspect"]) == 2
     err = capsys.readouterr().err
-    assert err.count("\n") == 2 and "no corpus.json" in err and "one corpus folder" in err
+    assert err.count("\n") == 2 and "no corpus.json" in err and "required: CORPUS" in err
 
 
 def test_inspect_prints_the_closing_table(scans, capsys):

@@ -7,11 +7,13 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+import yaml
 from factory import write_corpus
 from PIL import Image
 
 from fmriscale import cli
 from fmriscale.config import SplitConfig
+from fmriscale.corpus.reader import Corpus
 from fmriscale.ingest.report import facts, sentences
 from fmriscale.ingest.report.carpets import CENSORED, CENSORED_COLOUR, GREYS, NOTHING, carpet
 from fmriscale.ingest.report.facts import Presence, read_records, typical_and_worst, with_durations
@@ -140,6 +142,35 @@ def test_a_corpus_of_which_little_is_known(tmp_path):
         "No volume is censored.",
         "Every run has all 12 features (1 run).",
         "None of 1 run was rejected.",
+    ):
+        assert fact in page
+
+
+def test_a_corpus_as_the_builder_writes_it(tmp_path):
+    rng = np.random.default_rng(0)
+    (tmp_path / "in").mkdir()
+    for subject in range(6):
+        values = rng.standard_normal((60, 8))
+        values[:, : 4 * (subject == 5)] = 0  # the last one lacks half of its features
+        np.save(tmp_path / "in" / f"sub-{subject}.npy", values)
+    dataset = {
+        **{"name": "toy", "kind": "arrays", "root": str(tmp_path / "in"), "files": "*.npy", "t_r": 2.0},
+        **{"name_pattern": r"sub-(?P<subject>\d+)", "features": {"name": "cols", "columns": 8}},
+        **{"denoise": {"high_pass": 0.01}, "licence": "CC BY 4.0"},
+    }
+    recipe = {"datasets": [dataset], "out": str(tmp_path / "corpus"), "jobs": 1}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    assert cli.run(["shard", "--config", str(tmp_path / "recipe.yaml")]) == 3
+    (tmp_path / "out").mkdir()
+    page = Reader(report(Corpus.open(tmp_path / "corpus"), tmp_path / "out")).words
+    for fact in (
+        "One data set, toy: 5 runs of 5 people.",
+        "1 of 6 runs was rejected, for low coverage.",
+        "4 of 8 features are missing",
+        "above 0.01 Hz, detrended",
+        "CC BY 4.0",
+        "splits by person: val 10 %, test 10 %",
+        "software fmriscale",
     ):
         assert fact in page
 

@@ -46,7 +46,7 @@ STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "fmriscale",
 }
-WIDTH = 10.16
+WIDTH = 11.0
 """Width of a figure, inches."""
 ROW = 0.2
 """Height of a data set in a figure, inches."""
@@ -99,7 +99,7 @@ def hours_by_dataset(table: pd.DataFrame) -> str:
         values = table[split].to_numpy(float)
         axes.barh(range(len(table)), values, left=left, height=0.66, color=colour, label=split)
         left += values
-    for place, hours in enumerate(left):
+    for place, hours in enumerate(table.hours):
         axes.annotate(
             f"{hours:.1f}" if hours < 1000 else f"{hours:,.0f}",
             (hours, place),
@@ -186,13 +186,13 @@ def _strip(axes: Axes, place: int, values: np.ndarray) -> None:
     """Draw sorted values on one line: dots, or 5-95 %, quartiles and the runs beyond; and the median."""
     if len(values) <= FEW_RUNS:
         jitter = 0.22 * np.sin(2.4 * np.arange(len(values)))  # neighbours in value lie apart
-        axes.scatter(values, place + jitter, s=9, color=ACCENT, alpha=0.5, lw=0)
+        axes.scatter(values, place + jitter, s=11, color=ACCENT, alpha=0.6, lw=0)
     else:
         low, first, third, high = np.quantile(values, (0.05, 0.25, 0.75, 0.95))
         axes.plot([low, high], [place] * 2, color=ACCENT, lw=1, alpha=0.7)
         axes.plot([first, third], [place] * 2, color=ACCENT, lw=5, alpha=0.55, solid_capstyle="butt")
         beyond = np.r_[values[values < low][:20], values[values > high][-20:]]
-        axes.scatter(beyond, [place] * len(beyond), s=7, color=ACCENT, alpha=0.6, lw=0)
+        axes.scatter(beyond, [place] * len(beyond), s=9, color=ACCENT, alpha=0.7, lw=0)
     axes.plot([np.median(values)] * 2, [place - 0.34, place + 0.34], color=WARM, lw=1.8)
 
 

@@ -151,7 +151,7 @@ def _share(part: float, whole: float) -> str:
         return "under 0.1 %"
     if 99.9 < percent < 100:
         return "over 99.9 %"
-    return f"{percent:.0f} %" if percent >= 10 or percent == 0 else f"{percent:.1f} %"
+    return f"{percent:.0f} %" if percent >= 9.95 or percent == 0 else f"{percent:.1f} %"
 
 
 def first_upper(text: str) -> str:

@@ -85,6 +85,19 @@ def write_fmriprep_run(root: Path, subject: str, run: int = 1, n_volumes: int = 
     return path
 
 
+def grow(root: Path, *files: str) -> Path:
+    """Make a tree of empty files; braces offer alternatives, as in a shell: `a_{x,y}.nii`."""
+    for file in files:
+        before, opening, rest = file.partition("{")
+        if opening:
+            inside, _, after = rest.partition("}")
+            grow(root, *(before + choice + after for choice in inside.split(",")))
+        else:
+            (root / file).parent.mkdir(parents=True, exist_ok=True)
+            (root / file).touch()
+    return root
+
+
 def dataset(root: Path, atlas: Path | None = None, **settings: Any) -> DatasetConfig:
     """A data set of kind fmriprep on the small atlas; settings override."""
     given: dict[str, Any] = {

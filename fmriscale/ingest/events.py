@@ -51,6 +51,43 @@ def read_events(path: Path, shift: float = 0.0) -> list[dict[str, Any]]:
     return [dict(zip(events, row, strict=True)) for row in zip(*events.values(), strict=True)]
 
 
+def read_evs(paths: tuple[Path, ...], shift: float = 0.0) -> list[dict[str, Any]]:
+    """Read the EV files of an HCP task run, one a condition: rows of onset, duration and amplitude.
+
+    Parameters
+    ----------
+    paths : tuple of Path
+        Text files without header; a file's stem is the trial_type of its events.
+    shift : float
+        Seconds dropped at the start of the run; onsets move back by as much.
+
+    Returns
+    -------
+    list of dict
+        onset and duration in seconds, trial_type and amplitude, by onset. Conditions may overlap, as some
+        are parts of others (blocks and their trials).
+
+    Raises
+    ------
+    Rejected
+        A file has other than three columns of numbers.
+    """
+    events = []
+    for path in paths:
+        try:
+            rows = [
+                [float(cell) for cell in line.split()]
+                for line in path.read_text().splitlines()
+                if line.strip()
+            ]
+            for onset, duration, amplitude in rows:
+                event = {"onset": round(onset - shift, 6), "duration": duration}
+                events.append({**event, "trial_type": path.stem, "amplitude": amplitude})
+        except (OSError, ValueError) as error:
+            raise Rejected("bad_events", f"EVs/{path.name}: {error}; mend or move it") from error
+    return sorted(events, key=lambda e: (e["onset"], e["trial_type"]))
+
+
 def _read_table(path: Path) -> tuple[dict[str, list[str]], list[int]]:
     """Return the cells of each column without blanks and stray quotes, and the line number of each row.
 

@@ -2,7 +2,7 @@
 
     <subject>/MNINonLinear/Results/<run>/<run>[_hp2000_clean].nii.gz
                                          <run>_Atlas[_MSMAll][_hp2000_clean].dtseries.nii
-                                         brainmask_fs.2.nii.gz, Movement_RelativeRMS.txt
+                                         brainmask_fs.2.nii.gz, Movement_RelativeRMS.txt, EVs/*.txt
 
 Which of the files of a run is taken, `entities: {desc: ...}` says: `desc` is what stands between the
 run's name and the extension without `_Atlas`, such as `hp2000_clean` or `MSMAll_hp2000_clean`, and '' where
@@ -83,9 +83,12 @@ def brain_mask(tree: Tree, path: Path) -> Path | None:
 
 
 def motion_table(tree: Tree, path: Path) -> Path | None:
-    """Return the table of head motion: relative displacement in mm, else the twelve regressors."""
-    files = tree.folder(path.parent).files
-    for name in ("Movement_RelativeRMS.txt", "Movement_Regressors.txt"):
-        if name in files:
-            return path.parent / name
-    return None
+    """Return the table of relative head motion, mm, one row a volume."""
+    name = "Movement_RelativeRMS.txt"
+    return path.parent / name if name in tree.folder(path.parent).files else None
+
+
+def ev_files(tree: Tree, path: Path) -> tuple[Path, ...]:
+    """Return the files of a task run's conditions; Sync.txt holds the start of the scan, no condition."""
+    folder = path.parent / "EVs"
+    return tuple(folder / n for n in tree.folder(folder).files if n.endswith(".txt") and n != "Sync.txt")

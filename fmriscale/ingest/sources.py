@@ -54,6 +54,8 @@ class RunSource:
         Companions.
     motion : Path or None
         HCP only: a text table of the run's head motion.
+    evs : tuple of Path
+        HCP only: events of a task run, one file a condition.
     """
 
     dataset: str
@@ -69,12 +71,13 @@ class RunSource:
     form: str = "nifti"
     right: Path | None = None
     motion: Path | None = None
+    evs: tuple[Path, ...] = ()
     key: str = field(default="")
 
     def inputs(self) -> list[Path]:
         """Return every file the run is made from."""
         companions = (self.right, self.brain_mask, self.confounds, self.motion, self.events)
-        files = [self.path, *self.sidecars, *companions]
+        files = [self.path, *self.sidecars, *companions, *self.evs]
         return [file for file in files if file is not None]
 
 
@@ -206,7 +209,8 @@ def _companions(run: RunSource, dataset: DatasetConfig, root: Path, tree: Tree) 
     path, entities = run.path, run.entities
     if dataset.kind == "hcp":
         mask = hcp.brain_mask(tree, path) if run.form == "nifti" else None
-        return {"brain_mask": mask, "motion": hcp.motion_table(tree, path)}
+        evs = hcp.ev_files(tree, path) if run.events is None else ()
+        return {"brain_mask": mask, "motion": hcp.motion_table(tree, path), "evs": evs}
     own = f".{path.name.split('.')[1]}.json"  # fMRIPrep writes .dtseries.json beside .json
     extensions = (".json",) if run.form == "nifti" else (own, ".json")
     hemisphere = {"hemi": "L"} if run.form == "gifti" else {}

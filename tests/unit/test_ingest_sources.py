@@ -7,7 +7,7 @@ from scans import brain_like, dataset, write_atlas, write_fmriprep_run, write_im
 from fmriscale.config import FeatureConfig
 from fmriscale.errors import UserError
 from fmriscale.ingest.arrays import read_array
-from fmriscale.ingest.events import read_events
+from fmriscale.ingest.events import read_events, read_evs
 from fmriscale.ingest.quality import Rejected
 from fmriscale.ingest.read import decide_t_r, sidecar_t_r
 from fmriscale.ingest.sources import discover, make_key
@@ -199,6 +199,21 @@ def test_events_as_labs_write_them(tmp_path, text, expected):
 def test_an_odd_letter_does_not_cost_the_run(tmp_path):
     (tmp_path / "events.tsv").write_bytes("onset\tduration\tword\n1\t2\tK\u00e4se\n".encode("latin-1"))
     assert read_events(tmp_path / "events.tsv")[0]["onset"] == 1.0
+
+
+def test_evs_of_the_hcp_become_events(tmp_path):
+    (tmp_path / "win.txt").write_text("36.2\t28.0\t1\n8 3.5 1\n")
+    (tmp_path / "loss.txt").write_text("8.0  28.0  0.5\n\n")
+    (tmp_path / "neut.txt").write_text("")
+    events = read_evs(tuple(sorted(tmp_path.glob("*.txt"))), shift=2.0)
+    assert [(e["onset"], e["duration"], e["trial_type"], e["amplitude"]) for e in events] == [
+        (6.0, 28.0, "loss", 0.5),
+        (6.0, 3.5, "win", 1.0),
+        (34.2, 28.0, "win", 1.0),
+    ]
+    (tmp_path / "neut.txt").write_text("10.5\n")
+    with pytest.raises(Rejected, match=r"bad_events.*EVs/neut.txt"):
+        read_evs((tmp_path / "neut.txt",))
 
 
 @pytest.mark.parametrize(

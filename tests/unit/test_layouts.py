@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scans import dataset
+from scans import dataset, grow
 
 from fmriscale.config import FeatureConfig
 from fmriscale.errors import UserError
@@ -23,19 +23,6 @@ GRAYORDINATES = FeatureConfig(name="f", structures=["all"])
 PARCELS = FeatureConfig(name="f", parcels="parcels.ptseries.nii")
 SURFACES = FeatureConfig(name="f", labels_gii=["lh.label.gii", "rh.label.gii"])
 COLUMNS = FeatureConfig(name="f", columns=4)
-
-
-def grow(root: Path, *files: str) -> Path:
-    """Make empty files; braces offer alternatives, as in a shell: `a_{x,y}.nii`."""
-    for file in files:
-        before, opening, rest = file.partition("{")
-        if opening:
-            inside, _, after = rest.partition("}")
-            grow(root, *(before + choice + after for choice in inside.split(",")))
-        else:
-            (root / file).parent.mkdir(parents=True, exist_ok=True)
-            (root / file).touch()
-    return root
 
 
 def found(root: Path, features: FeatureConfig = VOLUMES, **settings):
@@ -251,7 +238,7 @@ REST = (
 TASK = (
     f"{RESULTS}/tfMRI_GAMBLING_RL/tfMRI_GAMBLING_RL.nii.gz",
     f"{RESULTS}/tfMRI_GAMBLING_RL/tfMRI_GAMBLING_RL_Atlas_MSMAll.dtseries.nii",
-    f"{RESULTS}/tfMRI_GAMBLING_RL/{{EVs/win.txt,Movement_Regressors.txt}}",
+    f"{RESULTS}/tfMRI_GAMBLING_RL/{{EVs/win.txt,EVs/loss.txt,EVs/Sync.txt,Movement_Regressors.txt}}",
 )
 
 
@@ -267,7 +254,8 @@ def test_hcp_folders(tmp_path):
     assert clean[0].motion in clean[0].inputs() and clean[0].brain_mask is None
     (first, second, *_) = found(tmp_path, kind="hcp", entities={"desc": ""})
     assert [first.path.name, second.path.name] == ["tfMRI_GAMBLING_RL.nii.gz", "rfMRI_REST1_LR.nii.gz"]
-    assert first.motion is not None and first.motion.name == "Movement_Regressors.txt"
+    assert [f.name for f in first.evs] == ["loss.txt", "win.txt"] and set(first.evs) <= set(first.inputs())
+    assert first.motion is None and not second.evs
     assert second.brain_mask is not None and second.brain_mask.name == "brainmask_fs.2.nii.gz"
     assert first.confounds is None and not first.sidecars
 
@@ -330,76 +318,6 @@ def test_entities_read_by_a_pattern_are_filtered_as_well(tmp_path):
     runs, rejected = discover(dataset(tmp_path, features=VOLUMES, name_pattern=pattern, **given))
     assert [r.key for r in runs] == ["toy_sub-1_task-rest_run-1", "toy_sub-1_task-rest_run-2"]
     assert [(r.source, r.reason) for r in rejected] == [("s1/other/bold.nii.gz", "no_name")]
-
-
-# ---------------------------------------------------------------- mistakes
-
-
-@pytest.mark.parametrize(
-    ("settings", "words"),
-    [
-        ({"root": "nowhere"}, "is no folder; set root"),
-        ({"root": "$NO_SUCH_VARIABLE/x"}, "environment variable is not set"),
-        ({"root": "file.txt"}, "is a file; set root to the folder"),
-        ({"root": "above"}, "there are subjects in .*above/raw: set root to it"),
-        ({"root": "above/raw/sub-01"}, "there are subjects in .*above/raw: set root to it"),
-        ({"root": "empty"}, "root must be the folder that holds sub-\\*"),
-        ({"root": "above/raw"}, "has {desc: preproc}.*looks like raw data: kind: bids"),
-        (
-            {"kind": "bids", "entities": {"task": "rest"}},
-            r"no file in .* has {task: rest}; there are task: tones",
-        ),
-        ({"kind": "bids", "features": SURFACES}, r"no \*_bold.func.gii .*there are \*_bold.nii.gz"),
-        ({"entities": {"subject": "01"}}, "'subject' is no BIDS entity; did you mean 'sub'"),
-        ({"entities": {"tsk": "rest"}}, "'tsk' is no BIDS entity; did you mean 'task'"),
-        ({"entities": {"hemi": "L"}}, "both hemispheres; remove hemi"),
-        ({"files": "/abs/*.nii.gz"}, "files: '/abs/.*' is no glob below root"),
-        ({"files": ""}, "files: '' is no glob"),
-        ({"files": "*.nii.gz"}, r"no .nii.gz/.nii matches .*\*.nii.gz"),
-        (
-            {"files": "**/*_bold.*", "features": GRAYORDINATES},
-            "no .dtseries.nii matches .*; 1 others do, e.g. sub-01",
-        ),
-        (
-            {"kind": "bids", "files": "**/*.nii.gz", "name_pattern": "(?P<subject>x+)"},
-            "matches none of 1 paths",
-        ),
-        ({"name_pattern": "(?P<subject"}, "name_pattern is no regular expression"),
-        ({"name_pattern": r"sub-(\d+)"}, "no named group; write e.g."),
-        ({"name_pattern": r"(?P<site>\w+)"}, "no group may be called 'site'; use id, subject"),
-        ({"events": "{dir}/{subj}.tsv"}, "no run has {subj}; use"),
-        ({"events": "{dir"}, "is no template"),
-        ({"features": COLUMNS}, "kind fmriprep needs features with labels_img or mask_img .* not columns"),
-        ({"kind": "arrays"}, "kind arrays needs features with columns, not labels_img or mask_img"),
-        ({"kind": "arrays", "features": COLUMNS}, "kind arrays needs files"),
-        ({"kind": "hcp"}, r"no run with \*.nii.gz in .*root must be the folder that holds the subjects"),
-        ({"kind": "hcp", "files": "*"}, "choose by entities: {desc: ...} instead of files"),
-        ({"kind": "hcp", "features": SURFACES}, "kind hcp needs features with"),
-        ({"orientation": "VT"}, "orientation is for kind arrays"),
-        ({"variable": "ts"}, "variable is for kind arrays"),
-        ({"participants_t_r": "tr"}, "participants_t_r needs participants"),
-        ({"kind": "bids", "participants": "people.tsv"}, "there is no .*people.tsv; set participants"),
-        (
-            {"kind": "bids", "participants": "twice.tsv"},
-            "no column 'participant_id'; set participants_key, it has id",
-        ),
-        (
-            {"kind": "bids", "participants": "twice.tsv", "participants_key": "id", "participants_t_r": "tr"},
-            "rows 'a' in column id contradict each other",
-        ),
-    ],
-)
-def test_mistakes_in_a_recipe_are_named_with_their_remedy(tmp_path, settings, words):
-    raw = grow(tmp_path / "above/raw", f"{FUNC}_bold.nii.gz")
-    grow(tmp_path, "file.txt", "empty/.keep")
-    (raw / "twice.tsv").write_text("id\ttr\na\t1\na\t2\n")
-    named = settings.get("root", "above/raw")
-    root = Path(named) if named.startswith("$") else tmp_path / named
-    given: dict[str, Any] = {"features": VOLUMES} | {k: v for k, v in settings.items() if k != "root"}
-    with pytest.raises(UserError, match=words) as refusal:
-        discover(dataset(root, **given))
-    assert str(refusal.value).startswith("data set 'toy': ") or str(raw) in str(refusal.value)
-    assert "\n" not in str(refusal.value)
 
 
 # ---------------------------------------------------------------- real data

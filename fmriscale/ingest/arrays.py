@@ -132,15 +132,20 @@ def _read_table(path: Path) -> np.ndarray:
     lines = (line for line in io.BytesIO(content) if line.strip() and not line.lstrip().startswith(b"#"))
     first = next(lines, b"").decode()
     comma = kind == ".csv" or (kind == ".txt" and "," in first)
-    separator = "," if comma else "\t" if kind == ".tsv" else r"\s+"
-    words = first.strip().split("," if comma else None)
+    separator = "," if comma else "\t" if kind == ".tsv" else None
     return pd.read_csv(
         io.BytesIO(content),
-        sep=separator,
-        header=None if any(_is_number(word) for word in words) else 0,
+        sep=separator or r"\s+",
+        header=0 if _are_names(first.strip().split(separator)) else None,
         comment="#",
         dtype=np.float64,
     ).to_numpy()
+
+
+def _are_names(words: list[str]) -> bool:
+    """Tell names of columns from numbers; pandas and others name columns without names 0, 1, 2, ..."""
+    counted = [str(i) for i in range(len(words) + 1)]
+    return not any(map(_is_number, words)) or (len(words) > 2 and words in (counted[:-1], counted[1:]))
 
 
 def _is_number(word: str) -> bool:

@@ -118,7 +118,7 @@ def load_features(config: FeatureConfig) -> Features:
     if config.parcels is not None:
         return Features(*grayordinates.load_parcels(config, expand(config.parcels)))
     path = expand(config.labels_img or config.mask_img or "")
-    if path.name.endswith((".dlabel.nii", ".dlabel.nii.gz")):
+    if path.name.endswith(".dlabel.nii"):
         return Features(*grayordinates.load_dlabel(config, path))
     return _from_volume(config, path)
 

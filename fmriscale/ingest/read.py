@@ -38,6 +38,8 @@ class Signals:
     t_r: float
     confounds: Confounds
     is_image: bool
+    motion_measure: str | None = None
+    """What `confounds.mean_fd` is the mean of."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +75,8 @@ def read_signals(run: RunSource, dataset: DatasetConfig) -> Signals:
     values, covered = opened.reduce()
     if run.form == "nifti" and "space" not in run.entities:
         _check_own_space(covered, dataset.quality)
-    return Signals(values[dropped:], covered, t_r, confounds, is_image=run.form != "array")
+    measure = None if confounds.mean_fd is None else _MOTION_MEASURE[run.motion is not None]
+    return Signals(values[dropped:], covered, t_r, confounds, run.form != "array", measure)
 
 
 # ---------------------------------------------------------------- forms
@@ -147,6 +150,9 @@ def count_volumes(run: RunSource, dataset: DatasetConfig) -> int:
 
 
 # ---------------------------------------------------------------- motion and space
+
+_MOTION_MEASURE = {False: "framewise displacement", True: "relative RMS displacement"}
+"""What fMRIPrep and the HCP tell of motion, both mm between volumes; the second is the smaller one."""
 
 
 def _read_motion(run: RunSource, dataset: DatasetConfig, n_volumes: int, dropped: int) -> Confounds:

@@ -1,4 +1,4 @@
-"""Clean [T, V]: confounds by nilearn's strategies, then nilearn's signal.clean, censoring kept apart."""
+"""What the confounds file of a run says: regressors by nilearn's strategies, censoring, motion."""
 
 import tempfile
 import warnings
@@ -10,14 +10,33 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from nilearn.interfaces.fmriprep import load_confounds
-from nilearn.signal import clean
 
 from fmriscale.config import DatasetConfig, DenoiseConfig
 from fmriscale.errors import UserError
 from fmriscale.ingest.quality import Rejected
 
-STRATEGIES = ("motion", "high_pass", "wm_csf", "global_signal", "compcor", "scrub", "non_steady_state")
-"""Strategies of nilearn's load_confounds that need nothing but the confounds file."""
+STRATEGIES = (
+    *("motion", "high_pass", "wm_csf", "global_signal", "compcor", "ica_aroma", "scrub"),
+    "non_steady_state",
+)
+"""Strategies of nilearn's load_confounds that need nothing but the confounds file and its .json."""
+
+MISNAMED = "vx-wisestdDVARS"
+"""Column of fMRIPrep 1.2 and 1.3 that no strategy reads, but whose capitals nilearn takes for version 1.1."""
+
+_SERIES = {
+    "motion": [f"{kind}_{axis}" for kind in ("trans", "rot") for axis in "xyz"],
+    "wm_csf": ["csf", "white_matter"],
+    "global_signal": ["global_signal"],
+}
+_FORMS = {
+    "basic": [
+        "",
+    ],
+    "derivatives": ["", "_derivative1"],
+    "power2": ["", "_power2"],
+    "full": ["", "_derivative1", "_power2", "_derivative1_power2"],
+}
 
 
 @dataclass(frozen=True)
@@ -52,6 +71,11 @@ def check_denoise(dataset: DatasetConfig) -> None:
         raise UserError(
             f"data set '{dataset.name}': denoise.strategy '{unknown[0]}' is not offered; "
             f"choose from {', '.join(STRATEGIES)}"
+        )
+    if "compcor" in dataset.denoise.strategy and "high_pass" not in dataset.denoise.strategy:
+        raise UserError(
+            f"data set '{dataset.name}': denoise.strategy compcor needs high_pass beside it: the components "
+            "were found in high-pass filtered data"
         )
     needs = "strategy" if dataset.denoise.strategy else "dummy_volumes: auto"
     if dataset.kind != "fmriprep" and (dataset.denoise.strategy or dataset.denoise.dummy_volumes == "auto"):
@@ -134,20 +158,52 @@ def read_confounds(confounds: Path | None, denoise: DenoiseConfig, n_volumes: in
         )
     mean_fd = None
     if "framewise_displacement" in table:
-        mean_fd = float(table["framewise_displacement"].iloc[dropped:].mean())
+        displacement = table["framewise_displacement"].iloc[dropped:]
+        mean_fd = float(displacement.mean()) if displacement.notna().any() else None
     if not denoise.strategy:
         return Confounds(mean_fd=mean_fd)
-    try:
-        loaded: Any = _load_one(confounds, denoise)
-    except Exception as error:
-        raise Rejected(
-            "confounds", f"{confounds.name}: {error}; drop the strategy or mend the file"
-        ) from error
-    regressors, sample_mask = loaded
+    _check_columns(confounds, table, denoise)
+    regressors, sample_mask = _load_one(confounds, denoise)
     regressors = regressors.iloc[dropped:].reset_index(drop=True)
+    if (gaps := regressors.isna().any()).any():
+        raise Rejected(
+            "confounds",
+            f"{confounds.name}: {gaps.idxmax()} is n/a in more than the first volume; drop the strategy or "
+            "mend the file",
+        )
     if sample_mask is not None:
         sample_mask = np.asarray(sample_mask)[np.asarray(sample_mask) >= dropped] - dropped
     return Confounds(regressors if regressors.shape[1] else None, sample_mask, mean_fd)
+
+
+def _check_columns(confounds: Path, table: pd.DataFrame, denoise: DenoiseConfig) -> None:
+    """Refuse strategies whose columns or .json are missing; nilearn names them at random, or not at all."""
+    needs: dict[str, list[str]] = {
+        name: [series + form for series in members for form in _FORMS[getattr(denoise, name)]]
+        for name, members in _SERIES.items()
+    }
+    needs["scrub"] = ["framewise_displacement", "std_dvars"]
+    for strategy in denoise.strategy:
+        missing = [column for column in needs.get(strategy, []) if column not in table]
+        if missing:
+            raise Rejected(
+                "confounds",
+                f"{confounds.name}: strategy {strategy} needs {len(missing)} columns that are not there "
+                f"({missing[0]}, ...); choose a smaller set (denoise.{strategy}: basic) or drop the strategy",
+            )
+    for strategy, start in (("high_pass", "cosine"), ("ica_aroma", "aroma_")):
+        if strategy in denoise.strategy and not any(column.startswith(start) for column in table):
+            raise Rejected(
+                "confounds",
+                f"{confounds.name}: strategy {strategy} finds no column {start}*, would do nothing; drop it"
+                + (" and set denoise.high_pass: 0.008" if strategy == "high_pass" else ""),
+            )
+    if "compcor" in denoise.strategy and not confounds.with_suffix(".json").is_file():
+        raise Rejected(
+            "confounds",
+            f"{confounds.name}: strategy compcor reads the .json beside it, which is not there; add it or "
+            "drop the strategy",
+        )
 
 
 def _load_one(confounds: Path, denoise: DenoiseConfig) -> Any:
@@ -158,104 +214,43 @@ def _load_one(confounds: Path, denoise: DenoiseConfig) -> Any:
     """
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for file in (confounds, confounds.with_suffix(".json")):
-            link = Path(folder, f"sub-x_desc-confounds_timeseries{file.suffix}")
-            if file.is_file():
-                link.symlink_to(file.absolute())
-        image = Path(folder, "sub-x_desc-preproc_bold.nii.gz")
-        return load_confounds(str(image), **_load_arguments(denoise))
+        stem = Path(folder, "sub-x_desc-confounds_timeseries")
+        _give(confounds, stem.with_suffix(".tsv"))
+        if (described := confounds.with_suffix(".json")).is_file():
+            stem.with_suffix(".json").symlink_to(described.absolute())
+        try:
+            image = Path(folder, "sub-x_desc-preproc_bold.nii.gz")
+            return load_confounds(str(image), **_load_arguments(denoise))
+        except Exception as error:  # what it says must not depend on where the folder is
+            raise Rejected(
+                "confounds",
+                f"{confounds.name}: {str(error).replace(folder, '')}; drop the strategy or mend the file",
+            ) from error
+
+
+def _give(confounds: Path, place: Path) -> None:
+    """Link a confounds file, or copy it where nilearn would take it for one of a version it cannot read."""
+    with confounds.open(encoding="utf-8") as handle:
+        columns = handle.readline().rstrip("\r\n").split("\t")
+    if MISNAMED not in columns:
+        place.symlink_to(confounds.absolute())
+        return
+    table = pd.read_csv(confounds, sep="\t", dtype=str, keep_default_na=False)
+    table.drop(columns=MISNAMED).to_csv(place, sep="\t", index=False)
 
 
 def _load_arguments(denoise: DenoiseConfig) -> dict[str, Any]:
     """Return the arguments of load_confounds; it takes those of unused strategies in good part."""
     return {
         "strategy": tuple(denoise.strategy),
+        "demean": False,  # the mean over no kept volume is not a number; cleaning takes it out anyway
         "motion": denoise.motion,
         "wm_csf": denoise.wm_csf,
         "global_signal": denoise.global_signal,
         "compcor": denoise.compcor,
         "n_compcor": denoise.n_compcor,
+        "ica_aroma": "basic",
         "scrub": denoise.scrub,
         "fd_threshold": denoise.fd_threshold,
         "std_dvars_threshold": denoise.std_dvars_threshold,
     }
-
-
-def clean_signals(
-    signals: np.ndarray, confounds: Confounds, denoise: DenoiseConfig, t_r: float
-) -> np.ndarray:
-    """Detrend, filter and regress as nilearn.signal.clean does, without standardising.
-
-    Parameters
-    ----------
-    signals : ndarray [T, V]
-        Dummy volumes dropped.
-    confounds : Confounds
-        Of the same T.
-    denoise : DenoiseConfig
-        Settings.
-    t_r : float
-        Repetition time, s.
-
-    Returns
-    -------
-    ndarray [K, V]
-        The kept volumes only (K = T where none is censored).
-
-    Raises
-    ------
-    Rejected
-        A filter that the sampling rate does not allow.
-    """
-    for cutoff in (denoise.high_pass, denoise.low_pass):
-        if cutoff is not None and cutoff >= 0.5 / t_r:
-            raise Rejected(
-                "filter",
-                f"a cut-off of {cutoff:g} Hz needs a t_r below {0.5 / cutoff:g} s, this run has {t_r:g} s; "
-                "change denoise.high_pass or low_pass",
-            )
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return clean(
-                signals,
-                detrend=denoise.detrend,
-                standardize=None,
-                sample_mask=confounds.sample_mask,
-                confounds=confounds.regressors,
-                low_pass=denoise.low_pass,
-                high_pass=denoise.high_pass,
-                t_r=t_r,
-            )
-    except ValueError as error:
-        raise Rejected("filter", f"nilearn cannot clean this run: {error}") from error
-
-
-def standardise(
-    raw: np.ndarray, cleaned: np.ndarray, missing: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Z-score every feature over its kept volumes.
-
-    Parameters
-    ----------
-    raw, cleaned : ndarray [K, V]
-        Kept volumes before and after cleaning.
-    missing : ndarray of int
-        Features that become 0.
-
-    Returns
-    -------
-    z : ndarray [K, V]
-        Mean 0, sample standard deviation 1; 0 for missing and constant features.
-    mean : ndarray [V]
-        Of the raw signal, which cleaning removes: `z * std + mean` is the cleaned signal at its own level.
-    std : ndarray [V]
-        Sample standard deviation of the cleaned signal, 0 where z is 0.
-    """
-    mean, std = raw.mean(axis=0), cleaned.std(axis=0, ddof=1)
-    # What is left of a feature that the confounds explain wholly is rounding, not signal.
-    std[std <= 1e-6 * raw.std(axis=0, ddof=1)] = 0.0
-    std[missing] = 0.0
-    z = (cleaned - cleaned.mean(axis=0)) / np.where(std > 0, std, 1.0)
-    z[:, std == 0] = 0.0
-    return z, mean, std

@@ -6,6 +6,12 @@ import numpy as np
 
 from fmriscale.config import QualityConfig
 
+BLOCK = 4096
+"""Features that are worked on at a time."""
+
+MAX_VALUE = 1e9
+"""No scanner and no preprocessing gives more; beyond it lie wrong scale factors and overwritten memory."""
+
 
 class Rejected(Exception):
     """A run that goes to quarantine.
@@ -73,8 +79,8 @@ def check_features(covered: np.ndarray, varies: np.ndarray, quality: QualityConf
 
     Returns
     -------
-    ndarray of int
-        Indices of missing features: too little covered, or constant.
+    ndarray of bool [V]
+        Missing features: too little covered, or constant.
     """
     absent = covered < quality.min_coverage
     missing = absent | ~varies
@@ -88,17 +94,141 @@ def check_features(covered: np.ndarray, varies: np.ndarray, quality: QualityConf
             f"{quality.min_coverage:g}, {(missing & ~absent).sum()} constant); quality.max_missing "
             f"allows {quality.max_missing:.0%}",
         )
-    return np.flatnonzero(missing)
+    return missing
 
 
-def varying(signals: np.ndarray) -> np.ndarray:
-    """Tell which columns of signals [T, V] change by more than rounding."""
-    scale = np.abs(signals).max(axis=0)
-    return np.ptp(signals, axis=0) > 1e-9 * np.where(scale > 0, scale, 1.0)
+def check_censored(n_kept: int, n_volumes: int, quality: QualityConfig) -> None:
+    """Reject a run of which too much is censored."""
+    share = 1 - n_kept / n_volumes
+    if share > quality.max_censored:
+        raise Rejected(
+            "censored",
+            f"{n_volumes - n_kept} of {n_volumes} volumes are censored, quality.max_censored allows "
+            f"{quality.max_censored:.0%}; leave the run out or loosen denoise.fd_threshold",
+        )
 
 
-def temporal_snr(signals: np.ndarray) -> float | None:
-    """Return the median over features of mean over standard deviation in time; None if undefined."""
-    std = signals.std(axis=0)
-    ratio = signals.mean(axis=0)[std > 0] / std[std > 0]
-    return float(np.median(ratio)) if ratio.size else None
+@dataclass(frozen=True)
+class Figures:
+    """What the kept volumes of a run look like before cleaning.
+
+    Attributes
+    ----------
+    mean, std : ndarray [V]
+        Over time.
+    varies : ndarray [V] of bool
+        Whether a feature changes by more than rounding.
+    tsnr : float or None
+        Median over present features of mean over standard deviation; None if none is.
+    spike : float or None
+        Largest deviation of the global signal (mean over features) from its median in robust standard
+        deviations (1.4826 times the median absolute deviation); None where that is 0.
+    n_repeated : int
+        Volumes that are equal to the one before in every varying feature.
+    """
+
+    mean: np.ndarray
+    std: np.ndarray
+    varies: np.ndarray
+    tsnr: float | None
+    spike: float | None
+    n_repeated: int
+
+
+def describe(signals: np.ndarray, covered: np.ndarray, min_coverage: float) -> Figures:
+    """Return the figures of signals [K, V], `covered` [V] to at least `min_coverage` where present."""
+    low, high = signals.min(axis=0), signals.max(axis=0)
+    varies = high - low > 1e-9 * np.maximum(np.maximum(abs(low), abs(high)), np.finfo(float).tiny)
+    mean = signals.mean(axis=0)
+    std = np.concatenate([signals[:, columns].std(axis=0) for columns in blocks(signals.shape[1])])
+    present = varies & (covered >= min_coverage)
+    tsnr = float(np.median(mean[present] / std[present])) if present.any() else None
+    course = signals.mean(axis=1)
+    # The mean over features tells nearly all volumes apart, so that few are compared in full.
+    alike = 1 + np.flatnonzero(course[1:] == course[:-1])
+    n_repeated = sum(np.array_equal(signals[t], signals[t - 1]) for t in alike)
+    return Figures(mean, std, varies, tsnr, _spike(course), n_repeated)
+
+
+def blocks(n_features: int) -> list[slice]:
+    """Cut features into blocks, so that what is done to each costs the memory of a block."""
+    return [slice(start, start + BLOCK) for start in range(0, n_features, BLOCK)]
+
+
+def _spike(course: np.ndarray) -> float | None:
+    """Return the largest deviation of a time course [K] from its median in robust standard deviations."""
+    deviation = np.abs(course - np.median(course))
+    spread = 1.4826 * np.median(deviation)
+    return float(deviation.max() / spread) if spread > 0 else None
+
+
+def check_figures(figures: Figures, n_volumes: int, quality: QualityConfig, is_image: bool) -> None:
+    """Reject a run whose values no brain gives.
+
+    Parameters
+    ----------
+    figures : Figures
+        Of the kept volumes.
+    n_volumes : int
+        Their number.
+    quality : QualityConfig
+        Limits.
+    is_image : bool
+        Whether the values are those of an image: others may have lost their mean, hence their tSNR.
+    """
+    largest = float(np.abs(figures.mean).max() + figures.std.max())
+    if largest > MAX_VALUE:
+        raise Rejected(
+            "implausible", f"values of about {largest:.3g}; mend the scale factors (scl_slope) or the units"
+        )
+    if figures.n_repeated > quality.max_repeated * n_volumes:
+        raise Rejected(
+            "repeated",
+            f"{figures.n_repeated} of {n_volumes} volumes repeat the one before (a frozen scan, or padding); "
+            f"cut them off, or raise quality.max_repeated ({quality.max_repeated:g})",
+        )
+    if quality.max_spike is not None and figures.spike is not None and figures.spike > quality.max_spike:
+        raise Rejected(
+            "spike",
+            f"the global signal jumps by {figures.spike:.3g} robust standard deviations; censor or drop the "
+            f"volume (denoise.strategy scrub, dummy_volumes), or raise quality.max_spike "
+            f"({quality.max_spike:g})",
+        )
+    if is_image and quality.min_tsnr is not None and (figures.tsnr or 0.0) < quality.min_tsnr:
+        raise Rejected(
+            "low_tsnr",
+            f"temporal signal-to-noise ratio {figures.tsnr or 0.0:.3g}, quality.min_tsnr asks for "
+            f"{quality.min_tsnr:g}; leave the run out or lower the limit",
+        )
+
+
+def drop_empty(signals: np.ndarray, covered: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Turn features that are not a number in any volume into uncovered ones.
+
+    Parameters
+    ----------
+    signals : ndarray [T, V]
+        As read.
+    covered : ndarray [V]
+        Share of each feature's voxels that hold data.
+
+    Returns
+    -------
+    signals, covered
+        Finite throughout.
+
+    Raises
+    ------
+    Rejected
+        A feature is NaN or infinite in some volumes only.
+    """
+    finite = np.isfinite(signals)
+    if finite.all():
+        return signals, covered
+    empty = ~finite.any(axis=0)
+    bad = int((~finite[:, ~empty]).any(axis=1).sum())
+    if bad:
+        raise Rejected(
+            "not_finite", f"{bad} of {len(signals)} volumes hold NaN or infinite values; mend or drop the run"
+        )
+    return np.where(empty, 0.0, signals), np.where(empty, 0.0, covered)

@@ -6,20 +6,26 @@ from typing import Any
 
 import numpy as np
 
-from fmriscale.config import DatasetConfig
+from fmriscale.config import DatasetConfig, DenoiseConfig
 from fmriscale.corpus.manifest import segments_of
 from fmriscale.corpus.writer import EncodedRun, encode_run
 from fmriscale.files import sha256_file
-from fmriscale.ingest.denoise import Confounds, clean_signals, dropped_volumes, standardise
-from fmriscale.ingest.events import read_events
+from fmriscale.ingest.clean import Cleaner, standardise
+from fmriscale.ingest.denoise import Confounds, dropped_volumes
+from fmriscale.ingest.events import read_events, read_evs
 from fmriscale.ingest.quality import (
     Rejected,
     Rejection,
+    blocks,
+    check_censored,
     check_features,
-    temporal_snr,
-    varying,
+    check_figures,
+    check_length,
+    describe,
+    drop_empty,
 )
 from fmriscale.ingest.read import read_signals
+from fmriscale.ingest.resample import Grid
 from fmriscale.ingest.sources import RunSource
 
 
@@ -37,28 +43,35 @@ def process_run(run: RunSource, dataset: DatasetConfig) -> EncodedRun | Rejectio
 def _process(run: RunSource, dataset: DatasetConfig) -> EncodedRun:
     signals = read_signals(run, dataset)
     denoise, quality, confounds = dataset.denoise, dataset.quality, signals.confounds
-    n_volumes, n_features = signals.values.shape
-    kept = np.arange(n_volumes) if confounds.sample_mask is None else confounds.sample_mask
-    if not np.isfinite(signals.values).all():
-        bad = int((~np.isfinite(signals.values)).any(axis=1).sum())
-        raise Rejected(
-            "not_finite", f"{bad} of {n_volumes} volumes hold NaN or infinite values; mend or drop the run"
-        )
-    raw = signals.values[kept]
-    missing = check_features(signals.covered, varying(raw), quality)
-    cleaned = clean_signals(signals.values, confounds, denoise, signals.t_r)
-    z, mean, std = standardise(raw, cleaned, missing)
-    bold = np.zeros((n_volumes, n_features), np.float16)
-    bold[kept] = z
-    present = np.setdiff1d(np.arange(n_features), missing)
-    figures = {
-        "coverage": _short(signals.covered.mean()),
+    values, covered = drop_empty(signals.values, signals.covered)
+    kept = np.arange(len(values)) if confounds.sample_mask is None else confounds.sample_mask
+    check_censored(len(kept), len(values), quality)
+    raw = values if len(kept) == len(values) else values[kept]
+    figures = describe(raw, covered, quality.min_coverage)
+    missing = check_features(covered, figures.varies, quality)
+    check_figures(figures, len(kept), quality, signals.is_image)
+    grid = Grid.of(kept, len(values), signals.t_r, denoise.resample_t_r)
+    check_length(len(grid.kept), quality, "uncensored volumes")
+    bold, std = np.zeros((grid.n_volumes, len(missing)), np.float16), np.zeros(len(missing))
+    clean = Cleaner(confounds, denoise, signals.t_r)
+    for columns in blocks(len(missing)):
+        cleaned = grid.resample(clean(values[:, columns]))
+        z, std[columns] = standardise(cleaned, figures.std[columns], missing[columns])
+        bold[grid.kept, columns] = z
+    measured = {
+        "coverage": _short(covered.mean()),
         "mean_fd": _short(confounds.mean_fd),
-        "tsnr": _short(temporal_snr(raw[:, present])) if signals.is_image else None,
-        "n_censored": n_volumes - len(kept),
+        "tsnr": _short(figures.tsnr) if signals.is_image else None,
+        "n_censored": grid.n_volumes - len(grid.kept),
     }
-    sample_mask = None if len(kept) == n_volumes else kept.tolist()
+    seen = {
+        "spike": _short(figures.spike),
+        "n_repeated": figures.n_repeated,
+        "motion_measure": signals.motion_measure,
+    }
+    sample_mask = None if len(grid.kept) == grid.n_volumes else grid.kept.tolist()
     dropped = dropped_volumes(run.confounds, denoise)
+    shift = dropped * signals.t_r
     entities = run.entities
     named = {
         "dataset": dataset.name,
@@ -70,28 +83,28 @@ def _process(run: RunSource, dataset: DatasetConfig) -> EncodedRun:
     record = {
         **named,
         "entities": entities,
-        "t_r": signals.t_r,
-        "n_volumes": n_volumes,
+        "t_r": grid.t_r,
+        "n_volumes": grid.n_volumes,
         "space": dataset.features.name,
         "sample_mask": sample_mask,
-        "events": [] if run.events is None else read_events(run.events, dropped * signals.t_r),
+        "events": read_events(run.events, shift) if run.events else read_evs(run.evs, shift),
         "source": run.source,
         "source_sha256": _sha256(run.path),
-        "quality": {**figures, "missing_features": missing.tolist()},
-        "denoise": _applied(dataset, confounds, dropped),
+        "quality": {**measured, **seen, "missing_features": np.flatnonzero(missing).tolist()},
+        "denoise": _applied(denoise, confounds, dropped, signals.t_r),
     }
     row = {
         "key": run.key,
         **named,
-        "t_r": signals.t_r,
+        "t_r": grid.t_r,
         "space": dataset.features.name,
-        "segments": segments_of(sample_mask, n_volumes),
-        **figures,
+        "segments": segments_of(sample_mask, grid.n_volumes),
+        **measured,
         "source": run.source,
         "source_sha256": record["source_sha256"],
         "array": run.array or "",
     }
-    return encode_run(row, record, bold, mean, std)
+    return encode_run(row, record, bold, figures.mean, std)
 
 
 # ---------------------------------------------------------------- details of the record
@@ -108,10 +121,9 @@ def _short(value: Any) -> float | None:
     return None if value is None or not np.isfinite(value) else float(f"{float(value):.6g}")
 
 
-def _applied(dataset: DatasetConfig, confounds: Confounds, dropped: int) -> dict[str, Any]:
-    """Return what was done to the signals, regressors by name."""
+def _applied(denoise: DenoiseConfig, confounds: Confounds, dropped: int, t_r: float) -> dict[str, Any]:
+    """Return what was done to the signals, regressors by name; t_r (s) is that of the scan."""
     regressors = [] if confounds.regressors is None else [str(c) for c in confounds.regressors.columns]
-    denoise = dataset.denoise
     return {
         "strategy": list(denoise.strategy),
         "regressors": regressors,
@@ -119,5 +131,6 @@ def _applied(dataset: DatasetConfig, confounds: Confounds, dropped: int) -> dict
         "high_pass": denoise.high_pass,
         "low_pass": denoise.low_pass,
         "dummy_volumes": dropped,
+        "resampled_from_t_r": None if denoise.resample_t_r is None else t_r,
         "standardize": "zscore_sample",
     }

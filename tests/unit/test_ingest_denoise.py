@@ -1,72 +1,23 @@
+import json
+import os
+import subprocess
+import sys
+
 import numpy as np
+import pandas as pd
 import pytest
 from nilearn.interfaces.fmriprep import load_confounds
-from nilearn.signal import clean
-from scans import T_R, confounds, write_fmriprep_run
+from scans import confounds, write_fmriprep_run
 
-from fmriscale.config import DenoiseConfig
-from fmriscale.ingest.denoise import Confounds, clean_signals, dropped_volumes, read_confounds, standardise
-from fmriscale.ingest.names import confounds_file, parse_name
+from fmriscale.config import DatasetConfig, DenoiseConfig, FeatureConfig
+from fmriscale.errors import UserError
+from fmriscale.ingest.denoise import STRATEGIES, check_denoise, dropped_volumes, read_confounds
 from fmriscale.ingest.quality import Rejected
-
-SIGNALS = np.random.default_rng(0).normal(size=(60, 5)).cumsum(axis=0) + 500
 
 
 def read(path, denoise, n_volumes=60):
-    parsed = parse_name(path.name)
-    assert parsed is not None
-    return read_confounds(confounds_file(path, parsed.entities), denoise, n_volumes)
-
-
-@pytest.mark.parametrize("dummy_volumes", [0, 4])
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"strategy": ["motion", "wm_csf", "high_pass"]},
-        {"strategy": ["motion", "scrub"], "motion": "basic", "high_pass": 0.01, "low_pass": 0.1},
-        {"strategy": ["wm_csf"], "wm_csf": "full", "detrend": False},
-        {"high_pass": 0.008},
-    ],
-    ids=["cosines", "scrubbed and filtered", "no detrending", "filter alone"],
-)
-def test_cleaning_is_that_of_nilearn(tmp_path, settings, dummy_volumes):
-    denoise = DenoiseConfig(**settings, dummy_volumes=dummy_volumes, scrub=2)
-    table = confounds(60)
-    table.loc[[20, 21, 40], "framewise_displacement"] = 2.0
-    path = write_fmriprep_run(tmp_path, "01", n_volumes=60, table=table, space="MNI152NLin2009cAsym")
-    found = read(path, denoise)
-    raw = SIGNALS[dummy_volumes:]
-    z, mean, std = standardise(
-        raw if found.sample_mask is None else raw[found.sample_mask],
-        clean_signals(raw, found, denoise, T_R),
-        np.array([], int),
-    )
-
-    regressors, sample_mask = None, None
-    if denoise.strategy:
-        keep = {"motion": denoise.motion, "wm_csf": denoise.wm_csf, "scrub": 2, "fd_threshold": 0.5}
-        regressors, sample_mask = load_confounds(
-            str(path), denoise.strategy, demean=False, std_dvars_threshold=1.5, **keep
-        )
-        regressors = regressors.iloc[dummy_volumes:]
-        sample_mask = (
-            sample_mask if sample_mask is None else sample_mask[sample_mask >= dummy_volumes] - dummy_volumes
-        )
-    expected = clean(
-        raw,
-        detrend=denoise.detrend,
-        standardize="zscore_sample",
-        confounds=regressors,
-        sample_mask=sample_mask,
-        high_pass=denoise.high_pass,
-        low_pass=denoise.low_pass,
-        t_r=T_R,
-    )
-    assert ("scrub" in denoise.strategy) == (len(expected) < len(raw))
-    np.testing.assert_allclose(z, expected, atol=1e-6)
-    # mean and std give back the cleaned signal at the level it had
-    kept = np.arange(len(raw)) if sample_mask is None else sample_mask
-    np.testing.assert_allclose((z * std + mean).mean(axis=0), raw[kept].mean(axis=0))
+    file = path.with_name(path.name.replace("preproc_bold.nii.gz", "confounds_timeseries.tsv"))
+    return read_confounds(file, denoise, n_volumes)
 
 
 def test_mean_fd_leaves_out_dummy_volumes(tmp_path):
@@ -108,7 +59,10 @@ def test_auto_drops_the_unbroken_stretch_of_non_steady_volumes(tmp_path):
     [
         (lambda t: t.iloc[:-3], [], "confounds_length"),
         (lambda t: t.drop(columns="csf"), ["wm_csf"], "confounds"),
-        (lambda t: t, ["compcor"], "confounds"),
+        (lambda t: t, ["high_pass", "compcor"], "confounds"),
+        (lambda t: t.drop(columns=["cosine00", "cosine01"]), ["high_pass"], "confounds"),
+        (lambda t: t.drop(columns="std_dvars"), ["scrub"], "confounds"),
+        (lambda t: t.assign(csf=t.csf.where(t.index != 30)), ["wm_csf"], "confounds"),
     ],
 )
 def test_confounds_that_do_not_fit_are_refused(tmp_path, spoil, strategy, reason):
@@ -118,24 +72,136 @@ def test_confounds_that_do_not_fit_are_refused(tmp_path, spoil, strategy, reason
     assert caught.value.reason == reason
 
 
-def test_a_filter_beyond_the_sampling_rate_is_refused():
-    with pytest.raises(Rejected, match="needs a t_r below"):
-        clean_signals(SIGNALS, Confounds(), DenoiseConfig(low_pass=0.3), T_R)
+# ---------------------------------------------------------------- genuine files of three vintages
+
+SAMPLES = "fmriprep_confounds_samples"
+V14 = f"{SAMPLES}/test_desc-confounds_regressors.tsv"
+V21 = f"{SAMPLES}/test-v21_desc-confounds_timeseries.tsv"
+PLAIN = f"{SAMPLES}/no_nonsteady_desc-confounds_regressors.tsv"
+V12 = f"{SAMPLES}/ds000031_ses002/sub-01_ses-002_task-rest_run-001_desc-confounds_timeseries.tsv"
+
+WORKS = {
+    # strategy: regressors of each file; text = why it is refused
+    V14: {"motion": 24, "high_pass": 4, "wm_csf": 2, "global_signal": 1, "compcor": 10, "ica_aroma": 13},
+    V21: {"motion": 24, "high_pass": 1, "wm_csf": 2, "global_signal": 1, "compcor": 6, "ica_aroma": "aroma_"},
+    PLAIN: {
+        "motion": 24,
+        "high_pass": 4,
+        "wm_csf": 2,
+        "global_signal": 1,
+        "compcor": ".json",
+        "ica_aroma": 13,
+    },
+    V12: {
+        "motion": "trans_x_derivative1",
+        "high_pass": 7,
+        "wm_csf": "(csf, ...)",
+        "global_signal": 1,
+        "compcor": ".json",
+        "ica_aroma": "aroma_",
+    },
+}
 
 
-def test_constant_and_missing_features_become_zero():
-    raw = SIGNALS.copy()
-    raw[:, 1] = 7.0
-    z, mean, std = standardise(raw, clean_signals(raw, Confounds(), DenoiseConfig(), T_R), np.array([3]))
-    assert (z[:, [1, 3]] == 0).all() and (std[[1, 3]] == 0).all()
-    assert mean[1] == 7.0
-    np.testing.assert_allclose(z[:, [0, 2, 4]].std(axis=0, ddof=1), 1)
+@pytest.mark.realdata
+@pytest.mark.parametrize("file", WORKS)
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_every_strategy_works_or_is_refused_by_name_on_every_vintage(data_root, file, strategy):
+    path = data_root / file
+    table = pd.read_csv(path, sep="\t")
+    strategies = ["high_pass", "compcor"] if strategy == "compcor" else [strategy]
+    denoise = DenoiseConfig(strategy=strategies)
+    expected = WORKS[file].get(strategy, 0)
+    if isinstance(expected, str):
+        with pytest.raises(Rejected) as caught:
+            read_confounds(path, denoise, len(table))
+        assert caught.value.reason == "confounds" and expected in caught.value.detail
+        assert "/" not in caught.value.detail.replace(data_root.as_posix(), "")
+        return
+    found = read_confounds(path, denoise, len(table))
+    names = [] if found.regressors is None else list(found.regressors.columns)
+    assert len(names) == expected
+    assert names == sorted(names)
+    for name in names:  # the numbers of the file, but for the n/a of the first volume
+        np.testing.assert_array_equal(found.regressors[name][1:], table[name][1:])
 
 
-def test_what_the_confounds_explain_wholly_is_not_blown_up():
-    import pandas as pd
+@pytest.mark.realdata
+@pytest.mark.parametrize(("file", "n_flagged"), [(V14, 1), (V21, 3), (PLAIN, 0), (V12, 0)])
+def test_auto_dummy_volumes_on_every_vintage(data_root, file, n_flagged):
+    path, auto = data_root / file, DenoiseConfig(strategy=["global_signal"], dummy_volumes="auto")
+    n_volumes = len(pd.read_csv(path, sep="\t"))
+    assert dropped_volumes(path, auto) == n_flagged
+    found = read_confounds(path, auto, n_volumes)
+    assert found.regressors is not None and len(found.regressors) == n_volumes - n_flagged
+    assert found.sample_mask is None or found.sample_mask.tolist() == list(range(n_volumes - n_flagged))
 
-    regressors = pd.DataFrame({"a": SIGNALS[:, 0], "b": SIGNALS[:, 1]})
-    cleaned = clean_signals(SIGNALS, Confounds(regressors), DenoiseConfig(), T_R)
-    z, _, _ = standardise(SIGNALS, cleaned, np.array([], int))
-    assert (z[:, :2] == 0).all() and (z[:, 2:].std(axis=0) > 0.9).all()
+
+@pytest.mark.realdata
+def test_basic_motion_of_fmriprep_12_is_read_past_its_odd_column(data_root):
+    denoise = DenoiseConfig(strategy=["motion", "scrub"], motion="basic", scrub=0, fd_threshold=0.1)
+    table = pd.read_csv(data_root / V12, sep="\t")
+    with pytest.raises(ValueError, match="camel case"):
+        load_confounds(str(data_root / V12).replace("confounds_timeseries.tsv", "preproc_bold.nii.gz"))
+    found = read_confounds(data_root / V12, denoise, len(table))
+    assert found.regressors is not None and found.sample_mask is not None
+    still = (table.framewise_displacement.fillna(0) <= 0.1) & (table.std_dvars.fillna(0) <= 1.5)
+    assert found.sample_mask.tolist() == np.flatnonzero(still).tolist()
+
+
+# ---------------------------------------------------------------- recipes and determinism
+
+
+def test_what_is_refused_reads_the_same_whatever_the_hash_seed(tmp_path):
+    table = confounds(60).drop(columns=["trans_x_power2", "rot_y_derivative1"])
+    path = write_fmriprep_run(tmp_path, "01", n_volumes=60, table=table)
+    file = path.with_name(path.name.replace("preproc_bold.nii.gz", "confounds_timeseries.tsv"))
+    code = (
+        "import json, sys, pathlib; from fmriscale.config import DenoiseConfig;"
+        "from fmriscale.ingest.denoise import read_confounds; from fmriscale.ingest.quality import Rejected\n"
+        f"path = pathlib.Path({str(file)!r})\n"
+        "try: read_confounds(path, DenoiseConfig(strategy=['motion']), 60)\n"
+        "except Rejected as why: detail = why.detail\n"
+        "kept = read_confounds(path, DenoiseConfig(strategy=['wm_csf', 'high_pass'], wm_csf='full'), 60)\n"
+        "print(json.dumps([detail, list(kept.regressors.columns)]))"
+    )
+    said = set()
+    for seed in "12":
+        environment = {**os.environ, "PYTHONHASHSEED": seed}
+        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+        said.add(done.stdout)
+    assert len(said) == 1
+    detail, columns = json.loads(said.pop())
+    assert "needs 2 columns" in detail and "choose a smaller set" in detail and len(columns) == 10
+
+
+@pytest.mark.parametrize(
+    ("kind", "denoise", "words"),
+    [
+        ("fmriprep", {"strategy": ["tedana"]}, "not offered"),
+        ("fmriprep", {"strategy": ["compcor"]}, "needs high_pass"),
+        ("bids", {"strategy": ["motion"]}, "needs the confounds"),
+        ("bids", {"dummy_volumes": "auto"}, "needs the confounds"),
+    ],
+)
+def test_recipes_that_no_run_can_meet_are_refused(tmp_path, kind, denoise, words):
+    features = FeatureConfig(name="a", columns=3)
+    recipe = DatasetConfig(
+        name="x", kind=kind, root=str(tmp_path), features=features, denoise=DenoiseConfig(**denoise)
+    )
+    with pytest.raises(UserError, match=words):
+        check_denoise(recipe)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"high_pass": 0.2, "low_pass": 0.1},
+        {"dummy_volumes": -1},
+        {"resample_t_r": 0.0},
+        {"low_pass": -0.1},
+    ],
+)
+def test_settings_that_contradict_themselves_are_refused(settings):
+    with pytest.raises(ValueError, match="denoise"):
+        DenoiseConfig(**settings)

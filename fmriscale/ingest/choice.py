@@ -57,8 +57,8 @@ def choose(
     list of Found
         One for each run.
     list of Rejection
-        Runs that exist, but neither in the wanted space nor in the wanted processing, and hemispheres
-        without their other half.
+        Runs that exist, but not in the wanted space, resolution or processing, and hemispheres without
+        their other half. (Another cohort is another template's people: those are passed over.)
 
     Raises
     ------
@@ -67,7 +67,7 @@ def choose(
     """
     if "part" not in wanted:
         every = [f for f in every if f.entities.get("part", "mag") == "mag"]
-    filters = {k: v for k, v in wanted.items() if k not in ("space", "desc")}
+    filters = {k: v for k, v in wanted.items() if k not in RENDERING or k == "cohort"}
     runs: dict[tuple, list[Found]] = {}
     for found in every:
         if matches(found.entities, filters):

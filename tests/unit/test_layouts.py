@@ -127,6 +127,16 @@ def test_a_run_that_was_not_rendered_does_not_vanish(tmp_path):
     assert len(found(tmp_path, entities={"space": "MNI152NLin6Asym", "sub": "01"})) == 1
 
 
+def test_people_of_another_cohort_are_passed_over(tmp_path):
+    for subject, cohort in (("01", 1), ("02", 2)):
+        grow(
+            tmp_path,
+            f"sub-{subject}/func/sub-{subject}_space-MNIInfant_cohort-{cohort}_desc-preproc_bold.nii.gz",
+        )
+    assert len(found(tmp_path)) == 2
+    assert [r.entities["sub"] for r in found(tmp_path, entities={"cohort": 2})] == ["02"]
+
+
 def test_parcellated_series_of_xcp_d(tmp_path):
     grow(tmp_path, f"{FUNC}_space-fsLR_seg-{{Gordon,4S456Parcels}}_stat-mean_timeseries.ptseries.nii")
     with pytest.raises(UserError, match=r"\{seg: 4S456Parcels\} or \{seg: Gordon\}"):

@@ -8,7 +8,7 @@ from fmriscale.config import DatasetConfig
 from fmriscale.errors import UserError
 from fmriscale.ingest.arrays import EXTENSIONS
 from fmriscale.ingest.choice import Found, describe, show
-from fmriscale.ingest.names import Name, Tree, parse_name
+from fmriscale.ingest.names import Tree, parse_name
 
 VOLUMES = (".nii.gz", ".nii")
 
@@ -21,39 +21,30 @@ def file_ends(dataset: DatasetConfig, form: str) -> tuple[str, ...]:
     return (".ptseries.nii",) if dataset.features.parcels is not None else FILE_ENDS[form]
 
 
-def is_series(name: Name, ends: tuple[str, ...]) -> bool:
-    """Tell a time series from the other files of a BIDS func folder.
+def _series(dataset: DatasetConfig, form: str) -> list[tuple[str, str]]:
+    """Return suffix and extension of the time series in a BIDS func folder.
 
     Parcellated series are `bold` or `timeseries` (XCP-D); surfaces of fMRIPrep before 20.1 have no suffix.
     """
-    if name.extension not in ends:
-        return False
-    return (
-        name.suffix == "bold"
-        or (name.suffix == "timeseries" and name.extension == ".ptseries.nii")
-        or (name.suffix == "" and name.extension == ".func.gii")
-    )
+    other = {".ptseries.nii": ["timeseries"], ".func.gii": [""]}
+    return [(suffix, end) for end in file_ends(dataset, form) for suffix in ("bold", *other.get(end, ()))]
 
 
 def find_bids(dataset: DatasetConfig, root: Path, tree: Tree, form: str) -> list[Found]:
     """List the time series in sub-*/[ses-*/]func; no other folder of the tree is read."""
-    ends = file_ends(dataset, form)
-    found, others = [], set()
-    for folder in _func_folders(root, tree):
+    found, folders = [], list(_func_folders(root, tree))
+    for folder in folders:
         below = folder.relative_to(root).as_posix()
-        for file, name in tree.folder(folder).named:
-            if is_series(name, ends):
+        for suffix, extension in _series(dataset, form):
+            for file, name in tree.folder(folder).having(suffix, extension):
                 found.append(Found(folder / file, f"{below}/{file}", name.entities))
-            elif name.suffix == "bold" and name.extension != ".json":
-                others.add(name.extension)
     if not found:
+        files = [file for folder in folders for file in tree.folder(folder).files]
+        others = {f"*_bold.{f.partition('_bold.')[2]}" for f in files if "_bold." in f} - {"*_bold.json"}
+        hint = f"; there are {', '.join(sorted(others))}: choose features to fit, or root"
         raise UserError(
-            f"data set '{dataset.name}': no *_bold{ends[0]} in {root}/sub-*/[ses-*/]func"
-            + (
-                f"; there are *_bold{', *_bold'.join(sorted(others))}: choose features to fit, or root"
-                if others
-                else _where_else(root, tree)
-            )
+            f"data set '{dataset.name}': no *_bold{file_ends(dataset, form)[0]} in "
+            f"{root}/sub-*/[ses-*/]func{hint if others else _where_else(root, tree)}"
         )
     return found
 

@@ -6,6 +6,7 @@ link loop (8,241 files of one), and takes 1.0 s where this takes 0.2 s for 10,00
 """
 
 import os
+from functools import lru_cache
 from itertools import product
 from pathlib import Path
 from typing import NamedTuple
@@ -76,14 +77,16 @@ class Folder:
 
     def __init__(self, folders: list[str], files: list[str], links: set[str]) -> None:
         self.folders, self.files, self.links = folders, files, links
-        self.named = [(file, name) for file in files if (name := parse_name(file))]
-        self._indices: dict[tuple[str, str], dict[tuple, list[tuple[int, str, Traits]]]] = {}
+
+    def having(self, suffix: str, extension: str) -> list[tuple[str, Name]]:
+        """Return the files with a BIDS name of this suffix and extension; no other name is taken apart."""
+        end = f"_{suffix}{extension}" if suffix else extension
+        named = ((file, parse_name(file)) for file in self.files if file.endswith(end))
+        return [(f, name) for f, name in named if name and name[1:] == (suffix, extension)]
 
     def applying_to(self, wanted: Traits, suffix: str, extension: str) -> list[str]:
         """Return the files whose every entity is among those wanted, the one with most entities last."""
-        if (suffix, extension) not in self._indices:
-            self._indices[suffix, extension] = self._index(suffix, extension)
-        buckets = self._indices[suffix, extension]
+        buckets = _index(self, suffix, extension)
         if not buckets:
             return []
         values = dict(wanted)
@@ -91,16 +94,17 @@ class Folder:
         here = [entry for key in keys for entry in buckets.get(key, ()) if entry[2] <= wanted]
         return [file for _, file, _ in sorted(here)]
 
-    def _index(self, suffix: str, extension: str) -> dict[tuple, list[tuple[int, str, Traits]]]:
-        """Sort the files of one suffix and extension into buckets."""
-        buckets: dict[tuple, list[tuple[int, str, Traits]]] = {}
-        for file, name in self.named:
-            if (name.suffix, name.extension) == (suffix, extension):
-                have = traits(name.entities)
-                values = dict(have)
-                key = tuple(values.get(k) for k in _BUCKET)
-                buckets.setdefault(key, []).append((len(have), file, have))
-        return buckets
+
+@lru_cache(maxsize=256)  # runs come folder by folder: a few are enough, and all would be a burden
+def _index(folder: Folder, suffix: str, extension: str) -> dict[tuple, list[tuple[int, str, Traits]]]:
+    """Sort the files of one suffix and extension into buckets."""
+    buckets: dict[tuple, list[tuple[int, str, Traits]]] = {}
+    for file, name in folder.having(suffix, extension):
+        have = traits(name.entities)
+        values = dict(have)
+        key = tuple(values.get(k) for k in _BUCKET)
+        buckets.setdefault(key, []).append((len(have), file, have))
+    return buckets
 
 
 class Tree:

@@ -1,4 +1,4 @@
-"""Real scans: Haxby 2001 in two layouts, ABIDE arrays, a raw studyforrest run; nothing vanishes."""
+"""Real scans: Haxby 2001 in two layouts, ABIDE and Alice arrays, a raw studyforrest run; nothing vanishes."""
 
 import dataclasses
 
@@ -120,3 +120,47 @@ def test_a_raw_bids_run_with_an_atlas(data_root, tmp_path):
     column = {int(label): i for i, label in masker.region_ids_.items() if i != "background"}
     ours = opened.bold(0)[:, present].astype(float)
     np.testing.assert_allclose(ours, expected[:, [column[p + 1] for p in present]], atol=3e-3)
+
+    build_strict = dataclasses.replace(given, quality=QualityConfig())
+    _, quarantine = build(corpus(tmp_path / "strict", build_strict))
+    assert quarantine.reason.tolist() == ["low_coverage"] and "in its own" in quarantine.detail[0]
+
+
+def test_a_raw_bids_run_with_its_own_mask_and_a_grid_of_parcels(recipe, data_root, tmp_path):
+    func = data_root / "studyforrest_objloc_bids/sub-01/func"
+    bold = func / "sub-01_task-oneback_run-1_bold.nii.gz"
+    brain = nib.Nifti1Image.from_filename(func / "sub-01_task-oneback_run-1_desc-brain_mask.nii.gz")
+    inside = np.asarray(brain.dataobj) > 0
+    cells = np.ravel_multi_index(
+        np.indices(inside.shape) // np.array([10, 10, 5])[:, None, None, None], (8, 8, 7)
+    )
+    sizes = np.bincount(cells[inside], minlength=cells.max() + 1)
+    grid = np.where(inside & (sizes[cells] >= 100), cells + 1, 0).astype(np.int32)
+    nib.Nifti1Image(grid, brain.affine).to_filename(tmp_path / "grid.nii.gz")
+
+    roi = recipe("corpus_studyforrest.yaml").datasets[0]
+    parcels = FeatureConfig(name="grid", labels_img=str(tmp_path / "grid.nii.gz"))
+    parcellated = dataclasses.replace(roi, name="parcels", features=parcels)
+    _, quarantine = build(corpus(tmp_path / "corpus", roi, parcellated))
+    assert quarantine.empty
+    opened = Corpus.open(tmp_path / "corpus")
+    assert opened.runs.dataset.tolist() == ["parcels", "studyforrest_objloc"]
+    assert opened.runs.n_features.tolist() == [len(np.unique(grid)) - 1, inside.sum()]
+    assert opened.runs.t_r.tolist() == [2.0, 2.0] and opened.runs.coverage.min() > 0.98
+    clean = {"standardize": "zscore_sample", "detrend": True, "high_pass": 0.008, "t_r": 2.0}
+    masker = NiftiLabelsMasker(tmp_path / "grid.nii.gz", **clean)
+    np.testing.assert_allclose(opened.bold(0), masker.fit_transform(bold), atol=5e-3)
+    plane = np.zeros_like(inside)
+    plane[..., 17] = inside[..., 17]
+    expected = NiftiMasker(nib.Nifti1Image(plane.astype(np.uint8), brain.affine), **clean).fit_transform(bold)
+    np.testing.assert_allclose(opened.bold(1)[:, plane[inside]], expected, atol=5e-3)
+
+
+def test_alice_listening_to_a_story(recipe, data_root, tmp_path):
+    _, quarantine = build(dataclasses.replace(recipe("corpus_alice.yaml"), out=str(tmp_path), jobs=1))
+    assert quarantine.source.tolist() == ["6mm/s33-timecourses.txt"]
+    opened = Corpus.open(tmp_path)
+    assert len(opened.runs) == 27 and set(opened.runs.t_r) == {2.0} and set(opened.runs.n_volumes) == {362}
+    assert opened.spaces["alice_rois_6mm"].labels == ("LATL", "RATL", "LPTL", "LIPL", "LPreM", "LIFG")
+    table = np.loadtxt(data_root / "alice_rois/6mm/s18-timecourses.txt")
+    np.testing.assert_allclose(opened.mean_std(0)[0], table.mean(axis=0), rtol=1e-6)

@@ -1,0 +1,128 @@
+"""A real HTTP server of a folder, with ranges, that fails in the ways that servers and networks do."""
+
+import contextlib
+import re
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+
+class FolderServer(ThreadingHTTPServer):
+    """Serves `folder` under /corpus and counts what it does.
+
+    Attributes
+    ----------
+    sent, requests : Counter
+        Bytes of bodies sent, and requests, by path.
+    drop_after : int, optional
+        Bytes after which a connection is cut in the middle of its body.
+    errors : Counter
+        How many requests of a path are still answered with `status`.
+    flips : Counter
+        How many bodies of a path are still sent with one flipped byte.
+    ranges, lengths : bool
+        Whether Range is understood; whether the length of a body is told.
+    pause : float
+        Wait after each 16 KiB, s.
+    """
+
+    daemon_threads = True
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.folder = folder
+        self.sent: Counter[str] = Counter()
+        self.requests: Counter[str] = Counter()
+        self.errors: Counter[str] = Counter()
+        self.flips: Counter[str] = Counter()
+        self.drop_after: int | None = None
+        self.status, self.ranges, self.lengths, self.pause = 500, True, True, 0.0
+        self.connections: set[socket.socket] = set()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}/corpus"
+
+    def die(self) -> None:
+        """Stop listening and cut all connections, as a machine that goes down."""
+        self.shutdown()
+        self.server_close()
+        for connection in list(self.connections):
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
+    def handle_error(self, request, client_address) -> None:
+        """Clients that leave are no news."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: FolderServer
+
+    def setup(self) -> None:
+        super().setup()
+        self.server.connections.add(self.connection)
+
+    def log_message(self, *_: object) -> None: ...
+
+    def do_GET(self) -> None:
+        server = self.server
+        name = unquote(urlsplit(self.path).path).removeprefix("/corpus/")
+        server.requests[name] += 1
+        path = server.folder / name
+        if server.errors[name] > 0:
+            server.errors[name] -= 1
+            return self._answer(server.status, b"")
+        if not path.is_file():
+            return self._answer(404, b"")
+        data = path.read_bytes()
+        if server.flips[name] > 0:
+            server.flips[name] -= 1
+            data = data[:700] + bytes([data[700] ^ 1]) + data[701:]
+        first = 0
+        found = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+        if found and server.ranges:
+            first = int(found[1])
+            if first >= len(data):
+                return self._answer(416, b"")
+            return self._answer(206, data[first:], f"bytes {first}-{len(data) - 1}/{len(data)}", name)
+        return self._answer(200, data, None, name)
+
+    def _answer(self, status: int, body: bytes, content_range: str | None = None, name: str = "") -> None:
+        self.send_response(status)
+        if content_range:
+            self.send_header("Content-Range", content_range)
+        if self.server.lengths:
+            self.send_header("Content-Length", str(len(body)))
+        else:
+            self.send_header("Connection", "close")
+            self.close_connection = True
+        self.end_headers()
+        step = 1 << 14 if self.server.pause or self.server.drop_after else 1 << 20
+        for at in range(0, len(body), step):
+            if self.server.drop_after is not None and at >= self.server.drop_after:
+                self.close_connection = True
+                self.connection.shutdown(socket.SHUT_RDWR)
+                return
+            self.wfile.write(body[at : at + step])
+            self.server.sent[name] += len(body[at : at + step])
+            if self.server.pause:
+                time.sleep(self.server.pause)
+
+
+@contextlib.contextmanager
+def serving(folder: Path) -> Iterator[FolderServer]:
+    """Serve a folder in a thread."""
+    server = FolderServer(folder)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.die()
+        thread.join()

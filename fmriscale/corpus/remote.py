@@ -1,0 +1,314 @@
+"""A corpus on a server: shards are downloaded whole into the cache, ahead of need, and read from there.
+
+`data.corpus: https://host/corpus`, `s3://bucket/corpus` or another URL of fsspec is all it takes; training
+maps the cached files as it maps those of a local corpus, so the batches are the same to the bit and, once
+the shards have come, as fast. To upload a corpus, copy its folder as it is; nothing else runs on the server.
+
+Who would rather have a plain stream of runs reads the same URLs with WebDataset, without this package:
+
+    import json, urllib.request
+    import webdataset as wds
+
+    base = "https://host/corpus"
+    shards = json.load(urllib.request.urlopen(f"{base}/corpus.json"))["shards"]
+    runs = wds.WebDataset([f"{base}/{s['path']}" for s in shards], shardshuffle=100).decode()
+    for run in runs:
+        run["__key__"], run["bold.npy"], run["json"]["t_r"]     # float16 [T, V], and what is known of it
+
+It has neither the mixture nor the pairs nor the exact resume of training, and it checks no hash.
+"""
+
+import contextlib
+import hashlib
+import re
+import tempfile
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from fmriscale.corpus.cache import Cache, Item, bring, cache_folder, fetch
+from fmriscale.corpus.manifest import fingerprint_of, read_manifest
+from fmriscale.corpus.transfer import (
+    PATIENCE,
+    Patience,
+    Source,
+    Stopped,
+    complete,
+    is_url,
+    open_source,
+    read_whole,
+)
+from fmriscale.errors import DamageError, UserError
+from fmriscale.files import atomic_write, expand, fsync_folder
+
+FIRST_PATIENCE = 30.0
+"""How long the manifest is tried for, s: a wrong URL should be told soon."""
+THREADS = 3
+"""Shards that are downloaded at once."""
+_LOOK = 0.2
+"""Time between two looks for room in the cache, s."""
+
+
+def manifest_folder(where: str | Path, cache: str | None = None) -> Path:
+    """Return a folder with the manifest of a corpus: the corpus itself, or a copy of what a URL has.
+
+    Raises
+    ------
+    UserError
+        There is no corpus at the URL, or it cannot be reached.
+    DamageError
+        runs.tsv and corpus.json do not belong together.
+    """
+    return _fetch_manifest(open_source(str(where)), cache_folder(cache)) if is_url(where) else expand(where)
+
+
+class RemoteShards:
+    """The shards of a corpus on a server, in the local cache.
+
+    Parameters
+    ----------
+    url : str
+        Where the corpus lies.
+    cache : str, optional
+        Folder of the cache; None = FMRISCALE_CACHE or the default.
+    cache_gb : float, optional
+        Limit of the cache, GB (10^9 bytes); None = none.
+
+    Attributes
+    ----------
+    shown : str
+        The URL as messages have it.
+    folder : Path
+        Local copy of the manifest.
+    patience : float
+        How long a shard may make no progress before it is given up, s.
+
+    Raises
+    ------
+    UserError
+        There is no corpus at the URL, it cannot be reached, or the cache cannot be used.
+    DamageError
+        runs.tsv and corpus.json do not belong together.
+    """
+
+    def __init__(self, url: str, cache: str | None = None, cache_gb: float | None = None) -> None:
+        self._source = open_source(url)
+        self.shown, self.patience = self._source.shown, PATIENCE
+        self._cache = Cache(cache_folder(cache), None if cache_gb is None else int(cache_gb * 1e9))
+        self.folder = _fetch_manifest(self._source, self._cache.folder)
+        self._items = _items(read_manifest(self.folder)[0]["shards"], self.shown)
+        self._wanted: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {}
+        self._failed: set[str] = set()
+        self._busy: set[str] = set()
+        self._starved = False
+        self._stop = threading.Event()
+        self._turn = threading.Condition()
+        self._threads: list[threading.Thread] = []
+
+    def locate(self, shard: str) -> Path:
+        """Return a shard's file in the cache, and hold it there; blocks until it has come.
+
+        Raises
+        ------
+        DamageError
+            It is missing on the server, its bytes are not those of the manifest, or it cannot be reached.
+        UserError
+            There is no room for it.
+        """
+        item = self._item(shard)
+        patience = Patience(f"{self.shown}/{shard}", self.patience, self._stop)
+        try:
+            fetch(self._cache, item, self._download(shard, patience), patience, self._spare)
+        finally:
+            with self._turn:
+                self._starved = False
+                self._failed.discard(shard)
+        return self._cache.path(item)
+
+    def want(self, now: Sequence[str], ahead: Sequence[str] = (), reader: str = "train") -> None:
+        """Declare the shards that a reader needs: these are held, and downloaded in this order.
+
+        Parameters
+        ----------
+        now : sequence of str
+            Shards that are read now, all of which must fit the cache.
+        ahead : sequence of str
+            Those that come next, in order of need; downloaded as far as there is room.
+        reader : str
+            Who needs them. What is in no reader's lists is let go.
+
+        Raises
+        ------
+        UserError
+            The limit of the cache is too small for what is needed now.
+        """
+        lists = (tuple(now), tuple(ahead))
+        if self._wanted.get(reader) == lists:
+            return
+        with self._turn:
+            self._wanted[reader] = lists
+            needed = dict.fromkeys(s for present, _ in self._wanted.values() for s in present)
+            self._check_limit(needed)
+            self._let_go_of_others()
+            self._failed.clear()
+            self._turn.notify_all()
+        if not self._threads:
+            for number in range(THREADS):
+                thread = threading.Thread(target=self._work, name=f"shards-{number}", daemon=True)
+                self._threads.append(thread)
+                thread.start()
+
+    def close(self) -> None:
+        """End the downloads and let go of all shards; parts stay and are gone on with."""
+        self._stop.set()
+        with self._turn:
+            self._wanted.clear()
+            self._turn.notify_all()
+        for thread in self._threads:
+            thread.join()
+        self._let_go_of_others()
+
+    def _item(self, shard: str) -> Item:
+        if shard not in self._items:
+            raise DamageError(f"{self.shown}: corpus.json does not list {shard}; upload the corpus again")
+        return self._items[shard]
+
+    def _in_order(self) -> Iterable[str]:
+        """Return all wanted shards, once each: what is needed now before what is needed next."""
+        return dict.fromkeys(s for turn in (0, 1) for lists in self._wanted.values() for s in lists[turn])
+
+    def _check_limit(self, needed: Iterable[str]) -> None:
+        """Refuse a limit below what has to be there at once."""
+        size, limit = sum(self._item(shard).size for shard in needed), self._cache.limit
+        if limit is not None and size > limit:
+            raise UserError(
+                f"{self.shown}: data.cache_gb is {limit / 1e9:g}, but shards of {size / 1e9:.3g} GB are "
+                f"needed at once; set it to {1.25 * size / 1e9:.3g}, or take data.shuffle: window and fewer "
+                "data.shuffle_shards"
+            )
+
+    def _let_go_of_others(self) -> None:
+        """Let go of what no reader wants."""
+        wanted = set(self._in_order())
+        for shard, item in self._items.items():
+            if shard not in wanted:
+                self._cache.let_go(item)
+
+    def _spare(self) -> bool:
+        """Let go of the shard that is needed last of those ahead; downloads ahead pause meanwhile."""
+        with self._turn:
+            self._starved = True
+            needed = {s for now, _ in self._wanted.values() for s in now}
+            for shard in reversed(list(self._in_order())):
+                if shard not in needed and self._cache.held(self._items[shard]):
+                    self._cache.let_go(self._items[shard])
+                    return True
+        return False
+
+    def _download(self, shard: str, patience: Patience) -> Callable[[BinaryIO], None]:
+        item = self._item(shard)
+
+        def into(part: BinaryIO) -> None:
+            complete(self._source, shard, part, item.size, item.sha256, patience)
+
+        return into
+
+    def _work(self) -> None:
+        """Download wanted shards in order, one at a time, until `close`."""
+        while not self._stop.is_set():
+            with self._turn:
+                found, idle = self._next()
+                if found is None:
+                    self._turn.wait(None if idle else _LOOK)
+                    continue
+                shard, part = found
+                self._busy.add(shard)
+            item = self._items[shard]
+            patience = Patience(f"{self.shown}/{shard}", self.patience, self._stop)
+            try:
+                bring(self._cache, item, part, self._download(shard, patience))
+                failed = False
+            except (UserError, Stopped):
+                failed = True  # who needs the shard tries again, and says what is wrong
+            with self._turn:
+                self._busy.discard(shard)
+                if failed:
+                    self._failed.add(shard)
+                if shard not in set(self._in_order()):
+                    self._cache.let_go(item)
+
+    def _next(self) -> tuple[tuple[str, BinaryIO] | None, bool]:
+        """Claim the next shard that is to be downloaded; where there is none, tell if all is done."""
+        idle = True
+        for shard in self._in_order():
+            if shard in self._busy or shard in self._failed or self._cache.hold(self._items[shard]):
+                continue
+            idle = False
+            if self._starved:
+                break
+            part, lack = self._cache.claim(self._items[shard])
+            if part is not None:
+                return (shard, part), False
+            if lack:  # never a later one before this one: it would take its room
+                break
+        return None, idle
+
+
+def _fetch_manifest(source: Source, cache: Path) -> Path:
+    """Copy corpus.json, runs.tsv and quarantine.tsv into a folder of the cache, named by the first's hash.
+
+    corpus.json has the hash of every shard, and the fingerprint covers the rows of runs.tsv: a copy that was
+    found whole once needs no second look.
+    """
+    corpus_json = _read(source, "corpus.json")
+    final = cache / "manifests" / hashlib.sha256(corpus_json).hexdigest()
+    if (final / "corpus.json").is_file():
+        return final
+    final.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".new-", dir=final.parent) as name:
+        draft = Path(name) / "manifest"
+        atomic_write(draft / "runs.tsv", _read(source, "runs.tsv"))
+        with contextlib.suppress(UserError):  # training does not need it
+            atomic_write(draft / "quarantine.tsv", _read(source, "quarantine.tsv"))
+        atomic_write(draft / "corpus.json", corpus_json)
+        try:
+            corpus, runs = read_manifest(draft)
+        except UserError as error:
+            raise type(error)(str(error).replace(str(draft), source.shown)) from None
+        if fingerprint_of(corpus, runs) != corpus["fingerprint"]:
+            raise DamageError(
+                f"{source.shown}: runs.tsv does not fit the fingerprint {corpus['fingerprint'][:12]} of "
+                "corpus.json; upload both again"
+            )
+        with contextlib.suppress(OSError):  # another process was first
+            draft.replace(final)
+    fsync_folder(final.parent)
+    return final
+
+
+def _read(source: Source, name: str) -> bytes:
+    """Return a file of the manifest."""
+    try:
+        return read_whole(source, name, FIRST_PATIENCE)
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{source.shown}: not a corpus (no {name}: {error}); give the URL of the folder that "
+            "fmriscale-shard wrote and you uploaded"
+        ) from None
+    except PermissionError as error:
+        raise UserError(
+            f"{source.shown}/{name}: the server refuses it ({error}); check the URL and your access: "
+            "~/.netrc for https, AWS_* or ~/.aws for s3"
+        ) from None
+    except DamageError as error:
+        raise UserError(str(error)) from None
+
+
+def _items(shards: list[dict[str, Any]], shown: str) -> dict[str, Item]:
+    """Return what each shard holds; a hash becomes the name of a file here, so it must be one."""
+    items = {str(s["path"]): Item(str(s["sha256"]), int(s["bytes"])) for s in shards}
+    wrong = [path for path, item in items.items() if not re.fullmatch("[0-9a-f]{64}", item.sha256)]
+    if wrong:
+        raise DamageError(f"{shown}/corpus.json: the sha256 of {wrong[0]} is none; upload the corpus again")
+    return items

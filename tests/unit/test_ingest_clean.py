@@ -1,5 +1,7 @@
 """Cleaning against nilearn.signal.clean, and against what censoring, constants and copies must not do."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -17,7 +19,7 @@ T = 80
 RNG = np.random.default_rng(0)
 SIGNALS = RNG.normal(size=(T, 5)).cumsum(axis=0) + 500
 REGRESSORS = pd.DataFrame(RNG.normal(size=(T, 3)).cumsum(axis=0), columns=list("abc"))
-BAND = {"high_pass": 0.01, "low_pass": 0.1}
+BAND: Any = {"high_pass": 0.01, "low_pass": 0.1}
 
 
 def cleaned_and_standardised(signals, found, denoise):
@@ -52,11 +54,11 @@ def test_cleaning_is_that_of_nilearn(tmp_path, settings, dummy_volumes):
 
     regressors, sample_mask = None, None
     if denoise.strategy:
-        keep = {"motion": denoise.motion, "wm_csf": denoise.wm_csf, "scrub": 2, "fd_threshold": 0.5}
-        regressors, sample_mask = load_confounds(
-            str(path), denoise.strategy, demean=False, std_dvars_threshold=1.5, **keep
+        keep: Any = {"strategy": denoise.strategy, "motion": denoise.motion, "wm_csf": denoise.wm_csf}
+        loaded: Any = load_confounds(
+            str(path), **keep, demean=False, scrub=2, fd_threshold=0.5, std_dvars_threshold=1.5
         )
-        regressors = regressors.iloc[dummy_volumes:]
+        regressors, sample_mask = loaded[0].iloc[dummy_volumes:], loaded[1]
         sample_mask = (
             sample_mask if sample_mask is None else sample_mask[sample_mask >= dummy_volumes] - dummy_volumes
         )

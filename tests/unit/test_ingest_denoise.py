@@ -122,8 +122,9 @@ def test_every_strategy_works_or_is_refused_by_name_on_every_vintage(data_root, 
     names = [] if found.regressors is None else list(found.regressors.columns)
     assert len(names) == expected
     assert names == sorted(names)
+    assert found.regressors is not None or not names
     for name in names:  # the numbers of the file, but for the n/a of the first volume
-        np.testing.assert_array_equal(found.regressors[name][1:], table[name][1:])
+        np.testing.assert_array_equal(found.regressors[name][1:], table[name][1:])  # pyright: ignore
 
 
 @pytest.mark.realdata

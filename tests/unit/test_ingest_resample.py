@@ -5,11 +5,9 @@ import pytest
 
 from fmriscale.ingest.resample import Grid
 
-ALL = None
 
-
-def resampled(series, t_r, new_t_r, kept=ALL):
-    kept = np.arange(len(series)) if kept is ALL else kept
+def resampled(series, t_r, new_t_r, kept=None):
+    kept = np.arange(len(series)) if kept is None else kept
     grid = Grid.of(kept, len(series), t_r, new_t_r)
     return grid, grid.resample(series[kept])
 

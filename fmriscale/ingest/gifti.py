@@ -17,6 +17,8 @@ from fmriscale.ingest.quality import Rejected
 
 SIDES = ("L", "R")
 
+_STRUCTURES = {"L": "CortexLeft", "R": "CortexRight"}
+
 _NO_PARCEL = re.compile(r"(.*medial.?wall|\?*|unknown)", re.IGNORECASE)
 """Names of what is no cortex: the medial wall, unknown, ???."""
 
@@ -65,7 +67,7 @@ def load_surfaces(config: FeatureConfig, files: list[str]) -> tuple[FeatureSpace
             f"features '{config.name}': labels_gii needs two files, [left, right]; got {len(files)}"
         )
     paths = [expand(file) for file in files]
-    hemispheres = [_read_labels(path) for path in paths]
+    hemispheres = [_read_labels(path, side) for path, side in zip(paths, SIDES, strict=True)]
     names = [tuple(table[key] for key in present) for _, present, table in hemispheres]
     if set(names[0]) & set(names[1]):
         names = [tuple(f"{s}_{n}" for n in side) for s, side in zip(SIDES, names, strict=True)]
@@ -82,7 +84,7 @@ def load_surfaces(config: FeatureConfig, files: list[str]) -> tuple[FeatureSpace
     return space, definition, Surfaces((features[0], features[1]))
 
 
-def _read_labels(path: Path) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
+def _read_labels(path: Path, side: str) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
     """Return the key of every vertex, the keys that are parcels, ascending, and their names."""
     try:
         image = nib.GiftiImage.from_filename(path)
@@ -93,6 +95,8 @@ def _read_labels(path: Path) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
         raise UserError(f"{path}: not a readable .label.gii ({error})") from error
     if len(arrays) != 1:
         raise UserError(f"{path}: holds {len(arrays)} label maps; write the wanted one alone")
+    if stated := _other_side(image, side):
+        raise UserError(f"{path}: is of {stated}; labels_gii is [left, right]")
     used = np.unique(keys[keys > 0]).tolist()
     present = [key for key in used if not _NO_PARCEL.fullmatch(table.get(key, str(key)).strip())]
     if not present:
@@ -100,13 +104,29 @@ def _read_labels(path: Path) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
     return keys, np.array(present), {key: table.get(key, str(key)) for key in present}
 
 
-def open_hemisphere(path: Path) -> Hemisphere:
+def _other_side(image: nib.GiftiImage, side: str) -> str | None:
+    """Return the structure that a file says it is of, if it is not the wanted side."""
+    for meta in (image.meta, *(array.meta for array in image.darrays[:1])):
+        stated = meta.get("AnatomicalStructurePrimary")
+        if stated in _STRUCTURES.values() and stated != _STRUCTURES[side]:
+            return stated
+    return None
+
+
+def open_hemisphere(path: Path, side: str) -> Hemisphere:
     """Read one hemisphere of a run.
+
+    Parameters
+    ----------
+    path : Path
+        A .func.gii.
+    side : {"L", "R"}
+        What it should be of.
 
     Raises
     ------
     Rejected
-        The file is damaged or no series of vertices (`unreadable`).
+        The file is damaged, no series of vertices, or of the other side (`unreadable`).
     """
     if not path.exists() and path.is_symlink():
         raise Rejected(
@@ -125,6 +145,8 @@ def open_hemisphere(path: Path) -> Hemisphere:
         raise Rejected(
             "unreadable", f"{path.name} holds {values.shape} of {values.dtype}, no series of vertices"
         )
+    if stated := _other_side(image, side):
+        raise Rejected("unreadable", f"{path.name} is of {stated}; name hemispheres as what they are")
     return Hemisphere(values, _time_step(image))
 
 

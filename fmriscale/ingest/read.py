@@ -104,7 +104,7 @@ def _open_cifti(run: RunSource, dataset: DatasetConfig, features: Features) -> O
 def _open_gifti(run: RunSource, dataset: DatasetConfig, features: Features) -> Opened:
     if run.right is None:
         raise Rejected("unreadable", "the right hemisphere is missing; add it beside the left one")
-    layout, left, right = features.layout, open_hemisphere(run.path), open_hemisphere(run.right)
+    layout, left, right = features.layout, open_hemisphere(run.path, "L"), open_hemisphere(run.right, "R")
     if not isinstance(layout, gifti.Surfaces):
         raise Rejected("n_features", f"features '{features.space.name}' are not for GIFTI files")
     return Opened(

@@ -35,7 +35,7 @@ def atlas(tmp_path):
 
 def reduce(left, right, config):
     features = load_features(config)
-    sides = (open_hemisphere(left), open_hemisphere(right))
+    sides = (open_hemisphere(left, "L"), open_hemisphere(right, "R"))
     return reduce_hemispheres(sides, features.layout, features.space.n_features)
 
 
@@ -100,12 +100,25 @@ def test_damage_and_one_array_for_all_time(tmp_path, atlas):
         bad = tmp_path / f"{number}.func.gii"
         bad.write_bytes(content)
         with pytest.raises(Rejected, match="unreadable"):
-            open_hemisphere(bad)
+            open_hemisphere(bad, "L")
     array = nib.gifti.GiftiDataArray(values, "NIFTI_INTENT_TIME_SERIES", "NIFTI_TYPE_FLOAT32")
     nib.GiftiImage(darrays=[array]).to_filename(tmp_path / "one.func.gii")
     np.testing.assert_array_equal(
         reduce(tmp_path / "one.func.gii", good, atlas)[0], reduce(good, good, atlas)[0]
     )
+
+
+def test_sides_that_say_so_cannot_be_swapped(tmp_path, atlas):
+    for path in (*(atlas.labels_gii or []), write_func(tmp_path / "run.func.gii", hemisphere())):
+        image = nib.GiftiImage.from_filename(path)
+        image.meta["AnatomicalStructurePrimary"] = "CortexRight" if "hemi-R" in str(path) else "CortexLeft"
+        image.to_filename(path)
+    assert load_features(atlas).space.n_features == 4
+    swapped = FeatureConfig(name="swapped", labels_gii=(atlas.labels_gii or [])[::-1])
+    with pytest.raises(UserError, match=r"hemi-R.*is of CortexRight; labels_gii is \[left, right\]"):
+        load_features(swapped)
+    with pytest.raises(Rejected, match=r"run\.func\.gii is of CortexLeft"):
+        open_hemisphere(tmp_path / "run.func.gii", "R")
 
 
 def test_a_corpus_of_surfaces(tmp_path, atlas):

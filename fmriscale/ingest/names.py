@@ -1,8 +1,8 @@
 """BIDS file names: entities, inheritance, and the files that belong to a run.
 
-A maintained indexer was tried in this place. bids2table 2.3.1 finds nothing below a root whose name
-holds a dot (`fmriprep-23.2.1`), lists neither sidecars nor files above the subject folders, follows a
-link loop (8,241 files of one), and takes 1.0 s where this takes 0.2 s for 10,000 files.
+A maintained indexer was tried in this place: bids2table 2.3.1 finds nothing below a root whose name holds
+a dot (`fmriprep-23.2.1`), lists neither sidecars nor files above the subjects' folders, and follows loops of
+links. It indexes 10,000 files in 1.0 CPU-s; here the runs and all their companions take 0.3.
 """
 
 import os

@@ -3,6 +3,7 @@
 Finding opens no image, so the trees are made of empty files.
 """
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -10,12 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scans import dataset, grow
+from scans import SHAPE, brain_like, dataset, grow, write_atlas, write_image
 
 from fmriscale.config import FeatureConfig
+from fmriscale.corpus.writer import EncodedRun
 from fmriscale.errors import UserError
 from fmriscale.ingest.hcp import run_entities, subject_entities
 from fmriscale.ingest.names import Tree
+from fmriscale.ingest.run import process_run
 from fmriscale.ingest.sources import discover
 
 VOLUMES = FeatureConfig(name="f", labels_img="atlas.nii.gz")
@@ -282,6 +285,21 @@ def test_hcp_asks_which_of_the_files_of_a_run(tmp_path):
     runs, rejected = discover(given)
     assert [r.entities["task"] for r in runs] == ["rest"]
     assert [r.reason for r in rejected] == ["not_rendered"]  # the task run was never cleaned
+
+
+def test_an_hcp_task_run_from_file_to_record(tmp_path):
+    folder = grow(tmp_path / "100307" / RESULTS / "tfMRI_GAMBLING_RL")
+    write_image(folder / "tfMRI_GAMBLING_RL.nii.gz", brain_like(40))
+    write_image(folder / "brainmask_fs.2.nii.gz", np.ones(SHAPE, np.uint8), t_r=None)
+    np.savetxt(folder / "Movement_RelativeRMS.txt", np.full(40, 0.25))
+    (folder / "EVs").mkdir()
+    (folder / "EVs/win.txt").write_text("30 2 1\n10 2 1\n")
+    given = dataset(tmp_path, write_atlas(tmp_path / "atlas.nii.gz"), kind="hcp")
+    encoded = process_run(discover(given)[0][0], given)
+    assert isinstance(encoded, EncodedRun)
+    assert encoded.row["mean_fd"] == 0.25
+    events = json.loads(encoded.members["json"])["events"]
+    assert [(e["onset"], e["trial_type"]) for e in events] == [(10.0, "win"), (30.0, "win")]
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ def moving(subject, run):
     missing = [2] if run == 1 else []
     return {"coverage": 1 - len(missing) / 12, "mean_fd": 0.1 + 0.1 * subject, "tsnr": 50.0 + subject} | {
         "missing_features": missing,
+        "spike": 4.0 + run,
         "dvars": 1.25,
     }
 
@@ -80,11 +81,12 @@ class Reader(HTMLParser):
 def test_the_report_tells_what_the_corpus_holds(corpus, tmp_path):
     page = Reader(report(corpus, tmp_path)).words
     for fact in (
-        "2 data sets 7 people 14 runs 0.8 hours",
+        "data sets 2 people 7 runs 14 hours 0.8",
         "The longest of 2 data sets, alpha, holds 70 % of the hours. The licence of 1 of them is unknown",
         "70 % of the hours have a t_r of 2 s; it ranges from 1.5 to 2 s.",
         "Mean framewise displacement: median 0.25 mm for the 8 of 14 runs that tell it, highest 0.4 mm",
         "1.6 % of the volumes are censored, most in alpha (2.5 %).",
+        "Largest jump of the global signal: median 4.5 s.d. for the 8 of 14 runs that tell it, highest 5 s.d.",
         "Dvars: 1.25 for the 8 of 14 runs that tell it.",
         "11 of 12 features are in every run (14 runs); the rarest, feature 2, is in 71 %.",
         "3 of 17 runs were rejected for 2 reasons; the most frequent is low coverage (2).",
@@ -242,14 +244,15 @@ def test_presence_of_features_is_counted(corpus):
     assert "(6 runs, drawn from 14)" in sentences.on_presence(corpus.spaces["toy"], some)
 
 
-def test_the_worst_run_is_told_by_motion_then_tsnr_then_coverage(corpus):
-    runs = with_durations(corpus.runs)
+def test_the_worst_run_is_told_by_motion_then_tsnr_then_coverage_then_spikes(corpus):
+    runs = with_durations(corpus.runs).join(read_records(corpus)[1])
     alpha = runs.loc[runs.dataset == "alpha"]
     for columns, measure in (
         ([], "mean_fd"),
         (["mean_fd"], "tsnr"),
         (["mean_fd", "tsnr"], "percent_covered"),
-        (["mean_fd", "tsnr", "percent_covered"], None),  # equally censored
+        (["mean_fd", "tsnr", "percent_covered"], "spike"),
+        (["mean_fd", "tsnr", "percent_covered", "spike"], None),  # equally censored
     ):
         left = alpha.assign(**dict.fromkeys(columns, np.nan))
         decided = facts.deciding_measure(left)

@@ -40,9 +40,11 @@ MEASURES = (
     Measure("mean_fd", "mean framewise displacement", "mean FD", "mm", "highest"),
     Measure("tsnr", "temporal signal-to-noise ratio (tSNR)", "tSNR", "", "lowest"),
     Measure("percent_covered", "coverage of the features", "coverage", "%", "lowest"),
+    Measure("spike", "largest jump of the global signal", "global jump", "s.d.", "highest"),
     Measure("percent_censored", "censored volumes", "censored", "%", "highest"),
+    Measure("n_repeated", "volumes that repeat the one before", "repeated", "", "highest"),
 )
-"""In the order in which they decide which run is the worst."""
+"""In the order in which they decide which run is the worst. Other figures of a record have no known bad end."""
 
 
 @dataclass(frozen=True)
@@ -71,21 +73,17 @@ def with_durations(runs: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def known_measures(runs: pd.DataFrame, extra: list[str]) -> list[Measure]:
-    """Return the measures that at least one run has; those of `extra` have no known bad end."""
-    more = [Measure(c, c.replace("_", " "), c.replace("_", " "), "", None) for c in extra]
-    return [m for m in (*MEASURES, *more) if len(_known(runs, m))]
+def measures_of(runs: pd.DataFrame, figures: list[str]) -> list[Measure]:
+    """Return the measures that runs have a column for; `figures` are the columns of their records."""
+    named = [m for m in MEASURES if m.column in runs]
+    more = sorted(set(figures) - {m.column for m in named})
+    return named + [Measure(c, c.replace("_", " "), c.replace("_", " "), "", None) for c in more]
 
 
 def differs(runs: pd.DataFrame, measure: Measure) -> bool:
     """Tell whether runs differ in a measure."""
-    known = _known(runs, measure)
+    known = runs[measure.column].dropna().to_numpy(float)
     return known.size > 0 and float(np.ptp(known)) > 0
-
-
-def _known(runs: pd.DataFrame, measure: Measure) -> np.ndarray:
-    """Return the values of a measure that are known."""
-    return runs[measure.column].dropna().to_numpy(float)
 
 
 def by_dataset(corpus: Corpus, runs: pd.DataFrame, quarantine: pd.DataFrame) -> pd.DataFrame:
@@ -134,10 +132,18 @@ def spelled_denoising(denoise: dict[str, Any]) -> str:
     denoise : dict
         The `denoise` entry of a data set in corpus.json.
     """
-    details = {"motion": "motion", "wm_csf": "wm_csf", "global_signal": "global_signal", "compcor": "compcor"}
     said = []
+    dummies = denoise.get("dummy_volumes", 0)
+    if dummies:
+        said.append(
+            "non-steady-state volumes dropped" if dummies == "auto" else f"first {dummies} volumes dropped"
+        )
     for strategy in denoise.get("strategy", []):
-        choice = denoise.get(details.get(strategy, ""), "")
+        choice = (
+            denoise.get(strategy) if strategy in ("motion", "wm_csf", "global_signal", "compcor") else None
+        )
+        if strategy == "scrub" and "fd_threshold" in denoise:
+            choice = f"FD above {denoise['fd_threshold']:g} mm"
         said.append(f"{strategy} ({choice})" if choice else strategy)
     low, high = denoise.get("high_pass"), denoise.get("low_pass")
     if low is not None and high is not None:
@@ -207,8 +213,8 @@ def outlying_runs(runs: pd.DataFrame, measures: list[Measure], most: int = 8) ->
 
 
 def deciding_measure(runs: pd.DataFrame) -> Measure | None:
-    """Return the first measure that tells runs apart: motion, else tSNR, else coverage, else censoring."""
-    return next((m for m in MEASURES if differs(runs, m)), None)
+    """Return the first of `MEASURES` that tells runs apart."""
+    return next((m for m in MEASURES if m.column in runs and differs(runs, m)), None)
 
 
 def typical_and_worst(runs: pd.DataFrame, measure: Measure | None) -> tuple[int, int | None]:

@@ -132,18 +132,17 @@ def _quality(runs: pd.DataFrame, table: pd.DataFrame, extra: list[str]) -> dict[
     """Return sentences, chart and the runs to look at first."""
     if runs.empty:
         return None
-    known = facts.known_measures(runs, extra)
-    all_measures = {m.column: m for m in (*facts.MEASURES, *known)}
-    shown = [m for m in known if facts.differs(runs, m)]
+    measures = {m.column: m for m in facts.measures_of(runs, extra)}
+    shown = [m for m in measures.values() if facts.differs(runs, m)]
     outlying = [
         {
-            "measure": all_measures[column],
+            "measure": measures[column],
             "runs": worst.assign(value=worst[column]).to_dict("records"),
         }
         for column, worst in facts.outlying_runs(runs, shown).items()
     ]
     return {
-        "sentences": [sentences.on_measure(runs, m) for m in all_measures.values()],
+        "sentences": [sentences.on_measure(runs, m) for m in measures.values()],
         "chart": figures.quality_by_dataset(runs, list(table.index), shown) if shown else None,
         "outlying": outlying,
     }
@@ -196,7 +195,13 @@ def _carpets(corpus: Corpus, runs: pd.DataFrame, table: pd.DataFrame) -> dict[st
             }
         )
     colour = "rgb({}, {}, {})".format(*CENSORED_COLOUR)
-    return {"drawn": drawn, "n_open": OPEN_CARPETS, "n_datasets": len(names), "colour": colour}
+    return {
+        "drawn": drawn,
+        "n_open": OPEN_CARPETS,
+        "n_datasets": len(names),
+        "colour": colour,
+        "measures": [m.short for m in facts.MEASURES],
+    }
 
 
 def _carpet(corpus: Corpus, runs: pd.DataFrame, index: int, measure: facts.Measure | None) -> dict[str, Any]:

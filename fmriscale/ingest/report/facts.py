@@ -39,12 +39,14 @@ class Measure:
 MEASURES = (
     Measure("mean_fd", "mean framewise displacement", "mean FD", "mm", "highest"),
     Measure("tsnr", "temporal signal-to-noise ratio (tSNR)", "tSNR", "", "lowest"),
-    Measure("percent_covered", "coverage of the features", "coverage", "%", "lowest"),
     Measure("spike", "largest jump of the global signal", "global jump", "s.d.", "highest"),
+    Measure("percent_covered", "coverage of the features", "coverage", "%", "lowest"),
     Measure("percent_censored", "censored volumes", "censored", "%", "highest"),
     Measure("n_repeated", "volumes that repeat the one before", "repeated", "", "highest"),
 )
-"""In the order in which they decide which run is the worst. Other figures of a record have no known bad end."""
+"""In the order in which they decide which run is the worst."""
+STRATEGIES_WITH_A_CHOICE = ("motion", "wm_csf", "global_signal", "compcor")
+"""The choice stands under the name of the strategy."""
 
 
 @dataclass(frozen=True)
@@ -135,13 +137,10 @@ def spelled_denoising(denoise: dict[str, Any]) -> str:
     said = []
     dummies = denoise.get("dummy_volumes", 0)
     if dummies:
-        said.append(
-            "non-steady-state volumes dropped" if dummies == "auto" else f"first {dummies} volumes dropped"
-        )
+        which = "non-steady-state" if dummies == "auto" else f"first {dummies}"
+        said.append(f"{which} volumes dropped")
     for strategy in denoise.get("strategy", []):
-        choice = (
-            denoise.get(strategy) if strategy in ("motion", "wm_csf", "global_signal", "compcor") else None
-        )
+        choice = denoise.get(strategy) if strategy in STRATEGIES_WITH_A_CHOICE else None
         if strategy == "scrub" and "fd_threshold" in denoise:
             choice = f"FD above {denoise['fd_threshold']:g} mm"
         said.append(f"{strategy} ({choice})" if choice else strategy)

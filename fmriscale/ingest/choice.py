@@ -8,6 +8,9 @@ from fmriscale.errors import UserError
 from fmriscale.ingest.names import ENTITY_ORDER, RENDERING
 from fmriscale.ingest.quality import Rejection
 
+CHOICES = (*RENDERING, "rec", "echo")
+"""Entities of which a recipe must name one where a run has several: each is the same scan once more."""
+
 
 class Found(NamedTuple):
     """A file that may be a run."""
@@ -90,7 +93,7 @@ def choose(
 
 def _identity(found: Found) -> tuple:
     """Return what the files of one run share."""
-    own = sorted((k, v) for k, v in found.entities.items() if k not in (*RENDERING, "echo", "hemi"))
+    own = sorted((k, v) for k, v in found.entities.items() if k not in (*CHOICES, "hemi"))
     return (found.path.parent, found.array, *own)
 
 
@@ -106,7 +109,7 @@ def _not_rendered(dataset: DatasetConfig, files: list[Found], wanted: dict[str, 
 
 def _options(files: list[Found]) -> list[dict[str, str]]:
     """Return what tells the files of one run apart, as a recipe would name it."""
-    keys = [k for k in (*RENDERING, "echo") if any(k in f.entities for f in files)]
+    keys = [k for k in CHOICES if any(k in f.entities for f in files)]
     if len(files) > 1:
         keys = [k for k in keys if len({f.entities.get(k) for f in files}) > 1]
     options = {tuple((k, f.entities.get(k, "")) for k in keys) for f in files}
@@ -114,7 +117,7 @@ def _options(files: list[Found]) -> list[dict[str, str]]:
 
 
 def _refuse_ambiguity(dataset: DatasetConfig, files: list[Found]) -> None:
-    """One run in several spaces, resolutions or echoes: the user must choose."""
+    """One run in several spaces, resolutions, reconstructions or echoes: the user must choose."""
     options = _options(files)
     if len(options) > 1:
         raise UserError(

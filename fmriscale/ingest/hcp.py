@@ -71,7 +71,7 @@ def _processing(file: str, run: str, ends: tuple[str, ...]) -> str | None:
     for end in ends:
         if file.startswith(run) and file.endswith(end):
             rest = file[len(run) : -len(end)]
-            match = re.fullmatch(_CLEANING if end in (".nii.gz", ".nii") else r"_Atlas(\w*)", rest)
+            match = re.fullmatch(_CLEANING if end in (".nii.gz", ".nii") else r"_Atlas([\w.]*)", rest)
             return match[1].strip("_") if match else None
     return None
 

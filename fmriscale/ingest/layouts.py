@@ -94,7 +94,8 @@ def find_by_glob(dataset: DatasetConfig, root: Path, form: str) -> list[Found]:
         raise UserError(f"data set '{dataset.name}': kind arrays needs files, a glob below {root}")
     ends = file_ends(dataset, form)
     try:
-        matching = sorted(p for p in root.glob(dataset.files) if not p.is_dir())
+        below = [(p, p.relative_to(root)) for p in root.glob(dataset.files)]
+        matching = sorted(p for p, inner in below if not (_is_hidden(inner) or p.is_dir()))
     except (ValueError, NotImplementedError) as error:
         raise UserError(
             f"data set '{dataset.name}': files: '{dataset.files}' is no glob below root ({error})"
@@ -104,6 +105,11 @@ def find_by_glob(dataset: DatasetConfig, root: Path, form: str) -> list[Found]:
         but = f"; {len(matching)} others do, e.g. {matching[0].name}" if matching else ""
         raise UserError(f"data set '{dataset.name}': no {'/'.join(ends)} matches {root}/{dataset.files}{but}")
     return [found for path in paths for found in _in_file(dataset, path, root)]
+
+
+def _is_hidden(path: Path) -> bool:
+    """Tell what is no data: .git/annex/objects, the ._files of a Mac."""
+    return any(part.startswith(".") for part in path.parts)
 
 
 def _ends(name: str, form: str, ends: tuple[str, ...]) -> bool:

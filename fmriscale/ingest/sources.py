@@ -214,9 +214,12 @@ def _companions(run: RunSource, dataset: DatasetConfig, root: Path, tree: Tree) 
     own = f".{path.name.split('.')[1]}.json"  # fMRIPrep writes .dtseries.json beside .json
     extensions = (".json",) if run.form == "nifti" else (own, ".json")
     hemisphere = {"hemi": "L"} if run.form == "gifti" else {}
-    sidecars = [inherited(tree, path, root, entities | hemisphere, "bold", e) for e in extensions]
+    sidecars = [s for e in extensions for s in inherited(tree, path, root, entities | hemisphere, "bold", e)]
+    beside = path.parent / f"{stem(path)}.json"
+    if beside not in sidecars and beside.name in tree.folder(path.parent).files:
+        sidecars.append(beside)  # whatever the image is called
     return {
-        "sidecars": tuple(s for found in sidecars for s in found),
+        "sidecars": tuple(sidecars),
         "brain_mask": brain_mask_file(tree, path, entities) if run.form == "nifti" else None,
         "confounds": confounds_file(tree, path, entities) if dataset.kind == "fmriprep" else None,
     }

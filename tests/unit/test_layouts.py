@@ -121,6 +121,13 @@ def test_phase_images_are_no_signal(tmp_path):
     assert [r.entities["part"] for r in found(tmp_path, kind="bids", entities={"part": "phase"})] == ["phase"]
 
 
+def test_two_reconstructions_are_one_scan(tmp_path):
+    grow(tmp_path, f"{FUNC}_bold.nii.gz", f"{FUNC.replace('_run', '_rec-moco_run')}_bold.nii.gz")
+    with pytest.raises(UserError, match=r"\{rec: ''\} or \{rec: moco\}$"):
+        found(tmp_path, kind="bids")
+    assert len(found(tmp_path, kind="bids", entities={"rec": ""})) == 1
+
+
 def test_a_run_that_was_not_rendered_does_not_vanish(tmp_path):
     grow(tmp_path, *MODERN, "sub-02/func/sub-02_task-tones_space-T1w_desc-preproc_bold.nii.gz")
     runs, rejected = discover(dataset(tmp_path, features=VOLUMES, entities={"space": "MNI152NLin6Asym"}))
@@ -318,6 +325,15 @@ def test_the_runs_of_hcp_by_their_folders(folder, expected):
     assert run_entities(folder) == expected
 
 
+def test_hcp_at_7_tesla(tmp_path):
+    run = f"{RESULTS}/rfMRI_REST1_7T_PA/rfMRI_REST1_7T_PA_Atlas{{_1.6mm,}}_MSMAll_hp2000_clean.dtseries.nii"
+    grow(tmp_path / "100610", run)
+    with pytest.raises(
+        UserError, match=r"\{desc: 1.6mm_MSMAll_hp2000_clean\} or \{desc: MSMAll_hp2000_clean\}$"
+    ):
+        found(tmp_path, GRAYORDINATES, kind="hcp")
+
+
 def test_the_visits_of_hcp_aging_are_one_person():
     assert subject_entities("HCA6002236_V1_MR") == {"sub": "HCA6002236", "ses": "V1"}
     assert subject_entities("100307") == {"sub": "100307"}
@@ -337,6 +353,15 @@ def test_an_archive_is_a_run_an_array_unless_one_is_named(tmp_path):
     ]
     (one,) = found(tmp_path, COLUMNS, variable="ts", **given)
     assert (one.key, one.array, one.source) == ("toy_sub-01_task-rest", "ts", "sub-01_task-rest.npz")
+
+
+def test_globs_leave_hidden_files_and_find_the_sidecar_of_any_name(tmp_path):
+    grow(
+        tmp_path, "p1/Rest Scan.{nii.gz,json}", "p1/._Rest Scan.nii.gz", ".git/annex/objects/x/MD5E-s1.nii.gz"
+    )
+    given: dict[str, Any] = {"kind": "bids", "files": "**/*.nii.gz", "name_pattern": r"p(?P<subject>\d)/"}
+    (run,) = found(tmp_path, **given)
+    assert [s.name for s in run.sidecars] == ["Rest Scan.json"]
 
 
 def test_entities_read_by_a_pattern_are_filtered_as_well(tmp_path):

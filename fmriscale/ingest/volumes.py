@@ -12,7 +12,7 @@ from nibabel.imageglobals import LoggingOutputSuppressor
 
 from fmriscale.ingest.quality import Rejected
 
-BLOCK_BYTES = 8 * 2**20
+BLOCK_BYTES = 2 * 2**20
 """Size of a block: small enough to stay in cache, so that reducing it is nearly free."""
 
 _SECONDS = {"sec": 1.0, "msec": 1e-3, "usec": 1e-6}
@@ -98,9 +98,7 @@ def stream(image: Image) -> Iterator[np.ndarray]:
 
 
 def stream_rows(path: Path, offset: int, dtype: np.dtype, shape: tuple[int, int]) -> Iterator[np.ndarray]:
-    """Yield the raw numbers of a plain or gzipped file in blocks of rows.
-
-    The buffer is reused: a block is valid until the next one is asked for.
+    """Yield the raw numbers of a plain or gzipped file in blocks of rows, not to be written to.
 
     Parameters
     ----------
@@ -120,27 +118,20 @@ def stream_rows(path: Path, offset: int, dtype: np.dtype, shape: tuple[int, int]
     """
     n_rows, length = shape
     per_block = max(1, BLOCK_BYTES // max(1, length * dtype.itemsize))
-    buffer = np.empty((min(per_block, n_rows), length), dtype)
-    opener = igzip.open if path.suffix == ".gz" else open
+    opener: Any = igzip.open if path.suffix == ".gz" else open
     try:
+        # What `read` returns is used as it is: `readinto` of a gzip file would copy it once more.
         with opener(path, "rb") as handle:
             handle.read(offset)
-            for start in range(0, n_rows, max(1, len(buffer))):
-                block = buffer[: n_rows - start]
-                _fill(handle, block)
+            for start in range(0, n_rows, per_block):
+                rows = min(per_block, n_rows - start)
+                wanted = rows * length * dtype.itemsize
+                data = handle.read(wanted)
+                if len(data) < wanted:
+                    raise EOFError(f"{wanted - len(data)} bytes are missing")
+                block = np.frombuffer(data, dtype).reshape(rows, length)
                 # Some machines wrote big-endian files; arithmetic wants native numbers.
-                yield block if block.dtype.isnative else block.astype(block.dtype.newbyteorder("="))
+                yield block if dtype.isnative else block.astype(dtype.newbyteorder("="))
             handle.read(1)  # the checksum of a .gz file is verified only at its end
     except _UNREADABLE as error:
         raise Rejected("unreadable", f"damaged or cut short: {error}; copy the file again") from error
-
-
-def _fill(handle: Any, block: np.ndarray) -> None:
-    """Read until a block is full."""
-    view = memoryview(block.data).cast("B")
-    done = 0
-    while done < len(view):
-        count = handle.readinto(view[done:])
-        if not count:
-            raise EOFError(f"{len(view) - done} bytes are missing")
-        done += count

@@ -103,13 +103,18 @@ def read_header(path: Path) -> Header:
 
 
 def _grayordinates(axis: Any) -> Grayordinates:
-    """Take a BrainModelAxis of nibabel apart."""
+    """Take a BrainModelAxis of nibabel apart; refuse what lies outside its own surfaces or volume."""
+    shape = axis.volume_shape or (0, 0, 0)
+    limits = [axis.nvertices.get(name, 0) for name in axis.name[axis.surface_mask]]
+    deep = axis.voxel[axis.volume_mask]
+    if (axis.vertex[axis.surface_mask] >= limits).any() or ((deep < 0) | (deep >= shape)).any():
+        raise ValueError("its vertices or voxels lie outside its surfaces or volume")
     return Grayordinates(
         structure=np.array([_short(name) for name in axis.name]),
         vertex=axis.vertex,
         voxel=axis.voxel,
         n_vertices={_short(name): int(n) for name, n in axis.nvertices.items()},
-        shape=axis.volume_shape or (0, 0, 0),
+        shape=shape,
         affine=np.eye(4) if axis.affine is None else axis.affine,
     )
 

@@ -208,7 +208,7 @@ def _atlas_on_grid(
     atlas: VolumeAtlas, shape: tuple[int, int, int], affine: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the run voxels that lie in a labelled atlas voxel, slice by slice to spare memory."""
-    voxels, feature = [], []
+    voxels, feature = [np.empty(0, np.int32)], [np.empty(0, np.int32)]
     labels = atlas.index.ravel(order="F")
     plane = np.stack(np.meshgrid(np.arange(shape[0]), np.arange(shape[1]), indexing="ij"), -1).reshape(-1, 2)
     for z in range(shape[2]):

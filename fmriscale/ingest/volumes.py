@@ -15,8 +15,10 @@ from fmriscale.ingest.quality import Rejected
 BLOCK_BYTES = 2 * 2**20
 """Size of a block: small enough to stay in cache, so that reducing it is nearly free."""
 
-_SECONDS = {"sec": 1.0, "msec": 1e-3, "usec": 1e-6}
-_UNREADABLE: Any = (OSError, EOFError, ValueError, isal_zlib.error)
+_SECONDS = {8: 1.0, 16: 1e-3, 24: 1e-6}
+"""Unit of time by bits 3 to 5 of a NIfTI header's xyzt_units."""
+
+_UNREADABLE: Any = (OSError, EOFError, ValueError, OverflowError, MemoryError, isal_zlib.error)
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ def open_image(path: Path) -> Image:
         raise Rejected("unreadable", f"shape {image.shape} is not 4D (x, y, z, time)")
     if data.dtype.kind not in "iuf":
         raise Rejected("unreadable", f"voxels of type {data.dtype} are not real numbers")
-    unit = _SECONDS.get(header.get_xyzt_units()[1])
+    unit = _SECONDS.get(int(header["xyzt_units"]) & 0b111000)
     step = float(header.get_zooms()[3])
     x, y, z, n_volumes = (int(n) for n in image.shape)
     return Image(
@@ -122,7 +124,7 @@ def stream_rows(path: Path, offset: int, dtype: np.dtype, shape: tuple[int, int]
     try:
         # What `read` returns is used as it is: `readinto` of a gzip file would copy it once more.
         with opener(path, "rb") as handle:
-            handle.read(offset)
+            handle.seek(offset)
             for start in range(0, n_rows, per_block):
                 rows = min(per_block, n_rows - start)
                 wanted = rows * length * dtype.itemsize

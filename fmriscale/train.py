@@ -12,7 +12,7 @@ import dataclasses
 import math
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -34,11 +34,12 @@ from fmriscale.model.flops import train_flops
 from fmriscale.model.objectives import ntp_loss
 from fmriscale.recipe import config_hash, flatten, parse, save_config, to_dict
 from fmriscale.sampling.loader import NTPLoader, select_runs
+from fmriscale.sampling.part import Part
 from fmriscale.sampling.persistence import area_under_curve, best_threshold, persistence_score
 from fmriscale.training import cluster, zero
 from fmriscale.training.checkpoint import Checkpoints, check_resumable, fixed_changes
 from fmriscale.training.cluster import Cluster
-from fmriscale.training.feed import Feed, MicroBatch, to_device
+from fmriscale.training.feed import Feed, MicroBatch, batch_memory, to_device
 from fmriscale.training.resilience import NonFiniteGuard, StopRequest
 from fmriscale.training.schedule import BatchPlan, learning_rate, plan_batch
 from fmriscale.training.telemetry import (
@@ -77,23 +78,22 @@ def train(config: PretrainConfig, out: Path, place: Cluster, stop: StopRequest) 
 
     # The data: which pairs, in which order.
     corpus = Corpus.open(config.data.corpus)
-    loader = NTPLoader(corpus, config.data, "train", settings.seed)
-    held_out = open_held_out(corpus, config)
+    loader = open_loader(corpus, config, place, "train")
+    held_out = open_loader(corpus, config, place, "eval") if has_held_out(corpus, config) else None
     plan = plan_batch(settings.global_batch, settings.max_micro_batch, place.world_size)
+    shape = shape_for(config, loader)
 
     # Where an earlier life of this run stopped.
     checkpoints = Checkpoints(out / "checkpoints", place, settings.keep_last)
     found, notes = checkpoints.newest()
     state: dict[str, Any] = {"step": 0, "seen": dict.fromkeys(loader.datasets, 0), "bad_steps": 0}
     if found:
-        notes += check_resumable(found, to_dict(config), place.world_size, loader.fingerprint)
+        notes += check_resumable(found, to_dict(config), place.world_size, loader.state, shape.to_dict())
         notes.append(f"resumed from {found.folder}")
-        state = found.state
+        state = {**found.state, "seen": state["seen"] | found.state["seen"]}
     start = state["step"]
 
     # The model: the same weights on every rank, in a DeepSpeed engine.
-    space = loader.space.name
-    shape = resolve_encoder(config.model, {space: loader.space.n_features}, config.data.pairs.length)
     precision = zero.pick_precision(settings, place.device)
     model = build(shape, settings.seed)
     n_parameters = count_parameters(model)
@@ -140,7 +140,8 @@ def train(config: PretrainConfig, out: Path, place: Cluster, stop: StopRequest) 
             world_size=place.world_size,
             precision=precision,
             config=to_dict(config),
-            fingerprint=loader.fingerprint,
+            data=loader.state,
+            encoder=shape.to_dict(),
             corpus_fingerprint=corpus.fingerprint,
             mlflow_run_id=cluster.leaders(tracker.run_id if tracker else None),
             fmriscale=__version__,
@@ -152,7 +153,6 @@ def train(config: PretrainConfig, out: Path, place: Cluster, stop: StopRequest) 
     guard.total = state["bad_steps"]
     feed = Feed(loader, plan, place.rank, place.device, start + 1)
     saved, ending = start, "FAILED"
-    flops = train_flops(shape, space)
     try:
         if start == 0:
             evaluate_and_tell(0)
@@ -174,7 +174,7 @@ def train(config: PretrainConfig, out: Path, place: Cluster, stop: StopRequest) 
             tally = Tally(loader.datasets, place.device)
             for _ in range(plan.accumulation):
                 pairs = next(feed)
-                loss_B, correct_B = forward(engine, pairs, space)
+                loss_B, correct_B = forward(engine, pairs)
                 engine.backward(loss_B.mean())
                 engine.step()
                 tally.add(loss_B.detach(), correct_B, pairs.kind, pairs.dataset)
@@ -197,7 +197,8 @@ def train(config: PretrainConfig, out: Path, place: Cluster, stop: StopRequest) 
                 "grad_norm": zero.grad_norm(engine),
                 "finite": finite,
                 "pairs_per_s": plan.pairs / seconds,
-                "flops_per_s": plan.pairs / seconds * flops,
+                "flops_per_s": plan.pairs / seconds * train_flops(shape, pairs.space, pairs.left.shape[1]),
+                "space": pairs.space,
                 "data_wait_share": (feed.waited - waited) / seconds,
                 "seen": dict(state["seen"]),
             }
@@ -241,9 +242,9 @@ def train(config: PretrainConfig, out: Path, place: Cluster, stop: StopRequest) 
             tracker.close(ending)
 
 
-def forward(model: Any, pairs: MicroBatch, space: str) -> tuple[torch.Tensor, torch.Tensor]:
+def forward(model: Any, pairs: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
     """Return loss and correctness of each pair."""
-    logits_BC = model(pairs.left, pairs.right, pairs.t_r, space)
+    logits_BC = model(pairs.left, pairs.right, pairs.t_r, pairs.space)
     return ntp_loss(logits_BC, pairs.label), logits_BC.argmax(dim=1) == pairs.label
 
 
@@ -254,42 +255,74 @@ def evaluate(engine: Any, loader: NTPLoader, plan: BatchPlan, place: Cluster, n_
     Every rank does equally many forward passes; pairs beyond the last fill up and are not counted.
     """
     engine.eval()
-    n_pairs = min(n_pairs, 2 * loader.n_windows)
     tally = Tally(loader.datasets, place.device)
-    for start in range(0, n_pairs, plan.micro * place.world_size):
-        first = start + place.rank * plan.micro
-        pairs = to_device(loader.batch(first, plan.micro), place.device)
-        filler_B = torch.arange(first, first + plan.micro, device=place.device) >= n_pairs
-        loss_B, correct_B = forward(engine, pairs, loader.space.name)
-        kind_B, dataset_B = (group.masked_fill(filler_B, -1) for group in (pairs.kind, pairs.dataset))
-        tally.add(loss_B, correct_B, kind_B, dataset_B)
+    for part, n_part in shares(loader, n_pairs):
+        for start in range(0, n_part, plan.micro * place.world_size):
+            first = start + place.rank * plan.micro
+            pairs = to_device(part.batch(first, plan.micro), place.device)
+            filler_B = torch.arange(first, first + plan.micro, device=place.device) >= n_part
+            loss_B, correct_B = forward(engine, pairs)
+            kind_B, dataset_B = (group.masked_fill(filler_B, -1) for group in (pairs.kind, pairs.dataset))
+            tally.add(loss_B, correct_B, kind_B, dataset_B)
     cluster.total(tally.sums)
     return tally
+
+
+def shares(loader: NTPLoader, n_pairs: int) -> list[tuple[Part, int]]:
+    """Divide pairs among the parts of a loader by data sets; no more than an epoch of each."""
+    wanted = [math.ceil(n_pairs * len(part.datasets) / len(loader.datasets)) for part in loader.parts]
+    return [(part, min(n, 2 * int(part.windows.sum()))) for part, n in zip(loader.parts, wanted, strict=True)]
 
 
 def persistence(loader: NTPLoader, held_out: NTPLoader, n_pairs: int) -> dict[str, Any]:
     """How far autocorrelation alone gets on the held-out pairs; its threshold is from training pairs."""
 
-    def scored(source: NTPLoader) -> tuple[np.ndarray, Any]:
-        batch = source.batch(0, min(n_pairs, 2 * source.n_windows))
-        return persistence_score(batch.left, batch.right), batch
+    def scored(source: NTPLoader) -> tuple[np.ndarray, np.ndarray]:
+        batches = [part.batch(0, n) for part, n in shares(source, n_pairs)]
+        volumes = [
+            (torch.as_tensor(b.left).cpu().numpy(), torch.as_tensor(b.right).cpu().numpy()) for b in batches
+        ]
+        scores = [persistence_score(left, right) for left, right in volumes]
+        return np.concatenate(scores), np.concatenate([batch.kind for batch in batches])
 
-    score, batch = scored(loader)
-    threshold = best_threshold(score, batch.label)
-    score, batch = scored(held_out)
-    correct = (score > threshold) == (batch.label == 1)
+    score, kind = scored(loader)
+    threshold = best_threshold(score, kind == 0)
+    score, kind = scored(held_out)
+    correct = (score > threshold) == (kind == 0)
     return {
         "acc": float(correct.mean()),
-        "auc": area_under_curve(score, batch.label),
-        "acc_by_kind": {KIND_NAMES[k]: float(correct[batch.kind == k].mean()) for k in np.unique(batch.kind)},
+        "auc": area_under_curve(score, kind == 0),
+        "acc_by_kind": {KIND_NAMES[k]: float(correct[kind == k].mean()) for k in np.unique(kind)},
     }
 
 
-def open_held_out(corpus: Corpus, config: PretrainConfig) -> NTPLoader | None:
-    """Open the held-out runs; None where the corpus has none."""
-    if len(select_runs(corpus, config.data, "eval")) == 0:
-        return None
-    return NTPLoader(corpus, config.data, "eval", config.train.seed)
+def open_loader(
+    corpus: Corpus, config: PretrainConfig, place: Cluster, split: Literal["train", "eval"]
+) -> NTPLoader:
+    """Open the runs of a split."""
+    batch = config.train.global_batch
+    return NTPLoader(
+        corpus, config.data, split, config.train.seed, batch, place.device, batch_memory(place.device)
+    )
+
+
+def has_held_out(corpus: Corpus, config: PretrainConfig) -> bool:
+    """Tell whether the corpus has runs to evaluate on."""
+    return len(select_runs(corpus, config.data, "eval")) > 0
+
+
+def shape_for(config: PretrainConfig, loader: NTPLoader) -> EncoderConfig:
+    """Resolve the encoder that reads all spaces and sequences of a loader."""
+    spaces = {name: space.n_features for name, space in loader.spaces.items()}
+    shape = resolve_encoder(config.model, spaces, loader.length)
+    lengths = sorted({part.length for part in loader.parts})
+    if shape.positions == "learned" and len(lengths) > 1:
+        raise UserError(
+            f"model.preset {shape.preset} learns a vector for each place of a sequence, but pairs.length "
+            f"{config.data.pairs.length} is {', '.join(map(str, lengths))} volumes in these data sets: give "
+            "it in volumes, or take preset tiny or base"
+        )
+    return shape
 
 
 def export(
@@ -305,7 +338,7 @@ def export(
     encoder.load_state_dict(weights)
     t_r = corpus.runs.t_r[corpus.runs.key.isin(loader.run_keys)]
     meta = {
-        "feature_spaces": {loader.space.name: loader.space.to_dict()},
+        "feature_spaces": {name: space.to_dict() for name, space in loader.spaces.items()},
         "pairs": dataclasses.asdict(config.data.pairs),
         "t_r": [float(t_r.min()), float(t_r.max())],
         "train_runs": list(loader.run_keys),

@@ -52,77 +52,59 @@ def write_corpus(
     """Write a corpus and open it.
 
     `datasets` maps a name to {subjects, runs, n_volumes, t_r, weight, licence, denoise, sample_mask, events,
-    quality}. `events` is a function (subject, run) -> list of dicts, `quality` one to a record's quality;
-    `signal` is a function (array, record) -> array that may add to the noise before it is standardised.
-    A `split` of None puts everybody in train. `quarantine` are rows of quarantine.tsv.
+    quality, space, n_features, shards, scale}; n_volumes may be a function (subject, run) -> int. `events` is
+    a function (subject, run) -> list of dicts, `quality` one to a record's quality, `scale` to (mean, std)
+    of the run before it was standardised; `signal` is a function (array, record) -> array that may add to the
+    noise before it is standardised. A `split` of None puts everybody in train. `quarantine` are rows of
+    quarantine.tsv.
     """
     datasets = datasets or {"alpha": {}, "beta": {"t_r": 1.5, "n_volumes": 90}}
     rng = np.random.default_rng(seed)
     split = split or SplitConfig(val=0.0, test=0.0)
-    rows, shards, described = [], [], {}
+    rows, shards, described, spaces = [], [], {}, {}
     for name, spec in datasets.items():
-        path = folder / name / f"{name}-000000.tar"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("wb") as handle:
-            tar = TarWriter(handle, encoder=False, mtime=0, user="fmriscale", group="fmriscale", mode=0o444)
-            offset = 0
-            for s in range(spec.get("subjects", 3)):
-                for r in range(spec.get("runs", 2)):
-                    n_volumes = spec.get("n_volumes", 120)
-                    subject, run, t_r = f"{s + 1:02d}", f"{r + 1:02d}", spec.get("t_r", 2.0)
-                    mask = spec.get("sample_mask")
-                    record = {
-                        "dataset": name,
-                        "subject": subject,
-                        "session": "",
-                        "task": "rest",
-                        "run": run,
-                        "entities": {"sub": subject, "run": run},
-                        "t_r": t_r,
-                        "n_volumes": n_volumes,
-                        "space": space,
-                        "sample_mask": None if mask is None else list(mask),
-                        "events": spec["events"](s, r) if "events" in spec else [],
-                        "source": f"sub-{subject}/run-{run}",
-                        "source_sha256": "0" * 64,
-                        "quality": spec["quality"](s, r) if "quality" in spec else {},
-                        "denoise": {},
-                    }
-                    x = ar1(rng, n_volumes, n_features)
-                    if signal is not None:
-                        x = signal(x.astype(np.float32), record)
-                        x = ((x - x.mean(0)) / x.std(0)).astype(np.float16)
-                    key = f"{name}_sub-{subject}_task-rest_run-{run}"
-                    members = {
-                        "bold.npy": npy(x),
-                        "json": json.dumps(record, sort_keys=True).encode(),
-                        "mean.npy": npy(np.full(n_features, 100, np.float32)),
-                        "std.npy": npy(np.full(n_features, 2, np.float32)),
-                    }
-                    tar.write({"__key__": key, **members})
-                    person = f"{name}/{subject}"
+        width, its_space = spec.get("n_features", n_features), spec.get("space", space)
+        spaces[its_space] = FeatureSpace(its_space, width, labels, coordinates).to_dict()
+        given = {k: spec[k] for k in ("licence", "denoise") if k in spec}
+        described[name] = {"weight": spec.get("weight"), "space": its_space, **given}
+        places = [(s, r) for s in range(spec.get("subjects", 3)) for r in range(spec.get("runs", 2))]
+        for number, members in enumerate(np.array_split(np.array(places), spec.get("shards", 1))):
+            shard = f"{name}/{name}-{number:06d}.tar"
+            path = folder / shard
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("wb") as handle:
+                tar = TarWriter(
+                    handle, encoder=False, mtime=0, user="fmriscale", group="fmriscale", mode=0o444
+                )
+                offset = 0
+                for s, r in members.tolist():
+                    run, size = _run(rng, name, s, r, spec, width, its_space, signal)
+                    key = run["key"]
+                    tar.write({"__key__": key, **run["members"]})
+                    person = f"{name}/{run['record']['subject']}"
                     rows.append(
                         {
                             **dict.fromkeys(RUN_COLUMNS, ""),
-                            **{k: record[k] for k in ("dataset", "subject", "task", "run", "t_r")},
-                            **{"key": key, "person": person, "n_volumes": n_volumes, "space": space},
-                            **{"n_features": n_features, "split": split_of(person, split)},
-                            **{"segments": segments_of(mask, n_volumes)},
-                            **{"n_censored": 0 if mask is None else n_volumes - len(mask)},
-                            **{"shard": f"{name}/{name}-000000.tar", "offset": offset + MEMBER_HEADER},
-                            "sha256": hashlib.sha256(members["bold.npy"]).hexdigest(),
-                            **{k: record["quality"].get(k, np.nan) for k in ("coverage", "mean_fd", "tsnr")},
-                            "source": record["source"],
+                            **{k: run["record"][k] for k in ("dataset", "subject", "task", "run", "t_r")},
+                            **{k: run["record"][k] for k in ("n_volumes", "space", "source")},
+                            **{"key": key, "person": person, "n_features": width},
+                            "n_censored": run["n_censored"],
+                            **{
+                                "split": split_of(person, split),
+                                "shard": shard,
+                                "offset": offset + MEMBER_HEADER,
+                            },
+                            "segments": segments_of(spec.get("sample_mask"), run["record"]["n_volumes"]),
+                            "sha256": hashlib.sha256(run["members"]["bold.npy"]).hexdigest(),
+                            **run["figures"],
                         }
                     )
-                    offset += sum(512 + -(-len(m) // 512) * 512 for m in members.values())
-            tar.close()
-        sha = hashlib.sha256(path.read_bytes()).hexdigest()
-        shards.append({"path": f"{name}/{name}-000000.tar", "sha256": sha, "bytes": path.stat().st_size})
-        given = {k: spec[k] for k in ("licence", "denoise") if k in spec}
-        described[name] = {"weight": spec.get("weight"), "space": space, **given}
+                    offset += size
+                tar.close()
+            sha = hashlib.sha256(path.read_bytes()).hexdigest()
+            shards.append({"path": shard, "sha256": sha, "bytes": path.stat().st_size})
     corpus = {
-        "spaces": {space: FeatureSpace(space, n_features, labels, coordinates).to_dict()},
+        "spaces": spaces,
         "datasets": described,
         "shards": shards,
     }
@@ -133,3 +115,47 @@ def write_corpus(
         pd.DataFrame(quarantine, columns=QUARANTINE_COLUMNS),
     )
     return Corpus.open(folder)
+
+
+def _run(rng, name: str, s: int, r: int, spec: dict, width: int, space: str, signal) -> tuple[dict, int]:
+    """One run: record, tar members, and the bytes that they take in a tar."""
+    n_volumes = spec.get("n_volumes", 120)
+    n_volumes = n_volumes(s, r) if callable(n_volumes) else n_volumes
+    subject, run, mask = f"{s + 1:02d}", f"{r + 1:02d}", spec.get("sample_mask")
+    record = {
+        "dataset": name,
+        "subject": subject,
+        "session": "",
+        "task": "rest",
+        "run": run,
+        "entities": {"sub": subject, "run": run},
+        "t_r": spec.get("t_r", 2.0),
+        "n_volumes": n_volumes,
+        "space": space,
+        "sample_mask": None if mask is None else list(mask),
+        "events": spec["events"](s, r) if "events" in spec else [],
+        "source": f"sub-{subject}/run-{run}",
+        "source_sha256": "0" * 64,
+        "quality": spec["quality"](s, r) if "quality" in spec else {},
+        "denoise": {},
+    }
+    x = ar1(rng, n_volumes, width)
+    if signal is not None:
+        x = signal(x.astype(np.float32), record)
+        x = ((x - x.mean(0)) / x.std(0)).astype(np.float16)
+    mean, std = spec["scale"](s, r) if "scale" in spec else (100, 2)
+    members = {
+        "bold.npy": npy(x),
+        "json": json.dumps(record, sort_keys=True).encode(),
+        "mean.npy": npy(np.full(width, mean, np.float32)),
+        "std.npy": npy(np.full(width, std, np.float32)),
+    }
+    size = sum(512 + -(-len(m) // 512) * 512 for m in members.values())
+    made = {
+        "key": f"{name}_sub-{subject}_task-rest_run-{run}",
+        "record": record,
+        "members": members,
+        "n_censored": 0 if mask is None else n_volumes - len(mask),
+        "figures": {k: record["quality"].get(k, np.nan) for k in ("coverage", "mean_fd", "tsnr")},
+    }
+    return made, size

@@ -22,6 +22,7 @@ from fmriscale.config.pretrain import (
     PretrainConfig,
     TrackingConfig,
     TrainConfig,
+    seconds_of,
 )
 from fmriscale.config.simulate import SimulateConfig
 from fmriscale.config.study import FinetuneTrainConfig, StudyConfig, TaskConfig
@@ -45,4 +46,5 @@ __all__ = [
     "TaskConfig",
     "TrackingConfig",
     "TrainConfig",
+    "seconds_of",
 ]

@@ -1,26 +1,46 @@
 """Settings of pre-training: pairs, data, encoder, optimisation, tracking."""
 
+import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-KINDS = ("same_run", "same_subject", "same_dataset", "other_dataset", "reversed")
+KINDS = ("same_run", "same_subject", "same_dataset", "other_dataset", "reversed", "anywhere")
 """How a negative pair was drawn; the code of a kind is its place here plus one, 0 is a positive."""
+
+_SECONDS = re.compile(r"(\d+(?:\.\d*)?|\.\d+) ?s")
+
+
+def seconds_of(value: int | str) -> float | None:
+    """Return the seconds of a duration such as "10 s"; None where it is a number of volumes.
+
+    Raises
+    ------
+    ValueError
+        Text that is no duration.
+    """
+    if isinstance(value, int):
+        return None
+    if not (found := _SECONDS.fullmatch(value.strip())):
+        raise ValueError(f"'{value}' is neither a number of volumes nor a duration such as '10 s'")
+    return float(found[1])
 
 
 @dataclass(frozen=True, kw_only=True)
 class PairConfig:
-    """Which two sequences make a pair."""
+    """Which two sequences make a pair. Durations are volumes (5) or seconds ('10 s': rounded by each t_r)."""
 
-    length: int = 5
-    """Length of a sequence, volumes."""
-    stride: int = 2
-    """Distance between neighbouring left windows, volumes."""
-    gap: int = 0
-    """Volumes between the end of left and the start of a positive right."""
+    length: int | str = 5
+    """Length of a sequence, volumes or seconds; in seconds, data sets may differ in volumes, steps do not."""
+    stride: int | str = 2
+    """Distance between neighbouring left windows, volumes or seconds."""
+    gap: int | str = 0
+    """Between the end of left and the start of a positive right, volumes or seconds."""
     negatives: dict[str, float] = field(default_factory=lambda: {"same_run": 0.5, "same_subject": 0.5})
-    """Quota of each kind of negative (same_run, same_subject, same_dataset, other_dataset, reversed)."""
-    min_distance: int = 15
-    """A same_run negative starts at least this many volumes from where the positive starts, either side."""
+    """Quota of each kind: same_run, same_subject, same_dataset, other_dataset, reversed, anywhere."""
+    min_distance: int | str = 15
+    """A same_run negative starts at least this far from where the positive does, volumes or seconds."""
+    first: int | str = 0
+    """Where in a run the first left may start, volumes or seconds."""
 
     def __post_init__(self) -> None:
         unknown = sorted(set(self.negatives) - set(KINDS))
@@ -28,9 +48,14 @@ class PairConfig:
             raise ValueError(f"pairs.negatives: unknown kind {unknown}; choose from {list(KINDS)}")
         if not self.negatives or min(self.negatives.values()) < 0 or sum(self.negatives.values()) <= 0:
             raise ValueError("pairs.negatives: give quotas of 0 or more with a sum above 0")
-        for name, low in (("length", 1), ("stride", 1), ("gap", 0), ("min_distance", 0)):
-            if getattr(self, name) < low:
-                raise ValueError(f"pairs.{name} is {getattr(self, name)}; it must be at least {low}")
+        for name, low in (("length", 1), ("stride", 1), ("gap", 0), ("min_distance", 0), ("first", 0)):
+            value = getattr(self, name)
+            try:
+                seconds = seconds_of(value)
+            except ValueError as error:
+                raise ValueError(f"pairs.{name}: {error}") from error
+            if seconds is None and value < low:
+                raise ValueError(f"pairs.{name} is {value}; it must be at least {low}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,16 +64,40 @@ class DataConfig:
 
     corpus: str
     """Folder of the corpus."""
-    space: str | None = None
-    """Feature space to train on; may be left out where the corpus has only one."""
+    space: str | list[str] | None = None
+    """Feature space or spaces to train on; None = all. Each step reads one space."""
     datasets: list[str] | None = None
     """Names of the data sets to train on; None = all that have the feature space."""
-    mixture: Literal["weights", "proportional"] = "weights"
-    """weights: those of the corpus recipe (proportional where it gives none); or proportional to windows."""
+    mixture: Literal["weights", "proportional", "temperature"] = "weights"
+    """weights (proportional where there are none); proportional to windows; or windows ** temperature."""
+    weights: dict[str, float] = field(default_factory=dict)
+    """Weight by data set, for mixture: weights; else those of the corpus recipe hold. 0 = not drawn from."""
+    temperature: float = 0.5
+    """Exponent of mixture: temperature; 1 = proportional, 0 = every data set alike."""
+    shuffle: Literal["exact", "window"] = "exact"
+    """exact: all windows of a data set in random order; window: within a moving set of shuffled shards."""
+    shuffle_shards: int = 16
+    """Shards of each data set that shuffle: window has open at a time."""
     holdout_runs: list[str] = field(default_factory=list)
     """Shell patterns of run keys that are never trained on and are evaluated instead, e.g. '*_run-01'."""
     pairs: PairConfig = field(default_factory=PairConfig)
     """How pairs are drawn."""
+    standardize: Literal["run", "subject", "none"] = "run"
+    """Mean 0 and deviation 1 by run (as stored), or over the subject's runs; none = as measured."""
+    access: Literal["mmap", "memory", "device"] = "mmap"
+    """Read runs in place from their shards; from a copy in memory; or from a copy on the accelerator."""
+    verify: bool = False
+    """Check the sha256 of every run before the first step (memory and device always do)."""
+
+    def __post_init__(self) -> None:
+        if self.weights and self.mixture != "weights":
+            raise ValueError(f"data.weights is given, but data.mixture is {self.mixture}; use one of them")
+        if any(weight < 0 for weight in self.weights.values()):
+            raise ValueError("data.weights: give weights of 0 or more")
+        if not 0 <= self.temperature <= 1:
+            raise ValueError(f"data.temperature is {self.temperature}; it must be between 0 and 1")
+        if self.shuffle_shards < 1:
+            raise ValueError(f"data.shuffle_shards is {self.shuffle_shards}; it must be at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +164,8 @@ class TrainConfig:
     """Steps between console lines; metrics.jsonl has every step."""
     max_bad_steps: int = 10
     """Abort after this many non-finite steps in a row."""
+    allow_data_change: bool = False
+    """Go on from a checkpoint though the corpus or a setting of the data has changed since."""
     deepspeed: dict[str, Any] = field(default_factory=dict)
     """Raw DeepSpeed settings merged over the derived ones; keys that fmriscale derives are refused."""
 

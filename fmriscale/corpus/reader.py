@@ -1,9 +1,14 @@
-"""Open a corpus and read its runs in place: shards are memory-mapped, nothing is decoded or copied."""
+"""Open a corpus and read its runs in place: shards are memory-mapped, nothing is decoded or copied.
+
+A corpus on a server is read in the same way: its shards are mapped where the cache has them.
+"""
 
 import io
 import json
 import mmap
+import resource
 import tarfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +16,8 @@ import numpy as np
 import pandas as pd
 
 from fmriscale.corpus.manifest import FeatureSpace, read_manifest
+from fmriscale.corpus.remote import RemoteShards
+from fmriscale.corpus.transfer import is_url
 from fmriscale.errors import DamageError, UserError
 from fmriscale.files import expand
 
@@ -21,12 +28,14 @@ MEMBER_HEADER = tarfile.BLOCKSIZE + NPY_HEADER
 
 
 class Corpus:
-    """A corpus on local disk.
+    """A corpus on local disk or on a server.
 
     Attributes
     ----------
     folder : Path
-        Where it lies.
+        Where it lies; for a corpus on a server, where a copy of its manifest lies.
+    remote : RemoteShards or None
+        The shards of a corpus on a server.
     manifest : dict
         corpus.json.
     runs : DataFrame
@@ -35,24 +44,70 @@ class Corpus:
         Feature spaces by name.
     """
 
-    def __init__(self, folder: Path, manifest: dict[str, Any], runs: pd.DataFrame) -> None:
-        self.folder = folder
+    def __init__(
+        self,
+        folder: Path,
+        manifest: dict[str, Any],
+        runs: pd.DataFrame,
+        remote: RemoteShards | None = None,
+    ) -> None:
+        self.folder, self.remote = folder, remote
         self.manifest = manifest
         self.runs = runs
         self.spaces = {n: FeatureSpace.from_dict(n, d) for n, d in manifest["spaces"].items()}
+        self._sizes = {shard["path"]: shard["bytes"] for shard in manifest["shards"]}
         self._maps: dict[str, mmap.mmap] = {}
 
     @classmethod
-    def open(cls, folder: str | Path) -> "Corpus":
-        """Open a corpus folder.
+    def open(cls, where: str | Path, cache: str | None = None, cache_gb: float | None = None) -> "Corpus":
+        """Open a corpus.
+
+        Parameters
+        ----------
+        where : str or Path
+            Its folder, or its URL.
+        cache : str, optional
+            Folder for the shards of a corpus on a server; None = FMRISCALE_CACHE or ~/.cache/fmriscale.
+        cache_gb : float, optional
+            Limit of the cache, GB (10^9 bytes); None = none.
 
         Raises
         ------
         UserError
-            The folder is not a corpus.
+            There is no corpus, or its server cannot be reached.
+        DamageError
+            The files of a manifest on a server do not belong together.
         """
-        path = expand(folder)
+        if is_url(where):
+            remote = RemoteShards(str(where), cache, cache_gb)
+            return cls(remote.folder, *read_manifest(remote.folder), remote)
+        path = expand(where)
         return cls(path, *read_manifest(path))
+
+    def __str__(self) -> str:
+        """Name the corpus in messages: its folder, or its URL."""
+        return self.remote.shown if self.remote else str(self.folder)
+
+    def locate(self, shard: str) -> Path:
+        """Return the file of a shard; that of a server is waited for and then stays in the cache.
+
+        Raises
+        ------
+        DamageError
+            It cannot be had from the server, or is not what the manifest says.
+        UserError
+            There is no room for it in the cache.
+        """
+        return self.remote.locate(shard) if self.remote else self.folder / shard
+
+    def want(self, now: Sequence[str], ahead: Sequence[str] = (), reader: str = "") -> None:
+        """Have shards fetched from a server in this order; see `RemoteShards.want`."""
+        if self.remote:
+            self.remote.want(now, ahead, reader)
+
+    def forget(self, shard: str) -> None:
+        """Drop the map of a shard; it goes when no array refers to it any more."""
+        self._maps.pop(shard, None)
 
     @property
     def fingerprint(self) -> str:
@@ -71,7 +126,7 @@ class Corpus:
             return next(iter(self.spaces.values()))
         if name not in self.spaces:
             problem = "has several feature spaces" if name is None else f"has no feature space '{name}'"
-            raise UserError(f"{self.folder}: {problem}; choose from {', '.join(sorted(self.spaces))}")
+            raise UserError(f"{self}: {problem}; choose from {', '.join(sorted(self.spaces))}")
         return self.spaces[name]
 
     def bold(self, index: int) -> np.ndarray:
@@ -80,19 +135,43 @@ class Corpus:
         Raises
         ------
         DamageError
-            The shard is missing, too short, or holds something else at the run's offset.
+            The shard is missing, of another size, or holds something else at the run's offset.
         """
         row = self.runs.iloc[index]
         shape = (int(row.n_volumes), int(row.n_features))
-        mapped = self._map(row.shard)
+        mapped = self.map(row.shard)
         offset, count = int(row.offset), shape[0] * shape[1]
         if offset + 2 * count > len(mapped):
-            raise self._damage(row, f"the shard ends at byte {len(mapped)}")
+            raise self.damage(index, f"the shard ends at byte {len(mapped)}")
         name = f"{row.key}.bold.npy".encode()
         start = offset - MEMBER_HEADER
         if start < 0 or bytes(mapped[start : start + len(name)]) != name:
-            raise self._damage(row, "another member lies there")
+            raise self.damage(index, "another member lies there")
         return np.frombuffer(mapped, np.float16, count, offset).reshape(shape)
+
+    def bytes_before(self, index: int, count: int) -> bytes:
+        """Return the bytes of a shard that come before a run's first value."""
+        row = self.runs.iloc[index]
+        return bytes(self.map(row.shard)[int(row.offset) - count : int(row.offset)])
+
+    def addresses(self, rows: np.ndarray) -> np.ndarray:
+        """Return where the first value of each run lies in memory, int64; valid while the corpus is open.
+
+        Raises
+        ------
+        DamageError
+            A shard is missing, of another size, or ends before a run does.
+        """
+        codes, shards = pd.factorize(self.runs["shard"].to_numpy()[rows])
+        allow_open_files(len(shards) + len(self._maps))
+        views = [np.frombuffer(self.map(shard), np.uint8) for shard in shards]
+        column = {name: self.runs[name].to_numpy()[rows] for name in ("offset", "n_volumes", "n_features")}
+        end = column["offset"] + 2 * column["n_volumes"] * column["n_features"]
+        sizes = np.array([len(view) for view in views], np.int64)
+        if (outside := (end > sizes[codes]) | (column["offset"] < MEMBER_HEADER)).any():
+            index = int(rows[np.argmax(outside)])
+            raise self.damage(index, f"the shard ends at byte {sizes[codes[np.argmax(outside)]]}")
+        return np.array([view.ctypes.data for view in views], np.int64)[codes] + column["offset"]
 
     def record(self, index: int) -> dict[str, Any]:
         """Return what is known of a run: entities, t_r, sample_mask, events, source, quality."""
@@ -109,7 +188,7 @@ class Corpus:
         row = self.runs.iloc[index]
         found: dict[str, bytes] = {}
         try:
-            with (self.folder / row.shard).open("rb") as handle:
+            with self.locate(row.shard).open("rb") as handle:
                 handle.seek(int(row.offset) - MEMBER_HEADER)
                 with tarfile.open(fileobj=handle, mode="r:") as tar:
                     for member in tar:
@@ -121,21 +200,35 @@ class Corpus:
                         if len(found) == 3:
                             return found
         except (OSError, tarfile.TarError) as error:
-            raise self._damage(row, str(error)) from error
-        raise self._damage(row, f"only {sorted(found)} follow the array")
+            raise self.damage(index, str(error)) from error
+        raise self.damage(index, f"only {sorted(found)} follow the array")
 
-    def _map(self, shard: str) -> mmap.mmap:
-        """Map a shard once a process."""
+    def map(self, shard: str) -> mmap.mmap:
+        """Map a shard once a process, if it has the size that the manifest tells."""
         if shard not in self._maps:
-            path = self.folder / shard
+            path = self.locate(shard)
             try:
                 with path.open("rb") as handle:
-                    self._maps[shard] = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
+                    mapped = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
             except (OSError, ValueError) as error:
                 raise DamageError(f"{path}: {error}; shard the corpus again") from error
+            if len(mapped) != (size := self._sizes.get(shard, len(mapped))):
+                what = f"the shard has {len(mapped)} bytes instead of {size}"
+                raise DamageError(f"{path}: {what}; delete it and shard the corpus again")
+            self._maps[shard] = mapped
         return self._maps[shard]
 
-    def _damage(self, row: Any, what: str) -> DamageError:
+    def damage(self, index: int, what: str) -> DamageError:
         """Name the shard, key and offset of damage, and the remedy."""
-        where = f"{self.folder / row.shard}: run {row.key} at byte {row.offset}"
+        row = self.runs.iloc[index]
+        where = f"{self.locate(row.shard)}: run {row.key} at byte {row.offset}"
         return DamageError(f"{where}: {what}; delete the shard and shard the corpus again")
+
+
+def allow_open_files(count: int) -> None:
+    """Raise this process's limit of open files, as far as it may, so that so many shards can be mapped."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count + 512
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))

@@ -3,19 +3,20 @@
 from fmriscale.model.encoder import EncoderConfig
 
 
-def forward_flops(config: EncoderConfig, space: str | None = None) -> int:
+def forward_flops(config: EncoderConfig, space: str | None = None, length: int | None = None) -> int:
     """Operations of one forward pass of one pair through the FULL model (a multiply-add counts 2).
 
     The trainer does less: its last block computes CLS alone. Figures made from this number are
     therefore operations of the published computation per second, whatever way they were saved.
     """
-    tokens, d = 2 * config.length + 2, config.d_model
+    length = length or config.length
+    tokens, d = 2 * length + 2, config.d_model
     n_features = config.spaces[space] if space else next(iter(config.spaces.values()))
-    projection = 2 * 2 * config.length * n_features * d if config.positions == "rotary" else 0
+    projection = 2 * 2 * length * n_features * d if config.positions == "rotary" else 0
     per_layer = 2 * tokens * (4 * d * d + 2 * d * config.d_ff) + 4 * tokens * tokens * d
     return projection + config.n_layers * per_layer + 2 * d * 2
 
 
-def train_flops(config: EncoderConfig, space: str | None = None) -> int:
+def train_flops(config: EncoderConfig, space: str | None = None, length: int | None = None) -> int:
     """Operations of forward and backward of one pair: the backward pass costs twice the forward."""
-    return 3 * forward_flops(config, space)
+    return 3 * forward_flops(config, space, length)

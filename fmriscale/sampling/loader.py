@@ -1,65 +1,36 @@
 """Deliver pairs by position: `batch(first, count)` is a pure function of the corpus, settings and seed.
 
 Step s of global batch G is positions s*G to (s+1)*G; ranks and accumulation slice it. The state of the
-data is therefore one number, the pairs consumed.
+data is therefore one number, the pairs consumed. Where a corpus holds several feature spaces, or durations in
+seconds give sequences of several lengths, each global batch is of one space and one length (a part): all
+ranks then compute the same shapes, nothing is padded, and the share of each part is exact in whole steps.
 """
 
 import dataclasses
 import fnmatch
 import hashlib
 import json
-from dataclasses import dataclass
+import re
 from typing import Any, Literal
 
 import numpy as np
-from numba import carray, njit, types  # pyright: ignore[reportPrivateImportUsage]
-from numba.extending import intrinsic
 
-from fmriscale.config import KINDS, DataConfig
+from fmriscale.config import DataConfig
+from fmriscale.corpus.manifest import FeatureSpace
 from fmriscale.corpus.reader import Corpus
 from fmriscale.errors import UserError
-from fmriscale.sampling import order, pairs
+from fmriscale.sampling.access import Allocate, plain_memory
+from fmriscale.sampling.mixture import shares_of
+from fmriscale.sampling.order import block_size, interleave, largest_remainder
+from fmriscale.sampling.part import Batch, Part
+from fmriscale.sampling.windows import volumes
 
-_POSITIVE_ORDER, _NEGATIVE_ORDER, _KIND, _PARTNER = range(4)
-"""Streams of random numbers: each use of the seed has its own."""
-_KIND_BLOCK = 240
-"""Negatives in which the quotas of kinds are exact."""
-
-
-@dataclass(frozen=True)
-class Batch:
-    """B pairs of sequences of L volumes and V features.
-
-    Attributes
-    ----------
-    left, right : float16 [B, L, V]
-        The sequences.
-    label : int64 [B]
-        1 where right follows left.
-    kind : int8 [B]
-        0 for a positive, else 1 + index in `config.KINDS`.
-    dataset : int16 [B]
-        Index of the left sequence's data set in the loader's `datasets`.
-    t_r : float32 [B]
-        Repetition time of the left run, s.
-    run_left, run_right, start_left, start_right : int32 [B]
-        Rows in the corpus and first volumes.
-    """
-
-    left: np.ndarray
-    right: np.ndarray
-    label: np.ndarray
-    kind: np.ndarray
-    dataset: np.ndarray
-    t_r: np.ndarray
-    run_left: np.ndarray
-    run_right: np.ndarray
-    start_left: np.ndarray
-    start_right: np.ndarray
+ORDER = 2
+"""Version of the order: another one gives other pairs for the same settings."""
 
 
 class NTPLoader:
-    """Next Thought Prediction pairs of one feature space of a corpus.
+    """Next Thought Prediction pairs of a corpus.
 
     Parameters
     ----------
@@ -72,136 +43,180 @@ class NTPLoader:
         every data set with the same weight.
     seed : int
         Seed of order and pairs.
+    group : int
+        Positions that must be of one part: the global batch. Without effect where there is one part.
+    device : torch.device, optional
+        Where the corpus goes if `data.access` is device.
+    allocate : function
+        Makes the arrays of a batch.
+
+    Attributes
+    ----------
+    parts : list of Part
+        One for each feature space and length of sequence.
+    datasets : list of str
+        Names by number.
+    n_windows : int
+        Left windows in all; an epoch has twice as many pairs.
+    fingerprint : str
+        Hash of `state`.
 
     Raises
     ------
     UserError
-        A data set that is not in the corpus, no run in which a pair fits, or runs that can supply none
-        of the declared kinds of negatives.
+        A data set or space that is not in the corpus, no run in which a pair fits, or runs that can supply
+        none of the declared kinds of negatives.
     """
 
-    def __init__(self, corpus: Corpus, data: DataConfig, split: Literal["train", "eval"], seed: int) -> None:
-        self.corpus, self.data, self.seed = corpus, data, seed
-        self.space = corpus.space(data.space)
+    def __init__(
+        self,
+        corpus: Corpus,
+        data: DataConfig,
+        split: Literal["train", "eval"],
+        seed: int,
+        group: int = 1,
+        device: Any = None,
+        allocate: Allocate = plain_memory,
+    ) -> None:
+        self.corpus, self.data, self.seed, self.group = corpus, data, seed, group
         rows = select_runs(corpus, data, split)
-        present = set(corpus.runs.dataset.iloc[rows])
-        self.datasets = [name for name in sorted(present) if data.datasets is None or name in data.datasets]
-        self.windows = pairs.find_windows(corpus.runs, rows, self.datasets, data.pairs)
-        w = self.windows
-        self.n_windows = int(w.n_windows.sum())
-        if self.n_windows == 0:
+        names = corpus.runs.dataset.to_numpy()[rows]
+        self.datasets = sorted(set(names))
+        members = _members(corpus, data, rows, names)
+        number = {name: i for i, name in enumerate(self.datasets)}
+        self.parts = []
+        for (space, length), (inside, its) in members.items():
+            numbers = np.array([number[name] for name in its])
+            part = Part(corpus, inside, its, numbers, corpus.spaces[space], length, data, seed)
+            if part.windows.sum() > 0:
+                self.parts.append(part)
+        if not self.parts:
             raise UserError(
                 f"{corpus.folder}: no run of split '{split}' holds a pair of "
                 f"2 x {data.pairs.length} volumes with gap {data.pairs.gap}; shorten pairs.length or "
                 "pairs.gap, or check data.datasets, data.holdout_runs and the splits (fmriscale inspect)"
             )
-        self.too_short = len(rows) - len(w.row)
-        self.run_keys = corpus.runs.key.iloc[w.row].tolist()
+        self.n_windows = int(sum(part.windows.sum() for part in self.parts))
+        self.run_keys = np.concatenate([corpus.runs.key.to_numpy()[p.rows] for p in self.parts]).tolist()
+        self._share(split)
+        self.state = self._describe_state(split)
+        self.fingerprint = hashlib.sha256(json.dumps(self.state, sort_keys=True).encode()).hexdigest()
+        for part in self.parts:
+            part.open(device, allocate)
 
-        count = np.bincount(w.dataset, w.n_windows, len(self.datasets)).astype(np.int64)
-        self._window_count, self._window_first = count, np.cumsum(count) - count
-        shares = count.astype(float) if split == "train" else (count > 0).astype(float)
-        if split == "train" and data.mixture == "weights":
-            shares = _weighted(corpus, self.datasets, shares)
-        self.block = order.block_size(shares)
-        self.quotas = order.largest_remainder(shares, self.block)
-        self._which, self._occurrence = order.interleave(self.quotas)
+    @property
+    def spaces(self) -> dict[str, FeatureSpace]:
+        """The feature spaces by name."""
+        return {part.space.name: part.space for part in self.parts}
 
-        self._able = pairs.can_supply(w, data.pairs)
-        declared = {KINDS.index(kind) + 1: quota for kind, quota in data.pairs.negatives.items() if quota > 0}
-        self._declared = sorted(declared, key=lambda kind: (-declared[kind], kind))
-        quota = order.largest_remainder([declared[k] for k in self._declared], _KIND_BLOCK)
-        self._kind_block = np.array(self._declared)[order.interleave(quota)[0]]
-        self._check_kinds()
+    @property
+    def length(self) -> int:
+        """Volumes of the longest sequence."""
+        return max(part.length for part in self.parts)
 
-        runs = corpus.runs.iloc[w.row]
-        self._t_r = runs.t_r.to_numpy(np.float32)
-        self._views = [corpus.bold(int(row)) for row in w.row]  # keeps the maps alive
-        self._address = np.array([view.ctypes.data for view in self._views], np.int64)
-        settings = [
-            corpus.fingerprint,
-            dataclasses.asdict(data.pairs),
-            self.run_keys,
-            self.quotas.tolist(),
-            seed,
-        ]
-        self.fingerprint = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    def locate(self, position: int) -> tuple[Part, int]:
+        """Return the part of a position, and the position within the part's own order."""
+        if len(self.parts) == 1:
+            return self.parts[0], position
+        group, offset = divmod(position, self.group)
+        block, place = divmod(group, len(self._which))
+        which = int(self._which[place])
+        group = int(block * self._quotas[which] + self._occurrence[place])
+        return self.parts[which], group * self.group + offset
 
     def batch(self, first: int, count: int) -> Batch:
-        """Return the pairs at positions `first` to `first + count - 1` of the global order."""
-        w, settings = self.windows, self.data.pairs
-        position = np.arange(first, first + count, dtype=np.int64)
-        block, place = np.divmod(position, self.block)
-        dataset = self._which[place]
-        draw = block * self.quotas[dataset] + self._occurrence[place]
+        """Return the pairs at positions `first` to `first + count - 1` of the global order.
 
-        # Even draws of a data set are positives, odd ones negatives; each has its own pass over the windows.
-        label = 1 - draw % 2
-        epoch, index = np.divmod(draw // 2, self._window_count[dataset])
-        stream = np.where(label == 1, _POSITIVE_ORDER, _NEGATIVE_ORDER)
-        keys = order.key_of(self.seed, stream, dataset, epoch)
-        index = order.permute(index, self._window_count[dataset], keys)
-        run, start = pairs.left_window(w, self._window_first[dataset] + index, settings)
-
-        kind = self._kind_block[(draw // 2) % _KIND_BLOCK]
-        kind = np.where(label == 1, 0, pairs.supplied_kind(self._able[run], kind, self._declared))
-        u = order.uniform(order.key_of(self.seed, _PARTNER), position)
-        right_run, right_start = pairs.right_window(w, run, start, kind, u, settings)
-
-        right = self._gather(right_run, right_start)
-        backwards = kind == pairs.REVERSED
-        right[backwards] = right[backwards, ::-1]
-        return Batch(
-            left=self._gather(run, start),
-            right=right,
-            label=label.astype(np.int64),
-            kind=kind.astype(np.int8),
-            dataset=dataset.astype(np.int16),
-            t_r=self._t_r[run],
-            run_left=w.row[run],
-            run_right=w.row[right_run],
-            start_left=start.astype(np.int32),
-            start_right=right_start.astype(np.int32),
-        )
+        Raises
+        ------
+        ValueError
+            The positions lie in two groups, which may be of different spaces.
+        """
+        if len(self.parts) > 1 and first // self.group != (first + count - 1) // self.group:
+            raise ValueError(f"positions {first} to {first + count - 1} are not in one group of {self.group}")
+        part, within = self.locate(first)
+        return part.batch(within, count)
 
     def describe(self) -> dict[str, Any]:
-        """Return what the loader will deliver: windows, mixture as quotas, and kinds as supplied."""
-        able = np.average(self._able, axis=0, weights=self.windows.n_windows)
-        notes = [
-            f"{KINDS[k - 1]}: {1 - able[k]:.1%} of the windows lie in runs that cannot supply it; "
-            "other declared kinds take their place"
-            for k in self._declared
-            if able[k] < 1
-        ]
-        if self.too_short:
-            notes.append(f"{self.too_short} runs are too short for a pair")
+        """Return what the loader will deliver: windows, mixture as quotas, and what cannot be supplied."""
+        mixture: dict[str, float] = {}
+        notes = []
+        for part, share in zip(self.parts, self._quotas / self._quotas.sum(), strict=True):
+            quotas = part.mixture.quotas / part.mixture.quotas.sum()
+            mixture |= dict(zip(part.datasets, (share * quotas).tolist(), strict=True))
+            for kind, able in part.supply().items():
+                if lacking := [(n, a) for n, a in zip(part.datasets, able, strict=True) if a < 1]:
+                    names = ", ".join(f"{name} {1 - a:.1%}" for name, a in lacking[:6])
+                    more = f" and {len(lacking) - 6} more" if len(lacking) > 6 else ""
+                    notes.append(
+                        f"{kind}: not possible for windows of {names}{more}; "
+                        "other declared kinds take their place"
+                    )
+            if part.too_short:
+                notes.append(f"{part.too_short} runs are too short for a pair of 2 x {part.length} volumes")
         return {
             "windows": self.n_windows,
             "pairs_per_epoch": 2 * self.n_windows,
             "runs": len(self.run_keys),
-            "mixture": dict(zip(self.datasets, (self.quotas / self.block).tolist(), strict=True)),
-            "kinds": [KINDS[k - 1] for k in self._declared],
+            "mixture": mixture,
+            "kinds": [kind for kind, quota in self.data.pairs.negatives.items() if quota > 0],
             "notes": notes,
         }
 
-    def _gather(self, run: np.ndarray, start: np.ndarray) -> np.ndarray:
-        """Copy sequences out of the mapped shards, float16 [B, L, V]."""
-        n_features = self.space.n_features
-        out = np.empty((len(run), self.data.pairs.length, n_features), np.float16)
-        _copy(self._address[run] + start * (2 * n_features), out.view(np.uint16).reshape(len(run), -1))
-        return out
+    def _share(self, split: str) -> None:
+        """Fix the shares of data sets and parts."""
+        windows = np.zeros(len(self.datasets), np.int64)
+        for part in self.parts:
+            windows[part.numbers] = part.windows
+        if split == "train":
+            shares = shares_of(self.corpus, self.data, self.datasets, windows)
+            shares = np.where(windows > 0, shares, 0.0)
+        else:
+            shares = (windows > 0).astype(float)
+        self.parts = [part for part in self.parts if shares[part.numbers].sum() > 0]
+        for part in self.parts:
+            part.set_shares(shares[part.numbers])
+        by_part = np.array([shares[part.numbers].sum() for part in self.parts])
+        self._quotas = largest_remainder(by_part, block_size(by_part) if len(by_part) > 1 else 1)
+        self._which, self._occurrence = interleave(self._quotas)
 
-    def _check_kinds(self) -> None:
-        """Refuse runs that can supply none of the declared kinds."""
-        helpless = ~self._able[:, self._declared].any(axis=1)
-        if helpless.any():
-            run = int(np.argmax(helpless))
-            kinds = ", ".join(KINDS[k - 1] for k in self._declared)
-            raise UserError(
-                f"{helpless.sum()} runs (first: {self.run_keys[run]}, {self.windows.n_starts[run]} possible "
-                f"starts) can supply none of the negatives: {kinds}; add a kind to pairs.negatives "
-                "('reversed' is always possible) or lower pairs.min_distance"
-            )
+    def _describe_state(self, split: str) -> dict[str, Any]:
+        """Return everything that the order depends on."""
+        pairs = {f"data.pairs.{k}": v for k, v in dataclasses.asdict(self.data.pairs).items()}
+        window = self.data.shuffle_shards if self.data.shuffle == "window" else 0
+        quotas = [part.mixture.quotas.tolist() for part in self.parts]
+        return {
+            "version of the order": ORDER,
+            "split": split,
+            "seed": self.seed,
+            **pairs,
+            "data.shuffle (shards)": window,
+            "data.standardize": self.data.standardize,
+            "mixture": [quotas, self._quotas.tolist(), self.group if len(self.parts) > 1 else 1],
+            "data sets": {name: told for part in self.parts for name, told in part.state().items()},
+        }
+
+
+def changed_data(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Say how the data of two loaders differ: one line for each setting and data set."""
+    lines = []
+    for key in sorted(before.keys() | now.keys()):
+        if key in ("data sets", "mixture") or before.get(key) == now.get(key):
+            continue
+        lines.append(f"{key} was {before.get(key)!r}, is {now.get(key)!r}")
+    old, new = before["data sets"], now["data sets"]
+    for name in sorted(old.keys() | new.keys()):
+        if name not in new:
+            lines.append(f"data set {name} is gone")
+        elif name not in old:
+            lines.append(f"data set {name} is new")
+        elif old[name] != new[name]:
+            counts = [f"{told['runs']} runs and {told['windows']} windows" for told in (old[name], new[name])]
+            what = f"had {counts[0]}, has {counts[1]}" if counts[0] != counts[1] else "has other content"
+            lines.append(f"data set {name} {what}")
+    if before.get("mixture") != now.get("mixture"):
+        lines.append("the mixture has other quotas")
+    return lines
 
 
 def select_runs(corpus: Corpus, data: DataConfig, split: Literal["train", "eval"]) -> np.ndarray:
@@ -210,58 +225,52 @@ def select_runs(corpus: Corpus, data: DataConfig, split: Literal["train", "eval"
     Raises
     ------
     UserError
-        A data set that the corpus does not hold in this feature space.
+        A feature space or data set that the corpus does not hold.
     """
-    runs, space = corpus.runs, corpus.space(data.space)
-    in_space = (runs.space == space.name).to_numpy()
-    missing = sorted(set(data.datasets or []) - set(runs.dataset[in_space]))
+    runs = corpus.runs
+    wanted = [data.space] if isinstance(data.space, str) else data.space
+    spaces = sorted(corpus.spaces) if wanted is None else [corpus.space(name).name for name in wanted]
+    chosen = runs.space.isin(spaces).to_numpy()
+    missing = sorted(set(data.datasets or []) - set(runs.dataset[chosen]))
     if missing:
-        there = ", ".join(sorted(set(runs.dataset[in_space])))
+        there = ", ".join(sorted(set(runs.dataset[chosen])))
         raise UserError(
-            f"{corpus.folder}: no data set {', '.join(missing)} in space '{space.name}'; choose from {there}"
+            f"{corpus.folder}: no data set {', '.join(missing)} in space {', '.join(spaces)}; "
+            f"choose from {there}"
         )
     held_out = np.zeros(len(runs), bool)
     for pattern in data.holdout_runs:
-        matched = np.array([fnmatch.fnmatchcase(key, pattern) for key in runs.key], bool)
+        matches = re.compile(fnmatch.translate(pattern)).match
+        matched = np.fromiter((matches(key) is not None for key in runs.key), bool, len(runs))
         if not matched.any():
             raise UserError(f"{corpus.folder}: data.holdout_runs '{pattern}' matches no run key")
         held_out |= matched
     if data.datasets is not None:
-        in_space = in_space & runs.dataset.isin(data.datasets).to_numpy()
-    wanted = (
-        (runs.split == "val").to_numpy() | held_out
-        if split == "eval"
-        else (runs.split == "train") & ~held_out
-    )
-    return np.flatnonzero(in_space & np.asarray(wanted))
+        chosen = chosen & runs.dataset.isin(data.datasets).to_numpy()
+    if split == "eval":
+        return np.flatnonzero(chosen & ((runs.split == "val").to_numpy() | held_out))
+    return np.flatnonzero(chosen & (runs.split == "train").to_numpy() & ~held_out)
 
 
-def _weighted(corpus: Corpus, datasets: list[str], windows: np.ndarray) -> np.ndarray:
-    """Apply the weights of the corpus recipe; data sets without one share the rest by windows."""
-    weight = [corpus.manifest["datasets"][name].get("weight") for name in datasets]
-    given = np.array([w is not None for w in weight])
-    if not given.any():
-        return windows
-    shares = np.array([0.0 if w is None else float(w) for w in weight])
-    if not given.all():
-        per_window = shares.sum() / windows[given].sum()
-        shares[~given] = windows[~given] * per_window
-    return shares
+def _members(
+    corpus: Corpus, data: DataConfig, rows: np.ndarray, names: np.ndarray
+) -> dict[tuple[str, int], tuple[np.ndarray, list[str]]]:
+    """Sort runs into parts: rows and data sets by (feature space, volumes of a sequence).
 
-
-@intrinsic
-def _pointer(_context, _address):
-    """Make a pointer of an address."""
-
-    def codegen(context, builder, _signature, arguments):
-        return builder.inttoptr(arguments[0], context.get_value_type(types.voidptr))
-
-    return types.voidptr(types.int64), codegen
-
-
-@njit(cache=True, nogil=True)
-def _copy(address: np.ndarray, out: np.ndarray) -> None:
-    """Copy out.shape[1] uint16 values from each address; float16 is moved as uint16, bit for bit."""
-    n = out.shape[1]
-    for i in range(out.shape[0]):
-        out[i] = carray(_pointer(address[i]), n, np.uint16)  # pyright: ignore[reportCallIssue]
+    Raises
+    ------
+    UserError
+        Runs of one data set whose repetition times give different numbers of volumes.
+    """
+    lengths = volumes(data.pairs.length, corpus.runs.t_r.to_numpy()[rows], 1)
+    spaces = corpus.runs.space.to_numpy()[rows]
+    parts: dict[tuple[str, int], list[str]] = {}
+    for name in sorted(set(names)):
+        found = np.unique(lengths[names == name])
+        if len(found) > 1:
+            raise UserError(
+                f"{corpus.folder}: data set {name} holds runs of different t_r, for which pairs.length "
+                f"{data.pairs.length} is {', '.join(map(str, found))} volumes; give pairs.length in volumes"
+            )
+        parts.setdefault((str(spaces[names == name][0]), int(found[0])), []).append(name)
+    return {key: (rows[np.isin(names, its)], its) for key, its in sorted(parts.items())}

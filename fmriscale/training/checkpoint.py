@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from fmriscale.errors import DamageError, UserError
 from fmriscale.files import atomic_write, fsync_folder, sha256_file
 from fmriscale.recipe import flatten
+from fmriscale.sampling.loader import changed_data
 from fmriscale.training import cluster
 from fmriscale.training.cluster import Cluster
 
@@ -25,8 +26,10 @@ MANIFEST = "manifest.json"
 VERSION = 1
 
 FIXED = ("model.", "data.", "train.global_batch", "train.seed", "train.precision", "train.zero_stage")
-"""Settings that must not change between two lives of a run (but a corpus may have moved)."""
-SILENT = ("out", "data.corpus", "tracking.")
+"""Settings that must not change between two lives of a run (but for those that are `FREE`)."""
+FREE = ("data.corpus", "data.access", "data.verify")
+"""Settings of the data that change no pair."""
+SILENT = ("out", "tracking.", "train.allow_data_change", *FREE)
 """Settings whose change needs no word."""
 
 
@@ -39,7 +42,7 @@ class Checkpoint:
     folder : Path
         Where it lies.
     state : dict
-        step, samples_seen, world_size, config, fingerprint, mlflow_run_id, seen, ...
+        step, samples_seen, world_size, config, data, encoder, mlflow_run_id, seen, ...
     """
 
     folder: Path
@@ -142,7 +145,13 @@ class Checkpoints:
             torch.cuda.set_rng_state(random["cuda"], self.place.device)
 
 
-def check_resumable(checkpoint: Checkpoint, config: dict[str, Any], world_size: int, data: str) -> list[str]:
+def check_resumable(
+    checkpoint: Checkpoint,
+    config: dict[str, Any],
+    world_size: int,
+    data: dict[str, Any],
+    encoder: dict[str, Any],
+) -> list[str]:
     """Refuse to go on with a run that has become another one.
 
     Parameters
@@ -150,38 +159,48 @@ def check_resumable(checkpoint: Checkpoint, config: dict[str, Any], world_size: 
     checkpoint : Checkpoint
         What would be resumed.
     config : dict
-        The configuration now.
+        The configuration now. With its `train.allow_data_change`, the data may be others.
     world_size : int
         Ranks now.
-    data : str
-        The loader's fingerprint now.
+    data : dict
+        The loader's state now.
+    encoder : dict
+        The resolved encoder now.
 
     Returns
     -------
     list of str
-        A line about each setting that has changed and may.
+        A line about each thing that has changed and may.
 
     Raises
     ------
     UserError
         Another number of ranks, model, batch, seed or data.
     """
-    state = checkpoint.state
-    if fixed := fixed_changes(state["config"], config):
-        raise UserError(f"{checkpoint.folder} cannot be resumed: {fixed}. Undo that, or choose another `out`")
-    if state["fingerprint"] != data:
+    state, where = checkpoint.state, f"{checkpoint.folder} cannot be resumed"
+    found = changes(state["config"], config)
+    of_data = {k: v for k, v in found.items() if k.startswith("data.") and k not in FREE}
+    if fixed := _fixed({k: v for k, v in found.items() if k not in of_data}):
+        raise UserError(f"{where}: {fixed}. Undo that, or choose another `out`")
+    other_data = [_was(k, v) for k, v in of_data.items()]
+    other_data += [line for line in changed_data(state["data"], data) if not line.startswith("data.")]
+    if other_data and not config["train"]["allow_data_change"]:
         raise UserError(
-            f"{checkpoint.folder} cannot be resumed: the corpus {config['data']['corpus']} is not the one it "
-            "was trained on (another fingerprint). Give that corpus, or choose another `out`"
+            f"{where}: {'; '.join(other_data)}. Undo that, go on with the changed data "
+            "(--train.allow_data_change true), or choose another `out`"
         )
+    if shape := changes(state["encoder"], encoder):
+        told = "; ".join(_was(f"encoder {k}", v) for k, v in shape.items())
+        raise UserError(f"{where}: {told}. Its weights do not fit; undo that, or choose another `out`")
     if state["world_size"] != world_size:
         raise UserError(
             f"{checkpoint.folder} was written by {state['world_size']} ranks, now there are {world_size}: "
             f"start {state['world_size']} (deepspeed --num_accelerators {state['world_size']}, or "
             f"sbatch --nodes/--ntasks-per-node to that number), or choose another `out`"
         )
-    free = {k: v for k, v in changes(state["config"], config).items() if not k.startswith(SILENT)}
-    return [f"changed since the checkpoint: {k} from {old!r} to {new!r}" for k, (old, new) in free.items()]
+    free = {k: v for k, v in found.items() if not k.startswith(("data.", *SILENT))}
+    lines = [f"{k} from {old!r} to {new!r}" for k, (old, new) in free.items()]
+    return [f"changed since the checkpoint: {line}" for line in (*lines, *other_data)]
 
 
 def changes(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
@@ -193,9 +212,15 @@ def changes(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, An
 
 def fixed_changes(old: dict[str, Any], new: dict[str, Any]) -> str:
     """Name the changes that make another run of a run ('' = none)."""
-    found = changes(old, new).items()
-    fixed = [(k, v) for k, v in found if k.startswith(FIXED) and k != "data.corpus"]
-    return "; ".join(f"{k} was {before!r}, is {after!r}" for k, (before, after) in fixed)
+    return _fixed(changes(old, new))
+
+
+def _fixed(found: dict[str, tuple[Any, Any]]) -> str:
+    return "; ".join(_was(k, v) for k, v in found.items() if k.startswith(FIXED) and k not in FREE)
+
+
+def _was(key: str, change: tuple[Any, Any]) -> str:
+    return f"{key} was {change[0]!r}, is {change[1]!r}"
 
 
 def _random_state(place: Cluster) -> dict[str, torch.Tensor]:

@@ -9,13 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fmriscale.sampling.loader import Batch, NTPLoader
+from fmriscale.sampling.access import Allocate, plain_memory
+from fmriscale.sampling.loader import NTPLoader
+from fmriscale.sampling.part import Batch
 from fmriscale.training.schedule import BatchPlan
 
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """B pairs on the device: sequences [B, L, V], label, kind, data set and repetition time [B]."""
+    """B pairs on the device: sequences [B, L, V] of one space; label, kind, data set, repetition time [B]."""
 
     left: Tensor
     right: Tensor
@@ -23,17 +25,29 @@ class MicroBatch:
     kind: Tensor
     dataset: Tensor
     t_r: Tensor
+    space: str
 
 
 def to_device(batch: Batch, device: torch.device) -> MicroBatch:
     """Move a batch to the device, from pinned memory where it is a GPU."""
 
-    def move(array: np.ndarray) -> Tensor:
-        tensor = torch.from_numpy(array)
-        return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+    def move(values: np.ndarray | Tensor) -> Tensor:
+        if isinstance(values, Tensor):  # gathered on the device
+            return values
+        tensor = torch.from_numpy(values)
+        if device.type != "cuda":
+            return tensor
+        return (tensor if tensor.is_pinned() else tensor.pin_memory()).to(device, non_blocking=True)
 
     names = ("left", "right", "label", "kind", "dataset", "t_r")
-    return MicroBatch(**{name: move(getattr(batch, name)) for name in names})
+    return MicroBatch(**{name: move(getattr(batch, name)) for name in names}, space=batch.space)
+
+
+def batch_memory(device: torch.device) -> Allocate:
+    """Return what makes the arrays of a batch: in pinned memory where the device is a GPU."""
+    if device.type != "cuda":
+        return plain_memory
+    return lambda shape: torch.empty(shape, dtype=torch.float16, pin_memory=True).numpy()
 
 
 class Feed:

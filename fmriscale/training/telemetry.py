@@ -138,6 +138,10 @@ def introduction(
     device = torch.cuda.get_device_name(place.device) if place.device.type == "cuda" else "CPU"
     told = loader.describe()
     mixture = ", ".join(f"{name} {share:.1%}" for name, share in told["mixture"].items())
+    spaces = ", ".join(
+        f"space {part.space.name} of {part.space.n_features} features in sequences of {part.length} volumes"
+        for part in loader.parts
+    )
     held = f"{len(held_out.run_keys)} runs held out" if held_out else "no run held out, so no evaluation"
     lines = [
         f"fmriscale {__version__}, torch {torch.__version__}, started by {place.launcher}",
@@ -146,8 +150,7 @@ def introduction(
         f"model    {shape.preset}: {n_parameters:,} parameters, width {shape.d_model}, {shape.n_layers} "
         f"layers, {shape.n_heads} heads, attention by torch's scaled dot product",
         f"batch    {plan.pairs} pairs = {plan.micro} x {plan.accumulation} accumulated x {plan.world} ranks",
-        f"corpus   {corpus.folder} ({corpus.fingerprint[:12]}), space {loader.space.name} of "
-        f"{loader.space.n_features} features; {held}",
+        f"corpus   {corpus.folder} ({corpus.fingerprint[:12]}), {spaces}; {held}",
         f"pairs    {told['windows']:,} windows, {told['pairs_per_epoch']:,} pairs an epoch, "
         f"{config.train.steps * plan.pairs / told['pairs_per_epoch']:.1f} epochs; {mixture}; "
         f"negatives {', '.join(told['kinds'])}",

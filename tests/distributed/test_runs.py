@@ -139,7 +139,7 @@ def test_the_record_holds_what_was_seen(runs):
     [
         ("seed", "train.seed was 0, is 5"),
         ("gap", "data.pairs.gap was 0, is 3"),
-        ("other data", "another fingerprint"),
+        ("other data", "data set alpha "),
         ("odd batch", "train.global_batch 15 does not divide by 2 ranks: take 14 or 16"),
         ("raw key", "train.deepspeed.zero_optimization.stage: this is derived; set train.zero_stage"),
     ],

@@ -183,27 +183,58 @@ def test_no_whole_checkpoint_is_an_error_and_none_at_all_is_a_start(saved: Check
 
 
 def config(**changed) -> dict:
-    train = {"lr": 1e-3, "seed": 0, "zero_stage": 2, "steps": 10, **changed}
-    return {"model": {"preset": "paper"}, "data": {"corpus": "here"}, "train": train, "out": "run"}
+    train = {"lr": 1e-3, "seed": 0, "zero_stage": 2, "steps": 10, "allow_data_change": False, **changed}
+    data = {"corpus": "here", "access": "mmap", "pairs": {"gap": 0}}
+    return {"model": {"preset": "paper"}, "data": data, "train": train, "out": "run"}
+
+
+def data_of(**datasets) -> dict:
+    return {
+        "seed": 0,
+        "data.pairs.gap": 0,
+        "mixture": [[4]],
+        "data sets": {"a": {"runs": 8, "windows": 90}, **datasets},
+    }
 
 
 def test_a_run_may_go_on_with_another_pace_but_not_as_another_run(tmp_path: Path):
-    state = {"config": config(), "fingerprint": "abc", "world_size": 2}
+    shape = {"d_model": 8, "spaces": {"roi": 5}}
+    state = {"config": config(), "data": data_of(), "encoder": shape, "world_size": 2}
     found = Checkpoint(tmp_path, state)
-    assert check_resumable(found, config(), 2, "abc") == []
-    assert check_resumable(found, config(steps=20), 2, "abc") == [
+    assert check_resumable(found, config(), 2, data_of(), shape) == []
+    assert check_resumable(found, config(steps=20), 2, data_of(), shape) == [
         "changed since the checkpoint: train.steps from 10 to 20"
     ]
-    moved = {**config(), "data": {"corpus": "there"}}
-    assert check_resumable(found, moved, 2, "abc") == []
+    moved = {**config(), "data": {**config()["data"], "corpus": "there", "access": "memory"}}
+    assert check_resumable(found, moved, 2, data_of(), shape) == []
     with pytest.raises(UserError, match=r"train\.seed was 0, is 1"):
-        check_resumable(found, config(seed=1), 2, "abc")
+        check_resumable(found, config(seed=1), 2, data_of(), shape)
     with pytest.raises(UserError, match=r"train\.zero_stage was 2, is 3"):
-        check_resumable(found, config(zero_stage=3), 2, "abc")
-    with pytest.raises(UserError, match="the corpus there is not the one"):
-        check_resumable(found, moved, 2, "other")
+        check_resumable(found, config(zero_stage=3), 2, data_of(), shape)
     with pytest.raises(UserError, match=r"written by 2 ranks, now there are 4: .*--num_accelerators 2"):
-        check_resumable(found, config(), 4, "abc")
+        check_resumable(found, config(), 4, data_of(), shape)
+
+
+def test_data_that_have_changed_are_named_and_refused_unless_that_is_meant(tmp_path: Path):
+    shape = {"d_model": 8, "spaces": {"roi": 5}}
+    found = Checkpoint(
+        tmp_path, {"config": config(), "data": data_of(b={"runs": 2}), "encoder": shape, "world_size": 2}
+    )
+    now = {**config(), "data": {**config()["data"], "pairs": {"gap": 3}}}
+    data = {**data_of(a={"runs": 9, "windows": 99}, c={"runs": 1}), "data.pairs.gap": 3}
+    said = (
+        r"data\.pairs\.gap was 0, is 3; data set a had 8 runs and 90 windows, has 9 runs and 99 windows; "
+        r"data set b is gone; data set c is new\. .*allow_data_change"
+    )
+    with pytest.raises(UserError, match=said):
+        check_resumable(found, now, 2, data, shape)
+    now["train"]["allow_data_change"] = True
+    lines = check_resumable(found, now, 2, data, shape)
+    assert len(lines) == 4 and lines[0] == "changed since the checkpoint: data.pairs.gap was 0, is 3"
+    with pytest.raises(UserError, match=r"encoder spaces\.cc200 was None, is 200.*do not fit"):
+        check_resumable(found, now, 2, data, {**shape, "spaces": {"roi": 5, "cc200": 200}})
+    with pytest.raises(UserError, match=r"train\.seed was 0, is 1"):
+        check_resumable(found, config(seed=1, allow_data_change=True), 2, data, shape)
 
 
 def test_changes_are_named_by_dotted_keys():

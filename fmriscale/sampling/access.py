@@ -1,0 +1,266 @@
+"""Where sequences are copied from: the mapped shards themselves, or a copy of all runs in memory.
+
+Every way gives the same values, to the bit. B pairs, L volumes, V features, R runs.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numba import carray, njit, types  # pyright: ignore[reportPrivateImportUsage]
+from numba.extending import intrinsic
+
+from fmriscale.corpus.reader import NPY_HEADER, Corpus
+from fmriscale.errors import UserError
+from fmriscale.sampling.tables import REVERSED, Draw
+
+Allocate = Callable[[tuple[int, ...]], np.ndarray]
+"""Makes a float16 array for a batch; on a GPU in pinned memory, so that it is sent without another copy."""
+
+
+def plain_memory(shape: tuple[int, ...]) -> np.ndarray:
+    """Make a float16 array in ordinary memory."""
+    return np.empty(shape, np.float16)
+
+
+class Source(Protocol):
+    """Anything that turns places into sequences."""
+
+    def gather(self, draw: Draw) -> tuple[Any, Any]:
+        """Return left and right, float16 [B, L, V]; a `reversed` right has its last volume first."""
+        ...
+
+
+@dataclass(frozen=True)
+class Standard:
+    """Another standardisation than the stored one: value * scale + shift.
+
+    Attributes
+    ----------
+    scale, shift : float32 [R, V]
+        One row a run.
+    """
+
+    scale: np.ndarray
+    shift: np.ndarray
+
+    def apply(self, values: np.ndarray, run: np.ndarray) -> np.ndarray:
+        """Convert sequences [B, L, V] (or runs) of the runs [B]; float16.
+
+        Raises
+        ------
+        UserError
+            A value beyond the range of float16.
+        """
+        made = values.astype(np.float32) * self.scale[run][:, None] + self.shift[run][:, None]
+        if np.abs(made).max(initial=0) > np.finfo(np.float16).max:
+            raise UserError(
+                "data.standardize: none: values beyond 65,504 do not fit float16; use run or subject"
+            )
+        return made.astype(np.float16)
+
+
+def standard_of(
+    corpus: Corpus, rows: np.ndarray, subject: np.ndarray, how: Literal["run", "subject", "none"]
+) -> Standard | None:
+    """Read what changes the standardisation of runs; None where they stay as they are stored.
+
+    Parameters
+    ----------
+    corpus : Corpus
+        Holds mean and standard deviation of every run.
+    rows : int array [R]
+        Rows of the corpus.
+    subject : int array [R]
+        Number of the subject. `subject` pools mean and deviation over those of its runs that are among
+        `rows`: runs that are held out have no part in it.
+    how : {"run", "subject", "none"}
+        What is standardised.
+    """
+    if how == "run":
+        return None
+    pairs = [corpus.mean_std(int(row)) for row in rows]
+    mean_RV = np.stack([mean for mean, _ in pairs]).astype(np.float64)
+    std_RV = np.stack([std for _, std in pairs]).astype(np.float64)
+    if how == "none":
+        return Standard(std_RV.astype(np.float32), mean_RV.astype(np.float32))
+    runs = corpus.runs.iloc[rows]
+    n_R1 = (runs.n_volumes - runs.n_censored).to_numpy(np.float64)[:, None]
+    n_subjects = int(subject.max()) + 1
+
+    def pooled(values_RV: np.ndarray) -> np.ndarray:
+        total = np.zeros((n_subjects, values_RV.shape[1]))
+        np.add.at(total, subject, values_RV)
+        return total[subject]
+
+    n_pooled = pooled(n_R1)
+    mean_pooled = pooled(n_R1 * mean_RV) / n_pooled
+    squares = pooled((n_R1 - 1) * std_RV**2 + n_R1 * (mean_RV - mean_pooled) ** 2)
+    std_pooled = np.sqrt(squares / (n_pooled - 1))
+    std_pooled[std_pooled == 0] = 1
+    scale, shift = std_RV / std_pooled, (mean_RV - mean_pooled) / std_pooled
+    return Standard(scale.astype(np.float32), shift.astype(np.float32))
+
+
+class MappedRuns:
+    """Sequences out of the mapped shards, in place.
+
+    Parameters
+    ----------
+    corpus : Corpus
+        Maps the shards.
+    rows : int array [R]
+        Rows of the runs.
+    length, n_features : int
+        L and V.
+    standard : Standard, optional
+        Applied to every batch.
+    allocate : function
+        Makes the arrays of a batch.
+    """
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        rows: np.ndarray,
+        length: int,
+        n_features: int,
+        standard: Standard | None = None,
+        allocate: Allocate = plain_memory,
+    ) -> None:
+        self.length, self.n_features = length, n_features
+        self.standard, self.allocate = standard, allocate
+        self._corpus = corpus  # keeps the maps alive
+        self._address = corpus.addresses(rows)
+
+    def gather(self, draw: Draw) -> tuple[np.ndarray, np.ndarray]:
+        """Return left and right, float16 [B, L, V]."""
+        backwards = draw.kind == REVERSED
+        left = self._copy(draw.run_left, draw.start_left, np.zeros_like(backwards))
+        return left, self._copy(draw.run_right, draw.start_right, backwards)
+
+    def _copy(self, run: np.ndarray, start: np.ndarray, backwards: np.ndarray) -> np.ndarray:
+        out = self.allocate((len(run), self.length, self.n_features))
+        flat = out.view(np.uint16).reshape(len(run), -1)
+        copy_sequences(self._address, run, start, backwards, self.n_features, flat)
+        if self.standard is not None:
+            out[:] = self.standard.apply(out, run)
+        return out
+
+
+class MemoryRuns(MappedRuns):
+    """Sequences out of one copy of all runs, made and checked at the start; see `MappedRuns`."""
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        rows: np.ndarray,
+        length: int,
+        n_features: int,
+        standard: Standard | None = None,
+        allocate: Allocate = plain_memory,
+    ) -> None:
+        self.length, self.n_features = length, n_features
+        self.standard, self.allocate = None, allocate  # the copy has its standardisation already
+        self._volumes, first = copy_runs(corpus, rows, n_features, standard)
+        self._address = self._volumes.ctypes.data + first * (2 * n_features)
+
+
+def copy_runs(
+    corpus: Corpus, rows: np.ndarray, n_features: int, standard: Standard | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Copy runs into one array, checking the sha256 of each.
+
+    Returns
+    -------
+    volumes : float16 [all volumes, V]
+        The runs, one after the other.
+    first : int64 [R]
+        First volume of each run.
+
+    Raises
+    ------
+    UserError
+        They do not fit the free memory.
+    DamageError
+        A run is not what the manifest says.
+    """
+    counts = corpus.runs.n_volumes.to_numpy()[rows]
+    first = np.cumsum(counts) - counts
+    needed, free = int(counts.sum()) * n_features * 2, free_memory()
+    if needed > free:
+        raise UserError(
+            f"{corpus.folder}: data.access: memory needs {needed / 2**30:.1f} GiB for each rank, "
+            f"{free / 2**30:.1f} GiB are free; use data.access: mmap"
+        )
+    volumes = np.empty((int(counts.sum()), n_features), np.float16)
+
+    def fill(i: int) -> None:
+        values = volumes[first[i] : first[i] + counts[i]]
+        values[:] = corpus.bold(int(rows[i]))
+        check_run(corpus, int(rows[i]), values)
+        if standard is not None:
+            values[:] = standard.apply(values[None], np.array([i]))[0]
+
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        list(pool.map(fill, range(len(rows))))
+    return volumes, first
+
+
+def free_memory() -> int:
+    """Return the bytes of memory that are free or can be freed."""
+    told = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    return int(told["MemAvailable"].split()[0]) * 1024
+
+
+def verify_runs(corpus: Corpus, rows: np.ndarray) -> None:
+    """Check the sha256 of runs in their shards, on all cores.
+
+    Raises
+    ------
+    DamageError
+        A run is not what the manifest says.
+    """
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        list(pool.map(lambda row: check_run(corpus, row, corpus.bold(row)), (int(row) for row in rows)))
+
+
+def check_run(corpus: Corpus, row: int, values: np.ndarray) -> None:
+    """Compare a run's header in the shard and its values [T, V] with the sha256 of the manifest."""
+    digest = hashlib.sha256(corpus.bytes_before(row, NPY_HEADER))
+    digest.update(np.ascontiguousarray(values).data)
+    told = corpus.runs.sha256.iloc[row]
+    if digest.hexdigest() != told:
+        raise corpus.damage(row, "its values have another sha256 than the manifest tells")
+
+
+@intrinsic
+def _pointer(_context, _address):
+    """Make a pointer of an address."""
+
+    def codegen(context, builder, _signature, arguments):
+        return builder.inttoptr(arguments[0], context.get_value_type(types.voidptr))
+
+    return types.voidptr(types.int64), codegen
+
+
+@njit(cache=True, nogil=True)
+def copy_sequences(address, run, start, backwards, n_features, out):
+    """Copy sequences out of runs whose first values lie at `address`, uint16 out[B, L * V].
+
+    float16 is moved as uint16, bit for bit; where `backwards`, the volumes are written last first.
+    """
+    n = out.shape[1]
+    for i in range(out.shape[0]):
+        source = address[run[i]] + np.int64(start[i]) * (2 * n_features)
+        values = carray(_pointer(source), n, np.uint16)  # pyright: ignore[reportCallIssue]
+        if backwards[i]:
+            for at in range(0, n, n_features):
+                out[i, at : at + n_features] = values[n - at - n_features : n - at]
+        else:
+            out[i] = values

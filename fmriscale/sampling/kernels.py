@@ -1,0 +1,376 @@
+"""Position in, pair out: the compiled arithmetic of the order, one pair at a time, without state.
+
+The order is a pure function of position. Nothing here holds a permutation: a pass over a data set is a
+Feistel network, and any position of any pass costs the same. All compiled functions share this file, because
+numba's cache on disk knows when a file has changed, but not when another one has that it calls.
+
+A run's windows are numbered 0..K-1 in the order of time; window k is a left sequence and the right sequence
+that follows it. The right sequence of a negative is always the right sequence of some other window (but for
+`anywhere`), drawn so that every place of a run is as frequent among negatives as it is among positives.
+"""
+
+import numpy as np
+from numba import njit
+
+from fmriscale.sampling.tables import (
+    ANYWHERE,
+    KIND_BLOCK,
+    POSITIVE,
+    REVERSED,
+    SAME_DATASET,
+    SAME_RUN,
+    SAME_SUBJECT,
+)
+
+_POSITIVES, _NEGATIVES, _KIND, _PARTNER, _SHARDS, _BLOCKS, _WITHIN = range(7)
+"""Streams of random numbers: each use of the seed has its own."""
+_TRIES = 64
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_MIX_A, _MIX_B = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
+_U1, _U11, _U27, _U30, _U31 = (np.uint64(n) for n in (1, 11, 27, 30, 31))
+_ROUNDS = 6
+
+
+# ---------------------------------------------------------------- random numbers and permutations
+
+
+@njit(cache=True)
+def mix(x):
+    """Scramble a uint64 (the finaliser of SplitMix64, Steele et al. 2014, OOPSLA)."""
+    x = (x ^ (x >> _U30)) * _MIX_A
+    x = (x ^ (x >> _U27)) * _MIX_B
+    return x ^ (x >> _U31)
+
+
+@njit(cache=True)
+def fold(key, part):
+    """Fold an integer (seed, stream, epoch, ...) into a 64-bit key."""
+    return mix(np.uint64(key) + _GOLDEN + mix(np.uint64(part)))
+
+
+@njit(cache=True)
+def uniform(key, index):
+    """Return a number in [0, 1) for an index: the same index gives the same number, always."""
+    bits = mix(mix(np.uint64(index) + _GOLDEN) + np.uint64(key))
+    return np.float64(bits >> _U11) * 2.0**-53
+
+
+@njit(cache=True)
+def permute(index, n, key):
+    """Tell where a permutation of 0..n-1 that `key` chooses sends an index, without building it.
+
+    A Feistel network over the next even power of two, walked until it falls inside the range
+    (Black & Rogaway 2002, "Ciphers with arbitrary finite domains").
+    """
+    half = _U1
+    while (_U1 << (half + half)) < np.uint64(n):
+        half += _U1
+    mask = (_U1 << half) - _U1
+    x = np.uint64(index)
+    while True:
+        left, right, constant = x >> half, x & mask, np.uint64(key)
+        for _ in range(_ROUNDS):
+            constant += _GOLDEN
+            left, right = right, left ^ (mix(right + constant) & mask)
+        x = (left << half) | right
+        if x < np.uint64(n):
+            return np.int64(x)
+
+
+# ---------------------------------------------------------------- a pass over the windows of a data set
+
+
+@njit(cache=True)
+def _shard_windows(table, shard):
+    """Return first window and number of windows of a shard."""
+    first = table.run_first[table.shard_run[shard]]
+    return first, table.run_first[table.shard_run[shard + 1]] - first
+
+
+@njit(cache=True)
+def _block_sizes(table, dataset, window, shards_key, blocks):
+    """Fill in how many windows lie in all earlier blocks of a pass."""
+    first, n_shards = table.dataset_shard[dataset], len(blocks) - 1
+    blocks[0] = 0
+    for b in range(n_shards):
+        size = 0
+        for j in range(window):
+            shard = first + permute((b - j) % n_shards, n_shards, shards_key)
+            n = _shard_windows(table, shard)[1]
+            size += (j + 1) * n // window - j * n // window
+        blocks[b + 1] = blocks[b] + size
+
+
+@njit(cache=True)
+def windowed(table, dataset, index, epoch, stream, window, seed_key, memo):
+    """Return the window at a place of a pass that keeps to a moving set of `window` shards, and its block.
+
+    The shards of a pass are shuffled and the pass has as many blocks as shards. Block b reads from shards
+    b, b-1, ..., b-window+1 of the shuffled list (cyclically), from each a `window`-th of its shuffled
+    windows, in random order. So a shard is read during `window` blocks on end, and never again in the pass.
+    """
+    first = table.dataset_shard[dataset]
+    n_shards = table.dataset_shard[dataset + 1] - first
+    window = min(window, n_shards)
+    shards_key = fold(fold(fold(seed_key, _SHARDS), dataset), epoch)
+    blocks = memo.blocks[first + dataset : first + dataset + n_shards + 1]
+    if memo.epoch[dataset] != epoch:
+        _block_sizes(table, dataset, window, shards_key, blocks)
+        memo.epoch[dataset] = epoch
+    b = np.searchsorted(blocks, index, side="right") - 1
+    pass_key = fold(fold(fold(seed_key, stream), dataset), epoch)
+    place = permute(index - blocks[b], blocks[b + 1] - blocks[b], fold(fold(pass_key, _BLOCKS), b))
+    for j in range(window):
+        shard = first + permute((b - j) % n_shards, n_shards, shards_key)
+        begin, n = _shard_windows(table, shard)
+        slice_first = j * n // window
+        size = (j + 1) * n // window - slice_first
+        if place < size:
+            return begin + permute(slice_first + place, n, fold(fold(pass_key, _WITHIN), shard)), b
+        place -= size
+    return np.int64(-1), b  # not reached: the sizes add up to the block
+
+
+# ---------------------------------------------------------------- windows, starts and partners
+
+
+@njit(cache=True)
+def _window_start(table, run, k):
+    """Return the first volume of the left sequence of window k of a run."""
+    index = table.run_first[run] + k
+    span = table.run_span[run + 1] - 1
+    while table.span_first[span] > index:
+        span -= 1
+    return table.span_start[span] + (index - table.span_first[span]) * table.stride[run]
+
+
+@njit(cache=True)
+def distant_shifts(n_windows, stride, gap, near, length):
+    """Count the shifts that take a window to its same_run negatives, on the circle of a run's windows.
+
+    The same shifts are allowed wherever the window lies; therefore every place is drawn equally often.
+    A shift keeps `near` windows away either way and does not make right overlap left.
+
+    Returns
+    -------
+    tuple
+        Number of shifts; first of those left out between `near` and n_windows - near, and their number.
+    """
+    back_few = max(gap // stride + 1, near)
+    back_many = (2 * length + gap - 1) // stride
+    low, high = max(near, n_windows - back_many), n_windows - back_few
+    left_out = max(0, high - low + 1)
+    return max(0, n_windows - 2 * near + 1 - left_out), low, left_out
+
+
+@njit(cache=True)
+def _how_many_longer(longest, first, last, k):
+    """Return how many runs of a list, longest first, have a window k."""
+    low, high = first, last
+    while low < high:
+        middle = (low + high) // 2
+        if longest[middle] > k:
+            low = middle + 1
+        else:
+            high = middle
+    return low - first
+
+
+@njit(cache=True)
+def _is_partner(table, run, other, kind):
+    """Tell whether another run can hold the right sequence of this kind."""
+    if kind == SAME_SUBJECT:
+        return other != run
+    if kind == SAME_DATASET:
+        return table.subject[other] != table.subject[run]
+    return table.dataset[other] != table.dataset[run] and table.person[other] != table.person[run]
+
+
+@njit(cache=True)
+def _partner(table, run, k, kind, key):
+    """Draw one of the runs of this kind that have a window k; each is as likely."""
+    if kind == SAME_SUBJECT:
+        runs, longest = table.subject_runs, table.subject_longest
+        first, last = table.subject_first[table.subject[run]], table.subject_first[table.subject[run] + 1]
+    elif kind == SAME_DATASET:
+        runs, longest = table.dataset_runs, table.dataset_longest
+        first, last = table.dataset_first[table.dataset[run]], table.dataset_first[table.dataset[run] + 1]
+    else:
+        runs, longest = table.all_runs, table.all_longest
+        first, last = 0, len(runs)
+    n = _how_many_longer(longest, first, last, k)
+    place = 0
+    for turn in range(_TRIES):
+        place = int(uniform(key, turn) * n)
+        if _is_partner(table, run, runs[first + place], kind):
+            return runs[first + place]
+    for turn in range(n):  # hardly any run suits: take the next one that does
+        other = runs[first + (place + turn) % n]
+        if _is_partner(table, run, other, kind):
+            return other
+    return np.int32(-1)  # not reached: `reach` says that there is one
+
+
+@njit(cache=True)
+def _nearby(table, run, k, kind, partner, at, window, seed_key, key):
+    """Exchange a partner for one in the shards that the windowed shuffle has open; keep it if none suits.
+
+    `at` is the epoch and the block of the partner's data set at this position.
+    """
+    dataset = table.dataset[partner]
+    first = table.dataset_shard[dataset]
+    n_shards = table.dataset_shard[dataset + 1] - first
+    shards_key = fold(fold(fold(seed_key, _SHARDS), dataset), at[0])
+    for turn in range(_TRIES):
+        j = int(uniform(key, _TRIES + 2 * turn) * min(window, n_shards))
+        shard = first + permute((at[1] - j) % n_shards, n_shards, shards_key)
+        begin, end = table.shard_run[shard], table.shard_run[shard + 1]
+        other = begin + int(uniform(key, _TRIES + 2 * turn + 1) * (end - begin))
+        has_k = table.run_first[other + 1] - table.run_first[other] > k
+        if has_k and _is_partner(table, run, other, kind):
+            return np.int32(other)
+    return partner
+
+
+@njit(cache=True)
+def _starts_before(table, run, volume):
+    """Return how many possible starts of a sequence a run has before a volume."""
+    n = 0
+    for span in range(table.run_span[run], table.run_span[run + 1]):
+        stop = min(volume, table.span_stop[span] - table.length + 1)
+        n += max(0, stop - table.span_start[span])
+    return n
+
+
+@njit(cache=True)
+def _anywhere(table, run, start, u):
+    """Draw any start in any run of the subject, but for those near left and the positive right.
+
+    Left out are those from one length before left to two lengths after its end (and the gap): for 5 volumes
+    -5 ... +14, as the published code has it.
+    """
+    subject = table.subject[run]
+    first, last = table.subject_first[subject], table.subject_first[subject + 1]
+    own = first
+    while table.subject_runs[own] != run:
+        own += 1
+    base, before = table.subject_starts[first], table.subject_starts[own]
+    blocked = before + _starts_before(table, run, start - table.length)
+    resumed = before + _starts_before(table, run, start + 3 * table.length + table.gap[run])
+    drawn = base + int(u * (table.subject_starts[last] - base - (resumed - blocked)))
+    if drawn >= blocked:
+        drawn += resumed - blocked
+    place = np.searchsorted(table.subject_starts[first : last + 1], drawn, side="right") - 1 + first
+    rest, other = drawn - table.subject_starts[place], table.subject_runs[place]
+    for span in range(table.run_span[other], table.run_span[other + 1]):
+        n = max(0, table.span_stop[span] - table.length + 1 - table.span_start[span])
+        if rest < n:
+            return other, np.int64(table.span_start[span] + rest)
+        rest -= n
+    return other, np.int64(-1)  # not reached: the starts add up
+
+
+@njit(cache=True)
+def _kind(table, run, k, kinds, turn, key):
+    """Return the kind of a negative in turn, or another declared one where the window cannot have it.
+
+    The substitute is drawn by the quotas. Where no declared kind is possible at this place of the run, the
+    kind in turn (or the first that the run can have at all) is returned and the place is moved.
+    """
+    kind = kinds[turn]
+    if k < table.reach[run, kind]:
+        return kind, k
+    for again in range(_TRIES):
+        kind = kinds[int(uniform(key, again) * KIND_BLOCK)]
+        if k < table.reach[run, kind]:
+            return kind, k
+    for again in range(KIND_BLOCK):
+        kind = kinds[again]
+        if k < table.reach[run, kind]:
+            return kind, k
+    for again in range(KIND_BLOCK):
+        kind = kinds[(turn + again) % KIND_BLOCK]
+        if table.reach[run, kind] > 0:
+            break
+    return kind, np.int64(table.reach[run, kind] - 1)
+
+
+# ---------------------------------------------------------------- pairs, and their volumes
+
+
+@njit(cache=True, nogil=True)
+def draw_pairs(first, table, mixture, seed, window, memo, out):
+    """Fill in the pairs at positions `first` and following.
+
+    Parameters
+    ----------
+    first : int
+        First position.
+    table : Table
+        The windows.
+    mixture : Mixture
+        Quotas of data sets and kinds.
+    seed : int
+        Seed of the order.
+    window : int
+        Shards of the windowed shuffle; 0 = an exact permutation of all windows.
+    memo : Memo
+        Scratch of the windowed shuffle.
+    out : Draw
+        Arrays that are filled in.
+    """
+    seed_key = fold(0, seed)
+    partner_key, kind_key = fold(seed_key, _PARTNER), fold(seed_key, _KIND)
+    n_block = len(mixture.which)
+    for i in range(len(out.kind)):
+        position = first + i
+        block, place = position // n_block, position % n_block
+        d = mixture.which[place]
+        # Even draws of a data set are positives, odd ones negatives; each has its own pass over the windows.
+        draw = block * mixture.quotas[d] + mixture.occurrence[place]
+        begin = table.run_first[table.dataset_first[d]]
+        n_windows = table.run_first[table.dataset_first[d + 1]] - begin
+        epoch, index = (draw // 2) // n_windows, (draw // 2) % n_windows
+        stream, at = (_NEGATIVES if draw % 2 else _POSITIVES), np.int64(0)
+        if window == 0:
+            chosen = begin + permute(index, n_windows, fold(fold(fold(seed_key, stream), d), epoch))
+        else:
+            chosen, at = windowed(table, d, index, epoch, stream, window, seed_key, memo)
+        run = np.searchsorted(table.run_first, chosen, side="right") - 1
+        k = chosen - table.run_first[run]
+        start = _window_start(table, run, k)
+        follows = table.length + table.gap[run]
+
+        kind, right_run, right_start = POSITIVE, np.int64(run), start + follows
+        if draw % 2:
+            key = fold(partner_key, position)
+            kind, k = _kind(
+                table, run, k, mixture.kinds[d], (draw // 2) % KIND_BLOCK, fold(kind_key, position)
+            )
+            if kind == SAME_RUN:
+                n_run = table.run_first[run + 1] - table.run_first[run]
+                n, low, left_out = distant_shifts(
+                    n_run, table.stride[run], table.gap[run], table.near[run], table.length
+                )
+                shift = table.near[run] + int(uniform(key, 0) * n)
+                shift += left_out if shift >= low else 0
+                right_start = _window_start(table, run, (k + shift) % n_run) + follows
+            elif kind == ANYWHERE:
+                right_run, right_start = _anywhere(table, run, start, uniform(key, 0))
+            elif kind != REVERSED:
+                right_run = _partner(table, run, k, kind, key)
+                if window > 0 and kind != SAME_SUBJECT:
+                    e = table.dataset[right_run]
+                    if e != d:  # how far that data set is, to a block
+                        its = (block * mixture.quotas[e] + place * mixture.quotas[e] // n_block) // 2
+                        n_its = (
+                            table.run_first[table.dataset_first[e + 1]]
+                            - table.run_first[table.dataset_first[e]]
+                        )
+                        n_shards = table.dataset_shard[e + 1] - table.dataset_shard[e]
+                        epoch, at = its // n_its, its % n_its * n_shards // n_its
+                    right_run = _nearby(table, run, k, kind, right_run, (epoch, at), window, seed_key, key)
+                right_start = _window_start(table, right_run, k) + table.length + table.gap[right_run]
+        out.run_left[i], out.start_left[i] = run, start
+        out.run_right[i], out.start_right[i] = right_run, right_start
+        out.kind[i], out.dataset[i] = kind, d

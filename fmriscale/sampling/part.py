@@ -1,0 +1,208 @@
+"""Pairs of one feature space and one length of sequence: what one training step may read."""
+
+import hashlib
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fmriscale.config import KINDS, DataConfig
+from fmriscale.corpus.manifest import FeatureSpace
+from fmriscale.corpus.reader import Corpus
+from fmriscale.errors import UserError
+from fmriscale.sampling.access import (
+    Allocate,
+    MappedRuns,
+    MemoryRuns,
+    Source,
+    plain_memory,
+    standard_of,
+    verify_runs,
+)
+from fmriscale.sampling.kernels import draw_pairs
+from fmriscale.sampling.mixture import kinds_of, mixture_of
+from fmriscale.sampling.tables import Draw, Memo
+from fmriscale.sampling.windows import find_windows
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B pairs of sequences of L volumes and V features.
+
+    Attributes
+    ----------
+    left, right : float16 [B, L, V]
+        The sequences: numpy arrays, or tensors on the device where `data.access` is device.
+    label : int64 [B]
+        1 where right follows left.
+    kind : int8 [B]
+        0 for a positive, else 1 + index in `config.KINDS`.
+    dataset : int16 [B]
+        Index of the left sequence's data set in the loader's `datasets`.
+    t_r : float32 [B]
+        Repetition time of the left run, s.
+    run_left, run_right, start_left, start_right : int32 [B]
+        Rows in the corpus and first volumes.
+    space : str
+        Feature space of all sequences.
+    """
+
+    left: Any
+    right: Any
+    label: np.ndarray
+    kind: np.ndarray
+    dataset: np.ndarray
+    t_r: np.ndarray
+    run_left: np.ndarray
+    run_right: np.ndarray
+    start_left: np.ndarray
+    start_right: np.ndarray
+    space: str
+
+
+class Part:
+    """The windows of some runs, and the endless order of pairs that they give.
+
+    Parameters
+    ----------
+    corpus : Corpus
+        Holds the runs.
+    rows : int array
+        Rows of the runs, all of `space`.
+    datasets : list of str
+        Their data sets.
+    numbers : int array
+        Number of each of those in `Batch.dataset`.
+    space : FeatureSpace
+        V.
+    length : int
+        L.
+    data : DataConfig
+        How pairs are drawn and read.
+    seed : int
+        Seed of the order.
+
+    Attributes
+    ----------
+    table : Table
+        The windows.
+    rows : int32 [R]
+        Row of the corpus of each run of the table.
+    windows : int64 [D]
+        Left windows of each data set.
+    """
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        rows: np.ndarray,
+        datasets: list[str],
+        numbers: np.ndarray,
+        space: FeatureSpace,
+        length: int,
+        data: DataConfig,
+        seed: int,
+    ) -> None:
+        self.corpus, self.data, self.seed = corpus, data, seed
+        self.space, self.length, self.datasets = space, length, datasets
+        self.table, self.rows = find_windows(corpus.runs, rows, datasets, data.pairs, length)
+        self.too_short = len(rows) - len(self.rows)
+        self.windows = np.diff(self.table.run_first[self.table.dataset_first])
+        self.numbers = np.asarray(numbers, np.int16)
+        self._t_r = corpus.runs.t_r.to_numpy(np.float32)[self.rows]
+        self._kinds = kinds_of(self.table, data.pairs.negatives)
+        self._check_kinds()
+        n_shards, n_datasets = len(self.table.shard_run) - 1, len(datasets)
+        self._memo = Memo(np.full(n_datasets, -1), np.zeros(n_shards + n_datasets, np.int64))
+        self._lock = threading.Lock()  # the memo is scratch, and a feed draws from its own thread
+        self._window = data.shuffle_shards if data.shuffle == "window" else 0
+        self._source: Source | None = None
+
+    def set_shares(self, shares: np.ndarray) -> None:
+        """Fix the mixture from the share of each data set, float [D]."""
+        self.mixture = mixture_of(shares, self._kinds)
+
+    def open(self, device: Any = None, allocate: Allocate = plain_memory) -> None:
+        """Open the runs for reading; see `NTPLoader`."""
+        standard = standard_of(self.corpus, self.rows, self.table.subject, self.data.standardize)
+        place = (self.corpus, self.rows, self.length, self.space.n_features, standard)
+        if self.data.access == "device":
+            from fmriscale.sampling.device import DeviceRuns  # here: it brings torch
+
+            self._source = DeviceRuns(*place, device)
+            return
+        if self.data.access == "memory":
+            self._source = MemoryRuns(*place, allocate)
+            return
+        if self.data.verify:
+            verify_runs(self.corpus, self.rows)
+        self._source = MappedRuns(*place, allocate)
+
+    def draw(self, first: int, count: int) -> Draw:
+        """Return the places of the pairs at positions `first` to `first + count - 1`, without their data."""
+        runs, starts = np.empty((2, count), np.int32), np.empty((2, count), np.int32)
+        kind, dataset = np.empty(count, np.int8), np.empty(count, np.int16)
+        out = Draw(runs[0], starts[0], runs[1], starts[1], kind, dataset)
+        with self._lock:
+            draw_pairs(first, self.table, self.mixture, self.seed, self._window, self._memo, out)
+        return out
+
+    def batch(self, first: int, count: int) -> Batch:
+        """Return the pairs at positions `first` to `first + count - 1`."""
+        if self._source is None:
+            self.open()
+        draw = self.draw(first, count)
+        left, right = self._source.gather(draw)  # pyright: ignore[reportOptionalMemberAccess]
+        return Batch(
+            left=left,
+            right=right,
+            label=(draw.kind == 0).astype(np.int64),
+            kind=draw.kind,
+            dataset=self.numbers[draw.dataset],
+            t_r=self._t_r[draw.run_left],
+            run_left=self.rows[draw.run_left],
+            run_right=self.rows[draw.run_right],
+            start_left=draw.start_left,
+            start_right=draw.start_right,
+            space=self.space.name,
+        )
+
+    def supply(self) -> dict[str, np.ndarray]:
+        """Return the share of each data set's windows that can have each declared kind, float [D] by kind."""
+        declared = [kind for kind, quota in self.data.pairs.negatives.items() if quota > 0]
+        able = {kind: self.table.reach[:, KINDS.index(kind) + 1] for kind in declared}
+        return {
+            kind: np.bincount(self.table.dataset, windows, len(self.datasets)) / np.maximum(self.windows, 1)
+            for kind, windows in able.items()
+        }
+
+    def state(self) -> dict[str, dict[str, Any]]:
+        """Return what the order depends on, by data set: counts, and a hash of its runs in their order."""
+        columns = ["key", "sha256", "segments", "t_r", "person", "subject"]
+        columns += ["shard"] if self._window else []
+        values = [self.corpus.runs[name].to_numpy()[self.rows].astype(str) for name in columns]
+        found = {}
+        for name, first, last in zip(
+            self.datasets, self.table.dataset_first, self.table.dataset_first[1:], strict=False
+        ):
+            digest = hashlib.sha256(f"{self.space.sha256} {self.length}".encode())
+            for column in values:
+                digest.update("\n".join(column[first:last]).encode())
+            windows = int(self.table.run_first[last] - self.table.run_first[first])
+            found[name] = {"runs": int(last - first), "windows": windows, "sha256": digest.hexdigest()}
+        return found
+
+    def _check_kinds(self) -> None:
+        """Refuse runs that can supply none of the declared kinds."""
+        declared = [KINDS.index(kind) + 1 for kind, quota in self.data.pairs.negatives.items() if quota > 0]
+        helpless = ~(self.table.reach[:, declared] > 0).any(axis=1)
+        if helpless.any():
+            run = int(np.argmax(helpless))
+            kinds = ", ".join(KINDS[k - 1] for k in declared)
+            windows = self.table.run_first[run + 1] - self.table.run_first[run]
+            raise UserError(
+                f"{helpless.sum()} runs (first: {self.corpus.runs.key.iloc[self.rows[run]]}, {windows} "
+                f"windows) can supply none of the negatives: {kinds}; add a kind to pairs.negatives "
+                "('reversed' is always possible) or lower pairs.min_distance"
+            )

@@ -16,7 +16,7 @@ def nearest(positions: np.ndarray, affine: np.ndarray) -> np.ndarray:
     the image is stored; rounding to 1e-4 voxels first keeps it half-way in both.
     """
     inverse = np.linalg.inv(affine)
-    exact = np.round(positions @ inverse[:3, :3].T + inverse[:3, 3], 4)
+    exact = np.round(positions @ inverse[:3, :3].T + inverse[:3, 3], 4).clip(-(2**31), 2**31)
     forward = nib.io_orientation(affine)[:, 1] > 0
     return np.where(forward, np.floor(exact + 0.5), np.ceil(exact - 0.5)).astype(np.int64)
 

@@ -77,6 +77,9 @@ def open_image(path: Path) -> Image:
         raise Rejected("unreadable", f"shape {image.shape} is not 4D (x, y, z, time)")
     if data.dtype.kind not in "iuf":
         raise Rejected("unreadable", f"voxels of type {data.dtype} are not real numbers")
+    affine = np.asarray(image.affine)
+    if not np.isfinite(affine).all() or np.linalg.matrix_rank(affine) < 4:
+        raise Rejected("unreadable", "its affine places no voxel; mend sform or qform of the header")
     unit = _SECONDS.get(int(header["xyzt_units"]) & 0b111000)
     step = float(header.get_zooms()[3])
     x, y, z, n_volumes = (int(n) for n in image.shape)
@@ -84,7 +87,7 @@ def open_image(path: Path) -> Image:
         path=path,
         shape=(x, y, z),
         n_volumes=n_volumes,
-        affine=np.asarray(image.affine),
+        affine=affine,
         t_r=step * unit if unit and step > 0 else None,
         dtype=data.dtype,
         offset=int(data.offset),

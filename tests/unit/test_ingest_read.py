@@ -1,9 +1,12 @@
 """What decides about a run beside its data: motion, space, and geometry kept between runs."""
 
+import gzip
+
 import nibabel as nib
 import numpy as np
 import pytest
-from grayordinates import series, whole_brain, write_series
+import scipy.io
+from grayordinates import series, whole_brain, write_func, write_label_gii, write_series
 from nilearn.image import resample_to_img
 from scans import AFFINE, SHAPE, brain_like, dataset, write_atlas, write_image
 
@@ -97,3 +100,39 @@ def test_a_threshold_takes_what_reaches_it(tmp_path):
         taken(100)
     with pytest.raises(UserError, match="would take the whole image"):
         taken(0.0)
+
+
+def test_damage_anywhere_is_a_rejection_or_a_readable_run(tmp_path):
+    axis = whole_brain()
+    dense = write_series(tmp_path / "a.dtseries.nii", series(axis, 40), axis)
+    template = write_series(tmp_path / "template.dtseries.nii", series(axis, 2), axis)
+    grayordinates = FeatureConfig(name="all", structures=["all"], template=str(template))
+    packed = tmp_path / "b.dtseries.nii.gz"
+    packed.write_bytes(gzip.compress(dense.read_bytes()))
+    sides = [write_func(tmp_path / f"{s}.func.gii", np.ones((50, 40))) for s in "LR"]
+    labels = [str(write_label_gii(tmp_path / f"{s}.label.gii", np.ones(50), {1: s})) for s in "LR"]
+    scipy.io.savemat(tmp_path / "a.mat", {"x": np.ones((40, 6))}, do_compression=True)
+    volume = dataset(tmp_path, write_atlas(tmp_path / "atlas.nii.gz"), kind="bids")
+    cifti = dataset(tmp_path, kind="bids", features=grayordinates)
+    gifti = dataset(tmp_path, kind="bids", t_r=2.0, features=FeatureConfig(name="two", labels_gii=labels))
+    array = dataset(tmp_path, kind="arrays", t_r=2.0, features=FeatureConfig(name="six", columns=6))
+    cases = [
+        *((write_image(tmp_path / name, brain_like(40)), "nifti", volume) for name in ("c.nii", "c.nii.gz")),
+        *((dense, "cifti", cifti), (packed, "cifti", cifti), (sides[0], "gifti", gifti)),
+        (tmp_path / "a.mat", "array", array),
+    ]
+    rng, rejected = np.random.default_rng(0), 0
+    for path, form, given in cases:
+        sound = path.read_bytes()
+        run = RunSource("toy", path, path.name, {"sub": "1"}, form=form, right=sides[1])
+        read_signals(run, given)
+        for end in np.minimum(np.repeat([400, 900, len(sound)], 12), len(sound)):
+            content = np.frombuffer(sound, np.uint8).copy()
+            content[rng.integers(end, size=2)] = rng.integers(256, size=2)
+            path.write_bytes(content[: rng.integers(end) if rng.random() < 0.2 else None].tobytes())
+            try:
+                read_signals(run, given)
+            except Rejected:
+                rejected += 1
+        path.write_bytes(sound)
+    assert 60 < rejected < 36 * len(cases)

@@ -3,6 +3,7 @@
 jsonargparse makes file, dotted overrides, `--help` and `--print_config` from the dataclasses of `config.py`.
 """
 
+import argparse
 import dataclasses
 import difflib
 import hashlib
@@ -12,13 +13,21 @@ import sys
 import typing
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from fmriscale import config as definitions
 from fmriscale.errors import UserError
 from fmriscale.files import atomic_write
 
 Config = TypeVar("Config")
+
+
+class CommandLine(argparse.ArgumentParser):
+    """Options of a verb without a recipe; mistakes are told like any other, on one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong, and how the verb is used."""
+        raise UserError(f"{message}; {' '.join(self.format_usage().split())}")
 
 
 def parse(cls: type[Config], args: list[str] | None = None, prog: str = "fmriscale") -> Config:

@@ -24,9 +24,10 @@ FORMAT = 1
 RUN_COLUMNS = [
     *("key", "dataset", "subject", "session", "task", "run", "person"),
     *("t_r", "n_volumes", "n_features", "space", "split", "segments"),
-    *("shard", "offset", "sha256", "coverage", "mean_fd", "tsnr", "n_censored", "source"),
+    *("shard", "offset", "sha256", "details", "coverage", "mean_fd", "tsnr", "n_censored", "source"),
 ]
-"""Columns of runs.tsv; `offset` is the byte of the shard at which the run's float16 data start."""
+"""Columns of runs.tsv; `offset` is the byte of the shard at which the run's float16 data start, `sha256`
+the hash of `bold.npy`, `details` the first digits of the hash of the run's other members."""
 
 QUARANTINE_COLUMNS = ["dataset", "source", "reason", "detail"]
 

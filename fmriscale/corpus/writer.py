@@ -13,7 +13,6 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from fmriscale.corpus.reader import MEMBER_HEADER, NPY_HEADER
-from fmriscale.corpus.state import staged_path
 from fmriscale.files import fsync_folder, sha256_file
 
 MAX_KEY = 88
@@ -72,23 +71,35 @@ def encode_run(
         "mean.npy": npy_bytes(mean.astype("<f4")),
         "std.npy": npy_bytes(std.astype("<f4")),
     }
-    row = {**row, "n_volumes": bold.shape[0], "n_features": bold.shape[1]}
-    return EncodedRun(row["key"], {**row, "sha256": hashlib.sha256(data).hexdigest()}, members)
+    row = {
+        **row,
+        "n_volumes": bold.shape[0],
+        "n_features": bold.shape[1],
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "details": details_hash(members),
+    }
+    return EncodedRun(row["key"], row, members)
+
+
+def details_hash(members: dict[str, bytes]) -> str:
+    """Return the first 16 hexadecimal digits of the sha256 of all members but the signals."""
+    rest = b"".join(members[name] for name in ("json", "mean.npy", "std.npy"))
+    return hashlib.sha256(rest).hexdigest()[:16]
 
 
 class ShardWriter:
-    """Write one shard into `.build`; `commit` makes it real, leaving without it makes nothing.
+    """Write one shard; `commit` makes it real, leaving without it makes nothing.
 
     Parameters
     ----------
-    corpus : Path
-        The corpus folder.
+    path : Path
+        The file.
     name : str
-        Path of the shard below it.
+        Its place below the corpus folder, once it is put there.
     """
 
-    def __init__(self, corpus: Path, name: str) -> None:
-        self.path = staged_path(corpus, name)
+    def __init__(self, path: Path, name: str) -> None:
+        self.path = path
         self.name = name
         self.rows: list[dict[str, Any]] = []
         self._temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")

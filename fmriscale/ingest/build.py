@@ -24,7 +24,7 @@ from fmriscale.ingest.estimate import describe
 from fmriscale.ingest.finish import finish
 from fmriscale.ingest.plan import make_plan, part_of
 from fmriscale.ingest.shards import build_shards
-from fmriscale.recipe import parse
+from fmriscale.recipe import CommandLine, parse
 
 
 def main(args: list[str] | None = None) -> int:
@@ -105,12 +105,11 @@ def _flags(args: list[str]) -> tuple[argparse.Namespace, list[str]]:
     UserError
         Flags that make no sense together.
     """
-    parser = argparse.ArgumentParser(
+    parser = CommandLine(
         prog="fmriscale-shard",
         usage="fmriscale-shard --config FILE [--plan | --task-id I --num-tasks N | --finish] [--KEY VALUE]",
         add_help=False,
         allow_abbrev=False,
-        exit_on_error=False,
     )
     group = parser.add_argument_group("how to run (not part of the recipe)")
     group.add_argument(
@@ -128,10 +127,7 @@ def _flags(args: list[str]) -> tuple[argparse.Namespace, list[str]]:
     group.add_argument("--finish", action="store_true", help="write the manifest when all parts are built")
     if {"-h", "--help"} & set(args):
         print(parser.format_help())
-    try:
-        flags, recipe = parser.parse_known_args(args)
-    except argparse.ArgumentError as error:
-        raise UserError(f"{error} (--help lists every key)") from error
+    flags, recipe = parser.parse_known_args(args)
     if flags.plan + flags.finish + (flags.task_id is not None) > 1:
         raise UserError("give one of --plan, --task-id and --finish")
     if flags.task_id is None and not flags.plan and not flags.finish:

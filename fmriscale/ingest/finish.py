@@ -99,7 +99,7 @@ def _without(folder: Path, state: ShardState, duplicates: dict[str, Rejection]) 
     if excluded == state.excluded or path is None:
         return state
     rows = {row["key"]: row for row in state.rows}
-    with ShardWriter(folder, state.name) as writer:
+    with ShardWriter(staged_path(folder, state.name), state.name) as writer:
         for key, members in read_members(path):
             if key not in excluded:
                 writer.add(EncodedRun(key, rows[key], members))

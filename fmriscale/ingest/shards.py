@@ -101,7 +101,7 @@ def _write(
 ) -> ShardState:
     """Write one shard, then its state, from the results of its runs."""
     rejections, seconds = [], 0.0
-    with ShardWriter(folder, shard.name) as writer:
+    with ShardWriter(staged_path(folder, shard.name), shard.name) as writer:
         for run, outcome in zip(shard.runs, results, strict=True):
             if isinstance(outcome, WorkerDied):
                 detail = "the process that read it died twice (out of memory?); try --jobs 1 or a larger node"

@@ -1,0 +1,272 @@
+"""Is every byte of a corpus what it should be? Shards are hashed and every member is read."""
+
+import hashlib
+import io
+import json
+import mmap
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from fmriscale.corpus.manifest import QUARANTINE_COLUMNS, RUN_COLUMNS, fingerprint_of
+from fmriscale.corpus.reader import MEMBER_HEADER, NPY_HEADER
+from fmriscale.corpus.writer import details_hash
+
+MEMBERS = ("bold.npy", "json", "mean.npy", "std.npy")
+"""Members of a run, in their order."""
+MANIFEST = ("corpus.json", "runs.tsv", "quarantine.tsv")
+
+
+@dataclass(frozen=True)
+class Damage:
+    """One thing that is not as it should be.
+
+    Attributes
+    ----------
+    file : str
+        Path below the corpus.
+    what : str
+        What is wrong.
+    key : str
+        The run it belongs to; "" = none.
+    offset : int or None
+        Byte of the file.
+    """
+
+    file: str
+    what: str
+    key: str = ""
+    offset: int | None = None
+
+    def __str__(self) -> str:
+        run = f"run {self.key}" if self.key else ""
+        byte = "" if self.offset is None else f"byte {self.offset}"
+        return ": ".join(filter(None, (self.file, run, byte, self.what)))
+
+
+class _Broken(Exception):
+    """A member that cannot be read on; `offset` says where."""
+
+    def __init__(self, offset: int, what: str) -> None:
+        super().__init__(what)
+        self.offset, self.what = offset, what
+
+
+# ---------------------------------------------------------------- shards
+
+
+def check_shard(folder: Path, summary: dict[str, Any], rows: list[dict[str, Any]]) -> list[Damage]:
+    """Hash a shard and read every member of its runs.
+
+    Parameters
+    ----------
+    folder : Path
+        The corpus.
+    summary : dict
+        The shard's entry of corpus.json: path, bytes, sha256, n_runs.
+    rows : list of dict
+        Its lines of runs.tsv, as text.
+
+    Returns
+    -------
+    list of Damage
+        In the order of the file; [] = all is well.
+    """
+    name = summary["path"]
+    try:
+        with (folder / name).open("rb") as handle:
+            return list(_check_shard(handle, summary, rows))
+    except OSError as error:
+        return [Damage(name, error.strerror or str(error))]
+    except (ValueError, KeyError) as error:
+        return [Damage("runs.tsv", f"what it says of {name} is not readable: {error!r}")]
+
+
+def _check_shard(handle: Any, summary: dict[str, Any], rows: list[dict[str, Any]]) -> Iterator[Damage]:
+    name, found = summary["path"], False
+    sound = hashlib.file_digest(handle, "sha256").hexdigest() == summary["sha256"]
+    size = handle.seek(0, io.SEEK_END)
+    if size != summary["bytes"]:
+        found = True
+        yield Damage(name, f"{size} bytes long, corpus.json says {summary['bytes']}", offset=size)
+    if len(rows) != summary["n_runs"]:
+        found = True
+        yield Damage(name, f"{len(rows)} runs in runs.tsv, corpus.json says {summary['n_runs']}")
+    if size == 0:
+        return
+    with mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        end: int | None = 0
+        for row in sorted(rows, key=lambda r: int(r["offset"])):
+            start = int(row["offset"]) - MEMBER_HEADER
+            try:
+                if end is not None and start != end:
+                    raise _Broken(end, f"runs.tsv says that the run starts at byte {start}")
+                end = _check_run(data, start, row)
+            except _Broken as broken:
+                found = True
+                yield Damage(name, broken.what, row["key"], broken.offset)
+                end = None  # the next run starts where runs.tsv says
+        if end is not None and any(data[end:]):
+            found = True
+            yield Damage(name, "bytes that belong to no run", offset=end)
+    if not found and not sound:
+        yield Damage(name, "another sha256 than in corpus.json, though every run is whole", offset=0)
+
+
+def _check_run(data: mmap.mmap, start: int, row: dict[str, Any]) -> int:
+    """Check the members of a run; return the byte after the last.
+
+    Raises
+    ------
+    _Broken
+        At the first thing that is wrong.
+    """
+    n_volumes, n_features = int(row["n_volumes"]), int(row["n_features"])
+    position, members, places = start, dict[str, bytes](), dict[str, int]()
+    for extension in MEMBERS:
+        content, after = _member(data, position, f"{row['key']}.{extension}")
+        members[extension], places[extension] = content, position + tarfile.BLOCKSIZE
+        position = after
+    if hashlib.sha256(members["bold.npy"]).hexdigest() != row["sha256"]:
+        what = "bold.npy: another sha256 than in runs.tsv"
+        raise _Broken(_first_odd(members["bold.npy"], places["bold.npy"]), what)
+    if details_hash(members) != row["details"]:
+        raise _Broken(places["json"], "json, mean.npy or std.npy: another hash than in runs.tsv")
+    _array(members["bold.npy"], places["bold.npy"], "bold.npy", "<f2", (n_volumes, n_features))
+    for extension in ("mean.npy", "std.npy"):
+        _array(members[extension], places[extension], extension, "<f4", (n_features,))
+    _record(members["json"], places["json"], row)
+    return position
+
+
+def _member(data: mmap.mmap, position: int, name: str) -> tuple[bytes, int]:
+    """Return the content of the tar member that starts at a byte, and the byte after it."""
+    header = data[position : position + tarfile.BLOCKSIZE]
+    try:
+        member = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
+    except tarfile.HeaderError as error:
+        raise _Broken(position, f"the tar header of {name} is damaged: {error}") from error
+    if member.name != name:
+        raise _Broken(position, f"the tar member is {member.name!r}, not {name!r}")
+    first = position + tarfile.BLOCKSIZE
+    last = first + member.size
+    after = last + -last % tarfile.BLOCKSIZE
+    if after > len(data):
+        raise _Broken(len(data), f"the shard ends inside {name}")
+    if any(data[last:after]):
+        raise _Broken(last, f"the padding after {name} is not empty")
+    return data[first:last], after
+
+
+def _first_odd(content: bytes, place: int) -> int:
+    """Return the byte of the first value that is not finite, else of the member."""
+    values = np.frombuffer(content[NPY_HEADER:][: (len(content) - NPY_HEADER) // 2 * 2], "<f2")
+    odd = np.flatnonzero(~np.isfinite(values))
+    return place + (NPY_HEADER + 2 * int(odd[0]) if odd.size else 0)
+
+
+def _array(content: bytes, place: int, what: str, dtype: str, shape: tuple[int, ...]) -> None:
+    """Check header and values of a .npy member."""
+    buffer = io.BytesIO(content)
+    try:
+        version = np.lib.format.read_magic(buffer)
+        found, fortran, kind = np.lib.format.read_array_header_1_0(buffer)
+    except ValueError as error:
+        raise _Broken(place, f"{what}: its .npy header is damaged: {error}") from error
+    if (version, found, fortran, kind.str, buffer.tell()) != ((1, 0), shape, False, dtype, NPY_HEADER):
+        raise _Broken(place, f"{what}: {kind.str} {found} (Fortran order {fortran}), not {dtype} {shape}")
+    values = np.frombuffer(content, dtype, offset=NPY_HEADER)
+    if values.size != np.prod(shape):
+        raise _Broken(place, f"{what}: {values.size} values, not {np.prod(shape)}")
+    if not np.isfinite(values).all():
+        byte = place + NPY_HEADER + int((~np.isfinite(values)).argmax()) * values.itemsize
+        raise _Broken(byte, f"{what}: a value that is not finite")
+
+
+def _record(content: bytes, place: int, row: dict[str, Any]) -> None:
+    """Check that a run's JSON can be read and says what runs.tsv says."""
+    try:
+        record = json.loads(content)
+        said = {k: str(record[k]) for k in ("dataset", "subject", "t_r", "n_volumes", "space", "source")}
+    except (ValueError, KeyError, TypeError) as error:
+        raise _Broken(place, f"json: not readable: {error!r}") from error
+    for name, value in said.items():
+        if value != row[name]:
+            raise _Broken(place, f"json: {name} is {value!r}, runs.tsv says {row[name]!r}")
+
+
+# ---------------------------------------------------------------- manifest
+
+
+def read_rows(folder: Path) -> pd.DataFrame:
+    """Read runs.tsv as text, exactly as it stands."""
+    return pd.read_csv(folder / "runs.tsv", sep="\t", dtype=str, keep_default_na=False)
+
+
+def check_manifest(folder: Path) -> tuple[dict[str, Any], pd.DataFrame, list[Damage]]:
+    """Check corpus.json, runs.tsv and quarantine.tsv against each other, and look for strange files.
+
+    Returns
+    -------
+    dict
+        corpus.json.
+    DataFrame
+        runs.tsv as text.
+    list of Damage
+        What is wrong; corpus.json and runs.tsv are empty where they cannot be read.
+    """
+    rows = pd.DataFrame(columns=RUN_COLUMNS)
+    try:
+        corpus = json.loads((folder / "corpus.json").read_text())
+        fingerprint, shards = corpus["fingerprint"], {s["path"]: s["bytes"] for s in corpus["shards"]}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return {"shards": []}, rows, [Damage("corpus.json", f"not readable: {error!r}")]
+    found = []
+    try:
+        rows = read_rows(folder).loc[:, RUN_COLUMNS]
+        if fingerprint_of(corpus, rows) != fingerprint:
+            found.append(Damage("runs.tsv", "another fingerprint than in corpus.json"))
+    except (OSError, ValueError, KeyError) as error:
+        found.append(Damage("runs.tsv", f"not readable: {error}"))
+    else:
+        found += _contradictions(corpus, rows, set(shards))
+    try:
+        quarantine = pd.read_csv(folder / "quarantine.tsv", sep="\t", dtype=str, keep_default_na=False)
+        if (
+            list(quarantine.columns) != QUARANTINE_COLUMNS
+            or len(quarantine) != corpus["totals"]["n_quarantined"]
+        ):
+            found.append(Damage("quarantine.tsv", "not the rows that corpus.json counts"))
+    except (OSError, ValueError, KeyError) as error:
+        found.append(Damage("quarantine.tsv", f"not readable: {error}"))
+    return corpus, rows, [*found, *_strangers(folder, shards)]
+
+
+def _contradictions(corpus: dict[str, Any], rows: pd.DataFrame, shards: set[str]) -> Iterator[Damage]:
+    """Compare runs.tsv with corpus.json."""
+    for key in rows.key[rows.key.duplicated()]:
+        yield Damage("runs.tsv", "the key stands there twice", key)
+    for key, shard in zip(rows.key, rows.shard, strict=True):
+        if shard not in shards:
+            yield Damage("runs.tsv", f"its shard {shard} is not in corpus.json", key)
+    for name, space in corpus["spaces"].items():
+        wrong = rows[(rows.space == name) & (rows.n_features != str(space["n_features"]))]
+        for key in wrong.key:
+            yield Damage("runs.tsv", f"space {name} has {space['n_features']} features", key)
+    for key in rows.key[~rows.space.isin(list(corpus["spaces"]))]:
+        yield Damage("runs.tsv", "its feature space is not in corpus.json", key)
+
+
+def _strangers(folder: Path, shards: dict[str, int]) -> Iterator[Damage]:
+    """Name files among the shards that are none; what a user keeps beside them is not looked at."""
+    datasets = {shard.partition("/")[0] for shard in shards}
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        name = path.relative_to(folder)
+        among = name.parts[0] in datasets or path.suffix == ".tar"
+        if name.parts[0] != ".build" and among and name.as_posix() not in shards:
+            yield Damage(name.as_posix(), "does not belong to the corpus; move it away")

@@ -23,9 +23,8 @@ class Participants:
         self.dataset, path = dataset, expand(dataset.participants or "", relative_to=root)
         try:
             separator = "," if path.suffix == ".csv" else "\t"
-            table = pd.read_csv(
-                path, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig", index_col=False
-            )
+            with path.open(encoding="utf-8-sig", errors="replace") as text:  # one odd letter harms no label
+                table = pd.read_csv(text, sep=separator, dtype=str, keep_default_na=False, index_col=False)
         except FileNotFoundError as error:
             raise UserError(
                 f"data set '{dataset.name}': there is no {path}; set participants, a path below root"

@@ -37,16 +37,17 @@ def average_rows(
     holds_data = np.zeros(feature.size, bool)
     broken = done = 0
     for block in blocks:
-        rows = done + np.flatnonzero(feature[done : done + len(block)] >= 0)
-        values = block[rows - done]
-        finite = np.isfinite(values)
-        filled = (finite & (values != 0)).any(axis=1)
-        broken += int((filled & ~finite.all(axis=1)).sum())
-        holds_data[rows[filled]] = True
-        order = np.argsort(feature[rows[filled]], kind="stable")
-        present, starts = np.unique(feature[rows[filled]][order], return_index=True)
+        here = feature[done : done + len(block)]
+        rows = np.argsort(here, kind="stable")[np.count_nonzero(here < 0) :]
+        values = block[rows]
+        filled, partly = _look(values)
+        broken += int(partly.sum())
+        if not filled.all():
+            rows, values = rows[filled], values[filled]
+        holds_data[done + rows] = True
+        present, starts = np.unique(here[rows], return_index=True)
         if present.size:
-            sums[present] += np.add.reduceat(values[filled][order], starts, axis=0, dtype=np.float64)
+            sums[present] += np.add.reduceat(values, starts, axis=0, dtype=np.float64)
         done += len(block)
     if broken:
         raise Rejected(
@@ -57,6 +58,16 @@ def average_rows(
     counts = np.bincount(feature[holds_data], minlength=n_features)
     sums /= np.maximum(counts, 1)[:, None]
     return sums.T, holds_data
+
+
+def _look(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Tell which rows [r, T] hold data (not zero or NaN throughout), and which of them only in part."""
+    low, high = values.min(axis=1, initial=0), values.max(axis=1, initial=0)  # NaN if there is one
+    if np.isfinite(low).all() and np.isfinite(high).all():
+        return (low != 0) | (high != 0), np.zeros(len(values), bool)
+    finite = np.isfinite(values)
+    filled = (finite & (values != 0)).any(axis=1)
+    return filled, filled & ~finite.all(axis=1)
 
 
 def share(flags: np.ndarray, feature: np.ndarray, n_features: int) -> np.ndarray:

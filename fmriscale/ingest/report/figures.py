@@ -52,8 +52,8 @@ ROW = 0.2
 """Height of a data set in a figure, inches."""
 MANY_ROWS = 25
 """With more data sets than this the scale is written above the figure too."""
-FEW_RUNS = 60
-"""Up to so many runs of a data set are drawn one by one."""
+FEW_RUNS, MOST_DOTS = 60, 1_500
+"""Runs of a data set that are drawn one by one at most, and dots of a panel, so that the file stays small."""
 
 
 def svg(figure: Figure, name: str, description: str) -> str:
@@ -168,7 +168,7 @@ def quality_by_dataset(runs: pd.DataFrame, names: Sequence[str], measures: list[
             own = groups[name][measure.column] if name in groups else pd.Series(dtype=float)
             known = own.dropna().to_numpy(float)
             if known.size:
-                _strip(axes, place, np.sort(known))
+                _strip(axes, place, np.sort(known), min(FEW_RUNS, MOST_DOTS // len(names)))
             else:
                 axes.annotate(
                     "unknown", (0, place), xycoords=("axes fraction", "data"), va="center", color=MUTED
@@ -182,9 +182,9 @@ def quality_by_dataset(runs: pd.DataFrame, names: Sequence[str], measures: list[
     return svg(figure, "quality", "Figures of quality by data set")
 
 
-def _strip(axes: Axes, place: int, values: np.ndarray) -> None:
+def _strip(axes: Axes, place: int, values: np.ndarray, most_dots: int) -> None:
     """Draw sorted values on one line: dots, or 5-95 %, quartiles and the runs beyond; and the median."""
-    if len(values) <= FEW_RUNS:
+    if len(values) <= most_dots:
         jitter = 0.22 * np.sin(2.4 * np.arange(len(values)))  # neighbours in value lie apart
         axes.scatter(values, place + jitter, s=11, color=ACCENT, alpha=0.6, lw=0)
     else:

@@ -79,7 +79,7 @@ def broken_runs(root):
         **{"11": "no_t_r", "12": "unreadable", "13": "unreadable", "14": "not_finite"},
         **{"15": "confounds_length", "16": "other_space", "17": "too_short", "18": "motion"},
         **{"19": "constant", "20": "t_r_conflict", "21": "unreadable", "22": "low_coverage"},
-        **{"23": "no_confounds", "24": "bad_events", "25": "unreadable", "26": "unreadable"},
+        **{"23": "no_confounds", "24": "bad_events", "25": "not_fetched", "26": "unreadable"},
     }
 
 
@@ -104,13 +104,13 @@ def test_bad_runs_are_quarantined_and_the_others_land(scans, capsys, jobs):
 def test_a_repeated_run_is_quarantined_and_the_first_stays(scans, capsys):
     path = scans / "in/sub-02/func"
     for file in sorted(path.glob("*_run-01_*")):
-        copy = path / file.name.replace("_run-01_", "_run-01_rec-x_")
+        copy = path / file.name.replace("_run-01_", "_acq-x_run-01_")
         copy.write_bytes(file.read_bytes())
         if copy.name.endswith("bold.nii.gz"):
             write_image(copy, brain_like(40, seed=7))
-    assert shard(scans, recipe(scans)) == 0  # rec tells them apart
-    nested = [p for p in path.iterdir() if "rec-x" in p.name and p.name.endswith("bold.nii.gz")]
-    (path / nested[0].name.replace("rec-x", "rec-x+")).write_bytes(nested[0].read_bytes())
+    assert shard(scans, recipe(scans)) == 0  # acq tells them apart
+    nested = [p for p in path.iterdir() if "acq-x" in p.name and p.name.endswith("bold.nii.gz")]
+    (path / nested[0].name.replace("acq-x", "acq-x+")).write_bytes(nested[0].read_bytes())
     assert shard(scans, recipe(scans)) == 3
     assert "duplicate_key" in capsys.readouterr().out
     assert len(Corpus.open(scans / "corpus").runs) == 3
@@ -134,7 +134,7 @@ def test_arrays_of_the_wrong_shape(tmp_path, capsys):
     quarantine = pd.read_csv(tmp_path / "corpus/quarantine.tsv", sep="\t").set_index("source")
     reasons = {source[4]: reason for source, reason in quarantine.reason.items()}  # pyright: ignore
     assert reasons == {
-        **{"2": "too_short", "3": "n_features", "4": "unreadable", "5": "too_short"},
+        **{"2": "n_features", "3": "n_features", "4": "unreadable", "5": "too_short"},
         **{"6": "unreadable", "7": "unreadable"},
     }
     capsys.readouterr()

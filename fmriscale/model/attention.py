@@ -28,20 +28,20 @@ def rotary_waves(time_BT: Tensor, head_width: int) -> tuple[Tensor, Tensor]:
     Returns
     -------
     tuple of Tensor
-        Two arrays [B, 1, T, K / 2], float32.
+        Two arrays [B, T, 1, K / 2], float32.
     """
     n = head_width // 2
     ratio = torch.arange(n, device=time_BT.device, dtype=torch.float32) / max(n - 1, 1)
     period_R = SHORTEST_PERIOD * (LONGEST_PERIOD / SHORTEST_PERIOD) ** ratio
     angle_BTR = 2 * math.pi * time_BT.float()[:, :, None] / period_R
-    return angle_BTR.cos()[:, None], angle_BTR.sin()[:, None]
+    return angle_BTR.cos()[:, :, None], angle_BTR.sin()[:, :, None]
 
 
-def rotate(x_BHTK: Tensor, cos_B1TR: Tensor, sin_B1TR: Tensor) -> Tensor:
+def rotate(x_BTHK: Tensor, cos_BT1R: Tensor, sin_BT1R: Tensor) -> Tensor:
     """Turn each pair of columns of a query or key by the angle of its token."""
-    a, b = x_BHTK.float().chunk(2, dim=-1)
-    turned = torch.cat((a * cos_B1TR - b * sin_B1TR, b * cos_B1TR + a * sin_B1TR), dim=-1)
-    return turned.to(x_BHTK.dtype)
+    a, b = x_BTHK.float().chunk(2, dim=-1)
+    turned = torch.cat((a * cos_BT1R - b * sin_BT1R, b * cos_BT1R + a * sin_BT1R), dim=-1)
+    return turned.to(x_BTHK.dtype)
 
 
 def sdpa_backend(head_width: int, n_tokens: int, dtype: torch.dtype, device: torch.device) -> str:
@@ -50,7 +50,7 @@ def sdpa_backend(head_width: int, n_tokens: int, dtype: torch.dtype, device: tor
     Torch itself is asked, with a query as in training (a kernel may be able to go forward alone).
     """
     q = torch.empty(1, 1, n_tokens, head_width, dtype=dtype, device=device, requires_grad=True)
-    chosen = SDPBackend(torch._fused_sdp_choice(q, q, q))
+    chosen = SDPBackend(torch._fused_sdp_choice(q, q, q))  # pyright: ignore[reportPrivateImportUsage]
     return chosen.name.lower().removesuffix("_attention")
 
 
@@ -85,13 +85,11 @@ class Attention(nn.Module):
             k_BTD, v_BTD = F.linear(x_BTD, self.qkv_weight[D:], self.qkv_bias[D:]).chunk(2, dim=-1)
         else:
             q_BSD, k_BTD, v_BTD = F.linear(x_BTD, self.qkv_weight, self.qkv_bias).chunk(3, dim=-1)
-        q, k, v = (
-            part.unflatten(-1, (self.n_heads, D // self.n_heads)).transpose(1, 2)
-            for part in (q_BSD, k_BTD, v_BTD)
-        )
+        q, k, v = (part.unflatten(-1, (self.n_heads, D // self.n_heads)) for part in (q_BSD, k_BTD, v_BTD))
         if waves is not None:
             cos, sin = waves
-            S = q.shape[2]
-            q, k = rotate(q, cos[:, :, :S], sin[:, :, :S]), rotate(k, cos, sin)
-        y_BHSK = F.scaled_dot_product_attention(q, k, v)
+            S = q.shape[1]
+            q, k = rotate(q, cos[:, :S], sin[:, :S]), rotate(k, cos, sin)
+        # Heads stay inside of tokens in memory: the kernel answers in the same layout, and nothing is copied.
+        y_BHSK = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
         return self.out(y_BHSK.transpose(1, 2).reshape(B, -1, D))

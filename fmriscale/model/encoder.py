@@ -188,6 +188,11 @@ class Encoder(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
         self.norm = nn.LayerNorm(config.d_model) if config.norm == "pre" else nn.Identity()
 
+    def compile_blocks(self) -> None:
+        """Have torch compile the blocks at their first use: one graph for all, weights keep their names."""
+        for block in self.blocks:
+            block.compile()
+
     def forward(
         self,
         left_BLV: Tensor,

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fmriscale.config import TrainConfig
 from fmriscale.errors import UserError
+from fmriscale.files import expand
 from fmriscale.training.schedule import BatchPlan
 
 BUCKET = 500_000_000
@@ -25,6 +26,12 @@ DERIVED = {
     "fp16": "train.precision",
     "torch_autocast": "train.precision",
     "zero_optimization.stage": "train.zero_stage",
+    "zero_optimization.offload_optimizer.device": "train.offload",
+    "zero_optimization.offload_optimizer.nvme_path": "train.nvme_path",
+    "zero_optimization.offload_param.device": "train.offload",
+    "zero_optimization.offload_param.nvme_path": "train.nvme_path",
+    "activation_checkpointing": "train.activation_checkpointing",
+    "compile": "train.compile",
     "optimizer": "train.lr, train.betas and train.weight_decay",
     "scheduler": "train.schedule",
     "checkpoint": "train.save_every",
@@ -102,8 +109,13 @@ def deepspeed_dict(
     Raises
     ------
     UserError
-        `train.deepspeed` has a key that one of our settings decides.
+        `train.deepspeed` has a key that one of our settings decides, or there is nothing to offload from.
     """
+    if train.offload != "none" and device == "cpu":
+        raise UserError(
+            f"train.offload {train.offload} takes states off a GPU, but this machine has none and they lie in "
+            "host memory anyway: set train.offload none"
+        )
     for key, ours in DERIVED.items():
         inner: Any = train.deepspeed
         for part in key.split("."):
@@ -124,8 +136,9 @@ def deepspeed_dict(
             "reduce_bucket_size": bucket,
             "allgather_bucket_size": bucket,
             "overlap_comm": device == "cuda",
+            **_offload(train),
         },
-        # torch's AdamW also where the state is offloaded: DeepSpeed's own compiles for minutes.
+        # torch's fused AdamW also where the state is offloaded: DeepSpeed's own compiles for minutes.
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": sys.maxsize,
     }
@@ -212,6 +225,16 @@ def _deepspeed(device: torch.device) -> Any:
     # Its shared-memory op is compiled at first use, for a minute; gloo does without.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # pyright: ignore
     return deepspeed
+
+
+def _offload(train: TrainConfig) -> dict[str, Any]:
+    """Tell DeepSpeed what to keep off the GPU: optimiser states and, where they are in pieces, weights."""
+    if train.offload == "none":
+        return {}
+    place: dict[str, Any] = {"device": train.offload, "pin_memory": True}
+    if train.nvme_path and train.offload == "nvme":
+        place["nvme_path"] = str(expand(train.nvme_path))
+    return {"offload_optimizer": place} | ({"offload_param": place} if train.zero_stage == 3 else {})
 
 
 def _merge(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

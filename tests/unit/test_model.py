@@ -9,6 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fmriscale.config import ModelConfig
 from fmriscale.errors import DamageError, UserError
+from fmriscale.model.attention import sdpa_backend
 from fmriscale.model.dropout import Dropout
 from fmriscale.model.encoder import Encoder, build, count_parameters, resolve_encoder
 from fmriscale.model.export import load_encoder, save_encoder
@@ -129,6 +130,27 @@ def test_raw_tokens_are_flags_then_features_then_zeros():
 def test_widths_that_cannot_be_are_refused_with_the_remedy(settings, spaces, said):
     with pytest.raises(UserError, match=said):
         resolve_encoder(ModelConfig(**settings), spaces, L)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_activations_computed_again_give_the_same_loss_and_gradients_to_the_bit(preset: str):
+    config = resolve_encoder(ModelConfig(preset=preset, dropout=0.3), {"roi": V}, L)
+    model, found = build(config, seed=0), []
+    torch.nn.init.normal_(model.head.weight)
+    for recompute in (False, True):
+        model.encoder.recompute = recompute
+        model.zero_grad()
+        torch.manual_seed(1)
+        loss = ntp_loss(model(*pairs()), torch.tensor([0, 1, 1, 0, 1, 0])).mean()
+        loss.backward()
+        found.append([loss.detach(), *(p.grad for p in model.parameters()), torch.get_rng_state()])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+def test_the_attention_kernel_has_a_name():
+    assert sdpa_backend(64, 12, torch.float32, torch.device("cpu")) == "flash"
+    with sdpa_kernel(SDPBackend.MATH):
+        assert sdpa_backend(64, 12, torch.float32, torch.device("cpu")) == "math"
 
 
 def test_weights_depend_on_the_seed_alone():

@@ -1,0 +1,85 @@
+"""Bytes that a step keeps of a model's forward pass, until its backward pass has used them."""
+
+from dataclasses import dataclass
+
+from fmriscale.model.encoder import EncoderConfig
+
+MOMENTARY, AGAIN = 4, 3
+"""Widths of a token held beyond what is freed meanwhile: in a backward pass; more in one that computes a
+block again. Seen in torch's memory profile."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Activations:
+    """Activations of one forward and backward pass, bytes.
+
+    Attributes
+    ----------
+    saved : int
+        Kept by the forward pass for the backward pass.
+    momentary : int
+        Held beside these when most is held: gradients of a block and, where its activations are
+        computed again, these.
+    """
+
+    saved: int
+    momentary: int
+
+    @property
+    def total(self) -> int:
+        """Most that is held at a time."""
+        return self.saved + self.momentary
+
+
+def activation_bytes(
+    config: EncoderConfig,
+    n_pairs: int,
+    *,
+    n_features: int,
+    length: int,
+    itemsize: int,
+    mask_itemsize: int = 1,
+    recompute: bool = False,
+) -> Activations:
+    """Count the activations of one micro-batch.
+
+    Every tensor that autograd keeps is counted by hand: inputs of linear layers, norms and
+    activations, query, key, value and output of the fused attention (no attention matrix), masks of
+    dropout. The last block keeps little but its keys and values, because it computes CLS alone.
+
+    Parameters
+    ----------
+    config : EncoderConfig
+        The encoder.
+    n_pairs : int
+        Pairs in a micro-batch.
+    n_features, length : int
+        Features and volumes of a sequence.
+    itemsize : int
+        Bytes of a number: 2 or 4.
+    mask_itemsize : int
+        Bytes of an element of a dropout mask; 1 on a GPU, `itemsize` on CPU.
+    recompute : bool
+        Only the input of each block but the last is kept (activation checkpointing).
+    """
+    tokens, d, pre = 2 * length + 2, config.d_model, config.norm == "pre"
+    turned = d if config.positions == "rotary" else 0
+    masks = mask_itemsize * d if config.dropout > 0 else 0
+    hidden = config.d_ff * (2 if config.activation == "gelu" else 1)  # ReLU needs its result alone
+    others = 4 * itemsize + 4 * config.n_heads  # statistics of two norms, and of attention's softmax
+
+    # Of each token: what keys and values need; and the rest, which the last block has of CLS alone.
+    source = ((4 if pre else 3) * d + turned) * itemsize
+    rest = ((4 if pre else 5) * d + turned + hidden) * itemsize + 2 * masks + others
+    block, last = tokens * (source + rest), tokens * source + rest
+    embedding = tokens * masks
+    if turned:
+        waves = 4 * d // config.n_heads
+        embedding += 2 * length * n_features * itemsize + tokens * waves
+    kept = tokens * d * itemsize if recompute else block
+    # A block's turn to be computed again comes when the last block's activations are gone already.
+    again = block - kept + tokens * AGAIN * d * itemsize if recompute and config.n_layers > 1 else 0
+    return Activations(
+        saved=n_pairs * (embedding + (config.n_layers - 1) * kept + last + 3 * d * itemsize),
+        momentary=n_pairs * (tokens * MOMENTARY * d * itemsize + max(0, again - last)),
+    )

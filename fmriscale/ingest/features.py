@@ -288,6 +288,10 @@ def _sum_voxels(
     holds_data = np.zeros(voxels.size, bool)
     broken = np.zeros(voxels.size, np.int64)
     empty = _raw_zero(image)
+    # Voxels of 16 bits sum exactly in 32, at twice the speed, unless a parcel is very large.
+    largest = int(np.diff(starts, append=feature.size).max())
+    exact = image.dtype.kind in "iu" and image.dtype.itemsize <= 2 and largest < 2**15
+    total = np.int32 if exact else np.float64
     done = 0
     for block in stream(image):
         values = block.take(voxels, axis=1)
@@ -296,9 +300,10 @@ def _sum_voxels(
             if bad.any():
                 broken += bad.sum(axis=0)
                 values[bad] = empty
-        holds_data |= True if empty is None else (values != empty).any(axis=0)
+        undecided = np.flatnonzero(~holds_data)
+        holds_data[undecided] = True if empty is None else (values[:, undecided] != empty).any(axis=0)
         rows = slice(done, done + len(block))
-        sums[rows, present] = np.add.reduceat(values, starts, axis=1, dtype=np.float64)
+        sums[rows, present] = np.add.reduceat(values, starts, axis=1, dtype=total)
         done += len(block)
     if (holds_data & (broken > 0)).any() or (broken == image.n_volumes).all():
         raise Rejected(

@@ -15,7 +15,7 @@ class FeatureConfig:
     labels_img: str | None = None
     """Atlas, NIfTI or .dlabel.nii; every integer label above 0 is one feature (the mean of its voxels)."""
     labels_gii: list[str] | None = None
-    """Surface atlas: the .label.gii of the left and of the right hemisphere."""
+    """Surface atlas: .label.gii of the left and the right hemisphere; 0 and medial walls are left out."""
     labels: str | list[str] | None = None
     """Names of the features: a text file with one 'index name' a line, or the names in order; optional."""
     mask_img: str | None = None

@@ -73,7 +73,7 @@ def read_signals(run: RunSource, dataset: DatasetConfig) -> Signals:
         check_length(len(confounds.sample_mask), dataset.quality, "uncensored volumes")
     _check_space(run, dataset)
     values, covered = opened.reduce()
-    if run.form == "nifti" and "space" not in run.entities:
+    if run.form == "nifti" and dataset.kind != "hcp" and "space" not in run.entities:
         _check_own_space(covered, dataset.quality)
     measure = None if confounds.mean_fd is None else _MOTION_MEASURE[run.motion is not None]
     return Signals(values[dropped:], covered, t_r, confounds, run.form != "array", measure)

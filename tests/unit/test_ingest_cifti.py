@@ -19,9 +19,9 @@ from grayordinates import (
 )
 from nibabel.cifti2.cifti2_axes import ScalarAxis
 from nilearn.maskers import NiftiLabelsMasker
-from scans import corpus, dataset
+from scans import confounds, corpus, dataset
 
-from fmriscale.config import FeatureConfig
+from fmriscale.config import DenoiseConfig, FeatureConfig
 from fmriscale.corpus.reader import Corpus
 from fmriscale.errors import UserError
 from fmriscale.ingest.build import build
@@ -251,19 +251,23 @@ def test_memory_does_not_grow_with_the_run(tmp_path):
 
 def test_a_corpus_of_grayordinates(tmp_path, labels):
     axis = whole_brain()
-    for subject in ("01", "02"):
-        path = (
-            tmp_path / f"in/sub-{subject}/func/sub-{subject}_task-rest_space-fsLR_den-91k_bold.dtseries.nii"
-        )
+    for subject in ("01", "02", "03"):
+        stem = tmp_path / f"in/sub-{subject}/func/sub-{subject}_task-rest"
+        path = stem.with_name(f"{stem.name}_space-fsLR_den-91k_bold.dtseries.nii")
         write_series(path, series(axis, 50, int(subject)), axis, t_r=0.8)
-    bad = tmp_path / "in/sub-03/func/sub-03_task-rest_space-fsLR_den-91k_bold.dtseries.nii"
-    write_series(bad, series(axis, 50), axis)
-    bad.write_bytes(bad.read_bytes()[:-9])
-    _, quarantine = build(corpus(tmp_path / "out", dataset(tmp_path / "in", kind="bids", features=labels)))
-    assert quarantine.reason.tolist() == ["unreadable"]
+        path.with_name(path.name.replace("dtseries.nii", "json")).write_text('{"RepetitionTime": 0.8}')
+        table = confounds(50 if subject != "02" else 49)
+        table.to_csv(f"{stem}_desc-confounds_timeseries.tsv", sep="\t", index=False, na_rep="n/a")
+    path.write_bytes(path.read_bytes()[:-9])
+    denoise = DenoiseConfig(strategy=["motion"], dummy_volumes=2)
+    given = dataset(tmp_path / "in", kind="fmriprep", features=labels, denoise=denoise)
+    _, quarantine = build(corpus(tmp_path / "out", given))
+    assert quarantine.reason.tolist() == ["confounds_length", "unreadable"]
     opened = Corpus.open(tmp_path / "out")
-    assert opened.runs.t_r.tolist() == [0.8, 0.8] and opened.runs.coverage.tolist() == [1, 1]
+    run = opened.runs.iloc[0]
+    assert (run.t_r, run.n_volumes, run.coverage) == (0.8, 48, 1.0)
+    assert run.mean_fd == pytest.approx(confounds(50)["framewise_displacement"][2:].mean(), rel=1e-5)
+    assert opened.record(0)["quality"]["motion_measure"] == "framewise displacement"
     assert opened.spaces["labels"].labels == ("L_front", "R_front", "L_back", "deep")
-    expected = series(axis, 50, 1)[:, 40:80].mean(axis=1)
-    mean, _ = opened.mean_std(0)
-    assert mean[1] == pytest.approx(expected.mean())
+    expected = series(axis, 50, 1)[2:, 40:80].mean(axis=1)
+    assert opened.mean_std(0)[0][1] == pytest.approx(expected.mean())

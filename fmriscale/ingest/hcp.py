@@ -8,7 +8,7 @@ Which of the files of a run is taken, `entities: {desc: ...}` says: `desc` is wh
 run's name and the extension without `_Atlas`, such as `hp2000_clean` or `MSMAll_hp2000_clean`, and '' where
 nothing does. A folder is a run if its name says the direction of phase encoding (`rfMRI_REST1_LR`,
 `tfMRI_MOVIE1_7T_AP`) or has BIDS entities (`task-rest_run-01_bold`); others hold several runs joined
-(`rfMRI_REST`) and are passed over.
+(`rfMRI_REST`) and are passed over, unless name_pattern says how runs are called.
 """
 
 import re
@@ -30,26 +30,35 @@ _CLEANING = r"((?:_(?:hp[0-9a-z]+|clean|rclean|tclean))*)"
 def find_hcp(dataset: DatasetConfig, root: Path, tree: Tree, form: str) -> list[Found]:
     """List the time series of every run of every subject below root."""
     ends = file_ends(dataset, form)
-    found, seen = [], set()
+    found, runs, others = [], set(), set()
     for subject in tree.folder(root).folders:
         results = root / subject / RESULTS
         for run in tree.folder(results).folders:
-            seen.add(run)
             entities = run_entities(run)
-            if entities is None:
+            if entities is None and dataset.name_pattern is None:
+                others.add(run)
                 continue
+            runs.add(run)
             for file in tree.folder(results / run).files:
                 desc = _processing(file, run, ends)
                 if desc is not None:
-                    own = subject_entities(subject) | entities | ({"desc": desc} if desc else {})
+                    own = subject_entities(subject) | (entities or {}) | ({"desc": desc} if desc else {})
                     source = (Path(subject) / RESULTS / run / file).as_posix()
                     found.append(Found(results / run / file, source, own))
     if not found:
-        where = f"data set '{dataset.name}': no run with *{ends[0]} in {root}/*/{RESULTS.as_posix()}"
-        if seen:
-            raise UserError(f"{where}; its folders are {', '.join(sorted(seen)[:8])}: choose features to fit")
-        raise UserError(f"{where}; root must be the folder that holds the subjects")
+        hint = "root must be the folder that holds the subjects"
+        if runs:
+            hint = f"there are {_some(runs)}: choose features to fit"
+        elif others:
+            hint = f"there are {_some(others)}, none named like rfMRI_REST1_LR: set name_pattern"
+        raise UserError(
+            f"data set '{dataset.name}': no run with *{ends[0]} in {root}/*/{RESULTS.as_posix()}; {hint}"
+        )
     return found
+
+
+def _some(folders: set[str]) -> str:
+    return ", ".join(sorted(folders)[:8])
 
 
 def subject_entities(folder: str) -> dict[str, str]:

@@ -80,8 +80,7 @@ class Folder:
 
     def having(self, suffix: str, extension: str) -> list[tuple[str, Name]]:
         """Return the files with a BIDS name of this suffix and extension; no other name is taken apart."""
-        end = f"_{suffix}{extension}" if suffix else extension
-        named = ((file, parse_name(file)) for file in self.files if file.endswith(end))
+        named = ((file, parse_name(file)) for file in self.files if file.endswith(suffix + extension))
         return [(f, name) for f, name in named if name and name[1:] == (suffix, extension)]
 
     def applying_to(self, wanted: Traits, suffix: str, extension: str) -> list[str]:

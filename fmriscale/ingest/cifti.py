@@ -13,10 +13,9 @@ import nibabel as nib
 import numpy as np
 from nibabel.cifti2.cifti2 import Cifti2Header
 from nibabel.cifti2.cifti2_axes import BrainModelAxis, LabelAxis, ParcelsAxis, SeriesAxis
-from nibabel.imageglobals import LoggingOutputSuppressor
 
 from fmriscale.ingest.quality import Rejected
-from fmriscale.ingest.volumes import stream_rows
+from fmriscale.ingest.volumes import quiet, stream_rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +85,7 @@ def read_header(path: Path) -> Header:
     ValueError
         It is no CIFTI file, its shape contradicts its header, or it has neither grayordinates nor parcels.
     """
-    with LoggingOutputSuppressor():  # nibabel prints what it finds odd; the caller says it
+    with quiet():
         image = nib.Nifti2Image.from_filename(path)
     contents = [extension.get_content() for extension in image.header.extensions]
     header = next((content for content in contents if isinstance(content, Cifti2Header)), None)

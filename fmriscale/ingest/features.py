@@ -22,7 +22,7 @@ from fmriscale.ingest.averaging import share
 from fmriscale.ingest.geometry import flat, millimetres, nearest, world
 from fmriscale.ingest.labels import feature_labels
 from fmriscale.ingest.quality import Rejected
-from fmriscale.ingest.volumes import Image, stream
+from fmriscale.ingest.volumes import Image, quiet, stream
 
 PLACEMENT_BYTES = 256 * 2**20
 """Memory for feature spaces laid over the grids of runs; the least recently used go first."""
@@ -339,7 +339,8 @@ def read_brain_mask(path: Path, image: Image) -> np.ndarray:
         It is damaged or lies on another grid.
     """
     try:
-        mask = nib.Nifti1Image.from_filename(path)
+        with quiet():
+            mask = nib.Nifti1Image.from_filename(path)
         values = np.asarray(mask.dataobj)
     except Exception as error:
         raise Rejected("unreadable", f"brain mask {path.name}: {error}; copy it again") from error

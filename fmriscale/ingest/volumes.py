@@ -1,6 +1,8 @@
 """Read images as a stream of blocks, at the speed of decompression: 4D NIfTI in blocks of time."""
 
+import logging
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,7 +10,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 from isal import igzip, isal_zlib
-from nibabel.imageglobals import LoggingOutputSuppressor
+from nibabel.imageglobals import logger as nibabel_logger
 
 from fmriscale.ingest.quality import Rejected
 
@@ -56,6 +58,17 @@ class Image:
     inter: float
 
 
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep nibabel from printing what it finds odd in a header; the rejection says what matters."""
+    level = nibabel_logger.level
+    nibabel_logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        nibabel_logger.setLevel(level)
+
+
 def open_image(path: Path) -> Image:
     """Read the header of a 4D NIfTI image.
 
@@ -67,7 +80,7 @@ def open_image(path: Path) -> Image:
     if not path.exists() and path.is_symlink():
         raise Rejected("unreadable", "a link to content that is not here; fetch it (datalad get)")
     try:
-        with LoggingOutputSuppressor():  # nibabel prints what it finds odd; the rejection says it
+        with quiet():
             image = nib.Nifti1Image.from_filename(path)
         header: Any = image.header
         data: Any = image.dataobj  # an ArrayProxy: type and place of the voxels, not the voxels

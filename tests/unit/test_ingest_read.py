@@ -102,7 +102,7 @@ def test_a_threshold_takes_what_reaches_it(tmp_path):
         taken(0.0)
 
 
-def test_damage_anywhere_is_a_rejection_or_a_readable_run(tmp_path):
+def test_damage_anywhere_is_a_rejection_or_a_readable_run(tmp_path, caplog):
     axis = whole_brain()
     dense = write_series(tmp_path / "a.dtseries.nii", series(axis, 40), axis)
     template = write_series(tmp_path / "template.dtseries.nii", series(axis, 2), axis)
@@ -135,4 +135,4 @@ def test_damage_anywhere_is_a_rejection_or_a_readable_run(tmp_path):
             except Rejected:
                 rejected += 1
         path.write_bytes(sound)
-    assert 60 < rejected < 36 * len(cases)
+    assert 60 < rejected < 36 * len(cases) and not caplog.records

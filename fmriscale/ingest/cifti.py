@@ -103,13 +103,14 @@ def read_header(path: Path) -> Header:
 
 def _grayordinates(axis: Any) -> Grayordinates:
     """Take a BrainModelAxis of nibabel apart; refuse what lies outside its own surfaces or volume."""
-    shape = axis.volume_shape or (0, 0, 0)
-    limits = [axis.nvertices.get(name, 0) for name in axis.name[axis.surface_mask]]
-    deep = axis.voxel[axis.volume_mask]
-    if (axis.vertex[axis.surface_mask] >= limits).any() or ((deep < 0) | (deep >= shape)).any():
+    shape, on_surface = axis.volume_shape or (0, 0, 0), axis.vertex >= 0
+    names, place = np.unique(axis.name, return_inverse=True)
+    limits = np.array([axis.nvertices.get(name, 0) for name in names])[place]
+    deep = axis.voxel[~on_surface]
+    if (axis.vertex >= limits)[on_surface].any() or ((deep < 0) | (deep >= shape)).any():
         raise ValueError("its vertices or voxels lie outside its surfaces or volume")
     return Grayordinates(
-        structure=np.array([_short(name) for name in axis.name]),
+        structure=np.array([_short(name) for name in names])[place],
         vertex=axis.vertex,
         voxel=axis.voxel,
         n_vertices={_short(name): int(n) for name, n in axis.nvertices.items()},

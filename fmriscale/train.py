@@ -22,13 +22,7 @@ from fmriscale.config import PretrainConfig
 from fmriscale.corpus.reader import Corpus
 from fmriscale.errors import EXIT_OK, EXIT_STOPPED, UserError, end_process, exit_code_of
 from fmriscale.files import expand
-from fmriscale.model.encoder import (
-    Encoder,
-    EncoderConfig,
-    build,
-    count_parameters,
-    resolve_encoder,
-)
+from fmriscale.model.encoder import Encoder, EncoderConfig, build, count_parameters
 from fmriscale.model.export import read_meta, save_encoder
 from fmriscale.model.flops import train_flops
 from fmriscale.model.objectives import ntp_loss
@@ -40,8 +34,11 @@ from fmriscale.training import cluster, zero
 from fmriscale.training.checkpoint import Checkpoints, check_resumable, fixed_changes
 from fmriscale.training.cluster import Cluster
 from fmriscale.training.feed import Feed, MicroBatch, batch_memory, to_device
+from fmriscale.training.memory import states
+from fmriscale.training.rehearsal import rehearse
 from fmriscale.training.resilience import NonFiniteGuard, StopRequest
 from fmriscale.training.schedule import BatchPlan, learning_rate, plan_batch
+from fmriscale.training.shape import shape_for
 from fmriscale.training.telemetry import (
     KIND_NAMES,
     Record,
@@ -77,7 +74,7 @@ def train(config: PretrainConfig, out: Path, place: Cluster, stop: StopRequest) 
             print(text, flush=True)
 
     # The data: which pairs, in which order.
-    corpus = Corpus.open(config.data.corpus)
+    corpus = Corpus.open(config.data.corpus, config.data.cache, config.data.cache_gb)
     loader = open_loader(corpus, config, place, "train")
     held_out = open_loader(corpus, config, place, "eval") if has_held_out(corpus, config) else None
     plan = plan_batch(settings.global_batch, settings.max_micro_batch, place.world_size)
@@ -96,8 +93,11 @@ def train(config: PretrainConfig, out: Path, place: Cluster, stop: StopRequest) 
     # The model: the same weights on every rank, in a DeepSpeed engine.
     precision = zero.pick_precision(settings, place.device)
     model = build(shape, settings.seed)
+    model.encoder.recompute = settings.activation_checkpointing
     n_parameters = count_parameters(model)
     engine = zero.make_engine(model, settings, plan, precision, place.device)
+    if settings.compile:
+        model.encoder.compile_blocks()
     torch.manual_seed(settings.seed + 1 + place.rank)  # dropout differs between ranks
     if found:
         checkpoints.load(engine, found)
@@ -115,6 +115,8 @@ def train(config: PretrainConfig, out: Path, place: Cluster, stop: StopRequest) 
         say(line)
     for line in notes:
         say(line)
+    gradients = states(n_parameters, settings.zero_stage, place.world_size, precision).gradients
+    rehearse(engine.module, loader, plan, place.device, room=gradients if plan.accumulation > 1 else 0)
     if tracker and tracker.run_id:
         say(f"MLflow   run {tracker.run_id} in {tracker.uri}")
     baseline = persistence(loader, held_out, settings.eval_pairs) if held_out and place.leads else {}
@@ -309,20 +311,6 @@ def open_loader(
 def has_held_out(corpus: Corpus, config: PretrainConfig) -> bool:
     """Tell whether the corpus has runs to evaluate on."""
     return len(select_runs(corpus, config.data, "eval")) > 0
-
-
-def shape_for(config: PretrainConfig, loader: NTPLoader) -> EncoderConfig:
-    """Resolve the encoder that reads all spaces and sequences of a loader."""
-    spaces = {name: space.n_features for name, space in loader.spaces.items()}
-    shape = resolve_encoder(config.model, spaces, loader.length)
-    lengths = sorted({part.length for part in loader.parts})
-    if shape.positions == "learned" and len(lengths) > 1:
-        raise UserError(
-            f"model.preset {shape.preset} learns a vector for each place of a sequence, but pairs.length "
-            f"{config.data.pairs.length} is {', '.join(map(str, lengths))} volumes in these data sets: give "
-            "it in volumes, or take preset tiny or base"
-        )
-    return shape
 
 
 def export(

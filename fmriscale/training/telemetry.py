@@ -13,6 +13,7 @@ from fmriscale import __version__
 from fmriscale.config import KINDS, PretrainConfig
 from fmriscale.corpus.reader import Corpus
 from fmriscale.files import atomic_write
+from fmriscale.model.attention import sdpa_backend
 from fmriscale.model.encoder import EncoderConfig
 from fmriscale.model.objectives import group_sums
 from fmriscale.sampling.loader import NTPLoader
@@ -142,13 +143,17 @@ def introduction(
         f"space {part.space.name} of {part.space.n_features} features in sequences of {part.length} volumes"
         for part in loader.parts
     )
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    kernel = sdpa_backend(shape.d_model // shape.n_heads, 2 * loader.length + 2, dtype, place.device)
+    ways = [", activations computed again"] * config.train.activation_checkpointing
+    ways += [", blocks compiled"] * config.train.compile
     held = f"{len(held_out.run_keys)} runs held out" if held_out else "no run held out, so no evaluation"
     lines = [
         f"fmriscale {__version__}, torch {torch.__version__}, started by {place.launcher}",
         f"device   {place.world_size} x {device} ({place.local_size} on this node, "
         f"{torch.get_num_threads()} threads each), {precision}, ZeRO stage {config.train.zero_stage}",
         f"model    {shape.preset}: {n_parameters:,} parameters, width {shape.d_model}, {shape.n_layers} "
-        f"layers, {shape.n_heads} heads, attention by torch's scaled dot product",
+        f"layers, {shape.n_heads} heads, attention kernel {kernel}{''.join(ways)}",
         f"batch    {plan.pairs} pairs = {plan.micro} x {plan.accumulation} accumulated x {plan.world} ranks",
         f"corpus   {corpus.folder} ({corpus.fingerprint[:12]}), {spaces}; {held}",
         f"pairs    {told['windows']:,} windows, {told['pairs_per_epoch']:,} pairs an epoch, "

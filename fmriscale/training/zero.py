@@ -12,10 +12,8 @@ from torch import Tensor, nn
 from fmriscale.config import TrainConfig
 from fmriscale.errors import UserError
 from fmriscale.files import expand
+from fmriscale.training.memory import BUCKET
 from fmriscale.training.schedule import BatchPlan
-
-BUCKET = 500_000_000
-"""Most elements that ZeRO reduces in one exchange (its buffer is allocated in full)."""
 
 DERIVED = {
     "train_batch_size": "train.global_batch",
@@ -113,7 +111,7 @@ def deepspeed_dict(
     """
     if train.offload != "none" and device == "cpu":
         raise UserError(
-            f"train.offload {train.offload} takes states off a GPU, but this machine has none and they lie in "
+            f"train.offload {train.offload} takes states off a GPU, but this rank has none and they lie in "
             "host memory anyway: set train.offload none"
         )
     for key, ours in DERIVED.items():

@@ -62,13 +62,15 @@ def test_the_dictionary_is_derived_and_expert_settings_are_merged_into_it():
         zero_stage=2,
         global_batch=64,
         max_micro_batch=8,
-        deepspeed={"zero_optimization": {"offload_optimizer": {"device": "cpu"}}, "comms_logger": {}},
+        offload="cpu",
+        deepspeed={"zero_optimization": {"offload_optimizer": {"ratio": 0.5}}, "comms_logger": {}},
     )
     made = deepspeed_dict(train, plan_batch(64, 8, 4), "bf16", "cuda", 1000)
     assert made["train_batch_size"] == 64 and made["train_micro_batch_size_per_gpu"] == 8
     assert made["gradient_accumulation_steps"] == 2 and made["bf16"]["enabled"]
     zero = made["zero_optimization"]
-    assert zero["stage"] == 2 and zero["offload_optimizer"] == {"device": "cpu"}
+    assert zero["stage"] == 2 and "offload_param" not in zero
+    assert zero["offload_optimizer"] == {"device": "cpu", "pin_memory": True, "ratio": 0.5}
     assert zero["reduce_bucket_size"] == 1000 and made["comms_logger"] == {}
 
 
@@ -82,12 +84,29 @@ def test_the_dictionary_is_derived_and_expert_settings_are_merged_into_it():
         ({"zero_optimization": {"stage": 1}}, "set train.zero_stage"),
         ({"bf16": {"enabled": False}}, "set train.precision"),
         ({"optimizer": {"type": "Adam"}}, "set train.lr"),
+        ({"zero_optimization": {"offload_param": {"device": "cpu"}}}, "set train.offload"),
+        ({"activation_checkpointing": {"cpu_checkpointing": True}}, "set train.activation_checkpointing"),
     ],
 )
 def test_keys_that_are_ours_are_refused_by_name(raw: dict, said: str):
     train = TrainConfig(deepspeed=raw)
     with pytest.raises(UserError, match=said):
         deepspeed_dict(train, plan_batch(256, 8, 1), "fp32", "cpu", 10)
+
+
+def test_states_are_offloaded_from_a_gpu_only_and_by_zero_only():
+    nvme = TrainConfig(zero_stage=3, offload="nvme", nvme_path="/scratch")
+    zero = deepspeed_dict(nvme, plan_batch(256, 8, 1), "bf16", "cuda", 10)["zero_optimization"]
+    place = {"device": "nvme", "pin_memory": True, "nvme_path": "/scratch"}
+    assert zero["offload_optimizer"] == zero["offload_param"] == place
+    with pytest.raises(UserError, match=r"has none .* set train.offload none"):
+        deepspeed_dict(nvme, plan_batch(256, 8, 1), "fp32", "cpu", 10)
+    for wrong, said in (
+        ({"zero_stage": 0, "offload": "cpu"}, "needs train.zero_stage 1, 2 or 3"),
+        ({"zero_stage": 3, "offload": "nvme"}, "a folder in train.nvme_path"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            TrainConfig(**wrong)
 
 
 def test_precision_is_what_the_device_can_do():

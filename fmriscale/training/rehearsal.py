@@ -1,0 +1,68 @@
+"""A step that leaves no trace, before the first that counts: what does not fit fails now, not at night."""
+
+import torch
+from torch import nn
+
+from fmriscale.errors import UserError
+from fmriscale.model.objectives import ntp_loss
+from fmriscale.sampling.loader import NTPLoader
+from fmriscale.training.feed import to_device
+from fmriscale.training.schedule import BatchPlan
+
+MEMORY_WORDS = ("out of memory", "can't allocate memory", "not enough memory")
+"""How torch's allocators say it: on a GPU, on CPU of Linux and of other systems."""
+
+
+def rehearse(model: nn.Module, loader: NTPLoader, plan: BatchPlan, device: torch.device, room: int) -> None:
+    """Go forward and backward once with a full micro-batch of every space and length that will come.
+
+    Training sees one space a step, and the largest perhaps first after hours. Here the gradient is
+    taken with respect to the volumes: all activations are made, kept and used, a compiled model is
+    compiled and ZeRO-3 gathers every weight, but no weight gets a gradient, so that ZeRO's hooks and
+    buffers, the optimiser and the weights notice nothing. Random numbers are put back, and batches
+    are a pure function of their position: the steps that follow are the same to the bit.
+
+    Parameters
+    ----------
+    model : Module
+        The module inside the engine; all ranks must call this.
+    loader : NTPLoader
+        Training pairs.
+    plan : BatchPlan
+        Pairs in a micro-batch.
+    device : torch.device
+        Of this rank.
+    room : int
+        Bytes that a step holds beside what is rehearsed: gradients of earlier micro-batches.
+
+    Raises
+    ------
+    UserError
+        It does not fit into memory, or torch cannot compile the model here.
+    """
+    gpus = [device] if device.type == "cuda" else []
+    model.train()
+    for part in loader.parts:
+        what = f"{plan.micro} pairs of 2 x {part.length} volumes of space {part.space.name}"
+        try:
+            with torch.random.fork_rng(devices=gpus):
+                kept_free = torch.empty(room, dtype=torch.uint8, device=device)
+                pairs = to_device(part.batch(0, plan.micro), device)
+                volumes = (pairs.left.requires_grad_(), pairs.right.requires_grad_())
+                loss_B = ntp_loss(model(*volumes, pairs.t_r, pairs.space), pairs.label)
+                torch.autograd.grad(loss_B.mean(), volumes)
+                del kept_free
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())
+            if any(words in reason for words in MEMORY_WORDS):
+                raise UserError(
+                    f"{what} do not fit into the memory of {device}: lower train.max_micro_batch, set "
+                    "train.activation_checkpointing true or a higher train.zero_stage (fmriscale plan says "
+                    f"what fits). {reason[:200]}"
+                ) from error
+            if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+                raise UserError(
+                    f"train.compile: torch cannot compile the model here ({reason[:200]}); install a C++ "
+                    "compiler (on a GPU also Triton), or set train.compile false"
+                ) from error
+            raise

@@ -63,7 +63,11 @@ class DataConfig:
     """What is read, and in which mixture."""
 
     corpus: str
-    """Folder of the corpus."""
+    """Folder of the corpus, or its URL: https://, s3://, or another that fsspec opens."""
+    cache: str | None = None
+    """Folder for the shards of a corpus on a server; None = $FMRISCALE_CACHE, or else ~/.cache/fmriscale."""
+    cache_gb: float | None = None
+    """Limit of that folder, GB (10^9 bytes): shards longest unused are deleted; None = no limit."""
     space: str | list[str] | None = None
     """Feature space or spaces to train on; None = all. Each step reads one space."""
     datasets: list[str] | None = None

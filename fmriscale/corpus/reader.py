@@ -105,6 +105,11 @@ class Corpus:
         if self.remote:
             self.remote.want(now, ahead, reader)
 
+    def close(self) -> None:
+        """End the downloads of a corpus on a server, and let others delete its shards from the cache."""
+        if self.remote:
+            self.remote.close()
+
     def forget(self, shard: str) -> None:
         """Drop the map of a shard; it goes when no array refers to it any more."""
         self._maps.pop(shard, None)

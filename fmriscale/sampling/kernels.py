@@ -131,6 +131,20 @@ def windowed(table, dataset, index, epoch, stream, window, seed_key, memo):
     return np.int64(-1), b  # not reached: the sizes add up to the block
 
 
+@njit(cache=True)
+def pass_over_shards(table, dataset, epoch, window, seed):
+    """Return the shuffled shards of a pass, int64 [N], and the windows in all earlier blocks [N + 1]."""
+    first = table.dataset_shard[dataset]
+    n_shards = table.dataset_shard[dataset + 1] - first
+    shards_key = fold(fold(fold(fold(0, seed), _SHARDS), dataset), epoch)
+    shards = np.empty(n_shards, np.int64)
+    for i in range(n_shards):
+        shards[i] = first + permute(i, n_shards, shards_key)
+    blocks = np.zeros(n_shards + 1, np.int64)
+    _block_sizes(table, dataset, min(window, n_shards), shards_key, blocks)
+    return shards, blocks
+
+
 # ---------------------------------------------------------------- windows, starts and partners
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from fmriscale.config import KINDS, DataConfig
 from fmriscale.corpus.manifest import FeatureSpace
@@ -22,6 +23,7 @@ from fmriscale.sampling.access import (
 )
 from fmriscale.sampling.kernels import draw_pairs
 from fmriscale.sampling.mixture import kinds_of, mixture_of
+from fmriscale.sampling.stream import ShardPlan, StreamedRuns
 from fmriscale.sampling.tables import Draw, Memo
 from fmriscale.sampling.windows import find_windows
 
@@ -118,6 +120,7 @@ class Part:
         self._lock = threading.Lock()  # the memo is scratch, and a feed draws from its own thread
         self._window = data.shuffle_shards if data.shuffle == "window" else 0
         self._source: Source | None = None
+        self._stream: StreamedRuns | None = None
 
     def set_shares(self, shares: np.ndarray) -> None:
         """Fix the mixture from the share of each data set, float [D]."""
@@ -125,6 +128,11 @@ class Part:
 
     def open(self, device: Any = None, allocate: Allocate = plain_memory) -> None:
         """Open the runs for reading; see `NTPLoader`."""
+        if self.corpus.remote and self._window and self.data.access == "mmap":
+            self._source = self._stream = self._streamed(allocate)
+            return
+        shards = pd.unique(self.corpus.runs["shard"].to_numpy()[self.rows])
+        self.corpus.want(shards.tolist(), reader=f"{id(self)}")
         standard = standard_of(self.corpus, self.rows, self.table.subject, self.data.standardize)
         place = (self.corpus, self.rows, self.length, self.space.n_features, standard)
         if self.data.access == "device":
@@ -153,6 +161,8 @@ class Part:
         if self._source is None:
             self.open()
         draw = self.draw(first, count)
+        if self._stream:
+            self._stream.move(first, count)
         left, right = self._source.gather(draw)  # pyright: ignore[reportOptionalMemberAccess]
         return Batch(
             left=left,
@@ -192,6 +202,17 @@ class Part:
             windows = int(self.table.run_first[last] - self.table.run_first[first])
             found[name] = {"runs": int(last - first), "windows": windows, "sha256": digest.hexdigest()}
         return found
+
+    def _streamed(self, allocate: Allocate) -> StreamedRuns:
+        """Open the runs of a server, of which the windowed shuffle needs some at a time."""
+        if self.data.standardize != "run":
+            raise UserError(
+                f"{self.corpus}: data.standardize: {self.data.standardize} reads all runs at the start; with "
+                "data.shuffle: window on a server use run, or take data.shuffle: exact"
+            )
+        whole = any(self.data.pairs.negatives.get(kind, 0) > 0 for kind in ("same_subject", "anywhere"))
+        plan = ShardPlan(self.table, self.mixture, self.seed, self._window, whole)
+        return StreamedRuns(self.corpus, self.rows, self.length, self.space.n_features, plan, allocate)
 
     def _check_kinds(self) -> None:
         """Refuse runs that can supply none of the declared kinds."""

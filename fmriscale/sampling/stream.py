@@ -80,7 +80,9 @@ class ShardPlan:
         block, place = divmod(position, len(self.mixture.which))
         quota = int(self.mixture.quotas[dataset])
         windows = self.table.run_first[self.table.dataset_first[dataset : dataset + 2]]
-        return divmod((block * quota + place * quota // len(self.mixture.which)) // 2, int(np.diff(windows)[0]))
+        return divmod(
+            (block * quota + place * quota // len(self.mixture.which)) // 2, int(np.diff(windows)[0])
+        )
 
     def _open(self, dataset: int, position: int) -> Iterable[int]:
         """Yield the shards of a data set that are read at a position.

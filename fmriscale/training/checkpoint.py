@@ -27,7 +27,7 @@ VERSION = 1
 
 FIXED = ("model.", "data.", "train.global_batch", "train.seed", "train.precision", "train.zero_stage")
 """Settings that must not change between two lives of a run (but for those that are `FREE`)."""
-FREE = ("data.corpus", "data.access", "data.verify")
+FREE = ("data.corpus", "data.cache", "data.cache_gb", "data.access", "data.verify")
 """Settings of the data that change no pair."""
 SILENT = ("out", "tracking.", "train.allow_data_change", *FREE)
 """Settings whose change needs no word."""

@@ -76,7 +76,7 @@ def prepare(config: StudyConfig) -> Material:
     unknown = sorted(set(config.datasets or []) - set(corpus.runs["dataset"]))
     if unknown:
         raise UserError(
-            f"{corpus.folder}: no data set {unknown}; it has {sorted(set(corpus.runs['dataset']))}"
+            f"{corpus}: no data set {unknown}; it has {sorted(set(corpus.runs['dataset']))}"
         )
     table = corpus.runs
     takes_part = (table["space"] == space.name) & table["split"].isin(config.splits)
@@ -85,7 +85,7 @@ def prepare(config: StudyConfig) -> Material:
     runs = table.loc[takes_part]
     if runs.empty:
         raise UserError(
-            f"{corpus.folder}: no run of space '{space.name}' in splits {config.splits} "
+            f"{corpus}: no run of space '{space.name}' in splits {config.splits} "
             f"and data sets {config.datasets or 'all'}; choose others"
         )
     windows = cut_windows(corpus, config.task, runs.index.tolist())
@@ -104,7 +104,7 @@ def fold_pairs(config: StudyConfig, material: Material, fold: Fold) -> tuple[Pai
         )
     except UserError as error:
         raise UserError(
-            f"{material.corpus.folder}, fold {fold.number} without {fold.left_out}: {error}"
+            f"{material.corpus}, fold {fold.number} without {fold.left_out}: {error}"
         ) from None
     return train, test
 

@@ -45,7 +45,7 @@ class DeviceRuns:
             self.volumes = torch.from_numpy(volumes).to(device)
         except torch.OutOfMemoryError as error:
             raise UserError(
-                f"{corpus.folder}: data.access: device needs {volumes.nbytes / 2**30:.1f} GiB, "
+                f"{corpus}: data.access: device needs {volumes.nbytes / 2**30:.1f} GiB, "
                 f"which {device} has not free; use data.access: memory or mmap"
             ) from error
         self._steps = np.arange(length)

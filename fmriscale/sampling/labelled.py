@@ -124,7 +124,7 @@ def cut_windows(corpus: Corpus, task: TaskConfig, rows: Sequence[int]) -> Window
     conditions = tuple(sorted({f[3] for f in found}))
     if len(labels) < 2:
         raise UserError(
-            f"{corpus.folder}: column '{task.label}' gives {len(labels)} label(s) {list(labels)} "
+            f"{corpus}: column '{task.label}' gives {len(labels)} label(s) {list(labels)} "
             f"({n_lost} windows of {task.length} volumes did not fit); same-label pairs need two"
         )
     runs = np.array([f[0] for f in found])
@@ -159,7 +159,7 @@ def check_columns(corpus: Corpus, task: TaskConfig, events: dict[int, list[dict]
     """Refuse columns and values that the events do not have, naming those that there are."""
     columns = sorted({name for run in events.values() for event in run for name in event})
     if not columns:
-        raise UserError(f"{corpus.folder}: none of {len(events)} runs has events; see events in its recipe")
+        raise UserError(f"{corpus}: none of {len(events)} runs has events; see events in its recipe")
     for field, column, wanted in (
         ("label", task.label, task.labels),
         ("condition", task.condition, task.conditions),
@@ -168,14 +168,14 @@ def check_columns(corpus: Corpus, task: TaskConfig, events: dict[int, list[dict]
             continue
         if column not in columns:
             raise UserError(
-                f"{corpus.folder}: the events have no column '{column}' (task.{field}); "
+                f"{corpus}: the events have no column '{column}' (task.{field}); "
                 f"there are {', '.join(columns)}"
             )
         values = {value_of(event, column) for run in events.values() for event in run} - {""}
         absent = sorted({str(w) for w in wanted or []} - values)
         if absent:
             raise UserError(
-                f"{corpus.folder}: task.{field}s {absent} never occur in column '{column}'; "
+                f"{corpus}: task.{field}s {absent} never occur in column '{column}'; "
                 f"there are {', '.join(sorted(values)[:20])}"
             )
 

@@ -92,7 +92,7 @@ class NTPLoader:
                 self.parts.append(part)
         if not self.parts:
             raise UserError(
-                f"{corpus.folder}: no run of split '{split}' holds a pair of "
+                f"{corpus}: no run of split '{split}' holds a pair of "
                 f"2 x {data.pairs.length} volumes with gap {data.pairs.gap}; shorten pairs.length or "
                 "pairs.gap, or check data.datasets, data.holdout_runs and the splits (fmriscale inspect)"
             )
@@ -235,7 +235,7 @@ def select_runs(corpus: Corpus, data: DataConfig, split: Literal["train", "eval"
     if missing:
         there = ", ".join(sorted(set(runs.dataset[chosen])))
         raise UserError(
-            f"{corpus.folder}: no data set {', '.join(missing)} in space {', '.join(spaces)}; "
+            f"{corpus}: no data set {', '.join(missing)} in space {', '.join(spaces)}; "
             f"choose from {there}"
         )
     held_out = np.zeros(len(runs), bool)
@@ -243,7 +243,7 @@ def select_runs(corpus: Corpus, data: DataConfig, split: Literal["train", "eval"
         matches = re.compile(fnmatch.translate(pattern)).match
         matched = np.fromiter((matches(key) is not None for key in runs.key), bool, len(runs))
         if not matched.any():
-            raise UserError(f"{corpus.folder}: data.holdout_runs '{pattern}' matches no run key")
+            raise UserError(f"{corpus}: data.holdout_runs '{pattern}' matches no run key")
         held_out |= matched
     if data.datasets is not None:
         chosen = chosen & runs.dataset.isin(data.datasets).to_numpy()
@@ -269,7 +269,7 @@ def _members(
         found = np.unique(lengths[names == name])
         if len(found) > 1:
             raise UserError(
-                f"{corpus.folder}: data set {name} holds runs of different t_r, for which pairs.length "
+                f"{corpus}: data set {name} holds runs of different t_r, for which pairs.length "
                 f"{data.pairs.length} is {', '.join(map(str, found))} volumes; give pairs.length in volumes"
             )
         parts.setdefault((str(spaces[names == name][0]), int(found[0])), []).append(name)

@@ -47,7 +47,7 @@ def shares_of(corpus: Corpus, data: DataConfig, datasets: list[str], windows: np
             per_window = shares.sum() / windows[~without].sum() if given else 1.0
             shares[without] = windows[without] * per_window
     if not shares.sum() > 0:
-        raise UserError(f"{corpus.folder}: every data set has weight 0; see data.weights and its recipe")
+        raise UserError(f"{corpus}: every data set has weight 0; see data.weights and its recipe")
     return shares / shares.sum()
 
 

@@ -155,7 +155,7 @@ def introduction(
         f"model    {shape.preset}: {n_parameters:,} parameters, width {shape.d_model}, {shape.n_layers} "
         f"layers, {shape.n_heads} heads, attention kernel {kernel}{''.join(ways)}",
         f"batch    {plan.pairs} pairs = {plan.micro} x {plan.accumulation} accumulated x {plan.world} ranks",
-        f"corpus   {corpus.folder} ({corpus.fingerprint[:12]}), {spaces}; {held}",
+        f"corpus   {corpus} ({corpus.fingerprint[:12]}), {spaces}; {held}",
         f"pairs    {told['windows']:,} windows, {told['pairs_per_epoch']:,} pairs an epoch, "
         f"{config.train.steps * plan.pairs / told['pairs_per_epoch']:.1f} epochs; {mixture}; "
         f"negatives {', '.join(told['kinds'])}",

@@ -14,6 +14,8 @@ from threadpoolctl import threadpool_limits
 
 TRIES = 2
 """Work that has killed this many processes is given up."""
+STARTS = 5
+"""Attempts to start a process."""
 
 
 def available_cores() -> int:
@@ -96,11 +98,18 @@ class _Worker:
         context = multiprocessing.get_context("forkserver")  # workers share one import of the libraries
         context.set_forkserver_preload(["fmriscale.ingest.run"])
         self.item: tuple[int, tuple] = (-1, ())
-        self.pipe, theirs = context.Pipe()
         here = (dict(os.environ, OMP_NUM_THREADS="1"), str(Path.cwd()))
-        self._process = context.Process(target=_serve, args=(function, theirs, here), daemon=True)
-        self._process.start()
-        theirs.close()
+        for attempt in range(STARTS):
+            self.pipe, theirs = context.Pipe()
+            self._process = context.Process(target=_serve, args=(function, theirs, here), daemon=True)
+            try:
+                self._process.start()
+                break
+            except (EOFError, OSError):  # the server of processes was killed; the next start starts it too
+                if attempt == STARTS - 1:
+                    raise
+            finally:
+                theirs.close()
 
     def begin(self, item: tuple[int, tuple]) -> None:
         """Hand over a numbered piece of work; a process that died meanwhile is noticed by `result`."""

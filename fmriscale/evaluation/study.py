@@ -75,9 +75,7 @@ def prepare(config: StudyConfig) -> Material:
     space = corpus.space(config.space)
     unknown = sorted(set(config.datasets or []) - set(corpus.runs["dataset"]))
     if unknown:
-        raise UserError(
-            f"{corpus}: no data set {unknown}; it has {sorted(set(corpus.runs['dataset']))}"
-        )
+        raise UserError(f"{corpus}: no data set {unknown}; it has {sorted(set(corpus.runs['dataset']))}")
     table = corpus.runs
     takes_part = (table["space"] == space.name) & table["split"].isin(config.splits)
     if config.datasets is not None:
@@ -103,9 +101,7 @@ def fold_pairs(config: StudyConfig, material: Material, fold: Fold) -> tuple[Pai
             for side, members in enumerate(sides)
         )
     except UserError as error:
-        raise UserError(
-            f"{material.corpus}, fold {fold.number} without {fold.left_out}: {error}"
-        ) from None
+        raise UserError(f"{material.corpus}, fold {fold.number} without {fold.left_out}: {error}") from None
     return train, test
 
 

@@ -235,8 +235,7 @@ def select_runs(corpus: Corpus, data: DataConfig, split: Literal["train", "eval"
     if missing:
         there = ", ".join(sorted(set(runs.dataset[chosen])))
         raise UserError(
-            f"{corpus}: no data set {', '.join(missing)} in space {', '.join(spaces)}; "
-            f"choose from {there}"
+            f"{corpus}: no data set {', '.join(missing)} in space {', '.join(spaces)}; choose from {there}"
         )
     held_out = np.zeros(len(runs), bool)
     for pattern in data.holdout_runs:

@@ -29,6 +29,8 @@ class FolderServer(ThreadingHTTPServer):
         Whether Range is understood; whether the length of a body is told.
     pause : float
         Wait after each 16 KiB, s.
+    busy : int
+        Requests that are being answered.
     """
 
     daemon_threads = True
@@ -42,6 +44,7 @@ class FolderServer(ThreadingHTTPServer):
         self.flips: Counter[str] = Counter()
         self.drop_after: int | None = None
         self.status, self.ranges, self.lengths, self.pause = 500, True, True, 0.0
+        self.busy = 0
         self.connections: set[socket.socket] = set()
 
     @property
@@ -71,6 +74,13 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, *_: object) -> None: ...
 
     def do_GET(self) -> None:
+        self.server.busy += 1
+        try:
+            self._get()
+        finally:
+            self.server.busy -= 1
+
+    def _get(self) -> None:
         server = self.server
         name = unquote(urlsplit(self.path).path).removeprefix("/corpus/")
         server.requests[name] += 1
@@ -109,8 +119,8 @@ class _Handler(BaseHTTPRequestHandler):
                 self.close_connection = True
                 self.connection.shutdown(socket.SHUT_RDWR)
                 return
+            self.server.sent[name] += len(body[at : at + step])  # first: the client may ask for it at once
             self.wfile.write(body[at : at + step])
-            self.server.sent[name] += len(body[at : at + step])
             if self.server.pause:
                 time.sleep(self.server.pause)
 

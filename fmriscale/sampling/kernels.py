@@ -34,7 +34,7 @@ _ROUNDS = 6
 # ---------------------------------------------------------------- random numbers and permutations
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy", forceinline=True)
 def mix(x):
     """Scramble a uint64 (the finaliser of SplitMix64, Steele et al. 2014, OOPSLA)."""
     x = (x ^ (x >> _U30)) * _MIX_A
@@ -42,20 +42,20 @@ def mix(x):
     return x ^ (x >> _U31)
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy", forceinline=True)
 def fold(key, part):
     """Fold an integer (seed, stream, epoch, ...) into a 64-bit key."""
     return mix(np.uint64(key) + _GOLDEN + mix(np.uint64(part)))
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy", forceinline=True)
 def uniform(key, index):
     """Return a number in [0, 1) for an index: the same index gives the same number, always."""
     bits = mix(mix(np.uint64(index) + _GOLDEN) + np.uint64(key))
     return np.float64(bits >> _U11) * 2.0**-53
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy", forceinline=True)
 def permute(index, n, key):
     """Tell where a permutation of 0..n-1 that `key` chooses sends an index, without building it.
 
@@ -80,14 +80,14 @@ def permute(index, n, key):
 # ---------------------------------------------------------------- a pass over the windows of a data set
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy", forceinline=True)
 def _shard_windows(table, shard):
     """Return first window and number of windows of a shard."""
     first = table.run_first[table.shard_run[shard]]
     return first, table.run_first[table.shard_run[shard + 1]] - first
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy", forceinline=True)
 def _block_sizes(table, dataset, window, shards_key, blocks):
     """Fill in how many windows lie in all earlier blocks of a pass."""
     first, n_shards = table.dataset_shard[dataset], len(blocks) - 1
@@ -101,7 +101,7 @@ def _block_sizes(table, dataset, window, shards_key, blocks):
         blocks[b + 1] = blocks[b] + size
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy", forceinline=True)
 def windowed(table, dataset, index, epoch, stream, window, seed_key, memo):
     """Return the window at a place of a pass that keeps to a moving set of `window` shards, and its block.
 
@@ -148,17 +148,17 @@ def pass_over_shards(table, dataset, epoch, window, seed):
 # ---------------------------------------------------------------- windows, starts and partners
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy", forceinline=True)
 def _window_start(table, run, k):
     """Return the first volume of the left sequence of window k of a run."""
     index = table.run_first[run] + k
     span = table.run_span[run + 1] - 1
     while table.span_first[span] > index:
         span -= 1
-    return table.span_start[span] + (index - table.span_first[span]) * table.stride[run]
+    return table.span_start[span] + (index - table.span_first[span]) * table.runs[run].stride
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy", forceinline=True)
 def distant_shifts(n_windows, stride, gap, near, length):
     """Count the shifts that take a window to its same_run negatives, on the circle of a run's windows.
 
@@ -177,7 +177,7 @@ def distant_shifts(n_windows, stride, gap, near, length):
     return max(0, n_windows - 2 * near + 1 - left_out), low, left_out
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy", forceinline=True)
 def _how_many_longer(longest, first, last, k):
     """Return how many runs of a list, longest first, have a window k."""
     low, high = first, last
@@ -190,48 +190,49 @@ def _how_many_longer(longest, first, last, k):
     return low - first
 
 
-@njit(cache=True)
-def _is_partner(table, run, other, kind):
-    """Tell whether another run can hold the right sequence of this kind."""
+@njit(cache=True, error_model="numpy", forceinline=True)
+def _is_partner(own, its, kind):
+    """Tell whether another run can hold the right sequence of this kind; both are of `table.runs`."""
     if kind == SAME_SUBJECT:
-        return other != run
+        return True
     if kind == SAME_DATASET:
-        return table.subject[other] != table.subject[run]
-    return table.dataset[other] != table.dataset[run] and table.person[other] != table.person[run]
+        return its.subject != own.subject
+    return its.dataset != own.dataset and its.person != own.person
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy", forceinline=True)
 def _partner(table, run, k, kind, key):
     """Draw one of the runs of this kind that have a window k; each is as likely."""
+    n_runs = len(table.runs)
     if kind == SAME_SUBJECT:
-        runs, longest = table.subject_runs, table.subject_longest
-        first, last = table.subject_first[table.subject[run]], table.subject_first[table.subject[run] + 1]
+        s = table.runs[run].subject
+        first, last = table.subject_first[s], table.subject_first[s + 1]
     elif kind == SAME_DATASET:
-        runs, longest = table.dataset_runs, table.dataset_longest
-        first, last = table.dataset_first[table.dataset[run]], table.dataset_first[table.dataset[run] + 1]
+        d = table.runs[run].dataset
+        first, last = n_runs + table.dataset_first[d], n_runs + table.dataset_first[d + 1]
     else:
-        runs, longest = table.all_runs, table.all_longest
-        first, last = 0, len(runs)
-    n = _how_many_longer(longest, first, last, k)
+        first, last = 2 * n_runs, 3 * n_runs
+    n = _how_many_longer(table.longest, first, last, k)
     place = 0
     for turn in range(_TRIES):
         place = int(uniform(key, turn) * n)
-        if _is_partner(table, run, runs[first + place], kind):
-            return runs[first + place]
+        other = table.partners[first + place]
+        if other != run and _is_partner(table.runs[run], table.runs[other], kind):
+            return other
     for turn in range(n):  # hardly any run suits: take the next one that does
-        other = runs[first + (place + turn) % n]
-        if _is_partner(table, run, other, kind):
+        other = table.partners[first + (place + turn) % n]
+        if other != run and _is_partner(table.runs[run], table.runs[other], kind):
             return other
     return np.int32(-1)  # not reached: `reach` says that there is one
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy", forceinline=True)
 def _nearby(table, run, k, kind, partner, at, window, seed_key, key):
     """Exchange a partner for one in the shards that the windowed shuffle has open; keep it if none suits.
 
     `at` is the epoch and the block of the partner's data set at this position.
     """
-    dataset = table.dataset[partner]
+    dataset = table.runs[partner].dataset
     first = table.dataset_shard[dataset]
     n_shards = table.dataset_shard[dataset + 1] - first
     shards_key = fold(fold(fold(seed_key, _SHARDS), dataset), at[0])
@@ -241,12 +242,12 @@ def _nearby(table, run, k, kind, partner, at, window, seed_key, key):
         begin, end = table.shard_run[shard], table.shard_run[shard + 1]
         other = begin + int(uniform(key, _TRIES + 2 * turn + 1) * (end - begin))
         has_k = table.run_first[other + 1] - table.run_first[other] > k
-        if has_k and _is_partner(table, run, other, kind):
+        if has_k and _is_partner(table.runs[run], table.runs[other], kind):
             return np.int32(other)
     return partner
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy", forceinline=True)
 def _starts_before(table, run, volume):
     """Return how many possible starts of a sequence a run has before a volume."""
     n = 0
@@ -256,26 +257,26 @@ def _starts_before(table, run, volume):
     return n
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy", forceinline=True)
 def _anywhere(table, run, start, u):
     """Draw any start in any run of the subject, but for those near left and the positive right.
 
     Left out are those from one length before left to two lengths after its end (and the gap): for 5 volumes
     -5 ... +14, as the published code has it.
     """
-    subject = table.subject[run]
+    subject = table.runs[run].subject
     first, last = table.subject_first[subject], table.subject_first[subject + 1]
     own = first
-    while table.subject_runs[own] != run:
+    while table.partners[own] != run:
         own += 1
     base, before = table.subject_starts[first], table.subject_starts[own]
     blocked = before + _starts_before(table, run, start - table.length)
-    resumed = before + _starts_before(table, run, start + 3 * table.length + table.gap[run])
+    resumed = before + _starts_before(table, run, start + 3 * table.length + table.runs[run].gap)
     drawn = base + int(u * (table.subject_starts[last] - base - (resumed - blocked)))
     if drawn >= blocked:
         drawn += resumed - blocked
     place = np.searchsorted(table.subject_starts[first : last + 1], drawn, side="right") - 1 + first
-    rest, other = drawn - table.subject_starts[place], table.subject_runs[place]
+    rest, other = drawn - table.subject_starts[place], table.partners[place]
     for span in range(table.run_span[other], table.run_span[other + 1]):
         n = max(0, table.span_stop[span] - table.length + 1 - table.span_start[span])
         if rest < n:
@@ -284,35 +285,32 @@ def _anywhere(table, run, start, u):
     return other, np.int64(-1)  # not reached: the starts add up
 
 
-@njit(cache=True)
-def _kind(table, run, k, kinds, turn, key):
-    """Return the kind of a negative in turn, or another declared one where the window cannot have it.
+@njit(cache=True, error_model="numpy", forceinline=True)
+def _substitute(table, run, k, kinds, turn, key):
+    """Return another declared kind for a window that cannot have the kind in turn, drawn by the quotas.
 
-    The substitute is drawn by the quotas. Where no declared kind is possible at this place of the run, the
-    kind in turn (or the first that the run can have at all) is returned and the place is moved.
+    Where no declared kind is possible at this place of the run, the kind in turn (or the first that the run
+    can have at all) is returned and the place is moved.
     """
-    kind = kinds[turn]
-    if k < table.reach[run, kind]:
-        return kind, k
     for again in range(_TRIES):
         kind = kinds[int(uniform(key, again) * KIND_BLOCK)]
-        if k < table.reach[run, kind]:
+        if k < table.runs[run].reach[kind]:
             return kind, k
     for again in range(KIND_BLOCK):
         kind = kinds[again]
-        if k < table.reach[run, kind]:
+        if k < table.runs[run].reach[kind]:
             return kind, k
     for again in range(KIND_BLOCK):
         kind = kinds[(turn + again) % KIND_BLOCK]
-        if table.reach[run, kind] > 0:
+        if table.runs[run].reach[kind] > 0:
             break
-    return kind, np.int64(table.reach[run, kind] - 1)
+    return kind, np.int64(table.runs[run].reach[kind] - 1)
 
 
 # ---------------------------------------------------------------- pairs, and their volumes
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, error_model="numpy", nogil=True)
 def draw_pairs(first, table, mixture, seed, window, memo, out):
     """Fill in the pairs at positions `first` and following.
 
@@ -353,20 +351,21 @@ def draw_pairs(first, table, mixture, seed, window, memo, out):
         run = np.searchsorted(table.run_first, chosen, side="right") - 1
         k = chosen - table.run_first[run]
         start = _window_start(table, run, k)
-        follows = table.length + table.gap[run]
+        follows = table.length + table.runs[run].gap
 
         kind, right_run, right_start = POSITIVE, np.int64(run), start + follows
         if draw % 2:
             key = fold(partner_key, position)
-            kind, k = _kind(
-                table, run, k, mixture.kinds[d], (draw // 2) % KIND_BLOCK, fold(kind_key, position)
-            )
+            turn = (draw // 2) % KIND_BLOCK
+            kind = mixture.kinds[d, turn]
+            if k >= table.runs[run].reach[kind]:
+                kind, k = _substitute(table, run, k, mixture.kinds[d], turn, fold(kind_key, position))
             if kind == SAME_RUN:
                 n_run = table.run_first[run + 1] - table.run_first[run]
                 n, low, left_out = distant_shifts(
-                    n_run, table.stride[run], table.gap[run], table.near[run], table.length
+                    n_run, table.runs[run].stride, table.runs[run].gap, table.runs[run].near, table.length
                 )
-                shift = table.near[run] + int(uniform(key, 0) * n)
+                shift = table.runs[run].near + int(uniform(key, 0) * n)
                 shift += left_out if shift >= low else 0
                 right_start = _window_start(table, run, (k + shift) % n_run) + follows
             elif kind == ANYWHERE:
@@ -374,7 +373,7 @@ def draw_pairs(first, table, mixture, seed, window, memo, out):
             elif kind != REVERSED:
                 right_run = _partner(table, run, k, kind, key)
                 if window > 0 and kind != SAME_SUBJECT:
-                    e = table.dataset[right_run]
+                    e = table.runs[right_run].dataset
                     if e != d:  # how far that data set is, to a block
                         its = (block * mixture.quotas[e] + place * mixture.quotas[e] // n_block) // 2
                         n_its = (
@@ -384,7 +383,7 @@ def draw_pairs(first, table, mixture, seed, window, memo, out):
                         n_shards = table.dataset_shard[e + 1] - table.dataset_shard[e]
                         epoch, at = its // n_its, its % n_its * n_shards // n_its
                     right_run = _nearby(table, run, k, kind, right_run, (epoch, at), window, seed_key, key)
-                right_start = _window_start(table, right_run, k) + table.length + table.gap[right_run]
+                right_start = _window_start(table, right_run, k) + table.length + table.runs[right_run].gap
         out.run_left[i], out.start_left[i] = run, start
         out.run_right[i], out.start_right[i] = right_run, right_start
         out.kind[i], out.dataset[i] = kind, d

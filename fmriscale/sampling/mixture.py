@@ -76,7 +76,7 @@ def kinds_of(table: Table, negatives: dict[str, float]) -> np.ndarray:
     quotas = np.array([declared[kind] for kind in codes])
     block = np.zeros((len(table.dataset_first) - 1, KIND_BLOCK), np.int8)
     for d, (first, last) in enumerate(zip(table.dataset_first, table.dataset_first[1:], strict=False)):
-        able = (table.reach[first:last, codes] > 0).any(axis=0)
+        able = (table.runs["reach"][first:last, codes] > 0).any(axis=0)
         if able.any():
             turns = largest_remainder(np.where(able, quotas, 0.0), KIND_BLOCK)
             block[d] = codes[interleave(turns)[0]]

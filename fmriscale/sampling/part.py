@@ -133,7 +133,7 @@ class Part:
             return
         shards = pd.unique(self.corpus.runs["shard"].to_numpy()[self.rows])
         self.corpus.want(shards.tolist(), reader=f"{id(self)}")
-        standard = standard_of(self.corpus, self.rows, self.table.subject, self.data.standardize)
+        standard = standard_of(self.corpus, self.rows, self.table.runs["subject"], self.data.standardize)
         place = (self.corpus, self.rows, self.length, self.space.n_features, standard)
         if self.data.access == "device":
             from fmriscale.sampling.device import DeviceRuns  # here: it brings torch
@@ -181,9 +181,10 @@ class Part:
     def supply(self) -> dict[str, np.ndarray]:
         """Return the share of each data set's windows that can have each declared kind, float [D] by kind."""
         declared = [kind for kind, quota in self.data.pairs.negatives.items() if quota > 0]
-        able = {kind: self.table.reach[:, KINDS.index(kind) + 1] for kind in declared}
+        runs = self.table.runs
+        able = {kind: runs["reach"][:, KINDS.index(kind) + 1] for kind in declared}
         return {
-            kind: np.bincount(self.table.dataset, windows, len(self.datasets)) / np.maximum(self.windows, 1)
+            kind: np.bincount(runs["dataset"], windows, len(self.datasets)) / np.maximum(self.windows, 1)
             for kind, windows in able.items()
         }
 
@@ -217,7 +218,7 @@ class Part:
     def _check_kinds(self) -> None:
         """Refuse runs that can supply none of the declared kinds."""
         declared = [KINDS.index(kind) + 1 for kind, quota in self.data.pairs.negatives.items() if quota > 0]
-        helpless = ~(self.table.reach[:, declared] > 0).any(axis=1)
+        helpless = ~(self.table.runs["reach"][:, declared] > 0).any(axis=1)
         if helpless.any():
             run = int(np.argmax(helpless))
             kinds = ", ".join(KINDS[k - 1] for k in declared)

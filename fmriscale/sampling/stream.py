@@ -125,7 +125,7 @@ class ShardPlan:
 def _relatives(table: Table) -> dict[int, list[int]]:
     """Return the other shards that hold runs of a shard's subjects."""
     shard = np.repeat(np.arange(len(table.shard_run) - 1), np.diff(table.shard_run))
-    subject, inside = np.unique(np.stack([table.subject, shard]), axis=1)
+    subject, inside = np.unique(np.stack([table.runs["subject"], shard]), axis=1)
     found: dict[int, set[int]] = {}
     starts = np.flatnonzero(np.r_[True, np.diff(subject) != 0])
     for its in np.split(inside, starts[1:]):

@@ -10,6 +10,18 @@ KIND_BLOCK = 240
 """Negatives of a data set in which the quotas of kinds are exact."""
 
 
+RUN = np.dtype(
+    [
+        *((name, np.int32) for name in ("stride", "gap", "near", "subject", "person", "dataset")),
+        ("reach", np.int32, 7),
+    ]
+)
+"""What is known of a run: volumes between neighbouring windows; volumes between left and right; windows that
+a same_run negative keeps away (at least 1); numbers of the subject (of one data set), of the person (who may
+be in several) and of the data set; and how many of its windows, from the first, can have a negative of each
+kind."""
+
+
 class Table(NamedTuple):
     """The windows of R runs in S spans (stretches of uncensored volumes), P subjects, D data sets, H shards.
 
@@ -28,38 +40,18 @@ class Table(NamedTuple):
     """int32 [S]: first volume."""
     span_stop: np.ndarray
     """int32 [S]: volume after the last one."""
-    stride: np.ndarray
-    """int32 [R]: volumes between neighbouring windows."""
-    gap: np.ndarray
-    """int32 [R]: volumes between left and right."""
-    near: np.ndarray
-    """int32 [R]: windows that a same_run negative keeps away, at least 1."""
-    subject: np.ndarray
-    """int32 [R]: number of the subject (of one data set)."""
-    person: np.ndarray
-    """int32 [R]: number of the person (who may be in several data sets)."""
-    dataset: np.ndarray
-    """int32 [R]: number of the data set."""
+    runs: np.ndarray
+    """RUN [R]."""
     subject_first: np.ndarray
-    """int32 [P + 1]: bounds of each subject in the next two."""
-    subject_runs: np.ndarray
-    """int32 [R]: runs by subject, those with most windows first."""
-    subject_longest: np.ndarray
-    """int32 [R]: their numbers of windows."""
+    """int32 [P + 1]: bounds of each subject in `partners`."""
     subject_starts: np.ndarray
-    """int64 [R + 1]: possible starts of a sequence in all runs before, in the order of subject_runs."""
+    """int64 [R + 1]: possible starts of a sequence in all runs before, in the order of `partners`."""
     dataset_first: np.ndarray
-    """int32 [D + 1]: first run of each data set, and bounds in the next two."""
-    dataset_runs: np.ndarray
-    """int32 [R]: runs by data set, those with most windows first."""
-    dataset_longest: np.ndarray
-    """int32 [R]: their numbers of windows."""
-    all_runs: np.ndarray
-    """int32 [R]: all runs, those with most windows first."""
-    all_longest: np.ndarray
-    """int32 [R]: their numbers of windows."""
-    reach: np.ndarray
-    """int32 [R, 1 + kinds]: windows 0..reach-1 of the run can have a negative of this kind."""
+    """int32 [D + 1]: first run of each data set, and bounds in the second part of `partners`."""
+    partners: np.ndarray
+    """int32 [3 R]: all runs by subject, by data set, and in one list; those with most windows first."""
+    longest: np.ndarray
+    """int32 [3 R]: their numbers of windows."""
     shard_run: np.ndarray
     """int32 [H + 1]: first run of each shard."""
     dataset_shard: np.ndarray

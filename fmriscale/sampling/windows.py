@@ -13,6 +13,7 @@ from fmriscale.sampling.tables import (
     ANYWHERE,
     OTHER_DATASET,
     REVERSED,
+    RUN,
     SAME_DATASET,
     SAME_RUN,
     SAME_SUBJECT,
@@ -99,12 +100,16 @@ def find_windows(
     dataset_first = np.searchsorted(dataset, np.arange(len(datasets) + 1))
 
     by_subject = np.lexsort((-n_windows, subject))
-    by_dataset = np.lexsort((-n_windows, dataset))
     by_length = np.argsort(-n_windows, kind="stable")
+    partners = np.concatenate((by_subject, np.lexsort((-n_windows, dataset)), by_length))
     allowed = distant_shifts_of(n_windows, stride, gap, near, length)
     blocked = 4 * length + int(np.max(gap, initial=0))
     reach = _reach(n_windows, n_starts, allowed, dataset, subject, person, blocked)
-    int32 = np.int32
+    table, int32 = np.zeros(n, RUN), np.int32
+    for name, values in (("stride", stride), ("gap", gap), ("near", near), ("reach", reach)):
+        table[name] = values
+    for name, values in (("subject", subject), ("person", person), ("dataset", dataset)):
+        table[name] = values
     return Table(
         length=length,
         run_first=_before(n_windows),
@@ -112,24 +117,14 @@ def find_windows(
         span_first=_before(n_span)[:-1],
         span_start=span_start.astype(int32),
         span_stop=span_stop.astype(int32),
-        stride=stride.astype(int32),
-        gap=gap.astype(int32),
-        near=near.astype(int32),
-        subject=subject.astype(int32),
-        person=person.astype(int32),
-        dataset=dataset.astype(int32),
+        runs=table,
         subject_first=np.searchsorted(subject[by_subject], np.arange(subject.max(initial=-1) + 2)).astype(
             int32
         ),
-        subject_runs=by_subject.astype(int32),
-        subject_longest=n_windows[by_subject].astype(int32),
         subject_starts=_before(n_starts[by_subject]),
         dataset_first=dataset_first.astype(int32),
-        dataset_runs=by_dataset.astype(int32),
-        dataset_longest=n_windows[by_dataset].astype(int32),
-        all_runs=by_length.astype(int32),
-        all_longest=n_windows[by_length].astype(int32),
-        reach=reach.astype(int32),
+        partners=partners.astype(int32),
+        longest=n_windows[partners].astype(int32),
         shard_run=shard_run.astype(int32),
         dataset_shard=np.searchsorted(shard_run, dataset_first).astype(int32),
     ), rows.astype(int32)

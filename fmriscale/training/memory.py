@@ -8,7 +8,7 @@ BUCKET = 500_000_000
 LIVE = 1_000_000_000
 """Most elements of weights that stage 3 gathers ahead (DeepSpeed's stage3_max_live_parameters)."""
 MASTER, MOMENTS = 4, 8
-"""Bytes an element: the float32 copy of the weights that ZeRO steps on, and AdamW's two moments."""
+"""Bytes an element: float32 weights that ZeRO steps on, and AdamW's two moments; a checkpoint holds these."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,11 +81,11 @@ def states(
         buffers = 2 * bucket + size * min(LIVE, n_parameters)
         step += bucket
     else:
-        # Stage 2 scatters a bucket as soon as it is full, and gradients of the next are made meanwhile.
-        buffers = bucket * (1 if n_ranks == 1 else stage) + (bucket if overlap else 0)
+        # With others to exchange with: the bucket that is exchanged, and gradients made meanwhile.
+        buffers = bucket * (1 if n_ranks == 1 else 2) + (bucket if overlap else 0)
     host = 0
-    if offload != "none":
-        host, optimizer = optimizer + MASTER * piece, 0
+    if offload != "none":  # and the step is made there
+        host, optimizer, step = optimizer + MASTER * piece, 0, 0
         if stage == 3:
             host, weights = host + weights, 0
     return States(
@@ -95,8 +95,3 @@ def states(
         buffers=max(buffers, step - gradients),
         host=host,
     )
-
-
-def checkpoint_bytes(n_parameters: int, stage: int, precision: str) -> int:
-    """Size of a checkpoint over all ranks: weights as trained, their float32 copy and the moments."""
-    return n_parameters * (itemsize(precision) + MOMENTS + (MASTER if stage > 0 else 0))

@@ -1,0 +1,57 @@
+"""One rank that measures DeepSpeed steps: memory_worker.py OUT writes what each case held."""
+
+import gc
+import json
+import sys
+import warnings
+from pathlib import Path
+
+import torch
+from memory import peak_of
+
+from fmriscale.config import ModelConfig, TrainConfig
+from fmriscale.model.encoder import build, count_parameters, resolve_encoder
+from fmriscale.model.objectives import ntp_loss
+from fmriscale.training import cluster, zero
+from fmriscale.training.schedule import plan_batch
+
+
+def held() -> int:
+    """Bytes of all storages of tensors that are alive."""
+    gc.collect()
+    tensors = [o for o in gc.get_objects() if isinstance(o, torch.Tensor)]
+    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
+    return sum(storages.values())
+
+
+def measure(stage: int, precision: str) -> dict[str, int]:
+    """Most bytes at a time in a step, and parameters."""
+    before = held()
+    # Two pairs: activations weigh little beside weights.
+    shape = resolve_encoder(ModelConfig(preset="tiny", d_model=256), {"roi": 64}, 2)
+    model, n_pairs = build(shape, 0), 2
+    n_parameters = count_parameters(model)
+    train = TrainConfig(zero_stage=stage, precision=precision)
+    plan = plan_batch(n_pairs * place.world_size, n_pairs, place.world_size)
+    engine = zero.make_engine(model, train, plan, precision, place.device)
+    left, right = torch.randn(2, n_pairs, 2, 64).unbind()
+    t_r, label = torch.full((n_pairs,), 2.0), torch.arange(n_pairs) % 2
+
+    def step() -> None:
+        engine.backward(ntp_loss(engine(left, right, t_r), label).mean())
+        engine.step()
+
+    step()
+    most = held() - before + peak_of(step)
+    engine.destroy()
+    return {"most": most, "n_parameters": n_parameters}
+
+
+warnings.filterwarnings("ignore", category=FutureWarning)
+out = Path(sys.argv[1])
+place = cluster.join()
+cases = [(0, "fp32"), (1, "fp32"), (1, "bf16"), (2, "bf16"), (3, "fp32"), (3, "bf16")]
+found = {f"{stage} {precision}": measure(stage, precision) for stage, precision in cases}
+if place.leads:
+    out.write_text(json.dumps(found))
+cluster.leave()

@@ -1,0 +1,101 @@
+"""`fmriscale plan`: what it says must be so."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from factory import write_corpus
+
+from fmriscale.cli import run
+from fmriscale.config import PretrainConfig
+from fmriscale.corpus.reader import Corpus
+from fmriscale.recipe import parse
+from fmriscale.sampling.loader import NTPLoader
+from fmriscale.training.memory import states
+from fmriscale.training.plan import GIB, Plan
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("plan")
+    write_corpus(folder / "corpus")
+    settings = {"out": "unset", "data": {"corpus": str(folder / "corpus")}, "model": {"preset": "base"}}
+    path = folder / "base.yaml"
+    path.write_text(json.dumps(settings))
+    return path
+
+
+def cells(text: str, name: str) -> list[str]:
+    line = next(line for line in text.splitlines() if line.strip().startswith(name))
+    return line.strip().removeprefix(name).split()
+
+
+def test_a_large_model_is_planned_without_building_it(recipe: Path, capsys: pytest.CaptureFixture[str]):
+    line = "--model.preset 7b --nodes 2 --gpus 8 --train.zero_stage 3 --train.activation_checkpointing true"
+    assert run(["plan", "--config", str(recipe), *line.split()]) == 0
+    text = capsys.readouterr().out
+    n = int(re.search(r"7b: ([\d,]+) parameters", text)[1].replace(",", ""))
+    assert n == pytest.approx(7.05e9, rel=0.01)
+    gib = n / GIB
+    optimiser = [float(c) for c in cells(text, "optimiser states")]
+    assert optimiser == pytest.approx([8 * gib, *[12 * gib / 16] * 3], abs=0.01)
+    weights = [float(c) for c in cells(text, "parameters")]
+    assert weights == pytest.approx([4 * gib, 2 * gib, 2 * gib, 2 * gib / 16], abs=0.01)
+    assert cells(text, "fits into 73.6") == ["no", "yes", "yes", "yes"]
+
+
+def test_what_does_not_fit_ends_in_2_and_its_remedy_fits(recipe: Path, capsys: pytest.CaptureFixture[str]):
+    line = ["plan", "--config", str(recipe), "--model.preset", "1b", "--gpus", "4", "--gpu-gb", "9"]
+    assert run(line) == 2
+    remedy = re.search(r"It does not fit. This would: (.+)", capsys.readouterr().out)[1]
+    assert run([*line, *shlex.split(remedy)]) == 0
+    assert run([*line, "--gpu-gb", "2"]) == 2
+    assert "Take more GPUs" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_the_largest_micro_batch_is_the_largest(recipe: Path, recompute: bool):
+    more = ["--train.global_batch", "65536", "--train.max_micro_batch", "65536"]
+    plan = Plan.of(parse(PretrainConfig, ["--config", str(recipe), *more]), 1, 8 * GIB)
+    for stage in range(4):
+        most = plan.largest_micro_batch(stage, recompute)
+        held = plan.states(stage).total
+        assert held + plan.activations(stage, most, recompute) <= plan.usable
+        assert held + plan.activations(stage, 2 * most, recompute) > plan.usable
+
+
+def test_epochs_and_days_are_those_of_corpus_and_rate(recipe: Path, capsys: pytest.CaptureFixture[str]):
+    line = ["--train.steps", "86400", "--train.global_batch", "100"]
+    assert run(["plan", "--config", str(recipe), *line, "--gpus", "2", "--pairs-per-s", "10"]) == 0
+    text = capsys.readouterr().out
+    config = parse(PretrainConfig, ["--config", str(recipe)])
+    loader = NTPLoader(Corpus.open(config.data.corpus), config.data, "train", 0)
+    assert f"{86400 * 100 / (2 * loader.n_windows):,.1f} epochs" in text
+    assert "20 pairs/s, 86,400 steps in 5.0 days (measured: 10 on one GPU)" in text
+    assert run(["plan", "--config", str(recipe), "--data.corpus", "/nowhere"]) == 0
+    assert "400 features assumed, epochs unknown" in capsys.readouterr().out
+
+
+def test_states_shrink_with_the_ranks_as_their_stage_says():
+    for stage, split in ((0, ""), (1, "o"), (2, "og"), (3, "ogw")):
+        one, eight = (states(8_000_000, stage, n, "fp32") for n in (1, 8))
+        for letter, name in (("o", "optimizer"), ("g", "gradients"), ("w", "weights")):
+            assert getattr(one, name) == getattr(eight, name) * (8 if letter in split else 1)
+    offloaded = states(8_000_000, 3, 8, "bf16", offload="cpu")
+    assert offloaded.weights == offloaded.optimizer == 0 and offloaded.host == 18_000_000
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--gpus", "two"], "argument --gpus: invalid int value: 'two'"),
+        (["--gpus", "0"], "must be above 0"),
+        (["--gpus", "3"], "train.global_batch 256 does not divide by 3 ranks"),
+        (["--model.presett", "1b"], "Did you mean"),
+    ],
+)
+def test_mistakes_are_named(recipe: Path, options, said: str, capsys: pytest.CaptureFixture[str]):
+    assert run(["plan", "--config", str(recipe), *options]) == 2
+    assert said in capsys.readouterr().err

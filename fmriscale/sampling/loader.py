@@ -14,6 +14,7 @@ import re
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 
 from fmriscale.config import DataConfig
 from fmriscale.corpus.manifest import FeatureSpace
@@ -263,13 +264,21 @@ def _members(
     """
     lengths = volumes(data.pairs.length, corpus.runs.t_r.to_numpy()[rows], 1)
     spaces = corpus.runs.space.to_numpy()[rows]
-    parts: dict[tuple[str, int], list[str]] = {}
-    for name in sorted(set(names)):
+    codes, order = pd.factorize(names, sort=True)
+    longest = np.zeros(len(order), np.int64)
+    np.maximum.at(longest, codes, lengths)
+    if (other := lengths != longest[codes]).any():
+        name = names[np.argmax(other)]
         found = np.unique(lengths[names == name])
-        if len(found) > 1:
-            raise UserError(
-                f"{corpus}: data set {name} holds runs of different t_r, for which pairs.length "
-                f"{data.pairs.length} is {', '.join(map(str, found))} volumes; give pairs.length in volumes"
-            )
-        parts.setdefault((str(spaces[names == name][0]), int(found[0])), []).append(name)
-    return {key: (rows[np.isin(names, its)], its) for key, its in sorted(parts.items())}
+        raise UserError(
+            f"{corpus.folder}: data set {name} holds runs of different t_r, for which pairs.length "
+            f"{data.pairs.length} is {', '.join(map(str, found))} volumes; give pairs.length in volumes"
+        )
+    first = np.unique(codes, return_index=True)[1]
+    keys = list(zip(spaces[first].tolist(), longest.tolist(), strict=True))
+    parts = sorted(set(keys))
+    of_run = np.array([parts.index(key) for key in keys], np.int64)[codes]
+    return {
+        key: (rows[of_run == i], [str(name) for name, its in zip(order, keys, strict=True) if its == key])
+        for i, key in enumerate(parts)
+    }

@@ -190,9 +190,9 @@ class Part:
 
     def state(self) -> dict[str, dict[str, Any]]:
         """Return what the order depends on, by data set: counts, and a hash of its runs in their order."""
-        columns = ["key", "sha256", "segments", "t_r", "person", "subject"]
+        columns = ["key", "sha256", "segments", "person", "subject"]
         columns += ["shard"] if self._window else []
-        values = [self.corpus.runs[name].to_numpy()[self.rows].astype(str) for name in columns]
+        values = [self.corpus.runs[name].to_numpy()[self.rows] for name in columns]
         found = {}
         for name, first, last in zip(
             self.datasets, self.table.dataset_first, self.table.dataset_first[1:], strict=False
@@ -200,6 +200,7 @@ class Part:
             digest = hashlib.sha256(f"{self.space.sha256} {self.length}".encode())
             for column in values:
                 digest.update("\n".join(column[first:last]).encode())
+            digest.update(self.corpus.runs.t_r.to_numpy()[self.rows[first:last]].astype("<f8").tobytes())
             windows = int(self.table.run_first[last] - self.table.run_first[first])
             found[name] = {"runs": int(last - first), "windows": windows, "sha256": digest.hexdigest()}
         return found

@@ -2,7 +2,6 @@
 
 import tempfile
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,14 +112,20 @@ def dropped_volumes(confounds: Path | None, denoise: DenoiseConfig) -> int:
             "no desc-confounds_timeseries.tsv beside the run, but denoise.dummy_volumes: auto reads it; "
             "add it or give a number",
         )
-    flags = _read_table(confounds, lambda column: column.startswith("non_steady_state")).to_numpy()
+    _, table = _read_table(confounds, "non_steady_state")
+    flags = table.filter(regex="^non_steady_state").to_numpy()
     return int((flags != 0).any(axis=1).cumprod().sum())
 
 
-def _read_table(confounds: Path, wanted: Callable[[str], bool] | None = None) -> pd.DataFrame:
-    """Read a confounds file, or its wanted columns."""
+def _read_table(confounds: Path, start: str) -> tuple[list[str], pd.DataFrame]:
+    """Return the names of all columns of a file; of its numbers those wanted, and the first column."""
     try:
-        return pd.read_csv(confounds, sep="\t", na_values="n/a", usecols=wanted)
+        with confounds.open(encoding="utf-8") as handle:
+            names = handle.readline().rstrip("\r\n").split("\t")
+        table = pd.read_csv(
+            confounds, sep="\t", na_values="n/a", usecols=lambda c: c == names[0] or c.startswith(start)
+        )
+        return names, table
     except (OSError, ValueError) as error:
         raise Rejected("unreadable", f"{confounds.name}: {error}; copy it again") from error
 
@@ -149,7 +154,8 @@ def read_confounds(confounds: Path | None, denoise: DenoiseConfig, n_volumes: in
                 "no desc-confounds_timeseries.tsv beside the run; add it or empty denoise.strategy",
             )
         return Confounds()
-    table, dropped = _read_table(confounds), dropped_volumes(confounds, denoise)
+    dropped = dropped_volumes(confounds, denoise)
+    names, table = _read_table(confounds, "framewise_displacement")
     if len(table) != n_volumes:
         raise Rejected(
             "confounds_length",
@@ -162,8 +168,8 @@ def read_confounds(confounds: Path | None, denoise: DenoiseConfig, n_volumes: in
         mean_fd = float(displacement.mean()) if displacement.notna().any() else None
     if not denoise.strategy:
         return Confounds(mean_fd=mean_fd)
-    _check_columns(confounds, table, denoise)
-    regressors, sample_mask = _load_one(confounds, denoise)
+    _check_columns(confounds, names, denoise)
+    regressors, sample_mask = _load_one(confounds, names, denoise)
     regressors = regressors.iloc[dropped:].reset_index(drop=True)
     if (gaps := regressors.isna().any()).any():
         raise Rejected(
@@ -176,15 +182,15 @@ def read_confounds(confounds: Path | None, denoise: DenoiseConfig, n_volumes: in
     return Confounds(regressors if regressors.shape[1] else None, sample_mask, mean_fd)
 
 
-def _check_columns(confounds: Path, table: pd.DataFrame, denoise: DenoiseConfig) -> None:
+def _check_columns(confounds: Path, names: list[str], denoise: DenoiseConfig) -> None:
     """Refuse strategies whose columns or .json are missing; nilearn names them at random, or not at all."""
     needs: dict[str, list[str]] = {
-        name: [series + form for series in members for form in _FORMS[getattr(denoise, name)]]
-        for name, members in _SERIES.items()
+        strategy: [series + form for series in members for form in _FORMS[getattr(denoise, strategy)]]
+        for strategy, members in _SERIES.items()
     }
     needs["scrub"] = ["framewise_displacement", "std_dvars"]
     for strategy in denoise.strategy:
-        missing = [column for column in needs.get(strategy, []) if column not in table]
+        missing = [column for column in needs.get(strategy, []) if column not in names]
         if missing:
             raise Rejected(
                 "confounds",
@@ -192,7 +198,7 @@ def _check_columns(confounds: Path, table: pd.DataFrame, denoise: DenoiseConfig)
                 f"({missing[0]}, ...); choose a smaller set (denoise.{strategy}: basic) or drop the strategy",
             )
     for strategy, start in (("high_pass", "cosine"), ("ica_aroma", "aroma_")):
-        if strategy in denoise.strategy and not any(column.startswith(start) for column in table):
+        if strategy in denoise.strategy and not any(column.startswith(start) for column in names):
             raise Rejected(
                 "confounds",
                 f"{confounds.name}: strategy {strategy} finds no column {start}*, would do nothing; drop it"
@@ -206,7 +212,7 @@ def _check_columns(confounds: Path, table: pd.DataFrame, denoise: DenoiseConfig)
         )
 
 
-def _load_one(confounds: Path, denoise: DenoiseConfig) -> Any:
+def _load_one(confounds: Path, names: list[str], denoise: DenoiseConfig) -> Any:
     """Call load_confounds on exactly this file.
 
     nilearn looks for the file by the name of the image and gives up where names are much alike (one run
@@ -215,7 +221,7 @@ def _load_one(confounds: Path, denoise: DenoiseConfig) -> Any:
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         stem = Path(folder, "sub-x_desc-confounds_timeseries")
-        _give(confounds, stem.with_suffix(".tsv"))
+        _give(confounds, names, stem.with_suffix(".tsv"))
         if (described := confounds.with_suffix(".json")).is_file():
             stem.with_suffix(".json").symlink_to(described.absolute())
         try:
@@ -228,11 +234,9 @@ def _load_one(confounds: Path, denoise: DenoiseConfig) -> Any:
             ) from error
 
 
-def _give(confounds: Path, place: Path) -> None:
+def _give(confounds: Path, names: list[str], place: Path) -> None:
     """Link a confounds file, or copy it where nilearn would take it for one of a version it cannot read."""
-    with confounds.open(encoding="utf-8") as handle:
-        columns = handle.readline().rstrip("\r\n").split("\t")
-    if MISNAMED not in columns:
+    if MISNAMED not in names:
         place.symlink_to(confounds.absolute())
         return
     table = pd.read_csv(confounds, sep="\t", dtype=str, keep_default_na=False)

@@ -81,8 +81,8 @@ def states(
         buffers = 2 * bucket + size * min(LIVE, n_parameters)
         step += bucket
     else:
-        # With others to exchange with: the bucket that is exchanged, and gradients made meanwhile.
-        buffers = bucket * (1 if n_ranks == 1 else 2) + (bucket if overlap else 0)
+        # Stage 2 scatters a bucket as soon as it is full, and gradients of the next are made meanwhile.
+        buffers = bucket * (1 if n_ranks == 1 else stage) + (bucket if overlap else 0)
     host = 0
     if offload != "none":  # and the step is made there
         host, optimizer, step = optimizer + MASTER * piece, 0, 0

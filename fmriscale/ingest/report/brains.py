@@ -11,7 +11,7 @@ from nilearn.plotting import plot_glass_brain
 
 from fmriscale.corpus.manifest import FeatureSpace
 from fmriscale.ingest.report.facts import Presence
-from fmriscale.ingest.report.figures import MUTED, STYLE, WARM, WIDTH, svg
+from fmriscale.page import MUTED, STYLE, WARM, WIDTH, svg
 
 COLOURS = LinearSegmentedColormap.from_list("presence", ["#b3261e", WARM, "#e7c665", "#7fb0c8"])
 """From features that few runs have to those that all have."""

@@ -4,7 +4,6 @@ import base64
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 import pandas as pd
 
@@ -16,6 +15,7 @@ from fmriscale.files import atomic_write
 from fmriscale.ingest.report import facts, figures, sentences
 from fmriscale.ingest.report.brains import presence
 from fmriscale.ingest.report.carpets import CENSORED_COLOUR, carpet
+from fmriscale.page import environment
 
 MOST_CARPETS = 24
 """Data sets that carpet plots are drawn of, the longest ones: the file stays small."""
@@ -61,19 +61,13 @@ def render(corpus: Corpus, quarantine: pd.DataFrame) -> str:
     table = facts.by_dataset(corpus, runs, quarantine)
     found, extra = facts.read_records(corpus) if len(runs) else ({}, pd.DataFrame())
     runs = runs.join(extra)
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("fmriscale.ingest.report", "."),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(
+    templates = environment("fmriscale.ingest.report")
+    templates.filters.update(
         say=sentences.counted,
         words=sentences.reason_in_words,
         begin=sentences.first_upper,
     )
-    return environment.get_template("page.html.jinja").render(
+    return templates.get_template("page.html.jinja").render(
         name=corpus.folder.resolve().name,
         manifest=corpus.manifest,
         tiles=_tiles(corpus, runs, table),

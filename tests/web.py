@@ -136,3 +136,58 @@ def serving(folder: Path) -> Iterator[FolderServer]:
     finally:
         server.die()
         thread.join()
+
+
+class _Network:
+    """Passes bytes on to a server; cuts connections in the middle of large answers.
+
+    Attributes
+    ----------
+    cuts : int
+        How many more connections are cut, each after 4 KiB of an answer.
+    """
+
+    def __init__(self, server: tuple[str, int]) -> None:
+        self.server, self.cuts = server, 0
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        self._open: list[socket.socket] = []
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def die(self) -> None:
+        """Take no connection any more, and cut all."""
+        for one in (self._listener, *self._open):
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+            one.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                server = socket.create_connection(self.server)
+                self._open += [client, server]
+                for source, target in ((client, server), (server, client)):
+                    passing = (source, target, source is server)
+                    threading.Thread(target=self._pass, args=passing, daemon=True).start()
+
+    def _pass(self, source: socket.socket, target: socket.socket, answers: bool) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(4096):
+                target.sendall(data)
+                if answers and len(data) == 4096 and self.cuts > 0:
+                    self.cuts -= 1
+                    break
+        for one in (source, target):
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+
+
+@contextlib.contextmanager
+def cutting_network(server: tuple[str, int]) -> Iterator[_Network]:
+    """Reach a server through a network that can be cut."""
+    network = _Network(server)
+    try:
+        yield network
+    finally:
+        network.die()

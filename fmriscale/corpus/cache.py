@@ -238,8 +238,8 @@ def fetch(
             if (here := cache.bytes_here(item)) != seen:
                 seen = here
                 patience.progress()
-            slow = f"another process is to bring it into {cache.folder} and makes no progress"
-            patience.wait(_POLL, slow, "end that process")
+            stuck = f"another thread or process tries to bring it into {cache.folder}, but nothing comes"
+            patience.wait(_POLL, stuck, "check the server, the network and that process")
 
 
 def bring(cache: Cache, item: Item, part: BinaryIO, download: Callable[[BinaryIO], None]) -> None:

@@ -199,7 +199,7 @@ class _Store:
         brief = {"connect_timeout": TIMEOUT[0], "read_timeout": TIMEOUT[1], "retries": {"max_attempts": 1}}
         options = {"config_kwargs": brief} if protocol in ("s3", "s3a") else {}
         try:
-            self._files, self._root = url_to_fs(url.rstrip("/"), **options)
+            self._files, self._root = url_to_fs(url.rstrip("/"), skip_instance_cache=True, **options)
         except ImportError as error:
             extra = "pip install 'fmriscale[s3]'" if protocol in ("s3", "s3a") else str(error)
             raise UserError(f"{shown}: a package for {protocol}:// is missing: {extra}") from None

@@ -185,7 +185,7 @@ def test_another_process_that_makes_no_progress_is_named_and_a_dead_one_followed
     command = [sys.executable, "-c", STOPPED, str(tmp_path), item(0).sha256, str(SIZE)]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as other:
         assert other.stdout is not None and other.stdout.readline() == b"claimed\n"
-        with pytest.raises(UserError, match="another process is to bring it into"):
+        with pytest.raises(UserError, match="another thread or process tries to bring it into"):
             get(cache, 0)
         other.send_signal(signal.SIGKILL)
     found = []

@@ -35,7 +35,8 @@ def fingerprints(shards: Iterable[Shard]) -> list[str]:
     shards = list(shards)
     inputs = [sorted({file for run in shard.runs for file in run.inputs()}) for shard in shards]
     stamps = _stamps({file for files in inputs for file in files})
-    versions, settings = software(), {s.dataset.name: _settings(s.dataset) for s in shards}
+    datasets = {shard.dataset.name: shard.dataset for shard in shards}
+    versions, settings = software(), {name: _settings(dataset) for name, dataset in datasets.items()}
     prints = []
     for shard, files in zip(shards, inputs, strict=True):
         root = expand(shard.dataset.root).absolute()

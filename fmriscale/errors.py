@@ -23,6 +23,8 @@ class UserError(Exception):
     """A mistake the user can mend: the message names the file, what is wrong and the remedy."""
 
     exit_code = EXIT_USAGE
+    agreed = False
+    """Raised on every rank at the same point: rank 0 tells it, for all."""
 
 
 class DamageError(UserError):

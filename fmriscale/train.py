@@ -10,11 +10,11 @@ saved, start me again.
 
 import dataclasses
 import math
+import os
 import time
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 
 from fmriscale import __version__
@@ -28,39 +28,61 @@ from fmriscale.model.flops import train_flops
 from fmriscale.model.objectives import ntp_loss
 from fmriscale.recipe import config_hash, flatten, parse, save_config, to_dict
 from fmriscale.sampling.loader import NTPLoader, select_runs
-from fmriscale.sampling.part import Part
-from fmriscale.sampling.persistence import area_under_curve, best_threshold, persistence_score
 from fmriscale.training import cluster, zero
-from fmriscale.training.checkpoint import Checkpoints, check_resumable, fixed_changes
+from fmriscale.training.checkpoint import Checkpoints, SaveError
 from fmriscale.training.cluster import Cluster
-from fmriscale.training.feed import Feed, MicroBatch, batch_memory, to_device
+from fmriscale.training.continuation import check_resumable, fixed_changes
+from fmriscale.training.feed import Feed, MicroBatch, batch_memory, name_bad_pairs, to_device
+from fmriscale.training.held_out import persistence, shares
 from fmriscale.training.memory import states
 from fmriscale.training.rehearsal import rehearse
-from fmriscale.training.resilience import NonFiniteGuard, StopRequest
+from fmriscale.training.resilience import (
+    NonFiniteGuard,
+    StopRequest,
+    Watchdog,
+    note_outcome,
+    time_limit,
+)
 from fmriscale.training.schedule import BatchPlan, learning_rate, plan_batch
 from fmriscale.training.shape import shape_for
 from fmriscale.training.telemetry import (
-    KIND_NAMES,
+    SPIKE,
+    Pace,
     Record,
     Tally,
     console_line,
     eval_line,
     introduction,
     numbers,
+    peak_flops,
+    save_line,
+    spike_score,
 )
 from fmriscale.training.tracking import Tracker
 
 
 def main(args: list[str] | None = None) -> int:
     """Train from a command line; return the exit code."""
-    config = parse(PretrainConfig, args, prog="train.py")
-    out = expand(config.out)
-    if is_finished(config, out):
+    leads, begun = cluster.leads(os.environ), time.time()
+    try:
+        config = parse(PretrainConfig, args, prog="train.py")
+        out = expand(config.out)
+        finished = is_finished(config, out)
+    except UserError as error:
+        if leads:
+            raise
+        return error.exit_code
+    if finished:
+        print(f"{finished}; nothing to do" if leads else "", end="\n" if leads else "", flush=True)
         return EXIT_OK
-    stop = StopRequest()
+    stop = StopRequest(time_limit(os.environ, config.train.max_minutes, begun))
     place = cluster.join()
     try:
         return train(config, out, place, stop)
+    except UserError as error:
+        if place.leads or not error.agreed:
+            raise
+        return error.exit_code
     finally:
         cluster.leave()
 
@@ -74,31 +96,45 @@ def train(config: PretrainConfig, out: Path, place: Cluster, stop: StopRequest) 
             print(text, flush=True)
 
     # The data: which pairs, in which order.
-    corpus = Corpus.open(config.data.corpus, config.data.cache, config.data.cache_gb)
-    loader = open_loader(corpus, config, place, "train")
-    held_out = open_loader(corpus, config, place, "eval") if has_held_out(corpus, config) else None
-    plan = plan_batch(settings.global_batch, settings.max_micro_batch, place.world_size)
-    shape = shape_for(config, loader)
+    watchdog = Watchdog(settings.hang_minutes)
+    with cluster.together():
+        corpus = Corpus.open(config.data.corpus, config.data.cache, config.data.cache_gb)
+        loader = open_loader(corpus, config, place, "train")
+        held_out = open_loader(corpus, config, place, "eval") if has_held_out(corpus, config) else None
+        plan = plan_batch(settings.global_batch, settings.max_micro_batch, place.world_size)
+        shape = shape_for(config, loader)
+        precision = zero.pick_precision(settings, place.device)
 
     # Where an earlier life of this run stopped.
-    checkpoints = Checkpoints(out / "checkpoints", place, settings.keep_last)
+    checkpoints = Checkpoints(out / "checkpoints", place, settings.keep_last, settings.keep_every)
     found, notes = checkpoints.newest()
     state: dict[str, Any] = {"step": 0, "seen": dict.fromkeys(loader.datasets, 0), "bad_steps": 0}
+    here = {
+        "world_size": place.world_size,
+        "precision": precision,
+        "config": to_dict(config),
+        "data": loader.state,
+        "encoder": shape.to_dict(),
+        "corpus_fingerprint": corpus.fingerprint,
+        "fmriscale": __version__,
+    }
     if found:
-        notes += check_resumable(found, to_dict(config), place.world_size, loader.state, shape.to_dict())
+        with cluster.together():
+            notes += check_resumable(found, here)
         notes.append(f"resumed from {found.folder}")
         state = {**found.state, "seen": state["seen"] | found.state["seen"]}
+    state |= here
     start = state["step"]
 
     # The model: the same weights on every rank, in a DeepSpeed engine.
-    precision = zero.pick_precision(settings, place.device)
     model = build(shape, settings.seed)
     model.encoder.recompute = settings.activation_checkpointing
     n_parameters = count_parameters(model)
-    engine = zero.make_engine(model, settings, plan, precision, place.device)
+    with cluster.together():
+        engine = zero.make_engine(model, settings, plan, precision, place.device)
     if settings.compile:
         model.encoder.compile_blocks()
-    torch.manual_seed(settings.seed + 1 + place.rank)  # dropout differs between ranks
+    torch.manual_seed(settings.seed + 1 + place.rank + start * 1_000_003)  # dropout differs between ranks
     if found:
         checkpoints.load(engine, found)
 
@@ -116,51 +152,64 @@ def train(config: PretrainConfig, out: Path, place: Cluster, stop: StopRequest) 
     for line in notes:
         say(line)
     gradients = states(n_parameters, settings.zero_stage, place.world_size, precision).gradients
-    rehearse(engine.module, loader, plan, place.device, room=gradients if plan.accumulation > 1 else 0)
+    watchdog.beat()
+    with cluster.together():
+        room = gradients if plan.accumulation > 1 else 0
+        rehearse(engine.module, loader, plan, place.device, room=room)
     if tracker and tracker.run_id:
         say(f"MLflow   run {tracker.run_id} in {tracker.uri}")
     baseline = persistence(loader, held_out, settings.eval_pairs) if held_out and place.leads else {}
 
-    def evaluate_and_tell(step: int) -> None:
+    def look_at_held_out(step: int) -> bool:
+        """Evaluate; tell whether a checkpoint of this step would be the best so far."""
+        watchdog.beat()
         if held_out is None:
-            return
+            return False
         tally = evaluate(engine, held_out, plan, place, settings.eval_pairs)
         line = {"event": "eval", "step": step, **tally.summary(), "persistence": baseline}
         if record and tracker:
             record.write(line)
             tracker.log_metrics(numbers(line, "eval/"), step)
             say(eval_line(line))
+        best = state.get("best", {"loss": math.inf})["loss"]
+        if not settings.keep_best or step == 0 or not line["loss"] < best:
+            return False
+        state["best"] = {"step": step, "loss": line["loss"]}
+        return True
 
     def save(step: int) -> None:
-        begun = time.perf_counter()
+        """Copy a checkpoint; it is written while training goes on."""
+        if checkpoints.pending:
+            conclude()
         if record:
             record.sync()
-        state.update(
-            step=step,
-            samples_seen=step * plan.pairs,
-            bad_steps=guard.total,
-            world_size=place.world_size,
-            precision=precision,
-            config=to_dict(config),
-            data=loader.state,
-            encoder=shape.to_dict(),
-            corpus_fingerprint=corpus.fingerprint,
-            mlflow_run_id=cluster.leaders(tracker.run_id if tracker else None),
-            fmriscale=__version__,
-        )
-        folder = checkpoints.save(engine, state)
-        say(f"saved {folder} in {time.perf_counter() - begun:.1f} s")
+        run_id = cluster.leaders(tracker.run_id if tracker else None)
+        state.update(step=step, samples_seen=step * plan.pairs, bad_steps=guard.total, mlflow_run_id=run_id)
+        checkpoints.save(engine, state)
 
-    guard = NonFiniteGuard(settings.max_bad_steps)
-    guard.total = state["bad_steps"]
+    def conclude(must: bool = False) -> None:
+        """Make a checkpoint of what was copied, once all ranks have written it."""
+        told = checkpoints.commit()
+        if record:
+            record.write({"event": "save", **told})
+        say(save_line(told))
+        if not told["error"] and place.leads:
+            note_outcome("saved")
+        if told["error"] and must:
+            why = f"no checkpoint of step {told['step']}: {told['error']}"
+            raise SaveError(f"{why}; mend that, then start again")
+
+    guard = NonFiniteGuard(settings.max_bad_steps, state["bad_steps"])
+    pace = Pace(plan, peak_flops(place.device, precision) if place.leads else 0.0)
     feed = Feed(loader, plan, place.rank, place.device, start + 1)
-    saved, ending = start, "FAILED"
+    ending = "FAILED"
     try:
         if start == 0:
-            evaluate_and_tell(0)
+            look_at_held_out(0)
 
         for step in range(start + 1, settings.steps + 1):
-            begun, waited = time.perf_counter(), feed.waited
+            watchdog.beat()
+            begun, waited, last = time.perf_counter(), feed.waited, step == settings.steps
 
             # One step: forward and backward for each micro-batch; the engine sums and steps at the last.
             lr = learning_rate(
@@ -173,62 +222,75 @@ def train(config: PretrainConfig, out: Path, place: Cluster, stop: StopRequest) 
             zero.set_learning_rate(engine, lr)
             engine.train()
             bad_before = engine.skipped_steps
-            tally = Tally(loader.datasets, place.device)
+            tally, losses = Tally(loader.datasets, place.device), []
             for _ in range(plan.accumulation):
                 pairs = next(feed)
                 loss_B, correct_B = forward(engine, pairs)
                 engine.backward(loss_B.mean())
                 engine.step()
-                tally.add(loss_B.detach(), correct_B, pairs.kind, pairs.dataset)
+                losses.append(loss_B.detach())
+                tally.add(losses[-1], correct_B, pairs.kind, pairs.dataset)
 
-            # One exchange a step: the sums of all ranks, and whether any was asked to stop.
-            tally.sums[-1, 0] = float(bool(stop))
-            cluster.total(tally.sums)
-            stopping = bool(tally.sums[-1, 0] > 0)
+            # One exchange a step: the sums of all ranks, whether any was asked to stop, or still writes.
+            asked = stop.at_border(checkpoints.seconds)
+            stopping, writing = tally.exchange(stop=asked, writing=checkpoints.writing)
             summary = tally.summary()
             for name, count in tally.pairs_by_dataset().items():
                 state["seen"][name] += count
+            finite = math.isfinite(summary["loss"]) and engine.skipped_steps == bad_before
+            bad_pairs = [] if finite else name_bad_pairs(loader, plan, place, step, losses)
 
             # What rank 0 tells.
-            seconds = time.perf_counter() - begun
-            finite = math.isfinite(summary["loss"]) and engine.skipped_steps == bad_before
-            line = {
-                "step": step,
-                **summary,
-                "lr": lr,
-                "grad_norm": zero.grad_norm(engine),
-                "finite": finite,
-                "pairs_per_s": plan.pairs / seconds,
-                "flops_per_s": plan.pairs / seconds * train_flops(shape, pairs.space, pairs.left.shape[1]),
-                "space": pairs.space,
-                "data_wait_share": (feed.waited - waited) / seconds,
-                "seen": dict(state["seen"]),
-            }
             if record and tracker:
+                length = pairs.left.shape[1]
+                line = {
+                    "step": step,
+                    **summary,
+                    "spike": spike_score(summary["loss"], record.losses),
+                    "lr": lr,
+                    "grad_norm": zero.grad_norm(engine),
+                    "finite": finite,
+                    **({} if finite else {"bad_pairs": bad_pairs}),
+                    "space": pairs.space,
+                    "seen": dict(state["seen"]),
+                    **pace.measure(
+                        time.perf_counter() - begun,
+                        feed.waited - waited,
+                        length,
+                        train_flops(shape, pairs.space, length),
+                    ),
+                }
                 record.write(line)
-                if step % settings.log_every == 0 or step == settings.steps or step == start + 1:
+                if step % settings.log_every == 0 or last or step == start + 1 or line["spike"] >= SPIKE:
                     say(console_line(line, settings.steps))
                     tracker.log_metrics(numbers(line, "train/"), step)
-            if not finite:
-                say(f"step {step}: loss or gradient is not finite, the weights are left alone")
-            guard.check(step, finite, plan.pairs)
+                if not finite:
+                    where = "; ".join(bad_pairs) or "in the gradient alone"
+                    say(f"step {step}: not finite, the weights are left alone: {where}")
+            if guard.note(finite):
+                save(step)
+                conclude(must=True)
+                note_outcome("diverged")
+                raise guard.error(step, plan.pairs)
 
             # Look at held-out runs, save, stop.
-            if settings.eval_every and step % settings.eval_every == 0 and step < settings.steps:
-                evaluate_and_tell(step)
-            if step % settings.save_every == 0 or (stopping and step < settings.steps):
+            best = (last or is_due(step, settings.eval_every)) and look_at_held_out(step)
+            if checkpoints.pending and not writing:
+                conclude()
+            if last or stopping or best or is_due(step, settings.save_every):
                 save(step)
-                saved = step
-            if stopping and step < settings.steps:
+            if stopping and not last:
+                conclude(must=True)
                 stop.deafen()
                 ending = "KILLED"
+                note_outcome("stopped")
                 say(f"asked to stop ({stop.name or 'another rank'}): saved at step {step}, start me again")
                 return EXIT_STOPPED
 
+        if checkpoints.pending:
+            conclude(must=True)
+
         # The end product.
-        evaluate_and_tell(settings.steps)
-        if saved < settings.steps:
-            save(settings.steps)
         weights = zero.whole_weights(engine.module.encoder, place.device, keep=place.leads)
         if place.leads and record and tracker:
             export(out, config, shape, weights, corpus, loader)
@@ -238,10 +300,16 @@ def train(config: PretrainConfig, out: Path, place: Cluster, stop: StopRequest) 
         ending = "FINISHED"
         return EXIT_OK
     finally:
+        watchdog.close()
         feed.close()
         if record and tracker:
             record.close()
             tracker.close(ending)
+
+
+def is_due(step: int, every: int) -> bool:
+    """Tell whether something that is done every so many steps (0 = never) is done at this one."""
+    return every > 0 and step % every == 0
 
 
 def forward(model: Any, pairs: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
@@ -268,34 +336,6 @@ def evaluate(engine: Any, loader: NTPLoader, plan: BatchPlan, place: Cluster, n_
             tally.add(loss_B, correct_B, kind_B, dataset_B)
     cluster.total(tally.sums)
     return tally
-
-
-def shares(loader: NTPLoader, n_pairs: int) -> list[tuple[Part, int]]:
-    """Divide pairs among the parts of a loader by data sets; no more than an epoch of each."""
-    wanted = [math.ceil(n_pairs * len(part.datasets) / len(loader.datasets)) for part in loader.parts]
-    return [(part, min(n, 2 * int(part.windows.sum()))) for part, n in zip(loader.parts, wanted, strict=True)]
-
-
-def persistence(loader: NTPLoader, held_out: NTPLoader, n_pairs: int) -> dict[str, Any]:
-    """How far autocorrelation alone gets on the held-out pairs; its threshold is from training pairs."""
-
-    def scored(source: NTPLoader) -> tuple[np.ndarray, np.ndarray]:
-        batches = [part.batch(0, n) for part, n in shares(source, n_pairs)]
-        volumes = [
-            (torch.as_tensor(b.left).cpu().numpy(), torch.as_tensor(b.right).cpu().numpy()) for b in batches
-        ]
-        scores = [persistence_score(left, right) for left, right in volumes]
-        return np.concatenate(scores), np.concatenate([batch.kind for batch in batches])
-
-    score, kind = scored(loader)
-    threshold = best_threshold(score, kind == 0)
-    score, kind = scored(held_out)
-    correct = (score > threshold) == (kind == 0)
-    return {
-        "acc": float(correct.mean()),
-        "auc": area_under_curve(score, kind == 0),
-        "acc_by_kind": {KIND_NAMES[k]: float(correct[kind == k].mean()) for k in np.unique(kind)},
-    }
 
 
 def open_loader(
@@ -339,18 +379,17 @@ def export(
     save_encoder(out / "encoder", encoder, meta)
 
 
-def is_finished(config: PretrainConfig, out: Path) -> bool:
-    """Tell whether this run has been made already; refuse to take another's folder for it."""
+def is_finished(config: PretrainConfig, out: Path) -> str:
+    """Say so if this run has been made already ('' = not); refuse to take another's folder for it."""
     folder = out / "encoder"
     if not (folder / "config.json").exists():
-        return False
+        return ""
     meta = read_meta(folder)["meta"]
     if fixed := fixed_changes(meta["config"], to_dict(config)):
         raise UserError(f"{folder} is the finished encoder of another run: {fixed}. Choose another `out`")
     if meta["step"] < config.train.steps:
-        return False
-    print(f"{folder} is finished: {meta['step']} steps; nothing to do")
-    return True
+        return ""
+    return f"{folder} is finished: {meta['step']} steps"
 
 
 if __name__ == "__main__":

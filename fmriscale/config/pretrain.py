@@ -163,7 +163,15 @@ class TrainConfig:
     save_every: int = 500
     """Steps between checkpoints; one is always written at the end."""
     keep_last: int = 2
-    """Checkpoints kept."""
+    """Newest checkpoints kept."""
+    keep_every: int = 0
+    """The checkpoint of every so many steps is kept for good; 0 = none."""
+    keep_best: bool = False
+    """Save where the held-out loss is the lowest so far, and keep that one; its encoder is encoder_best/."""
+    max_minutes: float | None = None
+    """Save and stop (exit code 85) before this many minutes are over, as before the end of a Slurm job."""
+    hang_minutes: float = 20.0
+    """A rank without a step for so long writes its stacks and ends the run."""
     log_every: int = 20
     """Steps between console lines; metrics.jsonl has every step."""
     max_bad_steps: int = 10
@@ -176,6 +184,15 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.zero_stage not in (0, 1, 2, 3):
             raise ValueError(f"train.zero_stage is {self.zero_stage}; choose 0, 1, 2 or 3")
+        if self.save_every < 1 or self.keep_last < 1 or self.keep_every < 0:
+            raise ValueError("train.save_every and keep_last must be at least 1, keep_every at least 0")
+        if self.keep_every % self.save_every:
+            raise ValueError(
+                f"train.keep_every {self.keep_every} is no multiple of train.save_every {self.save_every}, "
+                "so no checkpoint would be kept for good"
+            )
+        if self.hang_minutes <= 0 or (self.max_minutes is not None and self.max_minutes <= 0):
+            raise ValueError("train.hang_minutes and train.max_minutes must be above 0")
         if self.offload != "none" and self.zero_stage == 0:
             raise ValueError(f"train.offload {self.offload} needs train.zero_stage 1, 2 or 3; use 1, or none")
         if self.offload == "nvme" and (self.zero_stage != 3 or not self.nvme_path):

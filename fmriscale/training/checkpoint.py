@@ -1,36 +1,31 @@
-"""Checkpoints that are either whole or not there, and what may change between two lives of a run.
+"""Checkpoints that are either whole or not there, written while training goes on.
 
-DeepSpeed writes its files into `step_0000500.tmp/`; ranks hash them, rank 0 writes `manifest.json`
-with the state, all is fsynced, and only then is the folder renamed. The newest folder whose manifest
-holds wins. DeepSpeed reads its files with pickle: only what the manifest vouches for is ever loaded.
+Each rank copies its pieces (`archive`) and writes the copy into `step_0000500.tmp/` from a thread. At a
+step border where all ranks are done, rank 0 writes `manifest.json` with the state and the sha256 of every
+file, and only then is the folder renamed. The newest folder whose manifest holds wins. Nothing in it is
+pickled, and any number of ranks at any ZeRO stage can go on from it.
 """
 
 import json
-import os
 import shutil
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
 
 from fmriscale.errors import DamageError, UserError
 from fmriscale.files import atomic_write, fsync_folder, sha256_file
-from fmriscale.recipe import flatten
-from fmriscale.sampling.loader import changed_data
 from fmriscale.training import cluster
+from fmriscale.training.archive import Archive, Snapshot
 from fmriscale.training.cluster import Cluster
+from fmriscale.training.pieces import Holdings
 
 MANIFEST = "manifest.json"
-VERSION = 1
-
-FIXED = ("model.", "data.", "train.global_batch", "train.seed", "train.precision", "train.zero_stage")
-"""Settings that must not change between two lives of a run (but for those that are `FREE`)."""
-FREE = ("data.corpus", "data.cache", "data.cache_gb", "data.access", "data.verify")
-"""Settings of the data that change no pair."""
-SILENT = ("out", "tracking.", "train.allow_data_change", *FREE)
-"""Settings whose change needs no word."""
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -43,10 +38,30 @@ class Checkpoint:
         Where it lies.
     state : dict
         step, samples_seen, world_size, config, data, encoder, mlflow_run_id, seen, ...
+    files : list of str
+        Names of the ranks' files, in order of rank.
     """
 
     folder: Path
     state: dict[str, Any]
+    files: list[str]
+
+
+class SaveError(UserError):
+    """A checkpoint that had to be written was not."""
+
+    agreed = True
+
+
+@dataclass
+class _Pending:
+    """A checkpoint that is being written."""
+
+    state: dict[str, Any]
+    draft: Path
+    file: Future[dict[str, Any]]
+    begun: float
+    copied: float
 
 
 class Checkpoints:
@@ -59,13 +74,24 @@ class Checkpoints:
     place : Cluster
         This rank.
     keep_last : int
-        Number of checkpoints that are kept.
+        This many of the newest stay.
+    keep_every : int
+        Those of every so many steps stay (0 = none); and the best, which the state names.
+
+    Attributes
+    ----------
+    seconds : float
+        Longest time that one took so far, from copy to disk.
     """
 
-    def __init__(self, folder: Path, place: Cluster, keep_last: int) -> None:
+    def __init__(self, folder: Path, place: Cluster, keep_last: int, keep_every: int = 0) -> None:
         self.folder = folder
         self.place = place
-        self.keep_last = max(1, keep_last)
+        self.keep_last, self.keep_every = keep_last, keep_every
+        self.seconds = 0.0
+        self._snapshot = Snapshot()
+        self._pending: _Pending | None = None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
 
     def newest(self) -> tuple[Checkpoint | None, list[str]]:
         """Find the newest whole checkpoint.
@@ -93,148 +119,111 @@ class Checkpoints:
                 problems = cluster.everyones(_first_difference(folder, share))
                 reason = next((p for p in problems if p), "")
             if not reason:
-                return Checkpoint(folder, manifest["state"]), skipped
+                return Checkpoint(folder, manifest["state"], list(manifest["files"])), skipped
             skipped.append(f"checkpoint {folder} is skipped: {reason}")
         if skipped:
-            raise DamageError(
+            damage = DamageError(
                 f"{'; '.join(skipped)}. None is whole: move {self.folder} away to start from the beginning"
             )
+            damage.agreed = True
+            raise damage
         return None, []
 
-    def save(self, engine: Any, state: dict[str, Any]) -> Path:
-        """Write a checkpoint, commit it, and remove those that are no longer kept."""
-        final = self.folder / f"step_{state['step']:07d}"
-        draft = self.folder / f"{final.name}.tmp"
+    def load(self, engine: Any, checkpoint: Checkpoint) -> None:
+        """Give the engine the state of a checkpoint; and this rank its random numbers, where it has any."""
+        archive = Archive([checkpoint.folder / name for name in checkpoint.files])
+        state = checkpoint.state
+        holdings = Holdings(engine, self.place.rank, self.place.world_size)
+        holdings.replace(archive.fetch, state["adam_step"], state["scaler"])
+        engine.global_steps = state["step"]
+        if state["world_size"] == self.place.world_size:
+            with safe_open(checkpoint.folder / _file_of(self.place), framework="pt") as file:
+                torch.set_rng_state(file.get_tensor("random/torch"))
+                if self.place.device.type == "cuda" and "random/cuda" in file.keys():  # noqa: SIM118
+                    torch.cuda.set_rng_state(file.get_tensor("random/cuda"), self.place.device)
+
+    def save(self, engine: Any, state: dict[str, Any]) -> None:
+        """Copy what a checkpoint holds; a thread writes it while training goes on."""
+        begun = time.perf_counter()
+        holdings = Holdings(engine, self.place.rank, self.place.world_size)
+        self._snapshot.take(holdings, _random_state(self.place), self.place.device)
+        state = json.loads(json.dumps({**state, "adam_step": holdings.adam_step, "scaler": holdings.scaler}))
+        draft = self.folder / f"step_{state['step']:07d}.tmp"
+        file = self._thread.submit(self._snapshot.write, draft / _file_of(self.place))
+        self._pending = _Pending(state, draft, file, begun, time.perf_counter() - begun)
+
+    @property
+    def pending(self) -> bool:
+        """Whether a checkpoint is copied but not yet committed: the same on all ranks."""
+        return self._pending is not None
+
+    @property
+    def writing(self) -> bool:
+        """Whether this rank's thread still writes."""
+        return self._pending is not None and not self._pending.file.done()
+
+    def commit(self) -> dict[str, Any]:
+        """Wait until all ranks have written, make that a checkpoint, and remove those that need not stay.
+
+        Returns
+        -------
+        dict
+            step, folder, copied and written (seconds), bytes; and `error`, '' or why there is no checkpoint.
+        """
+        if not (pending := self._pending):
+            raise RuntimeError("no checkpoint is being written")
+        self._pending = None
+        try:
+            told, error = pending.file.result(), ""
+        except OSError as failure:
+            told, error = {}, f"{failure.strerror} ({failure.filename or pending.draft})"
+        ranks = cluster.everyones((_file_of(self.place), told, error))
+        written = time.perf_counter() - pending.begun
+        error = next((error for *_, error in ranks if error), "")
+        final = pending.draft.with_suffix("")
         if self.place.leads:
-            draft.mkdir(parents=True, exist_ok=True)
-        cluster.barrier()
-        engine.save_checkpoint(str(self.folder), tag=draft.name, save_latest=False)
-        save_file(_random_state(self.place), draft / f"random_rank_{self.place.rank:05d}.safetensors")
-        cluster.barrier()
-        if self.place.leads:
-            for script in (*self.folder.glob("zero_to_*.py"), *draft.glob("zero_to_*.py")):
-                script.unlink()  # recovery scripts that DeepSpeed copies beside its files
-        names = cluster.leaders(sorted(str(p.relative_to(draft)) for p in draft.rglob("*") if p.is_file()))
-        mine = {n: _seal(draft / n) for n in names[self.place.rank :: self.place.world_size]}
-        files = {n: told for part in cluster.everyones(mine) for n, told in part.items()}
-        if self.place.leads:
-            manifest = {"version": VERSION, "state": state, "files": dict(sorted(files.items()))}
-            atomic_write(draft / MANIFEST, json.dumps(manifest, indent=1) + "\n")
-            for damaged in self._finished():
-                if damaged.name >= final.name:  # a whole one would have been resumed
-                    _remove(damaged)
-            draft.replace(final)
-            fsync_folder(self.folder)
-            for old in self._finished()[: -self.keep_last]:
+            try:
+                if not error:
+                    self._finish(final, pending, {name: told for name, told, _ in ranks})
+            except OSError as failure:
+                error = f"{failure.strerror} ({failure.filename or pending.draft})"
+            if error:
+                shutil.rmtree(pending.draft, ignore_errors=True)
+        error, written = cluster.leaders((error, written))
+        self.seconds = max(self.seconds, written)
+        size = sum(told.get("bytes", 0) for _, told, _ in ranks)
+        figures = {"copied": round(pending.copied, 4), "written": round(written, 3), "bytes": size}
+        return {"step": pending.state["step"], "folder": str(final), **figures, "error": error}
+
+    def _finish(self, final: Path, pending: _Pending, files: dict[str, dict[str, Any]]) -> None:
+        """Rank 0: the manifest, the rename, and what goes."""
+        manifest = {"version": VERSION, "state": pending.state, "files": files}
+        atomic_write(pending.draft / MANIFEST, json.dumps(manifest, indent=1) + "\n")
+        for damaged in self._finished():
+            if damaged.name >= final.name:  # a whole one would have been resumed
+                _remove(damaged)
+        pending.draft.replace(final)
+        fsync_folder(self.folder)
+        best = (pending.state.get("best") or {}).get("step")
+        for old in self._finished()[: -self.keep_last]:
+            step = int(old.name.removeprefix("step_"))
+            if step != best and not (self.keep_every and step % self.keep_every == 0):
                 _remove(old)
-        cluster.barrier()
-        return final
 
     def _finished(self) -> list[Path]:
         """Folders that were committed, oldest first."""
         return sorted(p for p in self.folder.glob("step_*") if p.suffix != ".tmp")
 
-    def load(self, engine: Any, checkpoint: Checkpoint) -> None:
-        """Give the engine, and this rank's random numbers, the state of a checkpoint."""
-        path, _ = engine.load_checkpoint(str(checkpoint.folder.parent), tag=checkpoint.folder.name)
-        if path is None:
-            raise DamageError(f"{checkpoint.folder}: DeepSpeed finds nothing to load; move it away")
-        random = load_file(checkpoint.folder / f"random_rank_{self.place.rank:05d}.safetensors")
-        torch.set_rng_state(random["torch"])
-        if self.place.device.type == "cuda":
-            torch.cuda.set_rng_state(random["cuda"], self.place.device)
 
-
-def check_resumable(
-    checkpoint: Checkpoint,
-    config: dict[str, Any],
-    world_size: int,
-    data: dict[str, Any],
-    encoder: dict[str, Any],
-) -> list[str]:
-    """Refuse to go on with a run that has become another one.
-
-    Parameters
-    ----------
-    checkpoint : Checkpoint
-        What would be resumed.
-    config : dict
-        The configuration now. With its `train.allow_data_change`, the data may be others.
-    world_size : int
-        Ranks now.
-    data : dict
-        The loader's state now.
-    encoder : dict
-        The resolved encoder now.
-
-    Returns
-    -------
-    list of str
-        A line about each thing that has changed and may.
-
-    Raises
-    ------
-    UserError
-        Another number of ranks, model, batch, seed or data.
-    """
-    state, where = checkpoint.state, f"{checkpoint.folder} cannot be resumed"
-    found = changes(state["config"], config)
-    of_data = {k: v for k, v in found.items() if k.startswith("data.") and k not in FREE}
-    if fixed := _fixed({k: v for k, v in found.items() if k not in of_data}):
-        raise UserError(f"{where}: {fixed}. Undo that, or choose another `out`")
-    other_data = [_was(k, v) for k, v in of_data.items()]
-    other_data += [line for line in changed_data(state["data"], data) if not line.startswith("data.")]
-    if other_data and not config["train"]["allow_data_change"]:
-        raise UserError(
-            f"{where}: {'; '.join(other_data)}. Undo that, go on with the changed data "
-            "(--train.allow_data_change true), or choose another `out`"
-        )
-    if shape := changes(state["encoder"], encoder):
-        told = "; ".join(_was(f"encoder {k}", v) for k, v in shape.items())
-        raise UserError(f"{where}: {told}. Its weights do not fit; undo that, or choose another `out`")
-    if state["world_size"] != world_size:
-        raise UserError(
-            f"{checkpoint.folder} was written by {state['world_size']} ranks, now there are {world_size}: "
-            f"start {state['world_size']} (deepspeed --num_accelerators {state['world_size']}, or "
-            f"sbatch --nodes/--ntasks-per-node to that number), or choose another `out`"
-        )
-    free = {k: v for k, v in found.items() if not k.startswith(("data.", *SILENT))}
-    lines = [f"{k} from {old!r} to {new!r}" for k, (old, new) in free.items()]
-    return [f"changed since the checkpoint: {line}" for line in (*lines, *other_data)]
-
-
-def changes(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Compare two configurations; return {dotted key: (old, new)} of what differs."""
-    before, after = flatten(old), flatten(new)
-    keys = sorted(before.keys() | after.keys())
-    return {k: (before.get(k), after.get(k)) for k in keys if before.get(k) != after.get(k)}
-
-
-def fixed_changes(old: dict[str, Any], new: dict[str, Any]) -> str:
-    """Name the changes that make another run of a run ('' = none)."""
-    return _fixed(changes(old, new))
-
-
-def _fixed(found: dict[str, tuple[Any, Any]]) -> str:
-    return "; ".join(_was(k, v) for k, v in found.items() if k.startswith(FIXED) and k not in FREE)
-
-
-def _was(key: str, change: tuple[Any, Any]) -> str:
-    return f"{key} was {change[0]!r}, is {change[1]!r}"
+def _file_of(place: Cluster) -> str:
+    return f"rank_{place.rank:05d}.safetensors"
 
 
 def _random_state(place: Cluster) -> dict[str, torch.Tensor]:
-    state = {"torch": torch.get_rng_state()}
+    state = {"random/torch": torch.get_rng_state()}
     if place.device.type == "cuda":
-        state["cuda"] = torch.cuda.get_rng_state(place.device)
+        state["random/cuda"] = torch.cuda.get_rng_state(place.device)
     return state
-
-
-def _seal(path: Path) -> dict[str, Any]:
-    """Force a file to disk and tell its size and hash."""
-    with path.open("rb") as handle:
-        os.fsync(handle.fileno())
-    return {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
 
 
 def _read_manifest(folder: Path) -> tuple[dict[str, Any], str]:

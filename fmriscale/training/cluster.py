@@ -1,9 +1,10 @@
 """Who am I among the ranks? Read from deepspeed, torchrun, srun or nothing; and what ranks agree on."""
 
+import contextlib
 import datetime
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,6 +99,11 @@ def read_environment(env: Mapping[str, str]) -> dict[str, Any]:
     return {**alone, "launcher": "python", "address": "127.0.0.1", "port": 0}
 
 
+def leads(env: Mapping[str, str]) -> bool:
+    """Tell, before the ranks have met, whether this is the one that talks."""
+    return (env.get("RANK") or env.get("SLURM_PROCID") or "0") == "0"
+
+
 def join() -> Cluster:
     """Meet the other ranks (gloo on CPU, NCCL on GPU) and set up this process.
 
@@ -151,11 +157,6 @@ def leave() -> None:
         dist.destroy_process_group()
 
 
-def barrier() -> None:
-    """Wait for all ranks."""
-    dist.barrier()
-
-
 def total(values: torch.Tensor) -> torch.Tensor:
     """Sum float64 values over all ranks, in place; every rank gets the same."""
     dist.all_reduce(values)
@@ -174,6 +175,34 @@ def leaders(value: Any) -> Any:
     box = [value]
     dist.broadcast_object_list(box, src=0)
     return box[0]
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """Do what any rank may find impossible: where one does, all end there, and rank 0 tells why.
+
+    Without this a rank that cannot go on would leave the others waiting for it.
+
+    Raises
+    ------
+    UserError
+        That of one rank or several, on every rank.
+    """
+    error = None
+    try:
+        yield
+    except UserError as found:
+        error = found
+    told = everyones((str(error), error.exit_code) if error else None)
+    reasons = {text: rank for rank, (text, _) in reversed([(r, t) for r, t in enumerate(told) if t])}
+    if not reasons:
+        return
+    alike = len(reasons) == 1 and all(told)
+    lines = [text if alike else f"rank {rank} of {len(told)}: {text}" for text, rank in reasons.items()]
+    agreed = UserError("; ".join(lines))
+    agreed.exit_code = max(t[1] for t in told if t)
+    agreed.agreed = True
+    raise agreed from error
 
 
 def _free_port() -> int:

@@ -12,7 +12,12 @@ from torch import Tensor
 from fmriscale.sampling.access import Allocate, plain_memory
 from fmriscale.sampling.loader import NTPLoader
 from fmriscale.sampling.part import Batch
+from fmriscale.training import cluster
+from fmriscale.training.cluster import Cluster
 from fmriscale.training.schedule import BatchPlan
+
+NAMED = 8
+"""Pairs of a bad step that are named."""
 
 
 @dataclass(frozen=True)
@@ -90,3 +95,39 @@ class Feed:
             for accumulation in range(self.plan.accumulation):
                 yield self.plan.first(step, accumulation, self.rank)
             step += 1
+
+
+def name_bad_pairs(
+    loader: NTPLoader, plan: BatchPlan, place: Cluster, step: int, losses: list[Tensor]
+) -> list[str]:
+    """Name the pairs of a step whose loss is not finite; all ranks call this.
+
+    Parameters
+    ----------
+    loader : NTPLoader
+        Training pairs.
+    plan : BatchPlan
+        How the batch was divided.
+    place : Cluster
+        This rank.
+    step : int
+        The step.
+    losses : list of Tensor
+        Loss of each pair of this rank, [B] for each micro-batch.
+
+    Returns
+    -------
+    list of str
+        At most 8, as `run key[first volume] | run key[first volume]`; none where the gradient alone is bad.
+    """
+    mine = []
+    for number, loss_B in enumerate(losses):
+        first = plan.first(step, number, place.rank)
+        mine += [first + int(i) for i in (~loss_B.isfinite()).nonzero().flatten()]
+    bad = sorted(position for rank in cluster.everyones(mine[:NAMED]) for position in rank)
+    keys, names = loader.corpus.runs.key, []
+    for part, within in (loader.locate(position) for position in bad[:NAMED]):
+        draw = part.draw(within, 1)
+        sides = ((draw.run_left, draw.start_left), (draw.run_right, draw.start_right))
+        names.append(" | ".join(f"{keys.iloc[part.rows[run[0]]]}[{start[0]}]" for run, start in sides))
+    return names

@@ -1,28 +1,62 @@
-"""Being stopped and going wrong: requests to stop, and steps that are not finite."""
+"""Being stopped, going wrong and hanging: what a run must notice by itself."""
 
+import faulthandler
+import os
 import signal
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
 from types import FrameType
 
 from fmriscale.errors import UserError
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 """Asked to stop: by kill and scancel (TERM), and by Slurm before the time limit (USR1, USR2)."""
+SAFETY = 20.0
+"""Seconds that are left at a time limit when all has gone as it did before."""
+OUTCOME = "FMRISCALE_OUTCOME"
+"""Environment variable with the file in which a batch script learns how its ranks ended."""
 
 
 class StopRequest:
-    """Remembers that a signal asked us to stop; the loop acts on it at the next step border.
+    """Remembers that a signal asked us to stop, or that time is up; the loop acts at the next step border.
 
     A handler only sets a flag: a save in the middle of a step, or on one rank alone, would hang the
     others. All ranks agree on the flag in the exchange that ends each step.
+
+    Parameters
+    ----------
+    ends : float, optional
+        When time is up, s since 1970; None = never.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, ends: float | None = None) -> None:
         self.name = ""
+        self.ends = ends
+        self._border = 0.0
+        self._stretch = 0.0
         for number in SIGNALS:
             signal.signal(number, self._note)
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
         self.name = signal.Signals(number).name
+
+    def at_border(self, save_seconds: float) -> bool:
+        """Tell, at the border of a step, whether to stop there.
+
+        Parameters
+        ----------
+        save_seconds : float
+            Longest time that a save has taken.
+        """
+        now = time.time()
+        if self._border:  # the first stretch holds imports and the start of DeepSpeed
+            self._stretch = max(self._stretch, now - self._border)
+        self._border = now
+        if self.ends is not None and is_late(now, self.ends, self._stretch, save_seconds):
+            self.name = self.name or "time limit"
+        return bool(self)
 
     def deafen(self) -> None:
         """Ignore further requests: we are about to end.
@@ -37,10 +71,59 @@ class StopRequest:
         return bool(self.name)
 
 
+def time_limit(env: Mapping[str, str], max_minutes: float | None, now: float) -> float | None:
+    """Return when time is up, s since 1970: at the end of the Slurm job, or after the minutes allowed."""
+    ends = [now + 60 * max_minutes] if max_minutes else []
+    if env.get("SLURM_JOB_END_TIME", "").isdigit():
+        ends.append(float(env["SLURM_JOB_END_TIME"]))
+    return min(ends, default=None)
+
+
+def is_late(now: float, ends: float, stretch: float, save_seconds: float) -> bool:
+    """Tell whether another stretch and a save might not fit before the end.
+
+    Parameters
+    ----------
+    now, ends : float
+        Times, s.
+    stretch : float
+        Longest time between two step borders so far, with what lay between them (evaluation, copying), s.
+    save_seconds : float
+        Longest time that a save has taken, s.
+    """
+    return now + 2 * stretch + 3 * save_seconds + SAFETY >= ends
+
+
+class Watchdog:
+    """Ends a process that has made no step for too long, after writing the stacks of all its threads.
+
+    A rank that hangs stops all others in their next exchange, so each of them tells where it stands. The
+    timer runs outside the interpreter: neither a lock nor a library that holds it can keep it from firing.
+
+    Parameters
+    ----------
+    minutes : float
+        Longest time without a beat.
+    """
+
+    def __init__(self, minutes: float) -> None:
+        self.seconds = 60 * minutes
+        self.beat()
+
+    def beat(self) -> None:
+        """Say that we are alive."""
+        faulthandler.dump_traceback_later(self.seconds, exit=True, file=sys.__stderr__ or 2)
+
+    def close(self) -> None:
+        """Watch no longer."""
+        faulthandler.cancel_dump_traceback_later()
+
+
 class NonFiniteError(UserError):
     """Too many steps in a row without a finite loss and gradient."""
 
     exit_code = 1
+    agreed = True
 
 
 class NonFiniteGuard:
@@ -50,30 +133,35 @@ class NonFiniteGuard:
     ----------
     limit : int
         This many in a row end the run.
+    total : int
+        Those of earlier lives.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, total: int = 0) -> None:
         self.limit = limit
-        self.total = 0
+        self.total = total
         self.in_a_row = 0
 
-    def check(self, step: int, finite: bool, global_batch: int) -> None:
-        """Note a step.
+    def note(self, finite: bool) -> bool:
+        """Note a step; tell whether the limit is reached."""
+        self.in_a_row = 0 if finite else self.in_a_row + 1
+        self.total += not finite
+        return self.in_a_row >= self.limit
 
-        Raises
-        ------
-        NonFiniteError
-            The limit is reached; the message names the steps and the pairs they saw.
-        """
-        if finite:
-            self.in_a_row = 0
-            return
-        self.total += 1
-        self.in_a_row += 1
-        if self.in_a_row >= self.limit:
-            first = step - self.in_a_row + 1
-            raise NonFiniteError(
-                f"steps {first} to {step} had no finite loss or gradient (pairs {(first - 1) * global_batch} "
-                f"to {step * global_batch - 1} of the order): lower train.lr, or check the corpus; "
-                "the last checkpoint is kept"
-            )
+    def error(self, step: int, global_batch: int) -> NonFiniteError:
+        """Return what to raise after a step at the limit; it names the steps and the pairs they saw."""
+        first = step - self.in_a_row + 1
+        return NonFiniteError(
+            f"steps {first} to {step} had no finite loss or gradient (pairs {(first - 1) * global_batch} "
+            f"to {step * global_batch - 1} of the order): lower train.lr, or check the corpus; "
+            f"the weights are those of step {first - 1}, and saved"
+        )
+
+
+def note_outcome(word: str) -> None:
+    """Tell a batch script what has happened last: `saved`, `stopped` or `diverged`.
+
+    The exit code of srun is not enough: it is that of whichever task ended worst.
+    """
+    if path := os.environ.get(OUTCOME):
+        Path(path).write_text(word + "\n")

@@ -3,10 +3,14 @@
 import json
 import math
 import os
+import resource
 import time
+from collections import deque
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from fmriscale import __version__
@@ -15,13 +19,20 @@ from fmriscale.corpus.reader import Corpus
 from fmriscale.files import atomic_write
 from fmriscale.model.attention import sdpa_backend
 from fmriscale.model.encoder import EncoderConfig
+from fmriscale.model.flops import GPUS
 from fmriscale.model.objectives import group_sums
 from fmriscale.sampling.loader import NTPLoader
+from fmriscale.training import cluster
 from fmriscale.training.cluster import Cluster
 from fmriscale.training.schedule import BatchPlan
 
 KIND_NAMES = ("positive", *KINDS)
 PAIRS, LOSS, CORRECT = range(3)
+STOP, WRITING = range(2)
+SPIKE = 6.0
+"""A loss of this score is told on the console."""
+RECENT = 128
+"""Steps that a loss, and the time of a step, are compared with."""
 
 
 class Tally:
@@ -37,7 +48,8 @@ class Tally:
 
     def __init__(self, datasets: list[str], device: torch.device) -> None:
         self.datasets = datasets
-        # One row a kind, one a data set, and a last one whose first cell carries the request to stop.
+        # One row a kind, one a data set, and a last one for what ranks tell each other: how many were
+        # asked to stop, and how many still write a checkpoint.
         self.sums = torch.zeros(len(KIND_NAMES) + len(datasets) + 1, 3, dtype=torch.float64, device=device)
 
     def add(
@@ -51,6 +63,12 @@ class Tally:
         n = len(KIND_NAMES)
         self.sums[:n] += group_sums(loss_B, correct_B, kind_B, n)
         self.sums[n:-1] += group_sums(loss_B, correct_B, dataset_B, len(self.datasets))
+
+    def exchange(self, *, stop: bool, writing: bool) -> tuple[bool, bool]:
+        """Add the sums of all ranks; tell whether any was asked to stop, and whether any still writes."""
+        self.sums[-1, STOP], self.sums[-1, WRITING] = float(stop), float(writing)
+        cluster.total(self.sums)
+        return bool(self.sums[-1, STOP] > 0), bool(self.sums[-1, WRITING] > 0)
 
     def summary(self) -> dict[str, Any]:
         """Return loss and accuracy, overall and by kind and data set; only groups that had pairs."""
@@ -86,14 +104,23 @@ class Record:
         The file.
     step : int
         The step that training goes on from; later lines, of a life that was lost, are removed.
+
+    Attributes
+    ----------
+    losses : deque of float
+        The last finite losses of training steps.
     """
 
     def __init__(self, path: Path, step: int) -> None:
         kept = []
-        for line in path.read_text().splitlines() if path.exists() else []:
+        self.losses: deque[float] = deque(maxlen=RECENT)
+        for text in path.read_text().splitlines() if path.exists() else []:
             try:
-                if json.loads(line)["step"] <= step and step > 0:
-                    kept.append(line + "\n")
+                line = json.loads(text)
+                if line["step"] > step or step == 0:
+                    continue
+                kept.append(text + "\n")
+                self._remember(line)
             except (ValueError, KeyError, TypeError):
                 continue  # cut off by a crash in the middle of a line
         atomic_write(path, "".join(kept))
@@ -101,8 +128,14 @@ class Record:
 
     def write(self, line: dict[str, Any]) -> None:
         """Append a line; numbers that are not finite become null."""
-        self._file.write(json.dumps(_finite(line), allow_nan=False) + "\n")
+        line = _finite(line)
+        self._file.write(json.dumps(line, allow_nan=False) + "\n")
         self._file.flush()
+        self._remember(line)
+
+    def _remember(self, line: dict[str, Any]) -> None:
+        if "event" not in line and line.get("loss") is not None:
+            self.losses.append(line["loss"])
 
     def sync(self) -> None:
         """Force the lines to disk, before a checkpoint that relies on them."""
@@ -111,6 +144,84 @@ class Record:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+
+class Pace:
+    """How fast steps are, and what the device reaches of its peak.
+
+    Parameters
+    ----------
+    plan : BatchPlan
+        The batch.
+    peak : float
+        Operations per second of one device at best, 0 = unknown.
+    """
+
+    def __init__(self, plan: BatchPlan, peak: float) -> None:
+        self.plan, self.peak = plan, peak
+        self._seconds: deque[float] = deque(maxlen=RECENT)
+
+    def measure(self, seconds: float, waited: float, length: int, flops: float) -> dict[str, float]:
+        """Return the figures of a step.
+
+        Parameters
+        ----------
+        seconds, waited : float
+            Time of the step, and of waiting for data in it.
+        length : int
+            Volumes of a sequence.
+        flops : float
+            Operations of one pair.
+        """
+        self._seconds.append(seconds)
+        p50, p95 = np.quantile(self._seconds, (0.5, 0.95))
+        rate = self.plan.pairs / seconds
+        figures = {
+            "pairs_per_s": rate,
+            "volumes_per_s": 2 * length * rate,
+            "flops_per_s": rate * flops,
+            "data_wait_share": waited / seconds,
+            "step_p50_s": float(p50),
+            "step_p95_s": float(p95),
+            "memory_gib": memory_gib(),
+        }
+        return figures | ({"mfu": rate * flops / (self.peak * self.plan.world)} if self.peak else {})
+
+
+def peak_flops(device: torch.device, precision: str) -> float:
+    """Operations per second of a device at best: its maker's figure, on a CPU measured; 0 = unknown."""
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device).replace(" ", "-")
+        known = max((model for model in GPUS if model in name), key=len, default="")
+        return GPUS[known][1] * (0.5e12 if precision == "fp32" else 1e12) if known else 0.0
+    n, best = 512, math.inf
+    left, right = torch.ones(2, n, n)
+    for _ in range(4):
+        begun = time.perf_counter()
+        torch.mm(left, right)
+        best = min(best, time.perf_counter() - begun)
+    return 2 * n**3 / best
+
+
+def memory_gib() -> float:
+    """Most memory that this rank has held: of its GPU, or of the process."""
+    if torch.cuda.is_initialized():
+        return torch.cuda.max_memory_allocated() / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def spike_score(loss: float, recent: Collection[float]) -> float:
+    """How far a loss lies above those before it: (loss - median) / (1.4826 x median absolute deviation).
+
+    In units of a standard deviation, were they normal; a few wild losses among the recent ones change
+    neither median nor deviation. 0 where there are fewer than 8 to compare with, or the loss is not finite.
+    """
+    if len(recent) < 8 or not math.isfinite(loss):
+        return 0.0
+    values = np.fromiter(recent, np.float64)
+    median = np.median(values)
+    deviation = 1.4826 * np.median(np.abs(values - median))
+    return float((loss - median) / max(deviation, 1e-12))
 
 
 def numbers(summary: dict[str, Any], prefix: str) -> dict[str, float]:
@@ -166,10 +277,24 @@ def introduction(
 def console_line(line: dict[str, Any], steps: int) -> str:
     """One readable line about a step."""
     kinds = " ".join(f"{k} {v:.2f}" for k, v in line["acc_by_kind"].items())
+    mfu = f"mfu {line['mfu']:.0%} " if "mfu" in line else ""
+    spike = f"spike {line['spike']:.1f} " if line["spike"] >= SPIKE else ""
     return (
-        f"{time.strftime('%H:%M:%S')} step {line['step']}/{steps} loss {line['loss']:.4f} "
+        f"{time.strftime('%H:%M:%S')} step {line['step']}/{steps} loss {line['loss']:.4f} {spike}"
         f"acc {line['acc']:.3f} ({kinds}) lr {line['lr']:.2e} grad {line['grad_norm']:.2f} "
-        f"{line['pairs_per_s']:.0f} pairs/s wait {line['data_wait_share']:.1%}"
+        f"{line['pairs_per_s']:.0f} pairs/s {line['volumes_per_s']:.0f} volumes/s {mfu}"
+        f"step {line['step_p50_s']:.3f}/{line['step_p95_s']:.3f} s wait {line['data_wait_share']:.1%} "
+        f"mem {line['memory_gib']:.1f} GiB"
+    )
+
+
+def save_line(told: dict[str, Any]) -> str:
+    """One readable line about a checkpoint that was, or was not, written."""
+    if told["error"]:
+        return f"warning: no checkpoint of step {told['step']}: {told['error']}; those before it are kept"
+    return (
+        f"saved {told['folder']}: {told['bytes'] / 1e6:,.1f} MB, training waited {told['copied']:.2f} s, "
+        f"on disk after {told['written']:.1f} s"
     )
 
 

@@ -1,13 +1,14 @@
 """Small runs on real ranks: DeepSpeed over gloo, two processes."""
 
 import json
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from factory import write_corpus
-from ranks import free_port, start_ranks
+from ranks import clean_environment
 
 from fmriscale.config import SplitConfig
 
@@ -41,19 +42,21 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Callable[[list[list[str]]], list]:
-    """Train runs, one after the other, on two ranks; return their exit codes or errors."""
+def sessions(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[list]]:
+    """Train runs in sessions (ranks, [command lines]); return the exit code or error of each run of each."""
 
-    def run(command_lines: list[list[str]]) -> list:
+    def run(*wanted: tuple[int, list[list[str]]]) -> list[list]:
         path = tmp_path_factory.mktemp("runs") / "runs.json"
-        path.write_text(json.dumps(command_lines))
-        port = str(free_port())
-        place = {"WORLD_SIZE": "2", "LOCAL_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        ranks = [{**place, "RANK": str(r), "LOCAL_RANK": str(r)} for r in range(2)]
+        path.write_text(json.dumps([{"ranks": n, "runs": runs} for n, runs in wanted]))
         worker = str(Path(__file__).with_name("worker.py"))
-        processes = start_ranks([sys.executable, worker, str(path)], ranks)
-        told = [p.communicate(timeout=300)[0] for p in processes]
-        assert [p.returncode for p in processes] == [0, 0], "\n".join(told)
+        done = subprocess.run(
+            [sys.executable, worker, str(path)],
+            env=clean_environment(),
+            capture_output=True,
+            text=True,
+            timeout=400,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
         return json.loads(path.with_suffix(".out").read_text())
 
     return run

@@ -37,7 +37,16 @@ def start_ranks(command: list[str], environments: list[dict[str, str]]) -> list[
 def steps_of(run: Path) -> list[dict]:
     """The step lines of a run's metrics.jsonl, without what a clock measured."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    clock = ("pairs_per_s", "flops_per_s", "data_wait_share")
+    clock = (
+        "pairs_per_s",
+        "volumes_per_s",
+        "flops_per_s",
+        "mfu",
+        "data_wait_share",
+        "step_p50_s",
+        "step_p95_s",
+    )
+    clock += ("memory_gib",)
     return [{k: v for k, v in x.items() if k not in clock} for x in lines if "event" not in x]
 
 

@@ -67,7 +67,7 @@ def slurm_ranks(port: int) -> list[dict[str, str]]:
 
 
 def test_a_signal_to_one_rank_saves_on_all_and_the_next_life_is_exactly_the_same_run(
-    recipe: Path, repository: Path, tmp_path: Path, two_ranks
+    recipe: Path, repository: Path, tmp_path: Path, sessions
 ):
     options = [
         *("--config", str(recipe), "--model.dropout", "0.1", "--train.zero_stage", "2"),
@@ -94,7 +94,7 @@ def test_a_signal_to_one_rank_saves_on_all_and_the_next_life_is_exactly_the_same
     assert [p.returncode for p in processes] == [0, 0], "\n".join(told)
     assert f"step_{stopped:07d}" in told[0] and "resumed from" in told[0]
 
-    assert two_ranks([[*options, "--out", str(tmp_path / "a")]]) == [0]
+    assert sessions((2, [[*options, "--out", str(tmp_path / "a")]])) == [[0]]
     assert steps_of(tmp_path / "b") == steps_of(tmp_path / "a")
     assert evals_of(tmp_path / "b") == evals_of(tmp_path / "a")
     weights = [(tmp_path / run / "encoder/model.safetensors").read_bytes() for run in "ab"]

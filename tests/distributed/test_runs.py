@@ -14,6 +14,10 @@ from fmriscale.model.export import load_encoder
 pytestmark = pytest.mark.distributed
 
 
+CHAINS = {"1-2-0": (1, 2, 0), "3-3-3": (3, 3, 3), "3-0-1": (3, 0, 1), "0-1-3": (0, 1, 3)}
+"""ZeRO stages of three lives of a run: on two ranks, on one, on four."""
+
+
 @pytest.fixture(scope="module")
 def broken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A corpus in which one of eight runs holds a volume that is not a number."""
@@ -29,8 +33,8 @@ def broken(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def runs(recipe: Path, broken: Path, two_ranks, tmp_path_factory: pytest.TempPathFactory):
-    """All runs of this module, in one start of two ranks: folder and {name: exit code or error}."""
+def runs(recipe: Path, broken: Path, sessions, tmp_path_factory: pytest.TempPathFactory):
+    """All runs of this module, forked from one process: folder and {name: exit code or error}."""
     folder = tmp_path_factory.mktemp("runs")
 
     def line(out: str, *options: str) -> list[str]:
@@ -38,6 +42,9 @@ def runs(recipe: Path, broken: Path, two_ranks, tmp_path_factory: pytest.TempPat
 
     def stage(n: int) -> tuple[str, ...]:
         return ("--train.zero_stage", str(n), "--model.dropout", "0.2")
+
+    def stage_of(n: int) -> tuple[str, ...]:
+        return ("--train.zero_stage", str(n), "--train.eval_every", "0")
 
     def bad(n: int) -> tuple[str, ...]:
         return ("--data.corpus", str(broken), "--train.zero_stage", str(n), "--train.max_bad_steps", "50")
@@ -60,7 +67,18 @@ def runs(recipe: Path, broken: Path, two_ranks, tmp_path_factory: pytest.TempPat
     plan["other data"] = line("parts2", *stage(2), "--data.corpus", str(broken), "--train.steps", "14")
     plan["odd batch"] = line("odd", "--train.global_batch", "15")
     plan["raw key"] = line("raw", "--train.deepspeed", json.dumps({"zero_optimization": {"stage": 3}}))
-    results = two_ranks(list(plan.values()))
+    lives = [
+        (
+            ranks,
+            [
+                line(chain, *stage_of(stages[life]), "--train.steps", str(4 * life + 4))
+                for chain, stages in CHAINS.items()
+            ],
+        )
+        for life, ranks in enumerate((2, 1, 4))
+    ]
+    results, *codes = sessions((2, list(plan.values())), *lives)
+    assert codes == [[0] * len(CHAINS)] * 3
     return folder, dict(zip(plan, results, strict=True))
 
 
@@ -73,6 +91,24 @@ def test_a_resumed_run_is_the_uninterrupted_one_to_all_digits(runs, stage: int):
     assert parts == whole
     one, other = (folder / f"{run}{stage}/encoder/model.safetensors" for run in ("whole", "parts"))
     assert one.read_bytes() == other.read_bytes()
+
+
+@pytest.mark.parametrize("chain", CHAINS)
+def test_a_run_goes_on_with_other_ranks_and_stages_within_1e_5(runs, chain: str):
+    folder, _ = runs
+    whole, parts = steps_of(folder / "macro"), steps_of(folder / chain)
+    assert [x["step"] for x in parts] == list(range(1, 13))
+    assert [(x["pairs"], x["seen"]) for x in parts] == [(x["pairs"], x["seen"]) for x in whole]
+    assert [x["loss"] for x in parts] == pytest.approx([x["loss"] for x in whole], abs=1e-5)
+    assert [x["grad_norm"] for x in parts] == pytest.approx([x["grad_norm"] for x in whole], abs=1e-4)
+    manifest = json.loads((folder / chain / "checkpoints/step_0000008/manifest.json").read_text())
+    assert manifest["state"]["world_size"] == 1 and len(manifest["files"]) == 1
+    assert (
+        json.loads((folder / chain / "checkpoints/step_0000012/manifest.json").read_text())["state"][
+            "adam_step"
+        ]
+        == 12
+    )
 
 
 @pytest.mark.parametrize("stage", range(4))
@@ -149,9 +185,9 @@ def test_a_run_that_cannot_be_is_refused_with_the_remedy(runs, name: str, said: 
     assert isinstance(codes[name], str) and codes[name].startswith("2: ") and said in codes[name]
 
 
-def test_old_checkpoints_go_and_recovery_scripts_do_not_stay(runs):
+def test_old_checkpoints_go_and_nothing_is_pickled(runs):
     folder, _ = runs
     kept = sorted(p.name for p in (folder / "parts1/checkpoints").iterdir())
     assert kept == ["step_0000006", "step_0000012"]
     names = {p.name for p in (folder / "parts1/checkpoints/step_0000012").iterdir()}
-    assert {"manifest.json", "random_rank_00000.safetensors", "random_rank_00001.safetensors"} <= names
+    assert names == {"manifest.json", "rank_00000.safetensors", "rank_00001.safetensors"}

@@ -1,30 +1,81 @@
-"""One rank that trains several runs one after the other: starting processes costs more than training.
+"""Ranks that are forked from one warm process: starting Python and DeepSpeed costs more than training.
 
-worker.py RUNS.json: a list of command lines of train.py. Rank 0 writes RUNS.out: the exit code of each, or
+worker.py SESSIONS.json: a list of {"ranks": N, "runs": [command lines of train.py]}. Each session is N ranks
+that make its runs one after the other. Writes SESSIONS.out: for each session the exit code of each run, or
 the error that a user would see.
 """
 
 import json
+import os
 import sys
+import traceback
+from collections.abc import Callable
 from pathlib import Path
+
+import torch
+from ranks import free_port
 
 from fmriscale.config import PretrainConfig
 from fmriscale.errors import UserError
 from fmriscale.files import expand
 from fmriscale.recipe import parse
 from fmriscale.train import train
-from fmriscale.training import cluster
+from fmriscale.training import cluster, zero
 from fmriscale.training.resilience import StopRequest
 
-runs = Path(sys.argv[1])
-place = cluster.join()
-results: list[int | str] = []
-for args in json.loads(runs.read_text()):
-    config = parse(PretrainConfig, args)
-    try:
-        results.append(train(config, expand(config.out), place, StopRequest()))
-    except UserError as error:
-        results.append(f"{error.exit_code}: {error}")
-if place.leads:
-    runs.with_suffix(".out").write_text(json.dumps(results))
-cluster.leave()
+
+def fork_ranks(n: int, work: Callable[[], None]) -> list[int]:
+    """Fork ranks of a launcher that do some work; return their process ids."""
+    place = {"WORLD_SIZE": str(n), "LOCAL_SIZE": str(n), "MASTER_ADDR": "127.0.0.1"}
+    place["MASTER_PORT"] = str(free_port())
+    pids = []
+    for rank in range(n):
+        if pid := os.fork():
+            pids.append(pid)
+            continue
+        code = 1
+        try:
+            os.environ.update(place, RANK=str(rank), LOCAL_RANK=str(rank))
+            work()
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+    return pids
+
+
+def make(runs: list[list[str]], results: Path) -> None:
+    """Be one rank of a session."""
+    place = cluster.join()
+    told: list[int | str] = []
+    for args in runs:
+        config = parse(PretrainConfig, args)
+        try:
+            told.append(train(config, expand(config.out), place, StopRequest()))
+        except UserError as error:
+            told.append(f"{error.exit_code}: {error}")
+    if place.leads:
+        results.write_text(json.dumps(told))
+    cluster.leave()
+
+
+def main() -> int:
+    path = Path(sys.argv[1])
+    zero._deepspeed(torch.device("cpu"))  # imported once, for all that are forked
+    told, failed = [], 0
+    for session in json.loads(path.read_text()):
+        results = path.with_suffix(".session")
+        for pid in fork_ranks(session["ranks"], lambda s=session, r=results: make(s["runs"], r)):
+            failed += os.waitpid(pid, 0)[1] != 0
+        if failed:
+            break
+        told.append(json.loads(results.read_text()))
+    path.with_suffix(".out").write_text(json.dumps(told))
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(main())

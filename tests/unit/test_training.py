@@ -2,6 +2,7 @@
 
 import json
 import math
+import resource
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,11 +19,12 @@ from fmriscale.recipe import parse, to_dict
 from fmriscale.sampling.persistence import area_under_curve, best_threshold, persistence_score
 from fmriscale.train import is_finished
 from fmriscale.training import cluster
-from fmriscale.training.checkpoint import Checkpoint, Checkpoints, changes, check_resumable
+from fmriscale.training.checkpoint import Checkpoint, Checkpoints
 from fmriscale.training.cluster import Cluster, read_environment
-from fmriscale.training.resilience import NonFiniteError, NonFiniteGuard, StopRequest
+from fmriscale.training.continuation import changes, check_resumable
+from fmriscale.training.resilience import NonFiniteGuard, StopRequest, is_late, time_limit
 from fmriscale.training.schedule import plan_batch
-from fmriscale.training.telemetry import Record, Tally, numbers
+from fmriscale.training.telemetry import Record, Tally, numbers, save_line, spike_score
 from fmriscale.training.zero import deepspeed_dict, pick_precision
 
 # ---------------------------------------------------------------- who am I
@@ -122,19 +124,38 @@ def test_precision_is_what_the_device_can_do():
 # ---------------------------------------------------------------- checkpoints
 
 
+STATES = "rank_00000.safetensors"
+
+
+def flip_byte(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
 class TinyEngine:
-    """What `Checkpoints` asks of DeepSpeed's engine."""
+    """What `Checkpoints` asks of DeepSpeed's engine at stage 0."""
 
-    def __init__(self) -> None:
-        self.value = 0
+    def __init__(self, value: float = 0) -> None:
+        self.module = torch.nn.Linear(3, 2)
+        self.optimizer = torch.optim.AdamW(self.module.parameters())
+        self.value = value
 
-    def save_checkpoint(self, folder: str, tag: str, save_latest: bool) -> None:
-        (Path(folder) / tag / "states.pt").write_text(str(self.value))
-        (Path(folder) / "zero_to_fp32.py").write_text("a script that DeepSpeed leaves behind")
+    def zero_optimization_stage(self) -> int:
+        return 0
 
-    def load_checkpoint(self, folder: str, tag: str) -> tuple[str, dict]:
-        self.value = int((Path(folder) / tag / "states.pt").read_text())
-        return folder, {}
+    @property
+    def value(self) -> float:
+        return float(self.module.bias[1])
+
+    @value.setter
+    def value(self, value: float) -> None:
+        torch.nn.init.constant_(self.module.bias, value)
+
+
+def save(checkpoints: Checkpoints, engine: TinyEngine, state: dict) -> dict:
+    checkpoints.save(engine, {"world_size": 1, **state})
+    return checkpoints.commit()
 
 
 @pytest.fixture
@@ -150,17 +171,15 @@ def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
 def saved(place: Cluster, tmp_path: Path) -> Checkpoints:
     """Three checkpoints, of which two are kept."""
     checkpoints = Checkpoints(tmp_path / "checkpoints", place, keep_last=2)
-    engine = TinyEngine()
     for step in (5, 10, 15):
-        engine.value = step
-        checkpoints.save(engine, {"step": step})
+        assert not save(checkpoints, TinyEngine(step), {"step": step})["error"]
     return checkpoints
 
 
 def test_the_newest_checkpoint_is_loaded_with_its_random_numbers(saved: Checkpoints):
     assert sorted(p.name for p in saved.folder.iterdir()) == ["step_0000010", "step_0000015"]
     found, skipped = saved.newest()
-    assert found and found.state == {"step": 15} and not skipped
+    assert found and found.state["step"] == 15 and not skipped
     drawn = torch.rand(3)
     engine = TinyEngine()
     saved.load(engine, found)
@@ -170,9 +189,9 @@ def test_the_newest_checkpoint_is_loaded_with_its_random_numbers(saved: Checkpoi
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
-        (lambda d: (d / "states.pt").write_text("16"), "states.pt has other content than its sha256"),
-        (lambda d: (d / "states.pt").write_text("1"), "states.pt has 1 bytes instead of 2"),
-        (lambda d: (d / "states.pt").unlink(), "states.pt is missing"),
+        (lambda d: flip_byte(d / STATES), f"{STATES} has other content than its sha256"),
+        (lambda d: (d / STATES).write_text("1"), f"{STATES} has 1 bytes instead of "),
+        (lambda d: (d / STATES).unlink(), f"{STATES} is missing"),
         (lambda d: (d / "manifest.json").unlink(), "manifest.json"),
         (lambda d: (d / "manifest.json").write_text("{"), "manifest.json"),
     ],
@@ -182,7 +201,7 @@ def test_a_damaged_checkpoint_is_skipped_with_its_reason(saved: Checkpoints, dam
     found, skipped = saved.newest()
     assert found and found.state["step"] == 10
     assert len(skipped) == 1 and "step_0000015" in skipped[0] and reason in skipped[0]
-    saved.save(TinyEngine(), {"step": 12})
+    save(saved, TinyEngine(), {"step": 12})
     assert sorted(p.name for p in saved.folder.iterdir()) == ["step_0000010", "step_0000012"]
 
 
@@ -193,10 +212,43 @@ def test_what_was_not_committed_is_not_there(saved: Checkpoints):
     assert [p.name for p in saved.folder.iterdir()] == ["step_0000010"]
 
 
+def test_checkpoints_that_are_to_stay_stay(place: Cluster, tmp_path: Path):
+    checkpoints = Checkpoints(tmp_path, place, keep_last=1, keep_every=20)
+    for step in range(5, 50, 5):
+        save(checkpoints, TinyEngine(), {"step": step, "best": {"step": min(step, 15), "loss": 0.1}})
+    assert sorted(p.name for p in tmp_path.iterdir()) == [f"step_00000{n}" for n in (15, 20, 40, 45)]
+
+
+def test_a_full_disk_costs_one_checkpoint_and_training_goes_on(saved: Checkpoints):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200, before[1]))
+    try:
+        told = save(saved, TinyEngine(20), {"step": 20})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "File too large" in told["error"] and not saved.pending
+    assert sorted(p.name for p in saved.folder.iterdir()) == ["step_0000010", "step_0000015"]
+    assert save_line(told).startswith("warning: no checkpoint of step 20: File too large")
+    assert not save(saved, TinyEngine(25), {"step": 25})["error"]
+    found, _ = saved.newest()
+    assert found and found.state["step"] == 25
+
+
+def test_a_checkpoint_holds_the_moment_it_was_asked_for(saved: Checkpoints):
+    engine, state = TinyEngine(1), {"step": 20, "world_size": 1, "seen": {"a": 1}}
+    saved.save(engine, state)
+    engine.value, state["seen"]["a"] = 2, 2  # training goes on while it is written
+    saved.commit()
+    found, _ = saved.newest()
+    assert found and found.state["seen"] == {"a": 1}
+    saved.load(engine, found)
+    assert engine.value == 1
+
+
 def test_no_whole_checkpoint_is_an_error_and_none_at_all_is_a_start(saved: Checkpoints, place: Cluster):
     assert Checkpoints(saved.folder / "nothing", place, 1).newest() == (None, [])
     for folder in saved.folder.iterdir():
-        (folder / "states.pt").unlink()
+        (folder / STATES).unlink()
     with pytest.raises(DamageError, match="None is whole: move"):
         saved.newest()
 
@@ -216,44 +268,49 @@ def data_of(**datasets) -> dict:
     }
 
 
+def now(
+    its_config: dict | None = None, data: dict | None = None, spaces: dict | None = None, **other
+) -> dict:
+    encoder = {"d_model": 8, "spaces": spaces or {"roi": 5}}
+    place = {"world_size": 2, "precision": "fp32", **other}
+    return {"config": its_config or config(), "data": data or data_of(), "encoder": encoder, **place}
+
+
 def test_a_run_may_go_on_with_another_pace_but_not_as_another_run(tmp_path: Path):
-    shape = {"d_model": 8, "spaces": {"roi": 5}}
-    state = {"config": config(), "data": data_of(), "encoder": shape, "world_size": 2}
-    found = Checkpoint(tmp_path, state)
-    assert check_resumable(found, config(), 2, data_of(), shape) == []
-    assert check_resumable(found, config(steps=20), 2, data_of(), shape) == [
+    found = Checkpoint(tmp_path, now(), [])
+    assert check_resumable(found, now()) == []
+    assert check_resumable(found, now(config(steps=20))) == [
         "changed since the checkpoint: train.steps from 10 to 20"
     ]
     moved = {**config(), "data": {**config()["data"], "corpus": "there", "access": "memory"}}
-    assert check_resumable(found, moved, 2, data_of(), shape) == []
+    assert check_resumable(found, now(moved)) == []
     with pytest.raises(UserError, match=r"train\.seed was 0, is 1"):
-        check_resumable(found, config(seed=1), 2, data_of(), shape)
-    with pytest.raises(UserError, match=r"train\.zero_stage was 2, is 3"):
-        check_resumable(found, config(zero_stage=3), 2, data_of(), shape)
-    with pytest.raises(UserError, match=r"written by 2 ranks, now there are 4: .*--num_accelerators 2"):
-        check_resumable(found, config(), 4, data_of(), shape)
+        check_resumable(found, now(config(seed=1)))
+    lines = check_resumable(found, now(config(zero_stage=3), world_size=4, precision="bf16"))
+    assert [line.partition(": ")[2].partition(":")[0] for line in lines] == [
+        "train.zero_stage from 2 to 3",
+        "precision from fp32 to bf16",
+        "ranks from 2 to 4",
+    ]
 
 
 def test_data_that_have_changed_are_named_and_refused_unless_that_is_meant(tmp_path: Path):
-    shape = {"d_model": 8, "spaces": {"roi": 5}}
-    found = Checkpoint(
-        tmp_path, {"config": config(), "data": data_of(b={"runs": 2}), "encoder": shape, "world_size": 2}
-    )
-    now = {**config(), "data": {**config()["data"], "pairs": {"gap": 3}}}
+    found = Checkpoint(tmp_path, now(data=data_of(b={"runs": 2})), [])
+    changed = {**config(), "data": {**config()["data"], "pairs": {"gap": 3}}}
     data = {**data_of(a={"runs": 9, "windows": 99}, c={"runs": 1}), "data.pairs.gap": 3}
     said = (
         r"data\.pairs\.gap was 0, is 3; data set a had 8 runs and 90 windows, has 9 runs and 99 windows; "
         r"data set b is gone; data set c is new\. .*allow_data_change"
     )
     with pytest.raises(UserError, match=said):
-        check_resumable(found, now, 2, data, shape)
-    now["train"]["allow_data_change"] = True
-    lines = check_resumable(found, now, 2, data, shape)
+        check_resumable(found, now(changed, data=data))
+    changed["train"]["allow_data_change"] = True
+    lines = check_resumable(found, now(changed, data=data))
     assert len(lines) == 4 and lines[0] == "changed since the checkpoint: data.pairs.gap was 0, is 3"
     with pytest.raises(UserError, match=r"encoder spaces\.cc200 was None, is 200.*do not fit"):
-        check_resumable(found, now, 2, data, {**shape, "spaces": {"roi": 5, "cc200": 200}})
+        check_resumable(found, now(changed, data=data, spaces={"roi": 5, "cc200": 200}))
     with pytest.raises(UserError, match=r"train\.seed was 0, is 1"):
-        check_resumable(found, config(seed=1, allow_data_change=True), 2, data, shape)
+        check_resumable(found, now(config(seed=1, allow_data_change=True), data=data))
 
 
 def test_changes_are_named_by_dotted_keys():
@@ -264,14 +321,14 @@ def test_changes_are_named_by_dotted_keys():
     }
 
 
-def test_a_finished_run_is_not_made_again_nor_taken_for_another(tmp_path: Path, capsys):
+def test_a_finished_run_is_not_made_again_nor_taken_for_another(tmp_path: Path):
     out = tmp_path / "run"
     settings = ["--out", str(out), "--data.corpus", "corpus", "--train.steps", "10"]
     made = parse(PretrainConfig, settings)
     assert not is_finished(made, out)
     shape = resolve_encoder(ModelConfig(preset="tiny", n_layers=1), {"roi": 3}, 5)
     save_encoder(out / "encoder", Encoder(shape), {"config": to_dict(made), "step": 10})
-    assert is_finished(made, out) and "nothing to do" in capsys.readouterr().out
+    assert is_finished(made, out) == f"{out / 'encoder'} is finished: 10 steps"
     assert not is_finished(parse(PretrainConfig, [*settings, "--train.steps", "20"]), out)
     assert is_finished(parse(PretrainConfig, [*settings, "--train.log_every", "1"]), out)
     with pytest.raises(UserError, match=r"finished encoder of another run: train\.seed was 0, is 1"):
@@ -295,13 +352,28 @@ def test_a_signal_only_sets_a_flag():
 
 
 def test_bad_steps_are_counted_and_only_many_in_a_row_end_the_run():
-    guard = NonFiniteGuard(3)
-    for step, finite in enumerate([False, False, True, False, False], start=1):
-        guard.check(step, finite, 10)
-    assert guard.total == 4
-    with pytest.raises(NonFiniteError, match=r"steps 4 to 6 .*pairs 30 to 59") as error:
-        guard.check(6, False, 10)
-    assert error.value.exit_code == 1
+    guard = NonFiniteGuard(3, total=2)
+    assert not any(guard.note(finite) for finite in [False, False, True, False, False])
+    assert guard.total == 6 and guard.note(False)
+    error = guard.error(6, 10)
+    assert "steps 4 to 6" in str(error) and "pairs 30 to 59" in str(error) and error.exit_code == 1
+
+
+def test_time_is_up_while_a_save_still_fits():
+    assert time_limit({}, None, 100) is None
+    assert time_limit({"SLURM_JOB_END_TIME": "900"}, None, 100) == 900
+    assert time_limit({"SLURM_JOB_END_TIME": "900"}, 10, 100) == 700
+    assert not is_late(100, 130, stretch=1, save_seconds=2)
+    assert is_late(100, 130, stretch=1, save_seconds=3)  # 2 x 1 + 3 x 3 + 20 s of safety
+    assert is_late(100, 130, stretch=6, save_seconds=0)
+
+
+def test_a_loss_spike_is_measured_in_deviations_that_spikes_do_not_widen():
+    recent = [1.0, 1.2, 0.8, 1.1, 0.9, 1.0, 1.1, 0.9, 50.0, 40.0]
+    assert spike_score(1.0, recent[:8]) == 0 and spike_score(9.0, recent[:7]) == 0
+    deviation = 1.4826 * np.median(np.abs(np.array(recent[:8]) - 1.0))
+    assert spike_score(2.0, recent[:8]) == pytest.approx(1 / deviation)
+    assert spike_score(3.0, recent) > 6 and spike_score(math.inf, recent) == 0
 
 
 # ---------------------------------------------------------------- records

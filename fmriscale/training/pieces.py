@@ -1,0 +1,187 @@
+"""What a rank holds of a training: its pieces of the float32 weights and of AdamW's two moments.
+
+DeepSpeed deals these among the ranks in another way at each ZeRO stage, and its own checkpoints fit only the
+stage and the number of ranks that wrote them. Told by parameter and place, they fit any.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fmriscale.errors import UserError
+
+KINDS = ("weight", "exp_avg", "exp_avg_sq")
+"""What is kept of each element: the float32 weight, and the first and second moment of its gradient."""
+SCALER = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
+"""State of DeepSpeed's loss scaler, which fp16 needs."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Elements `start` to `start + size` of a flattened parameter."""
+
+    name: str
+    start: int
+    size: int
+
+
+class Holdings:
+    """The pieces that this rank holds in an engine, to read and to replace.
+
+    Parameters
+    ----------
+    engine : DeepSpeedEngine
+        At a step border.
+    rank, world_size : int
+        This rank and the number of ranks.
+
+    Attributes
+    ----------
+    pieces : list of Piece
+        All that this rank needs to go on.
+    share : list of Piece
+        Those it writes: every element is in the share of exactly one rank.
+    """
+
+    def __init__(self, engine: Any, rank: int, world_size: int) -> None:
+        self._parameters = dict(engine.module.named_parameters())
+        self._zero = engine.optimizer
+        self._stage = engine.zero_optimization_stage()
+        self._rank = rank
+        adamw = self._zero.optimizer if self._stage > 0 else self._zero
+        self._states: dict[Tensor, dict[str, Any]] = adamw.state
+        if self._stage in (1, 2) and not hasattr(self._zero, "single_partition_of_fp32_groups"):
+            raise UserError(
+                f"train.deepspeed: with these settings DeepSpeed takes its {type(self._zero).__name__}, "
+                "whose state fmriscale cannot save; leave data_types.grad_accum_dtype out"
+            )
+        for master in self._masters():
+            state = self._states[master]
+            if "step" not in state:  # before the first step that was not skipped
+                state["step"] = torch.zeros((), dtype=torch.float32, device=master.device)
+                state.update({kind: torch.zeros_like(master) for kind in KINDS[1:]})
+        self.pieces = list(self._find())
+        self.share = self.pieces if self._stage > 0 else list(self._deal(world_size))
+
+    @property
+    def adam_step(self) -> int:
+        """Steps that AdamW has made."""
+        return int(self._states[next(self._masters())]["step"])
+
+    @property
+    def scaler(self) -> dict[str, float]:
+        """State of the loss scaler."""
+        scaler = getattr(self._zero, "loss_scaler", None)
+        return {name: float(getattr(scaler, name)) for name in SCALER if hasattr(scaler, name)}
+
+    def read(self, piece: Piece, kind: str) -> Tensor:
+        """Return the elements of a piece, float32 [size]; copy them before the next call."""
+        if self._stage == 3:
+            values = self._zero.get_local_fp32_param(self._parameters[piece.name], _key(kind))
+            return values.flatten()[: piece.size]
+        return self._view(piece, kind)
+
+    @torch.no_grad()
+    def replace(
+        self, fetch: Callable[[str, Piece], Tensor], adam_step: int, scaler: dict[str, float]
+    ) -> None:
+        """Take other values for every piece, and bring the model's own weights in line; all ranks call this.
+
+        Parameters
+        ----------
+        fetch : function
+            Returns the elements of (kind, piece), float32 [size].
+        adam_step : int
+            Steps that AdamW has made.
+        scaler : dict
+            State of the loss scaler.
+        """
+        if self._stage == 3:
+            self._zero.checkpoint_event_prologue()
+        for piece in self.pieces:
+            for kind in KINDS:
+                self._put(piece, kind, fetch(kind, piece))
+        for master in self._masters():
+            self._states[master]["step"].fill_(adam_step)
+        own = getattr(self._zero, "loss_scaler", None)
+        for name in (n for n in scaler if hasattr(own, n)):
+            setattr(own, name, type(getattr(own, name))(scaler[name]))
+        if self._stage in (1, 2):
+            self._zero.update_lp_params()
+        if self._stage == 3:
+            self._spread_slices()
+
+    def _masters(self) -> Iterator[Tensor]:
+        """The tensors that AdamW steps."""
+        if self._stage == 0:
+            yield from self._parameters.values()
+        elif self._stage == 3:
+            yield from self._zero.fp32_partitioned_groups_flat
+        else:
+            yield from self._zero.single_partition_of_fp32_groups
+
+    def _find(self) -> Iterator[Piece]:
+        for name, parameter in self._parameters.items():
+            if self._stage == 0:
+                yield Piece(name, 0, parameter.numel())
+            elif self._stage == 3:
+                width: int = parameter.ds_tensor.numel()  # equal on all ranks, the last ones are padded
+                start = self._rank * width
+                if start < parameter.ds_numel:
+                    yield Piece(name, start, min(width, parameter.ds_numel - start))
+            elif parameter._hp_mapping is not None:
+                place = parameter._hp_mapping.lp_fragment_address
+                yield Piece(name, place.start, place.numel)
+
+    def _deal(self, world_size: int) -> Iterator[Piece]:
+        """Where every rank holds everything: an equal share of all elements."""
+        total = sum(p.numel() for p in self._parameters.values())
+        first, last = total * self._rank // world_size, total * (self._rank + 1) // world_size
+        offset = 0
+        for name, parameter in self._parameters.items():
+            start, stop = max(first - offset, 0), min(last - offset, parameter.numel())
+            if start < stop:
+                yield Piece(name, start, stop - start)
+            offset += parameter.numel()
+
+    def _view(self, piece: Piece, kind: str) -> Tensor:
+        """Below stage 3: the elements themselves."""
+        parameter = self._parameters[piece.name]
+        if self._stage == 0:
+            master, start = parameter, piece.start
+        else:
+            fragment = parameter._hp_mapping
+            master = self._zero.single_partition_of_fp32_groups[fragment.param_group_index]
+            start = fragment.hp_fragment_address.start
+        values = master if kind == "weight" else self._states[master][kind]
+        return values.detach().view(-1).narrow(0, start, piece.size)
+
+    def _put(self, piece: Piece, kind: str, values: Tensor) -> None:
+        if self._stage < 3:
+            self._view(piece, kind).copy_(values)
+            return
+        parameter = self._parameters[piece.name]
+        padded = torch.zeros(parameter.ds_tensor.numel(), dtype=torch.float32)
+        padded[: piece.size] = values
+        self._zero.set_local_hp_param(padded, parameter, _key(kind))
+
+    def _spread_slices(self) -> None:
+        """At stage 3: from the float32 slices to those that compute, as DeepSpeed does after a step."""
+        zero = self._zero
+        for number in range(len(zero.fp16_groups)):
+            swapped = zero._swappable_optimizer_subgroup(number)
+            if swapped:
+                zero._prepare_sub_group(number, set())
+            zero._reassign_or_swap_out_partitioned_parameters(number)
+            if swapped:
+                zero._release_sub_group(number, set())
+        if zero.persistent_parameters:
+            zero.persistent_parameters[0].partition(zero.persistent_parameters)
+        zero.checkpoint_event_epilogue()
+
+
+def _key(kind: str) -> str | None:
+    return None if kind == "weight" else kind

@@ -1,0 +1,68 @@
+"""`fmriscale report RUN`: one page from a run's record."""
+
+import json
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fmriscale.cli import run
+from fmriscale.training.report import POINTS, curve, read_metrics
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A run of 1,000 steps on two data sets, two of them not finite, evaluated three times."""
+    lines = []
+    for step in range(1, 1001):
+        loss = None if step in (7, 8) else math.exp(-step / 500)
+        acc = {"alpha <b>": 0.5 + step / 2500, "beta": 0.6}
+        line = {"step": step, "loss": loss, "acc": 0.7, "acc_by_kind": {"positive": 0.6, "same_run": 0.8}}
+        line |= {"acc_by_dataset": acc, "seen": {"alpha <b>": 8 * step, "beta": 8 * step}, "lr": 1e-3}
+        line |= {"finite": loss is not None, "grad_norm": loss, "pairs_per_s": 100.0, "data_wait_share": 0.01}
+        lines.append(line)
+        if step % 400 == 0:
+            held_out = {"acc_by_kind": {"positive": 0.5}, "acc_by_dataset": {"beta": 0.5}, "persistence": {}}
+            lines.append({"event": "eval", "step": step, "loss": 0.6, "acc": 0.66, **held_out})
+    record = tmp_path / "run1" / "metrics.jsonl"
+    record.parent.mkdir()
+    record.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 1001, "lo')
+    (record.parent / "config.yaml").write_text("model: {preset: base}\n")
+    return record.parent
+
+
+def test_one_page_holds_every_curve_and_needs_nothing_else(folder: Path):
+    assert run(["report", str(folder)]) == 0
+    page = (folder / "report.html").read_text()
+    for title in ("Loss and accuracy", "by kind", "by data set", "Learning rate", "Speed"):
+        assert title in page
+    assert page.count("<svg") == 5 and "16,000" in page and "66.0%" in page
+    assert "2 steps were not finite and left the weights alone: 7, 8" in page
+    assert "preset: base" in page and "alpha &lt;b&gt;" in page and "alpha <b>" not in page
+    assert not re.search(r'(src|href)="(?!#|data:)', page)
+    assert run(["report", str(folder), "--out", str(folder / "again.html")]) == 0
+    assert (folder / "again.html").read_text() == page
+
+
+def test_a_curve_is_the_mean_of_neighbours_without_what_is_missing(folder: Path):
+    steps, evals = read_metrics(folder / "metrics.jsonl")
+    assert (len(steps), len(evals)) == (1000, 2)
+    step, value = curve(steps, "acc_by_dataset", "alpha <b>")
+    assert len(step) == POINTS and np.allclose(value, 0.5 + step / 2500)
+    step, value = curve(steps, "loss")
+    assert np.isfinite(value).all() and not np.isin(step, (7, 8)).any()
+    assert curve(steps, "acc_by_dataset", "gamma")[0].size == 0
+
+
+def test_mistakes_and_damage_are_named(folder: Path, capsys: pytest.CaptureFixture[str]):
+    assert run(["report"]) == 2 and run(["report", str(folder), "--oout", "x"]) == 2
+    assert run(["report", str(folder.parent)]) == 2
+    assert "no metrics.jsonl" in capsys.readouterr().err
+    record = folder / "metrics.jsonl"
+    record.write_text("{broken\n" + record.read_text())
+    assert run(["report", str(folder)]) == 4
+    record.write_text("")
+    assert run(["report", str(folder)]) == 2
+    assert "no step yet" in capsys.readouterr().err

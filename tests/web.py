@@ -1,6 +1,7 @@
 """A real HTTP server of a folder, with ranges, that fails in the ways that servers and networks do."""
 
 import contextlib
+import os
 import re
 import socket
 import threading
@@ -10,6 +11,8 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
+
+os.environ["NO_PROXY"] = "127.0.0.1"  # whatever proxy this machine has
 
 
 class FolderServer(ThreadingHTTPServer):
@@ -25,8 +28,8 @@ class FolderServer(ThreadingHTTPServer):
         How many requests of a path are still answered with `status`.
     flips : Counter
         How many bodies of a path are still sent with one flipped byte.
-    ranges, lengths : bool
-        Whether Range is understood; whether the length of a body is told.
+    ranges, lengths, chunks : bool
+        Whether Range is understood; whether the length of a body is told, or else that of chunks of it.
     pause : float
         Wait after each 16 KiB, s.
     busy : int
@@ -43,7 +46,8 @@ class FolderServer(ThreadingHTTPServer):
         self.errors: Counter[str] = Counter()
         self.flips: Counter[str] = Counter()
         self.drop_after: int | None = None
-        self.status, self.ranges, self.lengths, self.pause = 500, True, True, 0.0
+        self.ranges, self.lengths, self.chunks = True, True, False
+        self.status, self.pause = 500, 0.0
         self.busy = 0
         self.connections: set[socket.socket] = set()
 
@@ -109,6 +113,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Range", content_range)
         if self.server.lengths:
             self.send_header("Content-Length", str(len(body)))
+        elif self.server.chunks:
+            self.send_header("Transfer-Encoding", "chunked")
         else:
             self.send_header("Connection", "close")
             self.close_connection = True
@@ -120,9 +126,12 @@ class _Handler(BaseHTTPRequestHandler):
                 self.connection.shutdown(socket.SHUT_RDWR)
                 return
             self.server.sent[name] += len(body[at : at + step])  # first: the client may ask for it at once
-            self.wfile.write(body[at : at + step])
+            chunk = body[at : at + step]
+            self.wfile.write(b"%x\r\n%b\r\n" % (len(chunk), chunk) if self.server.chunks else chunk)
             if self.server.pause:
                 time.sleep(self.server.pause)
+        if self.server.chunks:
+            self.wfile.write(b"0\r\n\r\n")
 
 
 @contextlib.contextmanager

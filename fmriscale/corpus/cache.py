@@ -66,15 +66,8 @@ class Cache:
     def __init__(self, folder: Path, limit: int | None = None) -> None:
         self.folder, self.limit = folder, limit
         self._held: dict[str, BinaryIO] = {}
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with self._locked():
-                pass
-        except OSError as error:
-            raise UserError(
-                f"{folder}: {error.strerror}; the cache needs a folder that can be written, on a file system "
-                "with locks: set data.cache or FMRISCALE_CACHE, best to a local disk"
-            ) from error
+        with self._locked():  # a folder that will not do is told at the start
+            pass
 
     def path(self, item: Item) -> Path:
         """Return where a file lies once it is whole."""
@@ -185,15 +178,21 @@ class Cache:
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
         """Hold the lock of the folder: nothing else appears, is renamed or deleted."""
-        with (self.folder / "lock").open("a+b") as handle:
-            end = time.monotonic() + _LOCK_SECONDS
-            while not _try_lock(handle, fcntl.LOCK_EX):
-                if time.monotonic() > end:
-                    raise UserError(
-                        f"{self.folder}/lock: held for {_LOCK_SECONDS:.0f} s; is a process stopped?"
-                    )
-                time.sleep(0.005)
-            yield
+        end = time.monotonic() + _LOCK_SECONDS
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with (self.folder / "lock").open("a+b") as handle:
+                while not _try_lock(handle, fcntl.LOCK_EX):
+                    if time.monotonic() > end:
+                        what = f"held for {_LOCK_SECONDS:.0f} s; is a process stopped that uses it?"
+                        raise UserError(f"{self.folder}/lock: {what}")
+                    time.sleep(0.005)
+                yield
+        except OSError as error:
+            raise UserError(
+                f"{self.folder}: {error.strerror}; the cache needs a folder that can be written, on a file "
+                "system with locks: set data.cache or FMRISCALE_CACHE, best to a local disk"
+            ) from error
 
 
 def fetch(

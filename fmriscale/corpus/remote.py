@@ -21,6 +21,7 @@ It has neither the mixture nor the pairs nor the exact resume of training, and i
 import contextlib
 import hashlib
 import re
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Sequence
@@ -154,6 +155,7 @@ class RemoteShards:
             self._failed.clear()
             self._turn.notify_all()
         if not self._threads:
+            self._tell(needed)
             for number in range(THREADS):
                 thread = threading.Thread(target=self._work, name=f"shards-{number}", daemon=True)
                 self._threads.append(thread)
@@ -188,6 +190,13 @@ class RemoteShards:
                 "data.shuffle_shards"
             )
 
+    def _tell(self, needed: Iterable[str]) -> None:
+        """Say how much has to be downloaded, once: the first step waits for it."""
+        missing = [item.size for item in map(self._item, needed) if not self._cache.hold(item)]
+        if missing:
+            what = f"{len(missing)} shards, {sum(missing) / 1e9:.3g} GB, into {self._cache.folder}"
+            print(f"fmriscale: {self.shown}: to download {what}", file=sys.stderr, flush=True)
+
     def _let_go_of_others(self) -> None:
         """Let go of what no reader wants."""
         wanted = set(self._in_order())
@@ -218,7 +227,10 @@ class RemoteShards:
         """Download wanted shards in order, one at a time, until `close`."""
         while not self._stop.is_set():
             with self._turn:
-                found, idle = self._next()
+                try:
+                    found, idle = self._next()
+                except UserError:  # the cache cannot be used: who needs a shard says so
+                    found, idle = None, False
                 if found is None:
                     self._turn.wait(None if idle else _LOOK)
                     continue

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -140,6 +141,14 @@ def test_a_folder_that_cannot_be_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"set data.cache or FMRISCALE_CACHE"):
         Cache(tmp_path / "file" / "cache")
+
+
+def test_a_folder_that_is_deleted_in_between_is_made_again(tmp_path):
+    cache = Cache(tmp_path / "cache")
+    get(cache, 0)
+    shutil.rmtree(tmp_path / "cache")
+    get(cache, 1)
+    assert there(cache) == {1}
 
 
 def test_what_is_needed_less_is_let_go_of_first(tmp_path):

@@ -37,9 +37,9 @@ def test_a_file_comes_in_one_request(server):
     assert server.requests["a/b c.tar"] == 1 and server.sent["a/b c.tar"] == SIZE
 
 
-@pytest.mark.parametrize("lengths", [True, False])
-def test_dropped_connections_are_resumed_where_they_broke(server, lengths):
-    server.drop_after, server.lengths = 65_536, lengths
+@pytest.mark.parametrize(("lengths", "chunks"), [(True, False), (False, False), (False, True)])
+def test_dropped_connections_are_resumed_where_they_broke(server, lengths, chunks):
+    server.drop_after, server.lengths, server.chunks = 65_536, lengths, chunks
     assert get(server) == CONTENT
     assert server.requests["a/b c.tar"] == 5
     assert server.sent["a/b c.tar"] == SIZE  # no byte twice
@@ -117,8 +117,9 @@ def test_a_server_that_says_nothing_is_left(server, monkeypatch):
         list(open_source(server.url).blocks("a/b c.tar", 0, SIZE))
 
 
-def test_a_body_cut_short_is_not_taken_for_a_small_file(server):
-    server.drop_after = 16_384
+@pytest.mark.parametrize("chunks", [False, True])
+def test_a_body_cut_short_is_not_taken_for_a_small_file(server, chunks):
+    server.drop_after, server.chunks, server.lengths = 16_384, chunks, not chunks
     with pytest.raises(DamageError, match="given up"):
         read_whole(open_source(server.url), "a/b c.tar", 0.3)
     server.drop_after = None

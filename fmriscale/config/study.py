@@ -60,7 +60,7 @@ class StudyConfig:
     out: str
     """Study folder: config, results.tsv, curves.tsv, figure, MLflow store."""
     corpus: str
-    """Folder of the corpus with the labelled runs."""
+    """Folder of the corpus with the labelled runs, or its URL."""
     pretrained: str | None
     """encoder/ folder of a pre-training; {fold} is replaced by the fold number; None = fresh arm only."""
     datasets: list[str] | None = None

@@ -36,12 +36,11 @@ from fmriscale.corpus.transfer import (
     Source,
     Stopped,
     complete,
-    is_url,
     open_source,
     read_whole,
 )
 from fmriscale.errors import DamageError, UserError
-from fmriscale.files import atomic_write, expand, fsync_folder
+from fmriscale.files import atomic_write, fsync_folder
 
 FIRST_PATIENCE = 30.0
 """How long the manifest is tried for, s: a wrong URL should be told soon."""
@@ -49,19 +48,6 @@ THREADS = 3
 """Shards that are downloaded at once."""
 _LOOK = 0.2
 """Time between two looks for room in the cache, s."""
-
-
-def manifest_folder(where: str | Path, cache: str | None = None) -> Path:
-    """Return a folder with the manifest of a corpus: the corpus itself, or a copy of what a URL has.
-
-    Raises
-    ------
-    UserError
-        There is no corpus at the URL, or it cannot be reached.
-    DamageError
-        runs.tsv and corpus.json do not belong together.
-    """
-    return _fetch_manifest(open_source(str(where)), cache_folder(cache)) if is_url(where) else expand(where)
 
 
 class RemoteShards:

@@ -86,6 +86,7 @@ def prepare(config: StudyConfig) -> Material:
             f"{corpus}: no run of space '{space.name}' in splits {config.splits} "
             f"and data sets {config.datasets or 'all'}; choose others"
         )
+    corpus.want(sorted(set(runs["shard"])))
     windows = cut_windows(corpus, config.task, runs.index.tolist())
     used = table.loc[np.unique(windows.run_N)]
     return Material(corpus, space, windows, make_folds(used, config.folds_by, config.n_folds))

@@ -20,7 +20,7 @@ from fmriscale.config import DataConfig
 from fmriscale.corpus.manifest import FeatureSpace
 from fmriscale.corpus.reader import Corpus
 from fmriscale.errors import UserError
-from fmriscale.sampling.access import Allocate, plain_memory
+from fmriscale.sampling.access import Allocate
 from fmriscale.sampling.mixture import shares_of
 from fmriscale.sampling.order import block_size, interleave, largest_remainder
 from fmriscale.sampling.part import Batch, Part
@@ -77,7 +77,7 @@ class NTPLoader:
         seed: int,
         group: int = 1,
         device: Any = None,
-        allocate: Allocate = plain_memory,
+        allocate: Allocate | None = None,
     ) -> None:
         self.corpus, self.data, self.seed, self.group = corpus, data, seed, group
         rows = select_runs(corpus, data, split)

@@ -17,7 +17,6 @@ from fmriscale.sampling.access import (
     MappedRuns,
     MemoryRuns,
     Source,
-    plain_memory,
     standard_of,
     verify_runs,
 )
@@ -126,7 +125,7 @@ class Part:
         """Fix the mixture from the share of each data set, float [D]."""
         self.mixture = mixture_of(shares, self._kinds)
 
-    def open(self, device: Any = None, allocate: Allocate = plain_memory) -> None:
+    def open(self, device: Any = None, allocate: Allocate | None = None) -> None:
         """Open the runs for reading; see `NTPLoader`."""
         if self.corpus.remote and self._window and self.data.access == "mmap":
             self._source = self._stream = self._streamed(allocate)
@@ -205,7 +204,7 @@ class Part:
             found[name] = {"runs": int(last - first), "windows": windows, "sha256": digest.hexdigest()}
         return found
 
-    def _streamed(self, allocate: Allocate) -> StreamedRuns:
+    def _streamed(self, allocate: Allocate | None) -> StreamedRuns:
         """Open the runs of a server, of which the windowed shuffle needs some at a time."""
         if self.data.standardize != "run":
             raise UserError(

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from fmriscale.corpus.reader import Corpus
-from fmriscale.sampling.access import Allocate, MappedRuns, plain_memory
+from fmriscale.sampling.access import Allocate, Buffers, MappedRuns
 from fmriscale.sampling.kernels import pass_over_shards
 from fmriscale.sampling.tables import Draw, Mixture, Table
 
@@ -159,10 +159,10 @@ class StreamedRuns(MappedRuns):
         length: int,
         n_features: int,
         plan: ShardPlan,
-        allocate: Allocate = plain_memory,
+        allocate: Allocate | None = None,
     ) -> None:
         self.length, self.n_features = length, n_features
-        self.standard, self.allocate = None, allocate
+        self.standard, self.allocate = None, allocate or Buffers()
         self._corpus, self._rows, self._plan = corpus, rows, plan
         self._first = plan.table.shard_run
         self._names = corpus.runs["shard"].to_numpy()[rows[self._first[:-1]]].tolist()

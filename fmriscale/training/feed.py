@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fmriscale.sampling.access import Allocate, plain_memory
+from fmriscale.sampling.access import Allocate
 from fmriscale.sampling.loader import NTPLoader
 from fmriscale.sampling.part import Batch
 from fmriscale.training import cluster
@@ -48,10 +48,10 @@ def to_device(batch: Batch, device: torch.device) -> MicroBatch:
     return MicroBatch(**{name: move(getattr(batch, name)) for name in names}, space=batch.space)
 
 
-def batch_memory(device: torch.device) -> Allocate:
-    """Return what makes the arrays of a batch: in pinned memory where the device is a GPU."""
+def batch_memory(device: torch.device) -> Allocate | None:
+    """Return what makes the arrays of a batch in pinned memory; None where the device is no GPU."""
     if device.type != "cuda":
-        return plain_memory
+        return None
     return lambda shape: torch.empty(shape, dtype=torch.float16, pin_memory=True).numpy()
 
 

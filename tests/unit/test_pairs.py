@@ -326,3 +326,12 @@ def test_the_windowed_shuffle_keeps_to_its_shards_and_sees_every_window_once(tmp
     for first, count in itertools.product((5 * n + 3, 17, n - 5), (1, 40)):
         a, b = loader.batch(first, count), fresh.batch(first, count)
         assert np.array_equal(a.start_left, b.start_left) and np.array_equal(a.run_right, b.run_right)
+
+
+def test_memory_of_a_batch_is_used_again_only_when_nobody_holds_it(scaled):
+    loader = loader_of(scaled)
+    held = [loader.batch(0, 8).left[2:4], torch.from_numpy(loader.batch(8, 8).right)[:, 1]]
+    kept = [np.array(values) for values in held]
+    owners = {id(loader.batch(16 * i, 8).left.base) for i in range(2, 40)}
+    assert all(np.array_equal(values, copy) for values, copy in zip(held, kept, strict=True))
+    assert len(owners) == 1

@@ -1,0 +1,359 @@
+"""Pairs per second, and what they cost: our loader beside a plain copy, webdataset and other loaders.
+
+    python benchmarks/sampling.py                  # one table; about two minutes on one core
+    python benchmarks/sampling.py --json figures.json
+    python benchmarks/sampling.py --peers PYTHON   # of an environment with mosaicml-streaming, litdata
+
+The job is the same for all: batches of 256 random pairs of sequences of 5 volumes x 424 features, float16,
+out of 400 runs of 300 volumes (102 MB). Seconds are of the processor (`time.process_time`), so a busy machine
+matters less; a plain copy of as many bytes is timed in turn with the others, and figures are medians.
+"""
+
+import argparse
+import io
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+import pandas as pd
+
+from fmriscale.config import DataConfig, PairConfig
+from fmriscale.corpus.manifest import (
+    QUARANTINE_COLUMNS,
+    RUN_COLUMNS,
+    FeatureSpace,
+    read_manifest,
+    write_manifest,
+)
+from fmriscale.corpus.reader import Corpus
+from fmriscale.corpus.writer import ShardWriter, encode_run
+from fmriscale.sampling.loader import NTPLoader
+from fmriscale.sampling.tables import Draw
+
+BATCH, LENGTH, V, T, RUNS = 256, 5, 424, 300, 400
+BATCH_BYTES = BATCH * 2 * LENGTH * V * 2
+KINDS = {"same_run": 0.5, "same_subject": 0.25, "same_dataset": 0.25}
+ROUNDS = 7
+
+
+def main() -> None:
+    """Run every part and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    parser.add_argument("--peers", type=Path, help="python of an environment that has other loaders")
+    options = parser.parse_args()
+    figures: dict[str, dict] = {}
+
+    def tell(name: str, value: float, unit: str, reference: str, n: int = ROUNDS) -> None:
+        figures[f"sampling.{name}"] = {"value": value, "unit": unit, "median_of": n, "reference": reference}
+        print(f"{name:34} {value:>14,.4g}  {unit:14} {reference}", flush=True)
+
+    with tempfile.TemporaryDirectory(prefix="fmriscale-") as folder:
+        corpus = write_corpus(Path(folder) / "corpus")
+        throughput(corpus, tell)
+        corpus_size(corpus, Path(folder), tell)
+        order(corpus, tell)
+        randomness(corpus, tell)
+        if options.peers:
+            peers(corpus, options.peers, Path(folder), tell)
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=1) + "\n")
+
+
+def write_corpus(folder: Path) -> Corpus:
+    """400 runs of noise, 4 data sets of 50 people with 2 runs, in 8 shards."""
+    rng, rows, shards = np.random.default_rng(0), [], []
+    for d in range(4):
+        for half in range(2):
+            name = f"set{d}/set{d}-{half:06d}.tar"
+            with ShardWriter(folder / name, name) as writer:
+                for i in range(50):
+                    row = dict.fromkeys(RUN_COLUMNS, "") | dict.fromkeys(("coverage", "mean_fd", "tsnr"), 1.0)
+                    subject, run = f"{half * 25 + i // 2:03d}", f"{i % 2 + 1:02d}"
+                    row |= {
+                        "key": f"set{d}_sub-{subject}_run-{run}",
+                        "dataset": f"set{d}",
+                        "subject": subject,
+                    }
+                    row |= {
+                        "run": run,
+                        "person": f"set{d}/{subject}",
+                        "t_r": 2.0,
+                        "space": "noise",
+                        "split": "train",
+                    }
+                    row |= {"segments": f"0:{T}", "n_censored": 0}
+                    bold = rng.standard_normal((T, V), np.float32)
+                    writer.add(encode_run(row, {"events": []}, bold, np.zeros(V), np.ones(V)))
+                shards.append(writer.commit())
+                rows += writer.rows
+    spaces = {"noise": FeatureSpace("noise", V).to_dict()}
+    datasets = {f"set{d}": {"weight": None, "space": "noise"} for d in range(4)}
+    manifest = {"spaces": spaces, "datasets": datasets, "shards": shards}
+    write_manifest(folder, manifest, pd.DataFrame(rows), pd.DataFrame(columns=QUARANTINE_COLUMNS))
+    return Corpus.open(folder)
+
+
+def loader_of(corpus: Corpus, **settings) -> NTPLoader:
+    return NTPLoader(corpus, DataConfig(corpus="", pairs=PairConfig(negatives=KINDS), **settings), "train", 0)
+
+
+def seconds(job: Callable[[int], object], n: int) -> float:
+    """Processor seconds of one call, over n."""
+    begun = time.process_time()
+    for i in range(n):
+        job(i)
+    return (time.process_time() - begun) / n
+
+
+def compared(jobs: dict[str, Callable[[int], object]], n: int = 200) -> dict[str, np.ndarray]:
+    """Processor seconds of jobs, taken in turn so that all meet the same machine, [ROUNDS] each."""
+    for job in jobs.values():
+        seconds(job, n)
+    times = [[seconds(job, n) for job in jobs.values()] for _ in range(ROUNDS)]
+    return dict(zip(jobs, np.array(times).T, strict=True))
+
+
+# ---------------------------------------------------------------- pairs per second
+
+
+def throughput(corpus: Corpus, tell: Callable) -> None:
+    """Our ways of access beside a plain copy and a webdataset pipeline."""
+    whole = np.concatenate([corpus.bold(i).ravel() for i in range(RUNS)])
+    n, target = BATCH_BYTES // 2, np.empty(BATCH_BYTES // 2, np.float16)
+    places = np.random.default_rng(1).integers(0, len(whole) - n, 1000)
+
+    def copy(i: int) -> None:
+        target[:] = whole[places[i % 1000] : places[i % 1000] + n]
+
+    by_access = {access: loader_of(corpus, access=access) for access in ("mmap", "memory")}
+    jobs = {a: (lambda i, loader=loader: loader.batch(i * BATCH, BATCH)) for a, loader in by_access.items()}
+    part = by_access["mmap"].parts[0]
+    took = compared({"copy": copy, **jobs, "draw": lambda i: part.draw(i * BATCH, BATCH)})
+    for access, aim in (("memory", "600 k"), ("mmap", "450 k")):
+        tell(f"pairs_per_s_{access}", BATCH / np.median(took[access]), "pairs/s", f"aim {aim}")
+    tell("copy_fraction", np.median(took["copy"] / took["mmap"]), "of a copy", "aim 0.6")
+    tell(
+        "copy_gb_per_s",
+        BATCH_BYTES / np.median(took["copy"]) / 1e9,
+        "GB/s",
+        "contiguous copy of as many bytes",
+    )
+    tell("draw_us", np.median(took["draw"]) * 1e6, "us a batch", "which pairs, without their data")
+    window = loader_of(corpus, shuffle="window", shuffle_shards=2).parts[0]
+    drawn = compared({"window": lambda i: window.draw(i * BATCH, BATCH)})["window"]
+    tell("draw_window_us", np.median(drawn) * 1e6, "us a batch", "the windowed shuffle")
+    for name, every, about in (
+        ("webdataset", False, "a pair of each run that is decoded: 256 runs in a batch"),
+        ("webdataset_buffered", True, "all pairs of a run, shuffled with 2,000 others: 13 runs in a batch"),
+    ):
+        piped = min(webdataset_seconds(corpus, every) for _ in range(3))
+        tell(f"{name}_pairs_per_s", BATCH / piped, "pairs/s", about, 3)
+        tell(f"speedup_vs_{name}", piped / np.median(took["mmap"]), "x", "aim 300" if not every else "", 3)
+
+
+def webdataset_seconds(corpus: Corpus, every: bool) -> float:
+    """A plain pipeline that does the job: stream shards, decode runs, cut one or every pair, shuffle, batch."""
+    import webdataset
+
+    rng = np.random.default_rng(0)
+
+    def cut(samples):
+        for sample in samples:
+            bold = np.load(io.BytesIO(sample["bold.npy"]), allow_pickle=False)
+            starts = range(0, len(bold) - 2 * LENGTH + 1, 2)
+            for start in starts if every else [int(rng.choice(starts))]:
+                yield bold[start : start + LENGTH], bold[start + LENGTH : start + 2 * LENGTH], 1
+                other = int(rng.integers(0, len(bold) - LENGTH + 1))
+                yield bold[start : start + LENGTH], bold[other : other + LENGTH], 0
+
+    shards = [str(corpus.folder / shard["path"]) for shard in corpus.manifest["shards"]]
+    pipeline = webdataset.DataPipeline(
+        webdataset.ResampledShards(shards),
+        webdataset.tarfile_to_samples(),
+        cut,
+        webdataset.shuffle(2000 if every else 200),
+        webdataset.batched(BATCH, collation_fn=collate),
+    )
+    found = iter(pipeline)
+    next(found)
+    return seconds(lambda _: next(found), 40 if every else 5)
+
+
+def collate(pairs: list) -> tuple[np.ndarray, ...]:
+    left, right, label = zip(*pairs, strict=True)
+    return np.stack(left), np.stack(right), np.array(label)
+
+
+# ---------------------------------------------------------------- size of the corpus
+
+
+def simulated(corpus: Corpus, folder: Path, n: int) -> Path:
+    """A corpus of n runs in 50 data sets: all are the first 100 runs of the small one, over and over."""
+    runs = corpus.runs.iloc[np.arange(n) % 100].reset_index(drop=True)
+    person = np.arange(n) // 4
+    runs["dataset"] = [f"ds{p % 50:06d}" for p in person]
+    runs["subject"] = [f"{p:06d}" for p in person]
+    runs["run"] = [f"{i % 4 + 1:02d}" for i in range(n)]
+    runs["person"] = runs.dataset + "/" + runs.subject
+    runs["key"] = runs.dataset + "_sub-" + runs.subject + "_task-rest_run-" + runs.run
+    datasets = {name: {"weight": None, "space": "noise"} for name in sorted(set(runs.dataset))}
+    manifest = {
+        "spaces": corpus.manifest["spaces"],
+        "datasets": datasets,
+        "shards": corpus.manifest["shards"],
+    }
+    out = folder / f"runs{n}"
+    write_manifest(out, manifest, runs, pd.DataFrame(columns=QUARANTINE_COLUMNS))
+    for shard in corpus.manifest["shards"]:
+        (out / shard["path"]).parent.mkdir(exist_ok=True)
+        (out / shard["path"]).symlink_to(corpus.folder / shard["path"])
+    return out
+
+
+def corpus_size(corpus: Corpus, folder: Path, tell: Callable) -> None:
+    """Opening, memory and speed with 100, 10 k and 100 k runs; the data are the same, the index is not."""
+    folders = {n: simulated(corpus, folder, n) for n in (100, 10_000, 100_000)}
+    wall, processor = [], []
+    for _ in range(ROUNDS):
+        begun = time.perf_counter(), time.process_time()
+        loader_of(Corpus.open(folders[100_000]))
+        wall.append(time.perf_counter() - begun[0])
+        processor.append(time.process_time() - begun[1])
+    tell(
+        "open_100k_runs_s",
+        float(np.median(wall)),
+        "s",
+        f"aim 1; {np.median(processor):.2f} processor seconds",
+    )
+    begun = time.process_time()
+    read_manifest(folders[100_000])
+    tell("read_manifest_100k_runs_s", time.process_time() - begun, "s", "of which reading runs.tsv", 1)
+    loaders = {n: loader_of(Corpus.open(path)) for n, path in folders.items()}
+    part = loaders[100_000].parts[0]
+    index = sum(x.nbytes for x in part.table if isinstance(x, np.ndarray)) + part.rows.nbytes
+    tell("index_bytes_per_run", index / 100_000 + 8 + 4, "bytes", "aim 200; with addresses and t_r", 1)
+    took = compared({n: (lambda i, x=x: x.batch(i * BATCH, BATCH)) for n, x in loaders.items()})
+    for n in (10_000, 100_000):
+        slower = np.median(took[n] / took[100]) - 1
+        tell(f"slower_with_{n // 1000}k_runs", slower, "", "of a batch, beside 100 runs; aim 0.10")
+
+
+# ---------------------------------------------------------------- the order
+
+
+def order(corpus: Corpus, tell: Callable) -> None:
+    """Reach any position of an order of 10^8 windows."""
+    for shuffle in ("exact", "window"):
+        part = loader_of(corpus, shuffle=shuffle, shuffle_shards=16).parts[0]
+        table, n_runs, n_shards = part.table, 100_000, 2_000
+        runs = np.repeat(table.runs[:1], n_runs)
+        runs["subject"] = runs["person"] = np.arange(n_runs)
+        runs["reach"] = 1000
+        first = np.arange(n_runs + 1, dtype=np.int64) * 1000
+        everyone = np.tile(np.arange(n_runs, dtype=np.int32), 3)
+        part.table = table._replace(
+            run_first=first,
+            run_span=np.arange(n_runs + 1, dtype=np.int32),
+            span_first=first[:-1],
+            span_start=np.zeros(n_runs, np.int32),
+            span_stop=np.full(n_runs, 3000, np.int32),
+            runs=runs,
+            subject_first=np.arange(n_runs + 1, dtype=np.int32),
+            dataset_first=np.array([0, n_runs], np.int32),
+            partners=everyone,
+            longest=np.full(3 * n_runs, 1000, np.int32),
+            shard_run=np.linspace(0, n_runs, n_shards + 1).astype(np.int32),
+            dataset_shard=np.array([0, n_shards], np.int32),
+        )
+        which = np.zeros(1024, np.int32)
+        part.mixture = part.mixture._replace(
+            which=which, occurrence=np.arange(1024), quotas=np.array([1024]), kinds=part.mixture.kinds[:1]
+        )
+        part._memo = part._memo._replace(epoch=np.array([-1]), blocks=np.zeros(n_shards + 1, np.int64))
+        part.draw(0, 1)
+        grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        positions = np.random.default_rng(0).integers(0, 20 * 10**8, 20)  # of ten passes
+        times = [seconds(lambda i, p=p, part=part: part.draw(int(p), BATCH), 1) for p in positions]
+        grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - grown
+        about = "256 pairs anywhere in 10^8 windows"
+        tell(f"reach_{shuffle}_ms", float(np.median(times)) * 1e3, "ms", about, 20)
+        tell(f"reach_{shuffle}_mb", grown / 1024, "MB", f"{about}: growth of the process", 1)
+
+
+def randomness(corpus: Corpus, tell: Callable) -> None:
+    """How random the windowed shuffle is: where corpus neighbours come, and who meets in a batch."""
+    for name, settings in (
+        ("exact", {}),
+        ("window_4_of_64", {"shuffle": "window", "shuffle_shards": 4}),
+        ("window_16_of_64", {"shuffle": "window", "shuffle_shards": 16}),
+    ):
+        part = many_shards(loader_of(corpus, datasets=["set0"], **settings), 64)
+        n = int(part.windows.sum())
+        draw: Draw = part.draw(0, 2 * n)
+        positive = draw.kind == 0
+        window = part.table.run_first[draw.run_left[positive]] + draw.start_left[positive] // 2
+        place = np.argsort(window)
+        apart = np.abs(np.diff(place)).mean() / n
+        people = np.mean(
+            [len(set(draw.run_left[i : i + BATCH].tolist())) for i in range(0, 2 * n - BATCH, BATCH)]
+        )
+        near = np.abs(np.diff(window)).mean() / n
+        tell(
+            f"neighbours_apart_{name}", apart, "of a pass", "windows side by side in a run; random: 0.333", 1
+        )
+        tell(
+            f"successors_apart_{name}",
+            near,
+            "of the corpus",
+            "windows side by side in the pass; random: 0.333",
+            1,
+        )
+        tell(f"runs_in_a_batch_{name}", people, "runs", f"of {len(part.rows)}, in 256 pairs", 1)
+
+
+def many_shards(loader: NTPLoader, n: int):
+    """Cut the only data set of a loader into n shards."""
+    part = loader.parts[0]
+    bounds = np.linspace(0, len(part.rows), n + 1).astype(np.int32)
+    part.table = part.table._replace(shard_run=bounds, dataset_shard=np.array([0, n], np.int32))
+    part._memo = part._memo._replace(blocks=np.zeros(n + 1, np.int64))
+    return part
+
+
+# ---------------------------------------------------------------- others
+
+
+def peers(corpus: Corpus, python: Path, folder: Path, tell: Callable) -> None:
+    """Other loaders on the same windows, in their own environment; those that fail are named and left out."""
+    data = folder / "runs.npy"
+    np.save(data, np.stack([corpus.bold(i) for i in range(RUNS)]))
+    ours = loader_of(corpus)
+    mine = float(np.median(compared({"ours": lambda i: ours.batch(i * BATCH, BATCH)})["ours"]))
+    script = Path(__file__).with_name("sampling_peers.py")
+    for name in ("mosaic", "litdata", "cortex_mae"):
+        done = subprocess.run(
+            [python, script, name, data, folder / name], capture_output=True, text=True, timeout=900
+        )
+        if done.returncode:
+            print(
+                f"{name}: left out: {(done.stderr.strip().splitlines() or ['no reason given'])[-1]}",
+                file=sys.stderr,
+            )
+            continue
+        per_batch = float(done.stdout.split()[-1])
+        tell(f"{name}_pairs_per_s", BATCH / per_batch, "pairs/s", "the same windows, one process", 1)
+        tell(f"speedup_vs_{name}", per_batch / mine, "x", "ours mmap", 1)
+
+
+if __name__ == "__main__":
+    main()

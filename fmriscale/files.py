@@ -4,6 +4,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import resource
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -99,3 +100,12 @@ def writing_to(folder: Path) -> Iterator[None]:
             f"{error.filename or folder}: {error.strerror}; {remedy}, then run this again: "
             "what is finished is kept"
         ) from error
+
+
+def allow_open_files(count: int) -> None:
+    """Raise this process's limit of open files, as far as it may, so that so many shards can be mapped."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count + 512
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))

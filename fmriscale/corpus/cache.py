@@ -85,6 +85,8 @@ class Cache:
             handle = self.path(item).open("rb")
         except FileNotFoundError:
             return False
+        except OSError as error:
+            raise UserError(f"{self.path(item)}: {error.strerror}; mend that, or set data.cache") from error
         if _try_lock(handle, fcntl.LOCK_SH):  # else it is being deleted
             status = os.fstat(handle.fileno())
             if status.st_nlink and status.st_size == item.size:

@@ -6,7 +6,6 @@ A corpus on a server is read in the same way: its shards are mapped where the ca
 import io
 import json
 import mmap
-import resource
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ from fmriscale.corpus.manifest import FeatureSpace, read_manifest
 from fmriscale.corpus.remote import RemoteShards
 from fmriscale.corpus.transfer import is_url
 from fmriscale.errors import DamageError, UserError
-from fmriscale.files import expand
+from fmriscale.files import allow_open_files, expand
 
 NPY_HEADER = 128
 """Bytes of the .npy header that the writer makes for every bold array."""
@@ -228,12 +227,3 @@ class Corpus:
         row = self.runs.iloc[index]
         where = f"{self.locate(row.shard)}: run {row.key} at byte {row.offset}"
         return DamageError(f"{where}: {what}; delete the shard and shard the corpus again")
-
-
-def allow_open_files(count: int) -> None:
-    """Raise this process's limit of open files, as far as it may, so that so many shards can be mapped."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = count + 512
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))

@@ -20,6 +20,7 @@ It has neither the mixture nor the pairs nor the exact resume of training, and i
 
 import contextlib
 import hashlib
+import json
 import re
 import sys
 import tempfile
@@ -40,7 +41,7 @@ from fmriscale.corpus.transfer import (
     read_whole,
 )
 from fmriscale.errors import DamageError, UserError
-from fmriscale.files import atomic_write, fsync_folder
+from fmriscale.files import allow_open_files, atomic_write, fsync_folder
 
 FIRST_PATIENCE = 30.0
 """How long the manifest is tried for, s: a wrong URL should be told soon."""
@@ -84,7 +85,8 @@ class RemoteShards:
         self.shown, self.patience = self._source.shown, PATIENCE
         self._cache = Cache(cache_folder(cache), None if cache_gb is None else int(cache_gb * 1e9))
         self.folder = _fetch_manifest(self._source, self._cache.folder)
-        self._items = _items(read_manifest(self.folder)[0]["shards"], self.shown)
+        self._items = _items(json.loads((self.folder / "corpus.json").read_text())["shards"], self.shown)
+        allow_open_files(2 * len(self._items))  # one that holds a shard, one that maps it
         self._wanted: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {}
         self._failed: set[str] = set()
         self._busy: set[str] = set()
@@ -113,7 +115,7 @@ class RemoteShards:
                 self._failed.discard(shard)
         return self._cache.path(item)
 
-    def want(self, now: Sequence[str], ahead: Sequence[str] = (), reader: str = "train") -> None:
+    def want(self, now: Sequence[str], ahead: Sequence[str] = (), reader: str = "") -> None:
         """Declare the shards that a reader needs: these are held, and downloaded in this order.
 
         Parameters

@@ -31,6 +31,8 @@ ROOT = Path(__file__).resolve().parents[1]
 FEATURES, LENGTH, BATCH = 417, 5, 256
 WIDTH, LAYERS, HEADS = FEATURES + 3, 3, 2
 TOKENS = 2 * LENGTH + 2
+RATE = 1e-6
+"""Learning rate: nothing is learnt by heart, or gradients would become denormal numbers, which are slow."""
 ROUND_S = 1.0
 """A contender's turn takes at least so long."""
 SHAPE = resolve_encoder(ModelConfig(preset="paper"), {"stg": FEATURES}, LENGTH)
@@ -72,10 +74,12 @@ class Classifier(nn.Module):
 def authors() -> Callable[[], int]:
     """Batch 1, weights returned, softmax before cross-entropy, Adam, anomaly detection on."""
     model = Classifier(nn.Sequential(*(AuthorsLayer() for _ in range(LAYERS))), softmax=True).train()
-    optimizer = torch.optim.Adam(model.parameters(), 1e-4)
-    x, label = torch.randn(1, TOKENS, WIDTH), torch.ones(1, dtype=torch.long)
+    optimizer = torch.optim.Adam(model.parameters(), RATE)
+    data = [(torch.randn(1, TOKENS, WIDTH), torch.tensor([label])) for label in (0, 1)]
 
     def step() -> int:
+        x, label = data[0]
+        data.reverse()
         with torch.autograd.set_detect_anomaly(True, check_nan=True):
             loss = nn.functional.cross_entropy(model(x), label)
             optimizer.zero_grad()
@@ -109,7 +113,7 @@ def bare() -> Callable[[], int]:
 def bare_loop(model: nn.Module, loss_of: Callable[[], torch.Tensor]) -> Callable[[], int]:
     """Forward, backward, clipping and fused AdamW."""
     parameters = list(model.parameters())
-    optimizer = torch.optim.AdamW(parameters, 1e-4, fused=True)
+    optimizer = torch.optim.AdamW(parameters, RATE, fused=True)
 
     def step() -> int:
         loss = loss_of()
@@ -129,7 +133,7 @@ def in_engine(n_pairs: int = BATCH) -> Callable[[], int]:
 
     place = cluster.join()
     plan = plan_batch(n_pairs, n_pairs, place.world_size)
-    engine = zero.make_engine(build(SHAPE, 0), TrainConfig(), plan, "fp32", place.device)
+    engine = zero.make_engine(build(SHAPE, 0), TrainConfig(lr=RATE), plan, "fp32", place.device)
     engine.train()
     left, right, t_r, label = pairs(plan.micro)
 
@@ -223,7 +227,10 @@ def checkpoint_share() -> tuple[float, str]:
         options |= {"train.eval_every": 0, "tracking.enabled": "false"}
         command = [sys.executable, str(ROOT / "fmriscale/train.py")]
         command += [f"--{key}={value}" for key, value in options.items()]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        # This process may be a rank itself: nothing of that is handed on.
+        ours = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+        clean = {k: v for k, v in os.environ.items() if k not in ours}
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=clean)
         lines = [json.loads(line) for line in (folder / "run/metrics.jsonl").read_text().splitlines()]
     save = next(line for line in lines if line.get("event") == "save")
     step_s = batch / max(line["pairs_per_s"] for line in lines if "event" not in line)

@@ -55,6 +55,7 @@ def runs(recipe: Path, broken: Path, sessions, tmp_path_factory: pytest.TempPath
         plan[f"first{n}"] = line(f"parts{n}", *stage(n), "--train.steps", "6")
         plan[f"second{n}"] = line(f"parts{n}", *stage(n))
         plan[f"bad{n}"] = line(f"bad{n}", *bad(n), "--train.steps", "30")
+    plan["again"] = line("again", *stage(3), "--train.activation_checkpointing", "true")
     plan["bf16"] = line("bf16", "--train.precision", "bf16", "--train.zero_stage", "2")
     plan["tiny"] = line("tiny", "--model.preset", "tiny", "--train.zero_stage", "3")
     plan["micro"] = line("micro", "--train.zero_stage", "2", "--train.max_micro_batch", "1")
@@ -132,6 +133,11 @@ def test_too_many_of_them_end_the_run_and_name_the_pairs(runs):
         codes["hopeless"].startswith("1: steps 1 to 1 had no finite loss")
         and "pairs 0 to 255" in codes["hopeless"]
     )
+
+
+def test_activations_computed_again_do_not_change_the_run(runs):
+    folder, codes = runs
+    assert codes["again"] == 0 and steps_of(folder / "again") == steps_of(folder / "whole3")
 
 
 def test_accumulation_does_not_change_the_run(runs):

@@ -73,7 +73,7 @@ class Placement:
     Attributes
     ----------
     voxels : ndarray of int
-        Voxels of the run (flat, first axis fastest) that belong to features, sorted by feature.
+        Voxels of the run (flat, first axis fastest) that belong to features, as they lie in memory.
     feature : ndarray of int32
         Their features.
     atlas_voxels : ndarray of int
@@ -200,7 +200,7 @@ def _place(atlas: VolumeAtlas, shape: tuple[int, int, int], affine_bytes: bytes)
         voxels, feature = atlas_voxels[inside], atlas_feature[inside]
     else:
         voxels, feature = _atlas_on_grid(atlas, shape, affine)
-    order = np.argsort(feature, kind="stable")
+    order = np.argsort(voxels, kind="stable")
     return Placement(voxels[order], feature[order], atlas_voxels, atlas_feature)
 
 
@@ -261,7 +261,7 @@ def reduce_image(
             f"no feature of '{features.space.name}' lies in the run's field of view; they are in different "
             "spaces: choose the space entity of the run or another atlas",
         )
-    voxels, feature = placement.voxels.astype(np.intp), placement.feature
+    voxels, feature = placement.voxels, placement.feature
     if brain is not None:
         voxels, feature = voxels[brain[voxels]], feature[brain[voxels]]
     if voxels.size == 0:
@@ -283,28 +283,20 @@ def _sum_voxels(
     image: Image, voxels: np.ndarray, feature: np.ndarray, n_features: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Sum raw voxels by feature; tell which voxels hold data (not zero or NaN throughout)."""
-    present, starts = np.unique(feature, return_index=True)
+    from fmriscale.ingest.voxels import add_volumes, still_empty  # compiled: corpora of arrays do without
+
     sums = np.zeros((image.n_volumes, n_features))
-    holds_data = np.zeros(voxels.size, bool)
     broken = np.zeros(voxels.size, np.int64)
-    empty = _raw_zero(image)
-    # Voxels of 16 bits sum exactly in 32, at twice the speed, unless a parcel is very large.
-    largest = int(np.diff(starts, append=feature.size).max())
-    exact = image.dtype.kind in "iu" and image.dtype.itemsize <= 2 and largest < 2**15
-    total = np.int32 if exact else np.float64
+    zero = _raw_zero(image)
+    empty = float(zero or 0)
+    without_data = np.arange(voxels.size if zero is not None else 0)
     done = 0
     for block in stream(image):
-        values = block.take(voxels, axis=1)
-        if values.dtype.kind == "f":
-            bad = ~np.isfinite(values)
-            if bad.any():
-                broken += bad.sum(axis=0)
-                values[bad] = empty
-        undecided = np.flatnonzero(~holds_data)
-        holds_data[undecided] = True if empty is None else (values[:, undecided] != empty).any(axis=0)
-        rows = slice(done, done + len(block))
-        sums[rows, present] = np.add.reduceat(values, starts, axis=1, dtype=total)
+        add_volumes(block, voxels, feature, empty, sums[done : done + len(block)], broken)
+        without_data = without_data[: still_empty(block, voxels, empty, without_data)]
         done += len(block)
+    holds_data = np.ones(voxels.size, bool)
+    holds_data[without_data] = False
     if (holds_data & (broken > 0)).any() or (broken == image.n_volumes).all():
         raise Rejected(
             "not_finite",
@@ -313,7 +305,7 @@ def _sum_voxels(
         )
     # Voxels without data add `empty` to the sums; take it out again so that only covered voxels count.
     without = np.bincount(feature[~holds_data], minlength=n_features)
-    return sums - without * float(empty or 0), holds_data
+    return sums - without * empty, holds_data
 
 
 def _raw_zero(image: Image) -> np.generic | None:

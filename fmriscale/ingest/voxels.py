@@ -1,0 +1,47 @@
+"""Inner loops over the voxels of a volume, compiled; import this only where images are read.
+
+Voxels are taken in the order in which they lie in memory, so that a volume is read once, front to back,
+while it is still in the cache of the decompression.
+"""
+
+import numpy as np
+from numba import njit
+
+
+@njit(cache=True, error_model="numpy")
+def add_volumes(
+    block: np.ndarray,
+    voxels: np.ndarray,
+    feature: np.ndarray,
+    empty: float,
+    sums: np.ndarray,
+    broken: np.ndarray,
+) -> None:
+    """Add the voxels of every volume of a block [t, X*Y*Z] to the sums [t, V] of their features.
+
+    What is NaN or infinite counts as `empty` and is counted in `broken`, by voxel.
+    """
+    for t in range(block.shape[0]):
+        volume, total = block[t], sums[t]
+        for i in range(voxels.size):
+            value = volume[voxels[i]]
+            if np.isfinite(value):
+                total[feature[i]] += value
+            else:
+                total[feature[i]] += empty
+                broken[i] += 1
+
+
+@njit(cache=True, error_model="numpy")
+def still_empty(block: np.ndarray, voxels: np.ndarray, empty: float, candidates: np.ndarray) -> int:
+    """Move those candidates to the front that are `empty` or not finite in every volume; return how many."""
+    n = 0
+    for candidate in candidates:
+        for t in range(block.shape[0]):
+            value = block[t, voxels[candidate]]
+            if value != empty and np.isfinite(value):
+                break
+        else:
+            candidates[n] = candidate
+            n += 1
+    return n

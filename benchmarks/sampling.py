@@ -162,7 +162,7 @@ def throughput(corpus: Corpus, tell: Callable) -> None:
 
 
 def webdataset_seconds(corpus: Corpus, every: bool) -> float:
-    """A plain pipeline that does the job: stream shards, decode runs, cut one or every pair, shuffle, batch."""
+    """A plain pipeline that does the job: decode runs, cut one or every pair, shuffle, batch."""
     import webdataset
 
     rng = np.random.default_rng(0)
@@ -258,7 +258,7 @@ def order(corpus: Corpus, tell: Callable) -> None:
         table, n_runs, n_shards = part.table, 100_000, 2_000
         runs = np.repeat(table.runs[:1], n_runs)
         runs["subject"] = runs["person"] = np.arange(n_runs)
-        runs["reach"] = 1000
+        runs["reach"] = runs["windows"] = 1000
         first = np.arange(n_runs + 1, dtype=np.int64) * 1000
         everyone = np.tile(np.arange(n_runs, dtype=np.int32), 3)
         part.table = table._replace(

@@ -149,12 +149,38 @@ def pass_over_shards(table, dataset, epoch, window, seed):
 
 
 @njit(cache=True, error_model="numpy", forceinline=True)
+def _run_of(run_first, low, high, share, window):
+    """Return the run, low <= run < high, that holds a window; near `share` of the way if runs are alike."""
+    guess = min(low + int(share * (high - low)), high - 1)
+    step = 1
+    if run_first[guess] <= window:
+        low = guess
+        while low + step < high and run_first[low + step] <= window:
+            low, step = low + step, 2 * step
+        high = min(high, low + step)
+    else:
+        high = guess
+        while high - step > low and run_first[high - step] > window:
+            high, step = high - step, 2 * step
+        low = max(low, high - step)
+    while high - low > 1:
+        middle = (low + high) // 2
+        if run_first[middle] <= window:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+@njit(cache=True, error_model="numpy", forceinline=True)
 def _window_start(table, run, k):
     """Return the first volume of the left sequence of window k of a run."""
+    if table.runs[run].start >= 0:
+        return np.int64(table.runs[run].start) + k * table.runs[run].stride
     index = table.run_first[run] + k
-    span = table.run_span[run + 1] - 1
-    while table.span_first[span] > index:
-        span -= 1
+    span = table.runs[run].span
+    while span + 1 < table.run_span[run + 1] and table.span_first[span + 1] <= index:
+        span += 1
     return table.span_start[span] + (index - table.span_first[span]) * table.runs[run].stride
 
 
@@ -180,6 +206,8 @@ def distant_shifts(n_windows, stride, gap, near, length):
 @njit(cache=True, error_model="numpy", forceinline=True)
 def _how_many_longer(longest, first, last, k):
     """Return how many runs of a list, longest first, have a window k."""
+    if longest[last - 1] > k:  # as for most windows, where runs are about equally long
+        return last - first
     low, high = first, last
     while low < high:
         middle = (low + high) // 2
@@ -241,7 +269,7 @@ def _nearby(table, run, k, kind, partner, at, window, seed_key, key):
         shard = first + permute((at[1] - j) % n_shards, n_shards, shards_key)
         begin, end = table.shard_run[shard], table.shard_run[shard + 1]
         other = begin + int(uniform(key, _TRIES + 2 * turn + 1) * (end - begin))
-        has_k = table.run_first[other + 1] - table.run_first[other] > k
+        has_k = table.runs[other].windows > k
         if has_k and _is_partner(table.runs[run], table.runs[other], kind):
             return np.int32(other)
     return partner
@@ -348,7 +376,8 @@ def draw_pairs(first, table, mixture, seed, window, memo, out):
             chosen = begin + permute(index, n_windows, fold(fold(fold(seed_key, stream), d), epoch))
         else:
             chosen, at = windowed(table, d, index, epoch, stream, window, seed_key, memo)
-        run = np.searchsorted(table.run_first, chosen, side="right") - 1
+        first_run, last_run = table.dataset_first[d], table.dataset_first[d + 1]
+        run = _run_of(table.run_first, first_run, last_run, (chosen - begin) / n_windows, chosen)
         k = chosen - table.run_first[run]
         start = _window_start(table, run, k)
         follows = table.length + table.runs[run].gap
@@ -361,7 +390,7 @@ def draw_pairs(first, table, mixture, seed, window, memo, out):
             if k >= table.runs[run].reach[kind]:
                 kind, k = _substitute(table, run, k, mixture.kinds[d], turn, fold(kind_key, position))
             if kind == SAME_RUN:
-                n_run = table.run_first[run + 1] - table.run_first[run]
+                n_run = table.runs[run].windows
                 n, low, left_out = distant_shifts(
                     n_run, table.runs[run].stride, table.runs[run].gap, table.runs[run].near, table.length
                 )

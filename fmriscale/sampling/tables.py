@@ -13,13 +13,14 @@ KIND_BLOCK = 240
 RUN = np.dtype(
     [
         *((name, np.int32) for name in ("stride", "gap", "near", "subject", "person", "dataset")),
+        *((name, np.int32) for name in ("start", "span", "windows")),
         ("reach", np.int32, 7),
     ]
 )
-"""What is known of a run: volumes between neighbouring windows; volumes between left and right; windows that
-a same_run negative keeps away (at least 1); numbers of the subject (of one data set), of the person (who may
-be in several) and of the data set; and how many of its windows, from the first, can have a negative of each
-kind."""
+"""What is known of a run, 64 bytes: volumes between neighbouring windows; volumes between left and right;
+windows that a same_run negative keeps away (at least 1); numbers of the subject (of one data set), of the
+person (who may be in several) and of the data set; first volume of window 0 (-1: several spans); first
+span; number of windows; and how many of them, from the first, can have a negative of each kind."""
 
 
 class Table(NamedTuple):

@@ -108,6 +108,9 @@ def find_windows(
     table, int32 = np.zeros(n, RUN), np.int32
     for name, values in (("stride", stride), ("gap", gap), ("near", near), ("reach", reach)):
         table[name] = values
+    table["span"] = np.searchsorted(span_run, np.arange(n))
+    table["windows"] = n_windows
+    table["start"] = np.where(np.bincount(span_run, minlength=n) == 1, span_start[table["span"]], -1)
     for name, values in (("subject", subject), ("person", person), ("dataset", dataset)):
         table[name] = values
     return Table(

@@ -340,7 +340,7 @@ def peers(corpus: Corpus, python: Path, folder: Path, tell: Callable) -> None:
     ours = loader_of(corpus)
     mine = float(np.median(compared({"ours": lambda i: ours.batch(i * BATCH, BATCH)})["ours"]))
     script = Path(__file__).with_name("sampling_peers.py")
-    for name in ("mosaic", "litdata", "cortex_mae"):
+    for name in ("mosaic", "litdata"):
         done = subprocess.run(
             [python, script, name, data, folder / name], capture_output=True, text=True, timeout=900
         )

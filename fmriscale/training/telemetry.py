@@ -214,9 +214,9 @@ def spike_score(loss: float, recent: Collection[float]) -> float:
     """How far a loss lies above those before it: (loss - median) / (1.4826 x median absolute deviation).
 
     In units of a standard deviation, were they normal; a few wild losses among the recent ones change
-    neither median nor deviation. 0 where there are fewer than 8 to compare with, or the loss is not finite.
+    neither median nor deviation. 0 where there are fewer than 32 to compare with, or the loss is not finite.
     """
-    if len(recent) < 8 or not math.isfinite(loss):
+    if len(recent) < 32 or not math.isfinite(loss):
         return 0.0
     values = np.fromiter(recent, np.float64)
     median = np.median(values)

@@ -5,6 +5,7 @@ that make its runs one after the other. Writes SESSIONS.out: for each session th
 the error that a user would see.
 """
 
+import importlib
 import json
 import os
 import sys
@@ -22,6 +23,12 @@ from fmriscale.recipe import parse
 from fmriscale.train import train
 from fmriscale.training import cluster, zero
 from fmriscale.training.resilience import StopRequest
+
+
+def warm_up() -> None:
+    """Import what ranks import late, so that they are forked with it."""
+    zero._deepspeed(torch.device("cpu"))
+    importlib.import_module("deepspeed.runtime.zero.muon.muon_optimizer")  # it brings torch's compiler
 
 
 def fork_ranks(n: int, work: Callable[[], None]) -> list[int]:
@@ -64,7 +71,7 @@ def make(runs: list[list[str]], results: Path) -> None:
 
 def main() -> int:
     path = Path(sys.argv[1])
-    zero._deepspeed(torch.device("cpu"))  # imported once, for all that are forked
+    warm_up()
     told, failed = [], 0
     for session in json.loads(path.read_text()):
         results = path.with_suffix(".session")

@@ -1,0 +1,101 @@
+"""Kill ranks of a run at random moments, and hang one: killed_worker.py FOLDER KILLS writes FOLDER/told.json.
+
+FOLDER/recipe.yaml is the run. Every life is two ranks forked from this process.
+"""
+
+import json
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+
+from worker import fork_ranks, warm_up
+
+from fmriscale import train
+from fmriscale.errors import UserError
+from fmriscale.training import cluster
+
+folder, n_kills = Path(sys.argv[1]), int(sys.argv[2])
+
+
+def start(name: str, *options: str) -> list[int]:
+    """Begin a life of a run; its ranks end with the exit code of train.py."""
+    line = ["--config", str(folder / "recipe.yaml"), "--out", str(folder / name), *options]
+    return fork_ranks(2, lambda: os._exit(train.exit_code_of(lambda: train.main(line))))
+
+
+def end(pid: int, patience: float = 120) -> int:
+    """Wait for a rank, and return its exit code; kill it where it does not end."""
+    limit = time.monotonic() + patience
+    while not (found := os.waitpid(pid, os.WNOHANG))[0]:
+        if time.monotonic() > limit:
+            os.kill(pid, signal.SIGKILL)
+        time.sleep(0.01)
+    return os.waitstatus_to_exitcode(found[1])
+
+
+def lines(name: str) -> int:
+    record = folder / name / "metrics.jsonl"
+    return record.read_bytes().count(b"\n") if record.exists() else 0
+
+
+def wait_for(what, pids: list[int]) -> None:
+    """Wait until something is true, or a rank has ended."""
+    while not what() and all(
+        os.waitid(os.P_PID, p, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None for p in pids
+    ):
+        time.sleep(0.0005)
+
+
+def kill_at(moment: str, rng: random.Random) -> dict:
+    """One life that is cut short: while it starts, in a step, or while a checkpoint is written."""
+    before, ranks = lines("killed"), start("killed")
+    if moment == "start":
+        time.sleep(rng.uniform(0.0, 1.5))
+    else:
+        wait_for(lambda: lines("killed") != before, ranks)
+        goal = lines("killed") + rng.randint(2, 9)
+        wait_for(lambda: lines("killed") >= goal, ranks)
+        if moment == "save":
+            drafts = (folder / "killed/checkpoints").glob
+            wait_for(lambda: any(drafts("*.tmp")), ranks)
+        time.sleep(rng.uniform(0.0, 0.01))
+    victim = rng.randint(0, 1)
+    os.kill(ranks[victim], signal.SIGKILL)
+    codes = [end(pid, 0.5) for pid in ranks]
+    drafts = [p.name for p in (folder / "killed/checkpoints").glob("*.tmp")]
+    return {"moment": moment, "victim": victim, "codes": codes, "drafts": drafts, "lines": lines("killed")}
+
+
+def hang() -> dict:
+    """A rank that is stopped in a step: the other must not wait for ever."""
+    ranks = start("hung", "--train.hang_minutes", "0.1", "--train.steps", "100000")
+    wait_for(lambda: lines("hung") > 5, ranks)
+    os.kill(ranks[1], signal.SIGSTOP)
+    waiting = end(ranks[0], 60)
+    os.kill(ranks[1], signal.SIGCONT)
+    return {"codes": [waiting, end(ranks[1], 60)]}
+
+
+def disagree() -> None:
+    """One rank cannot go on before the first step."""
+    place = cluster.join()
+    try:
+        with cluster.together():
+            if place.rank == 1:
+                raise UserError("no corpus on this node")
+    except UserError as error:
+        (folder / f"disagreed{place.rank}").write_text(str(error))
+    cluster.leave()
+
+
+warm_up()
+told: dict = {"undisturbed": [end(pid) for pid in start("undisturbed")]}
+rng = random.Random(5)
+told["kills"] = [kill_at(moment, rng) for moment in (["start", "step", "save", "save"] * n_kills)[:n_kills]]
+told["last"] = [end(pid) for pid in start("killed")]
+told["hang"] = hang()
+told["disagreed"] = [end(pid) for pid in fork_ranks(2, disagree)]
+(folder / "told.json").write_text(json.dumps(told))

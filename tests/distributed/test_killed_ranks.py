@@ -1,0 +1,72 @@
+"""Ranks that are killed, hang or go blind: the run goes on to the same end, or says where it stands."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from factory import write_corpus
+from ranks import clean_environment, steps_of
+
+pytestmark = pytest.mark.distributed
+
+WORKER = Path(__file__).with_name("killed_worker.py")
+KILLS = 20
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> dict:
+    """What the worker found: it forks all ranks from one warm process."""
+    folder = tmp_path_factory.mktemp("killed")
+    write_corpus(folder / "corpus")
+    settings = {
+        "data": {"corpus": str(folder / "corpus")},
+        "model": {"preset": "tiny", "n_layers": 1, "dropout": 0.1},
+        "train": {
+            "steps": 90,
+            "global_batch": 8,
+            "warmup_steps": 2,
+            "zero_stage": 2,
+            "save_every": 3,
+            "keep_last": 3,
+            "eval_every": 0,
+            "log_every": 1000,
+        },
+        "tracking": {"enabled": False},
+    }
+    (folder / "recipe.yaml").write_text(json.dumps({"out": "unset", **settings}))
+    done = subprocess.run(
+        [sys.executable, WORKER, folder, str(KILLS)],
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    told = json.loads((folder / "told.json").read_text())
+    return told | {"folder": folder, "stdout": done.stdout, "stderr": done.stderr}
+
+
+def test_twenty_kills_at_any_moment_leave_the_run_as_it_was(told: dict):
+    assert told["undisturbed"] == told["last"] == [0, 0], told["stderr"][-3000:]
+    assert len(told["kills"]) == KILLS
+    assert all(-signal.SIGKILL in life["codes"] for life in told["kills"])
+    assert any(life["drafts"] for life in told["kills"])  # some died with a checkpoint half written
+    assert steps_of(told["folder"] / "killed") == steps_of(told["folder"] / "undisturbed")
+    runs = [told["folder"] / name / "encoder/model.safetensors" for name in ("killed", "undisturbed")]
+    assert runs[0].read_bytes() == runs[1].read_bytes()
+    assert told["stdout"].count("resumed from") >= KILLS // 2
+
+
+def test_a_rank_that_hangs_makes_every_rank_tell_where_it_stands(told: dict):
+    assert told["hang"]["codes"] == [1, 1]
+    assert told["stderr"].count("Timeout (0:00:06)!") == 2
+    assert "all_reduce" in told["stderr"] and "fmriscale/train.py" in told["stderr"]
+
+
+def test_what_one_rank_finds_impossible_ends_all_of_them(told: dict):
+    assert told["disagreed"] == [0, 0]
+    said = [(told["folder"] / f"disagreed{rank}").read_text() for rank in range(2)]
+    assert said == ["rank 1 of 2: no corpus on this node"] * 2

@@ -1,5 +1,6 @@
 """Write runs into tar shards: the same runs always give the same bytes."""
 
+import contextlib
 import hashlib
 import io
 import json
@@ -112,22 +113,24 @@ class ShardWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._file is not None:
+        if self._file is not None and not self._file.closed:
+            with contextlib.suppress(OSError):  # a tar that is given up still writes its end
+                self._tar.close()
             self._file.close()
         self._temporary.unlink(missing_ok=True)
 
     def add(self, run: EncodedRun) -> None:
         """Append a run; the first one creates the file."""
         if self._tar is None:
+            from webdataset.writer import TarWriter  # here: it brings torch, which verifying does without
+
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self._temporary.open("wb")
-            self._tar = tarfile.TarFile(fileobj=self._file, mode="w", format=tarfile.USTAR_FORMAT)
-        offset = self._tar.offset + MEMBER_HEADER
-        for extension, content in sorted(run.members.items()):
-            member = tarfile.TarInfo(f"{run.key}.{extension}")
-            member.size, member.mode = len(content), 0o444
-            member.uname = member.gname = "fmriscale"
-            self._tar.addfile(member, io.BytesIO(content))
+            self._tar = TarWriter(
+                self._file, mtime=0, user="fmriscale", group="fmriscale", mode=0o444, encoder=False
+            )
+        offset = self._tar.tarstream.offset + MEMBER_HEADER
+        self._tar.write({"__key__": run.key, **run.members})
         self.rows.append({**run.row, "shard": self.name, "offset": offset})
 
     def commit(self) -> dict[str, Any] | None:

@@ -114,9 +114,9 @@ class ShardWriter:
 
     def __exit__(self, *_: object) -> None:
         if self._file is not None and not self._file.closed:
-            with contextlib.suppress(OSError):  # a tar that is given up still writes its end
-                self._tar.close()
-            self._file.close()
+            for half_written in (self._tar, self._file):  # closing writes what is buffered: the disk may be full
+                with contextlib.suppress(OSError):
+                    half_written.close()
         self._temporary.unlink(missing_ok=True)
 
     def add(self, run: EncodedRun) -> None:

@@ -114,7 +114,8 @@ class ShardWriter:
 
     def __exit__(self, *_: object) -> None:
         if self._file is not None and not self._file.closed:
-            for half_written in (self._tar, self._file):  # closing writes what is buffered: the disk may be full
+            # Closing writes what is buffered, and the disk may be full.
+            for half_written in (self._tar, self._file):
                 with contextlib.suppress(OSError):
                     half_written.close()
         self._temporary.unlink(missing_ok=True)

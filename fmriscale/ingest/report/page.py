@@ -68,7 +68,9 @@ def render(corpus: Corpus, quarantine: pd.DataFrame) -> str:
         begin=sentences.first_upper,
     )
     return templates.get_template("page.html.jinja").render(
-        name=corpus.folder.resolve().name,
+        name=str(corpus.remote.shown if corpus.remote else corpus.folder.resolve())
+        .rstrip("/")
+        .rpartition("/")[2],
         manifest=corpus.manifest,
         tiles=_tiles(corpus, runs, table),
         spaces=_spaces(corpus, found),

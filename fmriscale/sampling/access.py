@@ -35,7 +35,8 @@ class Buffers:
 
     def __init__(self, most: int = 8) -> None:
         self._most = most
-        self._owners: list[np.ndarray] = []
+        self._owners = [np.empty(0, np.float16)]
+        self._unheld = sys.getrefcount(self._owners[0])  # by the list and the call, as it is asked below
         self._lock = threading.Lock()
 
     def __call__(self, shape: tuple[int, ...]) -> np.ndarray:
@@ -43,9 +44,8 @@ class Buffers:
         with self._lock:
             free = None
             for i in range(len(self._owners)):
-                # Views, and tensors over them, hold the array that owns the memory; beside them do the list
-                # and the call.
-                if sys.getrefcount(self._owners[i]) == 2:
+                # Views, and tensors over them, hold the array that owns the memory.
+                if sys.getrefcount(self._owners[i]) == self._unheld:
                     if self._owners[i].shape == shape:
                         return self._owners[i].view()
                     free = i

@@ -63,23 +63,20 @@ from fmriscale.training.tracking import Tracker
 
 def main(args: list[str] | None = None) -> int:
     """Train from a command line; return the exit code."""
-    leads, begun = cluster.leads(os.environ), time.time()
-    try:
-        config = parse(PretrainConfig, args, prog="train.py")
-        out = expand(config.out)
-        finished = is_finished(config, out)
-    except UserError as error:
-        if leads:
-            raise
-        return error.exit_code
-    if finished:
-        print(f"{finished}; nothing to do" if leads else "", end="\n" if leads else "", flush=True)
-        return EXIT_OK
-    stop = StopRequest(time_limit(os.environ, config.train.max_minutes, begun))
+    begun, stop = time.time(), StopRequest()
     place = cluster.join()
     try:
+        with cluster.together():
+            config = parse(PretrainConfig, args, prog="train.py")
+            out = expand(config.out)
+            finished = is_finished(config, out)
+        if finished:
+            print(f"{finished}; nothing to do\n" * place.leads, end="", flush=True)
+            return EXIT_OK
+        stop.ends = time_limit(os.environ, config.train.max_minutes, begun)
         return train(config, out, place, stop)
     except UserError as error:
+        stop.deafen()
         if place.leads or not error.agreed:
             raise
         return error.exit_code

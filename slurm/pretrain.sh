@@ -12,9 +12,25 @@
 # Nothing to edit: options of sbatch override the lines above. One task is one rank: one a GPU where the
 # job has GPUs (sbatch --gpus-per-node=8), else as many as sbatch's --ntasks-per-node asks for.
 # slurm/env.sh, if there is one, is sourced first (modules, conda, NCCL_SOCKET_IFNAME, MAX_RESTARTS, ...).
-# Asked to stop (before the time limit, by preemption, by scancel --batch --signal=USR1), the ranks save and
-# end with exit code 85, and the job is requeued, at most MAX_RESTARTS times (default 50).
+#
+# The job is put in the queue again, for at most MAX_RESTARTS lives after the first (default 50), when
+#   - the ranks saved because they were asked to: before the time limit, or by scancel --batch --signal=USR1
+#   - they crashed or hung after a checkpoint was written in this life: the next one goes on from it
+# and Slurm itself does so when a node fails. Not after scancel, a mistake in the configuration, damage,
+# a training that diverged, or a crash that no checkpoint preceded: those would only happen again.
 set -o pipefail
+
+srun="" asked=""
+ask() {
+  echo "$(date '+%F %T') $1: the ranks are asked to save"
+  asked=$1
+  [ -z "$srun" ] || pester &
+}
+pester() { # again and again: ranks that are still starting cannot hear yet
+  while kill -USR1 "$srun" 2>/dev/null; do sleep 5; done
+}
+trap 'ask USR1' USR1 # before all else: with a short time limit Slurm asks in the first seconds
+trap 'ask TERM' TERM
 
 [ $# -ge 1 ] || { echo "usage: sbatch slurm/pretrain.sh CONFIG [--dotted.override VALUE ...]" >&2 && exit 2; }
 cd "${SLURM_SUBMIT_DIR:?submit this with sbatch, from the root of the repository}" || exit 2
@@ -22,16 +38,23 @@ cd "${SLURM_SUBMIT_DIR:?submit this with sbatch, from the root of the repository
 [ ! -f slurm/env.sh ] || . slurm/env.sh
 [ ! -f .venv/bin/activate ] || . .venv/bin/activate
 
+restarts=${SLURM_RESTART_COUNT:-0} limit=${MAX_RESTARTS:-50}
+[ "$restarts" -le "$limit" ] || { echo "$(date '+%F %T') life $((restarts + 1)) is one too many: MAX_RESTARTS is $limit" >&2 && exit 1; }
+
 # The job may come back on other nodes: the meeting point is found anew in each life.
 MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-restarts=${SLURM_RESTART_COUNT:-0}
 MASTER_PORT=$((20000 + (SLURM_JOB_ID + restarts) % 10000))
-export MASTER_ADDR MASTER_PORT
+: "${SLURM_JOB_END_TIME:=$(date -d "$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%e)" +%s 2>/dev/null)}"
+export MASTER_ADDR MASTER_PORT SLURM_JOB_END_TIME # ranks stop by themselves before the end
 [ -z "${SLURM_CPUS_PER_TASK:-}" ] || {
   export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK # srun does not take it from sbatch by itself
   export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$SLURM_CPUS_PER_TASK}
 }
 export SLURM_EXPORT_ENV=ALL PYTHONUNBUFFERED=1 PYTHONFAULTHANDLER=1
+
+# srun ends with the code of whichever task ended worst; what has happened, rank 0 writes here.
+export FMRISCALE_OUTCOME=$PWD/slurm-$SLURM_JOB_ID.outcome
+rm -f "$FMRISCALE_OUTCOME"
 
 # One task a GPU; without GPUs the tasks that sbatch was asked for.
 gpus=${SLURM_GPUS_ON_NODE:-0}
@@ -40,23 +63,34 @@ per_node=()
 echo "$(date '+%F %T') job $SLURM_JOB_ID, life $((restarts + 1)), on $SLURM_JOB_NODELIST, meeting at $MASTER_ADDR:$MASTER_PORT"
 
 # bash acts on a signal only when no command is in front: srun runs behind, and is waited for in a loop.
-forward() {
-  echo "$(date '+%F %T') $1: the ranks are asked to save"
-  kill -USR1 "$srun" 2>/dev/null # srun hands it on to every task
-}
-srun "${per_node[@]}" --kill-on-bad-exit=1 --label python fmriscale/train.py --config "$@" &
+# A task ignores USR1 until Python listens to it; without that an early one would kill it.
+srun "${per_node[@]}" --kill-on-bad-exit=1 --label \
+  bash -c 'trap "" USR1; exec "$@"' rank python fmriscale/train.py --config "$@" &
 srun=$!
-trap 'forward USR1' USR1
-trap 'forward TERM' TERM
+[ -z "$asked" ] || pester &
 while :; do
   wait "$srun"
   code=$?
   kill -0 "$srun" 2>/dev/null || break # wait also returns when a signal came
 done
 trap '' USR1 TERM
+outcome=$(cat "$FMRISCALE_OUTCOME" 2>/dev/null)
+rm -f "$FMRISCALE_OUTCOME"
 
-if [ "$code" -eq 85 ] && [ "$restarts" -lt "${MAX_RESTARTS:-50}" ]; then
-  echo "$(date '+%F %T') saved; life $((restarts + 2)) is put in the queue"
+again=""
+case $code:$outcome in
+0:* | 2:* | 4:* | *:diverged) ;;
+85:* | *:stopped) again="saved" ;;
+*:saved) again="the ranks ended with $code after a checkpoint" ;;
+*) [ "$asked" != USR1 ] || again="the ranks ended with $code before the first checkpoint" ;;
+esac
+# TERM is sent by scancel, and at the time limit. After the first, a requeue would bring the job back.
+reason=$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%r 2>/dev/null)
+[ "$asked" != TERM ] || [ "$reason" = TimeLimit ] || again=""
+if [ -n "$again" ] && [ "$restarts" -ge "$limit" ]; then
+  echo "$(date '+%F %T') $again; no more lives: MAX_RESTARTS is $limit"
+elif [ -n "$again" ]; then
+  echo "$(date '+%F %T') $again; life $((restarts + 2)) is put in the queue"
   scontrol requeue "$SLURM_JOB_ID" # sends TERM to this script at once: it is the last thing done
   sleep 60
 fi

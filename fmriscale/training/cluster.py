@@ -99,11 +99,6 @@ def read_environment(env: Mapping[str, str]) -> dict[str, Any]:
     return {**alone, "launcher": "python", "address": "127.0.0.1", "port": 0}
 
 
-def leads(env: Mapping[str, str]) -> bool:
-    """Tell, before the ranks have met, whether this is the one that talks."""
-    return (env.get("RANK") or env.get("SLURM_PROCID") or "0") == "0"
-
-
 def join() -> Cluster:
     """Meet the other ranks (gloo on CPU, NCCL on GPU) and set up this process.
 

@@ -25,15 +25,15 @@ class StopRequest:
     A handler only sets a flag: a save in the middle of a step, or on one rank alone, would hang the
     others. All ranks agree on the flag in the exchange that ends each step.
 
-    Parameters
+    Attributes
     ----------
-    ends : float, optional
+    ends : float or None
         When time is up, s since 1970; None = never.
     """
 
-    def __init__(self, ends: float | None = None) -> None:
+    def __init__(self) -> None:
         self.name = ""
-        self.ends = ends
+        self.ends: float | None = None
         self._border = 0.0
         self._stretch = 0.0
         for number in SIGNALS:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -61,9 +62,27 @@ class SlurmCluster:
         """Do to a node what a person could: poweroff, boot, kill-slurmd, unplug, plug, ..."""
         return self.run("slurm-node", action, name, *command)
 
+    def restart_controller(self) -> None:
+        """Stop slurmctld as an upgrade would, and start it again."""
+        pid = int((self.root / "run/slurmctld.pid").read_text())
+        os.kill(pid, signal.SIGTERM)
+        end = time.monotonic() + 30
+        while _alive(pid):
+            assert time.monotonic() < end, "slurmctld does not stop"
+            time.sleep(0.1)
+        self.mend()
+
     def mend(self) -> None:
         """Bring every node back to service."""
         self.run(TESTBED, "up")
+
+
+def _alive(pid: int) -> bool:
+    """Tell whether a process runs; one that has ended may stay listed for a while."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 @pytest.fixture(scope="session")

@@ -35,7 +35,7 @@ class Buffers:
 
     def __init__(self, most: int = 8) -> None:
         self._most = most
-        self._owners = [np.empty(0, np.float16)]
+        self._owners: list[np.ndarray] = [np.empty(0, np.float16)]
         self._unheld = sys.getrefcount(self._owners[0])  # by the list and the call, as it is asked below
         self._lock = threading.Lock()
 
@@ -298,12 +298,15 @@ def copy_sequences(address, run, start, backwards, length, row_bytes, out):
     out : int
         Address that has room for B sequences.
     """
+    # Addresses first: those of many runs are not in the cache, and here the processor waits for many at once.
+    source = np.empty(len(run), np.int64)
     for i in range(len(run)):
-        source = address[run[i]] + np.int64(start[i]) * row_bytes
+        source[i] = address[run[i]] + np.int64(start[i]) * row_bytes
+    for i in range(len(run)):
         target = out + i * length * row_bytes
         if backwards[i]:
             for row in range(length):
-                last = source + (length - 1 - row) * row_bytes
+                last = source[i] + (length - 1 - row) * row_bytes
                 _memcpy(target + row * row_bytes, last, row_bytes)  # pyright: ignore[reportCallIssue]
         else:
-            _memcpy(target, source, length * row_bytes)  # pyright: ignore[reportCallIssue]
+            _memcpy(target, source[i], length * row_bytes)  # pyright: ignore[reportCallIssue]

@@ -149,9 +149,8 @@ def pass_over_shards(table, dataset, epoch, window, seed):
 
 
 @njit(cache=True, error_model="numpy", forceinline=True)
-def _run_of(run_first, low, high, share, window):
-    """Return the run, low <= run < high, that holds a window; near `share` of the way if runs are alike."""
-    guess = min(low + int(share * (high - low)), high - 1)
+def _run_of(run_first, low, high, guess, window):
+    """Return the run, low <= run < high, that holds a window; it is near the guess if runs are alike."""
     step = 1
     if run_first[guess] <= window:
         low = guess
@@ -340,34 +339,20 @@ def _substitute(table, run, k, kinds, turn, key):
 
 @njit(cache=True, error_model="numpy", nogil=True)
 def draw_pairs(first, table, mixture, seed, window, memo, out):
-    """Fill in the pairs at positions `first` and following.
+    """Fill the arrays of a `Draw` with the pairs at positions `first` and following.
 
-    Parameters
-    ----------
-    first : int
-        First position.
-    table : Table
-        The windows.
-    mixture : Mixture
-        Quotas of data sets and kinds.
-    seed : int
-        Seed of the order.
-    window : int
-        Shards of the windowed shuffle; 0 = an exact permutation of all windows.
-    memo : Memo
-        Scratch of the windowed shuffle.
-    out : Draw
-        Arrays that are filled in.
+    `window` is the number of shards of the windowed shuffle, 0 = an exact permutation of all windows; `memo`
+    is scratch of the windowed shuffle.
     """
     seed_key = fold(0, seed)
     partner_key, kind_key = fold(seed_key, _PARTNER), fold(seed_key, _KIND)
-    n_block = len(mixture.which)
-    for i in range(len(out.kind)):
-        position = first + i
-        block, place = position // n_block, position % n_block
+    n_block, n_pairs = len(mixture.which), len(out.kind)
+    windows, epochs, blocks = np.empty((3, n_pairs), np.int64)
+    for i in range(n_pairs):
+        place = (first + i) % n_block
         d = mixture.which[place]
         # Even draws of a data set are positives, odd ones negatives; each has its own pass over the windows.
-        draw = block * mixture.quotas[d] + mixture.occurrence[place]
+        draw = (first + i) // n_block * mixture.quotas[d] + mixture.occurrence[place]
         begin = table.run_first[table.dataset_first[d]]
         n_windows = table.run_first[table.dataset_first[d + 1]] - begin
         epoch, index = (draw // 2) // n_windows, (draw // 2) % n_windows
@@ -376,10 +361,25 @@ def draw_pairs(first, table, mixture, seed, window, memo, out):
             chosen = begin + permute(index, n_windows, fold(fold(fold(seed_key, stream), d), epoch))
         else:
             chosen, at = windowed(table, d, index, epoch, stream, window, seed_key, memo)
-        first_run, last_run = table.dataset_first[d], table.dataset_first[d + 1]
-        run = _run_of(table.run_first, first_run, last_run, (chosen - begin) / n_windows, chosen)
-        k = chosen - table.run_first[run]
-        start = _window_start(table, run, k)
+        windows[i], epochs[i], blocks[i] = chosen, epoch, at
+        out.dataset[i] = d
+    # The table of many runs is not in the cache. Short loops over all pairs let the processor wait for many
+    # of its lines at once; they are then there for the long loop that draws the negatives.
+    for i in range(n_pairs):
+        low, high = table.dataset_first[out.dataset[i]], table.dataset_first[out.dataset[i] + 1]
+        begin, end = table.run_first[low], table.run_first[high]
+        guess = min(low + int((windows[i] - begin) / (end - begin) * (high - low)), high - 1)
+        out.run_left[i] = _run_of(table.run_first, low, high, guess, windows[i])
+    for i in range(n_pairs):
+        run = out.run_left[i]
+        out.start_left[i] = _window_start(table, run, windows[i] - table.run_first[run])
+
+    for i in range(n_pairs):
+        position = first + i
+        block, place = position // n_block, position % n_block
+        d, run, epoch, at = out.dataset[i], out.run_left[i], epochs[i], blocks[i]
+        draw = block * mixture.quotas[d] + mixture.occurrence[place]
+        k, start = windows[i] - table.run_first[run], np.int64(out.start_left[i])
         follows = table.length + table.runs[run].gap
 
         kind, right_run, right_start = POSITIVE, np.int64(run), start + follows
@@ -413,6 +413,5 @@ def draw_pairs(first, table, mixture, seed, window, memo, out):
                         epoch, at = its // n_its, its % n_its * n_shards // n_its
                     right_run = _nearby(table, run, k, kind, right_run, (epoch, at), window, seed_key, key)
                 right_start = _window_start(table, right_run, k) + table.length + table.runs[right_run].gap
-        out.run_left[i], out.start_left[i] = run, start
         out.run_right[i], out.start_right[i] = right_run, right_start
-        out.kind[i], out.dataset[i] = kind, d
+        out.kind[i] = kind

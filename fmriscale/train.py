@@ -290,7 +290,13 @@ def train(config: PretrainConfig, out: Path, place: Cluster, stop: StopRequest) 
         # The end product.
         weights = zero.whole_weights(engine.module.encoder, place.device, keep=place.leads)
         if place.leads and record and tracker:
-            export(out, config, shape, weights, corpus, loader)
+            export(out / "encoder", config, shape, weights, corpus, loader, settings.steps)
+            if best := state.get("best"):
+                weights = checkpoints.weights(best["step"], weights, prefix="encoder.")
+                export(out / "encoder_best", config, shape, weights, corpus, loader, best["step"])
+                say(
+                    f"best: step {best['step']} with held-out loss {best['loss']:.4f}, {out / 'encoder_best'}"
+                )
             for path in (out / "config.yaml", out / "metrics.jsonl", out / "encoder" / "config.json"):
                 tracker.log_artifact(path, "encoder" if path.parent.name == "encoder" else None)
             say(f"done: {out / 'encoder'}")
@@ -351,14 +357,15 @@ def has_held_out(corpus: Corpus, config: PretrainConfig) -> bool:
 
 
 def export(
-    out: Path,
+    folder: Path,
     config: PretrainConfig,
     shape: EncoderConfig,
     weights: dict[str, torch.Tensor],
     corpus: Corpus,
     loader: NTPLoader,
+    step: int,
 ) -> None:
-    """Write `encoder/`: weights, and what a study must know about them."""
+    """Write the encoder of a step: weights, and what a study must know about them."""
     encoder = Encoder(shape)
     encoder.load_state_dict(weights)
     t_r = corpus.runs.t_r[corpus.runs.key.isin(loader.run_keys)]
@@ -370,10 +377,10 @@ def export(
         "corpus_fingerprint": corpus.fingerprint,
         "config": to_dict(config),
         "config_hash": config_hash(config),
-        "step": config.train.steps,
+        "step": step,
         "fmriscale": __version__,
     }
-    save_encoder(out / "encoder", encoder, meta)
+    save_encoder(folder, encoder, meta)
 
 
 def is_finished(config: PretrainConfig, out: Path) -> str:

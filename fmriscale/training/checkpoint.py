@@ -22,7 +22,7 @@ from fmriscale.files import atomic_write, fsync_folder, sha256_file
 from fmriscale.training import cluster
 from fmriscale.training.archive import Archive, Snapshot
 from fmriscale.training.cluster import Cluster
-from fmriscale.training.pieces import Holdings
+from fmriscale.training.pieces import Holdings, Piece
 
 MANIFEST = "manifest.json"
 VERSION = 2
@@ -141,6 +141,24 @@ class Checkpoints:
                 torch.set_rng_state(file.get_tensor("random/torch"))
                 if self.place.device.type == "cuda" and "random/cuda" in file.keys():  # noqa: SIM118
                     torch.cuda.set_rng_state(file.get_tensor("random/cuda"), self.place.device)
+
+    def weights(self, step: int, like: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+        """Read whole weights of a checkpoint, those of the names and shapes given; rank 0 alone calls this.
+
+        Raises
+        ------
+        DamageError
+            The checkpoint is not whole.
+        """
+        folder = self.folder / f"step_{step:07d}"
+        manifest, reason = _read_manifest(folder)
+        if reason := reason or _first_difference(folder, list(manifest["files"].items())):
+            raise DamageError(f"{folder}: {reason}; encoder/ is written, that of this step is not")
+        archive = Archive([folder / name for name in manifest["files"]])
+        return {
+            name: archive.fetch("weight", Piece(prefix + name, 0, tensor.numel())).view(tensor.shape)
+            for name, tensor in like.items()
+        }
 
     def save(self, engine: Any, state: dict[str, Any]) -> None:
         """Copy what a checkpoint holds; a thread writes it while training goes on."""

@@ -9,6 +9,7 @@ import pytest
 from factory import write_corpus
 from ranks import evals_of, steps_of
 
+from fmriscale.corpus.reader import Corpus
 from fmriscale.model.export import load_encoder
 
 pytestmark = pytest.mark.distributed
@@ -62,6 +63,17 @@ def runs(recipe: Path, broken: Path, sessions, tmp_path_factory: pytest.TempPath
     plan["macro"] = line("macro", "--train.zero_stage", "2", "--train.max_micro_batch", "64")
     plan["hopeless"] = line(
         "hopeless", *bad(1), "--train.max_bad_steps", "1", "--train.global_batch", "256", "--train.lr", "1"
+    )
+    plan["best"] = line(
+        "best",
+        "--train.keep_best",
+        "true",
+        "--train.eval_every",
+        "2",
+        "--train.keep_last",
+        "1",
+        "--train.lr",
+        "0.05",
     )
     plan["seed"] = line("parts2", *stage(2), "--train.seed", "5", "--train.steps", "14")
     plan["gap"] = line("parts2", *stage(2), "--data.pairs.gap", "3", "--train.steps", "14")
@@ -138,6 +150,29 @@ def test_too_many_of_them_end_the_run_and_name_the_pairs(runs):
 def test_activations_computed_again_do_not_change_the_run(runs):
     folder, codes = runs
     assert codes["again"] == 0 and steps_of(folder / "again") == steps_of(folder / "whole3")
+
+
+def test_bad_pairs_are_named_and_the_learning_rate_does_not_fall_behind(runs, broken: Path):
+    folder, _ = runs
+    key = Corpus.open(broken).runs.key.iloc[3]
+    steps = steps_of(folder / "bad2")
+    named = [pair for x in steps if not x["finite"] for pair in x["bad_pairs"]]
+    assert named and all(key in pair for pair in named)
+    assert [x["lr"] for x in steps] == [min(step, 2) / 2 * 0.003 for step in range(1, 31)]
+    # The run that gave up has left a checkpoint of its last good weights.
+    manifest = json.loads((folder / "hopeless/checkpoints/step_0000001/manifest.json").read_text())
+    assert manifest["state"]["adam_step"] == 0 and manifest["state"]["bad_steps"] == 1
+
+
+def test_the_best_by_validation_is_kept_and_becomes_an_encoder(runs):
+    folder, codes = runs
+    assert codes["best"] == 0
+    losses = {x["step"]: x["loss"] for x in evals_of(folder / "best") if x["step"] > 0}
+    best = min(losses, key=lambda step: losses[step])
+    kept = sorted(p.name for p in (folder / "best/checkpoints").iterdir())
+    assert kept == sorted({f"step_{best:07d}", "step_0000012"})
+    _, meta = load_encoder(folder / "best/encoder_best")
+    assert meta["step"] == best
 
 
 def test_accumulation_does_not_change_the_run(runs):

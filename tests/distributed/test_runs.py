@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from factory import write_corpus
+from mlflow.tracking import MlflowClient
 from ranks import evals_of, steps_of
 
 from fmriscale.corpus.reader import Corpus
@@ -75,6 +76,8 @@ def runs(recipe: Path, broken: Path, sessions, tmp_path_factory: pytest.TempPath
         "--train.lr",
         "0.05",
     )
+    for steps in ("4", "8"):
+        plan[f"tracked {steps}"] = line("tracked", "--tracking.enabled", "true", "--train.steps", steps)
     plan["seed"] = line("parts2", *stage(2), "--train.seed", "5", "--train.steps", "14")
     plan["gap"] = line("parts2", *stage(2), "--data.pairs.gap", "3", "--train.steps", "14")
     plan["other data"] = line("parts2", *stage(2), "--data.corpus", str(broken), "--train.steps", "14")
@@ -173,6 +176,16 @@ def test_the_best_by_validation_is_kept_and_becomes_an_encoder(runs):
     assert kept == sorted({f"step_{best:07d}", "step_0000012"})
     _, meta = load_encoder(folder / "best/encoder_best")
     assert meta["step"] == best
+
+
+def test_the_next_life_goes_on_in_the_same_mlflow_run(runs):
+    folder, codes = runs
+    assert codes["tracked 4"] == codes["tracked 8"] == 0
+    client = MlflowClient(tracking_uri=f"sqlite:///{folder / 'mlflow.db'}")
+    (run,) = client.search_runs([e.experiment_id for e in client.search_experiments()])
+    assert run.info.status == "FINISHED"
+    told = client.get_metric_history(run.info.run_id, "train/loss")
+    assert [metric.step for metric in told] == [1, 4, 5, 8]
 
 
 def test_accumulation_does_not_change_the_run(runs):

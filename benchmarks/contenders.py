@@ -3,6 +3,7 @@
 A contender is prepared (atlas loaded, files in the page cache) by one run that is not counted.
 """
 
+import importlib
 import json
 import sys
 import tarfile
@@ -36,7 +37,9 @@ def recipe(work: Path, kind: str, denoise: dict[str, Any]) -> Any:
 
 
 def shard(study: Any, out: Path) -> Callable[[], None]:
-    """Everything from the scan to a shard on disk."""
+    """Everything from the scan to a shard on disk; what is imported late in it is imported here."""
+    for late in ("webdataset.writer", "fmriscale.ingest.voxels"):
+        importlib.import_module(late)
     from fmriscale.corpus.writer import EncodedRun, ShardWriter
     from fmriscale.ingest import run as ingest
     from fmriscale.ingest.sources import discover

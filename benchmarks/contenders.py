@@ -132,7 +132,7 @@ def index(work: Path) -> Callable[[], None]:
 
 
 def jobs(work: Path, count: int) -> Callable[[], None]:
-    """All runs of a data set through the processes that `fmriscale-shard --jobs` uses."""
+    """The runs of a data set, a dozen times over, through the processes of `fmriscale-shard --jobs`."""
     from fmriscale.ingest.pool import in_order
     from fmriscale.ingest.run import process_run
     from fmriscale.ingest.sources import discover
@@ -141,7 +141,7 @@ def jobs(work: Path, count: int) -> Callable[[], None]:
     runs, _ = discover(study)
 
     def work_off() -> None:
-        for _ in in_order(process_run, ((run, study) for run in runs), count):
+        for _ in in_order(process_run, ((run, study) for run in runs * 12), count):
             pass
 
     return work_off

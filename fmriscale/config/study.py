@@ -51,6 +51,9 @@ class FinetuneTrainConfig:
     """AdamW weight decay."""
     freeze: bool = False
     """Train the head alone (linear probe)."""
+    projection_epochs: int = 0
+    """Give a feature space that the encoder has not seen a new projection, and train it and the head alone
+    in the first so many of the epochs; 0 = refuse such a space."""
 
 
 @dataclass(frozen=True, kw_only=True)

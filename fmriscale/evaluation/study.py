@@ -23,7 +23,7 @@ from fmriscale.errors import UserError
 from fmriscale.evaluation.baselines import Score, score
 from fmriscale.evaluation.folds import Fold, make_folds, refuse_seen_runs
 from fmriscale.files import atomic_write, expand
-from fmriscale.model.encoder import EncoderConfig, PairClassifier, build, resolve_encoder
+from fmriscale.model.encoder import EncoderConfig, PairClassifier, build, resolve_encoder, with_space
 from fmriscale.model.export import load_encoder, read_meta
 from fmriscale.recipe import config_hash, to_dict
 from fmriscale.sampling.labelled import Pairs, Windows, cut_windows, draw_pairs
@@ -132,7 +132,8 @@ def check_encoder(config: StudyConfig, material: Material, fold: Fold) -> None:
     folder = encoder_folder(config, fold.number)
     content = read_meta(folder)
     encoder, meta = EncoderConfig(**content["encoder"]), content["meta"]
-    space_name(material.space, meta, folder)
+    if seen_as(material.space, meta) is None:
+        check_unseen(config, material.space, encoder, meta, folder)
     if encoder.positions == "learned" and encoder.length != config.task.length:
         raise UserError(
             f"{folder}: its positions are learned for sequences of {encoder.length} volumes, but task.length "
@@ -142,17 +143,32 @@ def check_encoder(config: StudyConfig, material: Material, fold: Fold) -> None:
         refuse_seen_runs(fold, material.corpus.runs["key"].tolist(), meta.get("train_runs", []), str(folder))
 
 
-def space_name(space: FeatureSpace, meta: dict[str, Any], folder: Path) -> str:
-    """Return the encoder's name for the corpus's feature space: that with the same hash."""
+def seen_as(space: FeatureSpace, meta: dict[str, Any]) -> str | None:
+    """Return the encoder's name for a feature space: that with the same hash; None if it has none."""
     known = meta.get("feature_spaces", {})
-    for name, content in known.items():
-        if content["sha256"] == space.sha256:
-            return name
+    return next((name for name, content in known.items() if content["sha256"] == space.sha256), None)
+
+
+def check_unseen(
+    config: StudyConfig, space: FeatureSpace, encoder: EncoderConfig, meta: dict[str, Any], folder: Path
+) -> None:
+    """Refuse a feature space that the encoder has not seen, unless it is to learn it.
+
+    Raises
+    ------
+    UserError
+        `train.projection_epochs` is 0, or the encoder has no projection.
+    """
+    known = meta.get("feature_spaces", {})
     has = ", ".join(f"{n} ({c['n_features']} features)" for n, c in known.items()) or "none"
-    raise UserError(
+    refusal = (
         f"{folder}: reads feature space(s) {has}, none of them the corpus's '{space.name}' "
         f"({space.n_features} features); pre-train on a corpus with the same features, or set `space`"
     )
+    if encoder.positions == "learned":
+        raise UserError(refusal)
+    if not config.train.projection_epochs:
+        raise UserError(f"{refusal}; or let it learn this one: --train.projection_epochs 5")
 
 
 def classifier(config: StudyConfig, material: Material, cell: Cell) -> tuple[PairClassifier, str]:
@@ -166,8 +182,19 @@ def classifier(config: StudyConfig, material: Material, cell: Cell) -> tuple[Pai
         return build(resolved, cell.seed), space.name
     folder = encoder_folder(config, cell.fold)
     encoder, meta = load_encoder(folder)
-    name = space_name(material.space, meta, folder)
+    name = seen_as(material.space, meta)
+    if name is None:
+        name = f"{material.space.name}_{material.space.sha256[:8]}"
+        encoder = with_space(encoder, name, material.space.n_features, cell.seed)
     return (build(encoder.config, cell.seed) if cell.arm == "fresh" else PairClassifier(encoder)), name
+
+
+def epochs_alone(config: StudyConfig, material: Material, cell: Cell) -> int:
+    """Return in how many epochs a cell trains projection and head alone, for a space new to its encoder."""
+    if cell.arm == "fresh":
+        return 0
+    meta = read_meta(encoder_folder(config, cell.fold))["meta"]
+    return config.train.projection_epochs if seen_as(material.space, meta) is None else 0
 
 
 # ---------------------------------------------------------------- training
@@ -251,9 +278,9 @@ def fit(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     settings = config.train
     model.to(device)
-    model.encoder.requires_grad_(not settings.freeze)
+    n_alone = epochs_alone(config, material, cell)
     groups = [{"params": model.head.parameters(), "lr": settings.head_lr or settings.lr}]
-    if not settings.freeze:
+    if n_alone or not settings.freeze:
         groups.append({"params": model.encoder.parameters(), "lr": settings.lr})
     optimiser = torch.optim.AdamW(groups, weight_decay=settings.weight_decay)
     bold_NLV = torch.from_numpy(material.windows.bold_NLV).to(device)
@@ -271,6 +298,10 @@ def fit(
     for epoch in range(1, settings.epochs + 1):
         model.train()
         model.encoder.train(not settings.freeze)
+        model.encoder.requires_grad_(epoch > n_alone and not settings.freeze)
+        if epoch <= n_alone:
+            model.encoder.embedding.weight.requires_grad_()
+            model.encoder.embedding.bias.requires_grad_()
         order = np.random.default_rng([cell.seed, cell.fold, epoch]).permutation(len(train.same_P))
         losses = []
         for first in range(0, len(order), settings.batch):

@@ -249,6 +249,40 @@ class PairClassifier(nn.Module):
         return self.head(self.encoder(left_BLV, right_BLV, t_r_B, space))
 
 
+def with_space(encoder: Encoder, name: str, n_features: int, seed: int) -> Encoder:
+    """Return an encoder that reads one more feature space, by a projection drawn from a seed.
+
+    Parameters
+    ----------
+    encoder : Encoder
+        Keeps its weights; the new one has copies.
+    name : str
+        Of the new space.
+    n_features : int
+        V of the new space.
+    seed : int
+        Of the new projection.
+
+    Raises
+    ------
+    UserError
+        The encoder takes volumes as they are, without a projection (preset paper).
+    """
+    if not isinstance(encoder.embedding, ProjectedEmbedding):
+        raise UserError(
+            f"preset {encoder.config.preset} has no projection, so it reads no other feature space than its "
+            "own; pre-train with a preset that has one (tiny, base, ...)"
+        )
+    spaces = {**encoder.config.spaces, name: n_features}
+    wider = build(dataclasses.replace(encoder.config, spaces=spaces), seed).encoder
+    weights = wider.state_dict()
+    with torch.no_grad():
+        for key, weight in encoder.state_dict().items():
+            # The projections of all spaces are rows of one tensor, those of the newest space the last.
+            weights[key][: len(weight)] = weight
+    return wider
+
+
 def count_parameters(model: nn.Module) -> int:
     """Number of parameters."""
     return sum(p.numel() for p in model.parameters())

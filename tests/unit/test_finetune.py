@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from factory import write_corpus
 
 from fmriscale.cli import run
@@ -187,7 +188,8 @@ def test_what_would_fool_us_is_refused(place, capsys):
     assert "pre-training saw 1 of the" in capsys.readouterr().err
     write_encoder(place / "other", 0, feature_spaces={"atlas": FeatureSpace("atlas", 7).to_dict()})
     assert run(options(place, "refused", pretrained=place / "other")) == 2
-    assert "reads feature space(s) atlas (7 features)" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "reads feature space(s) atlas (7 features)" in told and "projection_epochs" in told
     assert run(options(place, "refused", pretrained=place / "nowhere")) == 2
     assert "no encoder" in capsys.readouterr().err
     assert run(options(place, "refused", task__label="genre")) == 2
@@ -205,3 +207,46 @@ def test_an_encoder_with_learned_positions_needs_its_own_window_length(place, ca
     assert "set task.length: 4" in capsys.readouterr().err
     fitting = options(place, "paper_out", pretrained=place / "paper", task__length=4, train__epochs=1)
     assert run(fitting) == 0
+
+
+def test_an_unseen_feature_space_gets_a_projection_that_is_trained_alone_first(place, capsys):
+    """The corpus has 12 features, the encoder was pre-trained on 7 others."""
+    encoder = build(resolve_encoder(TINY, {"atlas": 7}, 5), 3).encoder
+    spaces = {"feature_spaces": {"atlas": FeatureSpace("atlas", 7).to_dict()}}
+    save_encoder(place / "seven", encoder, spaces)
+    config = StudyConfig(
+        out=str(place / "unseen"),
+        corpus=str(place / "corpus"),
+        pretrained=str(place / "seven"),
+        task=TaskConfig(label="timbre"),
+        n_folds=2,
+    )
+    material = study.prepare(config)
+    train, test = study.fold_pairs(config, material, material.folds[0])
+    pretrained, fresh = study.Cell("pretrained", 0, 0), study.Cell("fresh", 0, 0)
+    old = {k: v.clone() for k, v in encoder.state_dict().items()}
+
+    def moved(cell, epochs):
+        changed = replace(
+            config, train=replace(config.train, epochs=epochs, projection_epochs=2, weight_decay=0.0, lr=0.01)
+        )
+        model, space = study.classifier(changed, material, cell)
+        assert list(model.encoder.config.spaces.values()) == [7, V]
+        before = {k: v.clone() for k, v in model.encoder.state_dict().items()}
+        if cell == pretrained:
+            assert all(torch.equal(before[k][: len(v)], v) for k, v in old.items())
+        study.fit(changed, material, cell, model, space, train, test)
+        after = model.encoder.state_dict()
+        assert torch.equal(after["embedding.weight"][:7], before["embedding.weight"][:7])
+        return {k for k, v in after.items() if not torch.equal(before[k], v)}
+
+    assert moved(pretrained, 2) == {"embedding.weight", "embedding.bias"}
+    assert len(moved(pretrained, 3)) > 5 and len(moved(fresh, 1)) > 5
+
+    # From the command line; refused where it was not asked for, or where there is no projection.
+    assert run(options(place, "unseen", pretrained=place / "seven", train__projection_epochs=1)) == 0
+    assert run(options(place, "not_asked", pretrained=place / "seven")) == 2
+    flat = build(resolve_encoder(ModelConfig(preset="paper"), {"atlas": 7}, 5), 0).encoder
+    save_encoder(place / "flat", flat, spaces)
+    assert run(options(place, "flat_out", pretrained=place / "flat", train__projection_epochs=1)) == 2
+    assert "reads feature space(s) atlas (7 features)" in capsys.readouterr().err

@@ -152,11 +152,6 @@ def _fitting(
     return rows[fits], ((np.cumsum(fits) - 1)[run[kept]], start[kept], stop[kept], n_span[kept])
 
 
-def _bounds(groups: np.ndarray) -> np.ndarray:
-    """Return where each of the groups 0, 1, ... begins in a sorted list, and its end, int32 [G + 1]."""
-    return np.searchsorted(groups, np.arange(groups.max(initial=-1) + 2)).astype(np.int32)
-
-
 def _before(counts: np.ndarray) -> np.ndarray:
     """Return the sums of all earlier counts, and of all, int64 [N + 1]."""
     return np.r_[0, np.cumsum(counts)].astype(np.int64)

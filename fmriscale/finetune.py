@@ -27,12 +27,14 @@ def main(args: list[str]) -> int:
     config = parse(StudyConfig, args, prog="fmriscale finetune")
     # One thread a process: cells run side by side, and results do not depend on the number of cores.
     os.environ["OMP_NUM_THREADS"] = "1"
-    from fmriscale.evaluation import report, study
+    from fmriscale.evaluation import material as materials
+    from fmriscale.evaluation import report, start, study
     from fmriscale.evaluation.baselines import baselines
+    from fmriscale.evaluation.cells import cells
     from fmriscale.training.tracking import Tracker
 
     out = expand(config.out)
-    material = study.prepare(config)
+    material = materials.prepare(config)
     windows = material.windows
     description = (
         f"same {config.task.label}? {len(windows.label_N)} windows of {config.task.length} volumes, labels "
@@ -44,18 +46,18 @@ def main(args: list[str]) -> int:
         print(f"{windows.n_lost} events left out: their window leaves the run or meets a censored volume")
     if config.pretrained is not None:
         for fold in material.folds:
-            study.check_encoder(config, material, fold)
+            start.check_encoder(config, material, fold)
     fingerprint = material.corpus.fingerprint
     identity = study.study_hash(config, fingerprint)
-    whole = all(study.finished(config, fingerprint, cell) for cell in study.cells(config))
+    whole = all(study.finished(config, fingerprint, cell) for cell in cells(config))
     if whole and (earlier := finished_study(out, identity)):
         print(f"finished already, nothing to do\n\n{earlier}")
         return EXIT_OK
 
     controls = []
     for fold in material.folds:
-        train, test = study.fold_pairs(config, material, fold)
-        units = study.units(config, material, fold, test)
+        train, test = materials.fold_pairs(config, material, fold)
+        units = materials.units(config, material, fold, test)
         scores = baselines(windows, train, test, units, seed=fold.number)
         controls.append(scores)
         print(
@@ -107,26 +109,27 @@ def finished_study(out: Path, identity: str) -> str | None:
 def run_cells(config: StudyConfig, fingerprint: str) -> Iterator[dict[str, Any]]:
     """Yield the result of every cell in the order of the study; finished cells are read, not run again."""
     from fmriscale.evaluation import study
+    from fmriscale.evaluation.cells import cells
 
-    cells = study.cells(config)
-    results = {cell: study.finished(config, fingerprint, cell) for cell in cells}
-    missing = [cell for cell in cells if results[cell] is None]
-    if len(missing) < len(cells):
-        print(f"{len(cells) - len(missing)} of {len(cells)} cells are finished and reused")
+    planned = cells(config)
+    results = {cell: study.finished(config, fingerprint, cell) for cell in planned}
+    missing = [cell for cell in planned if results[cell] is None]
+    if len(missing) < len(planned):
+        print(f"{len(planned) - len(missing)} of {len(planned)} cells are finished and reused")
     jobs = min(config.jobs or len(os.sched_getaffinity(0)), len(missing))
     if jobs == 1:
         done = ((cell, study.run_cell(config, cell)) for cell in missing)
     else:
         done = in_processes(config, missing, jobs)
-    for count, (cell, result) in enumerate(done, len(cells) - len(missing) + 1):
+    for count, (cell, result) in enumerate(done, len(planned) - len(missing) + 1):
         results[cell] = result
         last = result["epochs"][-1]
         print(
-            f"cell {count}/{len(cells)} {cell.name}: AUC {last['auc']:.3f}, accuracy {last['accuracy']:.3f} "
-            f"({last['seconds']:.0f} s)",
+            f"cell {count}/{len(planned)} {cell.name}: AUC {last['auc']:.3f}, "
+            f"accuracy {last['accuracy']:.3f} ({last['seconds']:.0f} s)",
             flush=True,
         )
-    for cell in cells:
+    for cell in planned:
         yield results[cell] or {}
 
 

@@ -29,7 +29,9 @@ def peak_of(work: Callable[[], object]) -> int:
     now = most = 0
     results = profiler.profiler
     assert results is not None and results.kineto_results is not None
-    for event in results.kineto_results.events():
+    # The backward pass has a thread of its own, and events come thread by thread.
+    in_time = sorted(results.kineto_results.events(), key=lambda event: event.start_ns())
+    for event in in_time:
         if event.name() == "[memory]":
             now += event.nbytes()
             most = max(most, now)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from ranks import free_port, start_ranks
 
-from fmriscale.training.memory import states
+from fmriscale.training.memory import MASTER, states
 
 pytestmark = pytest.mark.distributed
 
@@ -24,5 +24,6 @@ def test_states_have_the_size_that_is_planned(tmp_path: Path):
     for case, found in json.loads(out.read_text()).items():
         stage, precision = int(case[0]), case[2:]
         planned = states(found["n_parameters"], stage, n_ranks, precision, overlap=False).total
-        # How many gradients wait for an exchange is a matter of timing.
-        assert planned == pytest.approx(found["most"], rel=0.12), case
+        # The plan is for the step whose gradients are let go late; nine in ten hold a float32 piece less.
+        late = MASTER * -(-found["n_parameters"] // n_ranks) if stage else 0
+        assert 0.98 * planned - late <= found["most"] <= 1.02 * planned, case

@@ -12,7 +12,10 @@ from factory import write_corpus
 from fmriscale.cli import run
 from fmriscale.config import ModelConfig, StudyConfig, TaskConfig
 from fmriscale.corpus.manifest import FeatureSpace
-from fmriscale.evaluation import study
+from fmriscale.evaluation.cells import Cell
+from fmriscale.evaluation.fit import fit
+from fmriscale.evaluation.material import fold_pairs, prepare
+from fmriscale.evaluation.start import classifier
 from fmriscale.files import atomic_write
 from fmriscale.model.encoder import build, resolve_encoder
 from fmriscale.model.export import save_encoder
@@ -165,15 +168,15 @@ def test_training_learns_and_a_frozen_encoder_stays(place):
         task=TaskConfig(label="timbre"),
         n_folds=2,
     )
-    material = study.prepare(config)
-    train, test = study.fold_pairs(config, material, material.folds[0])
-    cell = study.Cell("pretrained", 0, 0)
+    material = prepare(config)
+    train, test = fold_pairs(config, material, material.folds[0])
+    cell = Cell("pretrained", 0, 0)
 
     def trained(**settings):
         changed = replace(config, train=replace(config.train, **settings))
-        model, space = study.classifier(changed, material, cell)
+        model, space = classifier(changed, material, cell)
         before = {k: v.clone() for k, v in model.encoder.state_dict().items()}
-        curve, _ = study.fit(changed, material, cell, model, space, train, test)
+        curve, _ = fit(changed, material, cell, model, space, train, test)
         return curve, any((before[k] != v).any() for k, v in model.encoder.state_dict().items())
 
     curve, moved = trained(epochs=12, lr=0.005, batch=32)
@@ -221,21 +224,21 @@ def test_an_unseen_feature_space_gets_a_projection_that_is_trained_alone_first(p
         task=TaskConfig(label="timbre"),
         n_folds=2,
     )
-    material = study.prepare(config)
-    train, test = study.fold_pairs(config, material, material.folds[0])
-    pretrained, fresh = study.Cell("pretrained", 0, 0), study.Cell("fresh", 0, 0)
+    material = prepare(config)
+    train, test = fold_pairs(config, material, material.folds[0])
+    pretrained, fresh = Cell("pretrained", 0, 0), Cell("fresh", 0, 0)
     old = {k: v.clone() for k, v in encoder.state_dict().items()}
 
     def moved(cell, epochs):
         changed = replace(
             config, train=replace(config.train, epochs=epochs, projection_epochs=2, weight_decay=0.0, lr=0.01)
         )
-        model, space = study.classifier(changed, material, cell)
+        model, space = classifier(changed, material, cell)
         assert list(model.encoder.config.spaces.values()) == [7, V]
         before = {k: v.clone() for k, v in model.encoder.state_dict().items()}
         if cell == pretrained:
             assert all(torch.equal(before[k][: len(v)], v) for k, v in old.items())
-        study.fit(changed, material, cell, model, space, train, test)
+        fit(changed, material, cell, model, space, train, test)
         after = model.encoder.state_dict()
         assert torch.equal(after["embedding.weight"][:7], before["embedding.weight"][:7])
         return {k for k, v in after.items() if not torch.equal(before[k], v)}

@@ -1,0 +1,72 @@
+"""What every cell of a study is made from: corpus, windows, folds, and the pairs and units of a fold."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from fmriscale.config import StudyConfig
+from fmriscale.corpus.manifest import FeatureSpace
+from fmriscale.corpus.reader import Corpus
+from fmriscale.errors import UserError
+from fmriscale.evaluation.folds import Fold, make_folds
+from fmriscale.sampling.labelled import Pairs, Windows, cut_windows, draw_pairs
+
+
+@dataclass(frozen=True)
+class Material:
+    """What every cell of a study is made from."""
+
+    corpus: Corpus
+    space: FeatureSpace
+    windows: Windows
+    folds: list[Fold]
+
+
+def prepare(config: StudyConfig) -> Material:
+    """Open the corpus, cut the windows and make the folds.
+
+    Raises
+    ------
+    UserError
+        No run takes part, or the task or the folds do not suit the corpus.
+    """
+    corpus = Corpus.open(config.corpus)
+    space = corpus.space(config.space)
+    unknown = sorted(set(config.datasets or []) - set(corpus.runs["dataset"]))
+    if unknown:
+        raise UserError(f"{corpus}: no data set {unknown}; it has {sorted(set(corpus.runs['dataset']))}")
+    table = corpus.runs
+    takes_part = (table["space"] == space.name) & table["split"].isin(config.splits)
+    if config.datasets is not None:
+        takes_part &= table["dataset"].isin(config.datasets)
+    runs = table.loc[takes_part]
+    if runs.empty:
+        raise UserError(
+            f"{corpus}: no run of space '{space.name}' in splits {config.splits} "
+            f"and data sets {config.datasets or 'all'}; choose others"
+        )
+    corpus.want(sorted(set(runs["shard"])))
+    windows = cut_windows(corpus, config.task, runs.index.tolist())
+    used = table.loc[np.unique(windows.run_N)]
+    return Material(corpus, space, windows, make_folds(used, config.folds_by, config.n_folds))
+
+
+def fold_pairs(config: StudyConfig, material: Material, fold: Fold) -> tuple[Pairs, Pairs]:
+    """Return the training and the test pairs of a fold; no pair crosses its border."""
+    run_N = material.windows.run_N
+    sides = [np.flatnonzero(np.isin(run_N, rows)) for rows in (fold.train, fold.test)]
+    try:
+        train, test = (
+            draw_pairs(material.windows, members, config.task, [fold.number, side])
+            for side, members in enumerate(sides)
+        )
+    except UserError as error:
+        raise UserError(f"{material.corpus}, fold {fold.number} without {fold.left_out}: {error}") from None
+    return train, test
+
+
+def units(config: StudyConfig, material: Material, fold: Fold, pairs: Pairs) -> np.ndarray:
+    """Return the statistical unit of each pair: its person, or its fold where runs are left out."""
+    if config.folds_by == "subject":
+        return material.windows.person_N[pairs.left_P]
+    return np.full(len(pairs.same_P), f"fold {fold.number}")

@@ -39,7 +39,7 @@ def main(args: list[str]) -> int:
     description = (
         f"same {config.task.label}? {len(windows.label_N)} windows of {config.task.length} volumes, labels "
         f"{', '.join(windows.labels)}; {len(set(windows.person_N))} people, {len(set(windows.run_N))} runs, "
-        f"{config.task.pairs} pairs, {config.n_folds} folds by {config.folds_by}"
+        f"{config.task.protocol} pairs, {config.n_folds} folds by {config.folds_by}"
     )
     print(description)
     if windows.n_lost:

@@ -11,22 +11,37 @@ from fmriscale.config.pretrain import ModelConfig, TrackingConfig
 class TaskConfig:
     """Same-label pairs: were two windows recorded under the same label?"""
 
+    protocol: Literal["cross_run", "paper", "any"] = "cross_run"
+    """cross_run: positives and negatives are both from different runs; paper: both inside one half of the
+    runs, as published; any: run is ignored."""
     label: str = "trial_type"
-    """Events column whose value is the label (timbre, trial_type, genre, ...)."""
+    """Events column whose value is the label (timbre, trial_type, genre, ...); with label_of: run a column of
+    runs.tsv (dataset, ...)."""
+    label_of: Literal["event", "run"] = "event"
+    """event: a window after every event; run: windows spread over every run, which has one label."""
     labels: list[str] | None = None
     """Values that take part; None = all that occur."""
     condition: str | None = None
     """Events column within which pairs are formed (heard with heard, ...); None = all together."""
     conditions: list[str] | None = None
     """Values of the condition column that take part; None = all."""
+    train_conditions: list[str] | None = None
+    """Values to train on, for transfer (heard); None = those of `conditions`."""
+    test_conditions: list[str] | None = None
+    """Values to test on, for transfer (imagined); None = those of `conditions`."""
+    partners: Literal["same_person", "other_person"] = "same_person"
+    """Both windows of a pair are of one person, or of two."""
     length: int = 5
     """Window length, volumes; the encoder's own length when it has learned positions."""
     delay: float = 4.0
     """Haemodynamic delay between onset and window start, s."""
-    pairs: Literal["cross_run", "any"] = "cross_run"
-    """cross_run: positives and negatives are both from different runs; any: run is ignored."""
+    windows_per_run: int = 4
+    """With label_of: run, windows cut from a run, evenly spread."""
     pairs_per_window: int = 4
     """Pairs drawn per left window (half positive, half negative)."""
+    standardize: Literal["run", "subject"] = "run"
+    """run: as the corpus has it; subject: linear trend and scale of all runs of a subject together, as
+    published: offsets of runs stay in, and held-out runs take part."""
 
     def __post_init__(self) -> None:
         if self.length < 1:
@@ -40,20 +55,35 @@ class FinetuneTrainConfig:
     """Fine-tuning of one cell."""
 
     epochs: int = 20
-    """Epochs of every cell; the last one is reported, none is selected on test data."""
+    """Epochs of every cell."""
+    report: Literal["last", "best"] = "last"
+    """Epoch that is reported: the last; or the best on the test pairs, as published, which flatters."""
     batch: int = 64
     """Pairs in one step."""
     lr: float = 1e-4
     """Learning rate of the encoder."""
     head_lr: float | None = None
     """Learning rate of the new head; None = lr."""
+    layer_decay: float = 1.0
+    """Factor on the learning rate from each block to the one below it; 1 = the same for all."""
     weight_decay: float = 0.01
     """AdamW weight decay."""
-    freeze: bool = False
-    """Train the head alone (linear probe)."""
+    adapt: Literal["full", "probe", "last_blocks", "lora"] = "full"
+    """What learns beside the head: all, nothing (linear probe), the last blocks, or low-rank additions."""
+    last_blocks: int = 1
+    """With adapt: last_blocks, how many."""
+    lora_rank: int = 8
+    """With adapt: lora, rank of the additions."""
+    probe_epochs: int = 0
+    """The head alone learns in the first so many of the epochs, in either arm."""
     projection_epochs: int = 0
     """Give a feature space that the encoder has not seen a new projection, and train it and the head alone
     in the first so many of the epochs; 0 = refuse such a space."""
+    pair: Literal["joint", "siamese"] = "joint"
+    """joint: both windows through the encoder together, as in pre-training; siamese: one at a time, and the
+    head sees |a - b| and a * b."""
+    pool: Literal["cls", "mean"] = "cls"
+    """What the head reads: CLS, or the mean over the tokens of volumes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +96,8 @@ class StudyConfig:
     """Folder of the corpus with the labelled runs, or its URL."""
     pretrained: str | None
     """encoder/ folder of a pre-training; {fold} is replaced by the fold number; None = fresh arm only."""
+    controls: dict[str, str] = field(default_factory=dict)
+    """Further arms for comparison: name and encoder/ folder, e.g. one pre-trained on shuffled volumes."""
     datasets: list[str] | None = None
     """Data sets that take part; None = all of the encoder's feature space."""
     splits: list[str] = field(default_factory=lambda: list(SPLITS))
@@ -74,10 +106,12 @@ class StudyConfig:
     """Feature space; may be left out where the corpus has only one."""
     task: TaskConfig = field(default_factory=TaskConfig)
     """The labelled pairs."""
-    folds_by: Literal["subject", "run"] = "subject"
-    """Leave subjects or leave runs out."""
+    folds_by: Literal["subject", "run", "half"] = "subject"
+    """Leave subjects or runs out; half: train on the first half of every person's runs, test on the other."""
     n_folds: int = 4
-    """Number of folds (at most the number of subjects or runs)."""
+    """Number of folds (at most the number of subjects or runs); halves: 1 or, both ways, 2."""
+    train_sizes: list[int] | None = None
+    """Sizes of the training side, in subjects (or runs), each a study of its own; None = all there are."""
     seeds: list[int] = field(default_factory=lambda: [0])
     """Seeds of head, order and dropout."""
     model: ModelConfig = field(default_factory=ModelConfig)

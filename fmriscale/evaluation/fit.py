@@ -37,7 +37,7 @@ def fit(
     model.to(device)
     n_alone = epochs_alone(config, material, cell)
     groups = [{"params": model.head.parameters(), "lr": settings.head_lr or settings.lr}]
-    if n_alone or not settings.freeze:
+    if n_alone or settings.adapt != "probe":
         groups.append({"params": model.encoder.parameters(), "lr": settings.lr})
     optimiser = torch.optim.AdamW(groups, weight_decay=settings.weight_decay)
     bold_NLV = torch.from_numpy(material.windows.bold_NLV).to(device)
@@ -54,8 +54,8 @@ def fit(
     started = time.monotonic()
     for epoch in range(1, settings.epochs + 1):
         model.train()
-        model.encoder.train(not settings.freeze)
-        model.encoder.requires_grad_(epoch > n_alone and not settings.freeze)
+        model.encoder.train(settings.adapt != "probe")
+        model.encoder.requires_grad_(epoch > n_alone and settings.adapt != "probe")
         if epoch <= n_alone:
             model.encoder.embedding.weight.requires_grad_()
             model.encoder.embedding.bias.requires_grad_()

@@ -217,7 +217,7 @@ def draw_pairs(windows: Windows, members: np.ndarray, task: TaskConfig, seed: Se
             distance = np.abs(order - order[i])
             # Windows of one run may not share volumes; nor may a window meet itself.
             may = distance > 0
-            if task.pairs == "any":
+            if task.protocol == "any":
                 may |= np.abs(start - start[i]) >= task.length
             positives = np.flatnonzero(may & (label == label[i]))
             negatives = np.flatnonzero(may & (label != label[i]))
@@ -238,11 +238,12 @@ def no_pairs(windows: Windows, members: np.ndarray, task: TaskConfig) -> str:
     """Explain why a set of windows has no pairs."""
     n_runs = len(np.unique(windows.run_N[members]))
     text = (
-        f"no {task.pairs} pairs among {len(members)} windows of {n_runs} runs: within a condition a person "
+        f"no {task.protocol} pairs among {len(members)} windows of {n_runs} runs: "
+        "within a condition a person "
     )
-    if task.pairs == "any":
+    if task.protocol == "any":
         return text + "needs two labels and one of them twice"
     return text + (
         "needs one label in two runs and another label in a run besides the first; "
-        "use fewer folds, folds_by: subject, or (when run and label may be confused) task.pairs: any"
+        "use fewer folds, folds_by: subject, or (when run and label may be confused) task.protocol: any"
     )

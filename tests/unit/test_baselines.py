@@ -32,7 +32,7 @@ def timbre_windows(timbre: float, run_offset: float, seed: int = 0, n_persons: i
 
 
 def auc(windows: Windows, pairs: str) -> dict[str, float]:
-    task = TaskConfig(pairs=pairs)
+    task = TaskConfig(protocol=pairs)
     test_side = windows.person_N.astype(int) % 2 == 0
     train, test = (
         draw_pairs(windows, np.flatnonzero(side), task, [i]) for i, side in enumerate((~test_side, test_side))

@@ -181,7 +181,7 @@ def test_training_learns_and_a_frozen_encoder_stays(place):
 
     curve, moved = trained(epochs=12, lr=0.005, batch=32)
     assert moved and curve[-1]["loss"] < 0.8 * curve[0]["loss"]
-    assert trained(epochs=1, freeze=True)[1] is False
+    assert trained(epochs=1, adapt="probe")[1] is False
 
 
 def test_what_would_fool_us_is_refused(place, capsys):

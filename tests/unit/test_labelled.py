@@ -116,7 +116,7 @@ def test_positives_and_negatives_are_equally_far_apart_where_the_design_permits(
 
 def test_any_pairs_may_share_a_run_but_never_a_volume(windows):
     members = np.arange(len(windows.label_N))
-    pairs = draw_pairs(windows, members, replace(TIMBRE, pairs="any", pairs_per_window=8), [0])
+    pairs = draw_pairs(windows, members, replace(TIMBRE, protocol="any", pairs_per_window=8), [0])
     one_run = windows.run_N[pairs.left_P] == windows.run_N[pairs.right_P]
     apart = np.abs(windows.start_N[pairs.left_P] - windows.start_N[pairs.right_P])
     assert one_run.any() and (apart[one_run] >= 5).all()

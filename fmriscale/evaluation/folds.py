@@ -68,6 +68,45 @@ def make_folds(runs: pd.DataFrame, by: str, n_folds: int) -> list[Fold]:
     return folds
 
 
+def smaller(fold: Fold, runs: pd.DataFrame, by: str, size: int, seed: int) -> np.ndarray:
+    """Return the rows that are left of a fold's training side when it is made smaller.
+
+    Parameters
+    ----------
+    fold : Fold
+        The fold.
+    runs : DataFrame
+        The rows of `corpus.runs` that take part, of either side.
+    by : {"subject", "run", "half"}
+        What the folds leave out. Places in their person's sequence are kept of `run`, else subjects.
+    size : int
+        How many are kept.
+    seed : int
+        They come in an order drawn from it: those of a size are among those of every larger one.
+
+    Returns
+    -------
+    numpy.ndarray
+        Rows of `corpus.runs`.
+
+    Raises
+    ------
+    UserError
+        The side has not as many.
+    """
+    rows = runs.index.to_numpy()
+    unit = run_order(runs) + 1 if by == "run" else runs["person"].to_numpy(str)
+    train = np.isin(rows, fold.train)
+    units = np.unique(unit[train])
+    if not 1 <= size <= len(units):
+        raise UserError(
+            f"train_sizes has {size}, but the training side of fold {fold.number} has {len(units)} "
+            f"{'run places' if by == 'run' else 'subjects'}; give from 1 to {len(units)}"
+        )
+    kept = np.random.default_rng([seed, fold.number]).permutation(units)[:size]
+    return rows[train & np.isin(unit, kept)]
+
+
 def refuse_seen_runs(fold: Fold, keys: list[str], seen: Iterable[str], encoder: str) -> None:
     """Refuse an encoder that was pre-trained on runs which this fold tests.
 

@@ -8,7 +8,7 @@ from fmriscale.config import StudyConfig
 from fmriscale.corpus.manifest import FeatureSpace
 from fmriscale.corpus.reader import Corpus
 from fmriscale.errors import UserError
-from fmriscale.evaluation.folds import Fold, make_folds
+from fmriscale.evaluation.folds import Fold, make_folds, smaller
 from fmriscale.sampling.labelled import Pairs, Windows, cut_windows, draw_pairs
 
 
@@ -51,10 +51,34 @@ def prepare(config: StudyConfig) -> Material:
     return Material(corpus, space, windows, make_folds(used, config.folds_by, config.n_folds))
 
 
-def fold_pairs(config: StudyConfig, material: Material, fold: Fold) -> tuple[Pairs, Pairs]:
-    """Return the training and the test pairs of a fold; no pair crosses its border."""
+def fold_pairs(
+    config: StudyConfig, material: Material, fold: Fold, size: int | None = None, seed: int = 0
+) -> tuple[Pairs, Pairs]:
+    """Return the training and the test pairs of a fold; no pair crosses its border.
+
+    Parameters
+    ----------
+    config : StudyConfig
+        Its task, and what the folds leave out.
+    material : Material
+        What `prepare` made of it.
+    fold : Fold
+        One of its folds.
+    size : int, optional
+        Subjects (or, with folds_by: run, places of runs) that the training side keeps; None = all. The test
+        side stays whole.
+    seed : int
+        Draws those that are kept, in one order for every size: fewer are always among more.
+
+    Raises
+    ------
+    UserError
+        The training side has not as many, or a side has no pairs.
+    """
+    runs = material.corpus.runs.loc[sorted([*fold.train, *fold.test])]
+    kept = fold.train if size is None else smaller(fold, runs, config.folds_by, size, seed)
     run_N = material.windows.run_N
-    sides = [np.flatnonzero(np.isin(run_N, rows)) for rows in (fold.train, fold.test)]
+    sides = [np.flatnonzero(np.isin(run_N, rows)) for rows in (kept, fold.test)]
     try:
         train, test = (
             draw_pairs(material.windows, members, config.task, [fold.number, side])
@@ -66,7 +90,22 @@ def fold_pairs(config: StudyConfig, material: Material, fold: Fold) -> tuple[Pai
 
 
 def units(config: StudyConfig, material: Material, fold: Fold, pairs: Pairs) -> np.ndarray:
-    """Return the statistical unit of each pair: its person, or its fold where runs are left out."""
-    if config.folds_by == "subject":
-        return material.windows.person_N[pairs.left_P]
-    return np.full(len(pairs.same_P), f"fold {fold.number}")
+    """Return the statistical unit of each pair, text [P]: its left person; with folds_by: run, its fold."""
+    if config.folds_by == "run":
+        return np.full(len(pairs.same_P), f"fold {fold.number}")
+    return material.windows.person_N[pairs.left_P]
+
+
+def conditions(config: StudyConfig, material: Material, pairs: Pairs) -> np.ndarray:
+    """Return the condition of each (test) pair, text [P]; "" where the task has none.
+
+    Where a study trains on other conditions than it tests, both are named: "heard to imagined".
+    """
+    task, names = config.task, np.array(material.windows.conditions)
+    own_P = names[material.windows.condition_N[pairs.left_P]]
+    trained, tested = (
+        sorted(chosen or task.conditions or names) for chosen in (task.train_conditions, task.test_conditions)
+    )
+    if trained == tested:
+        return own_P
+    return np.char.add(f"{' and '.join(trained)} to ", own_P)

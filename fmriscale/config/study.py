@@ -85,6 +85,19 @@ class FinetuneTrainConfig:
     pool: Literal["cls", "mean"] = "cls"
     """What the head reads: CLS, or the mean over the tokens of volumes."""
 
+    def __post_init__(self) -> None:
+        for name, low in (
+            ("epochs", 1),
+            ("batch", 1),
+            ("last_blocks", 1),
+            ("lora_rank", 1),
+            ("probe_epochs", 0),
+        ):
+            if getattr(self, name) < low:
+                raise ValueError(f"train.{name} is {getattr(self, name)}; it must be at least {low}")
+        if not 0 < self.layer_decay <= 1:
+            raise ValueError(f"train.layer_decay is {self.layer_decay}; give a factor above 0, at most 1")
+
 
 @dataclass(frozen=True, kw_only=True)
 class StudyConfig:

@@ -60,14 +60,14 @@ def run_cell(config: StudyConfig, cell: Cell) -> dict[str, Any]:
     -------
     dict
         hash, arm, fold, seed, left_out, n_train, n_test, epochs (loss, accuracy, auc, seconds of each) and
-        by_unit (accuracy of each left-out unit after the last epoch).
+        scores (rows of the `Score` after the last epoch).
     """
     torch.set_num_threads(1)
     material = prepare(config)
     fold = material.folds[cell.fold]
     train, test = fold_pairs(config, material, fold)
     model, space = classifier(config, material, cell)
-    epochs, last = fit(config, material, cell, model, space, train, test)
+    fitted = fit(config, material, cell, model, space, train, test)
     result = {
         "hash": cell_hash(config, material.corpus.fingerprint, cell),
         "arm": cell.arm,
@@ -76,8 +76,11 @@ def run_cell(config: StudyConfig, cell: Cell) -> dict[str, Any]:
         "left_out": list(fold.left_out),
         "n_train": len(train.same_P),
         "n_test": len(test.same_P),
-        "epochs": epochs,
-        "by_unit": last.by_unit,
+        "epochs": fitted.curve,
+        "reported": fitted.reported,
+        "n_trained": fitted.n_trained,
+        "scores": fitted.score.rows,
+        "reversed": {"auc": fitted.reversed.auc, "accuracy": fitted.reversed.accuracy},
     }
     atomic_write(cell_file(config, cell), json.dumps(result, indent=1) + "\n")
     return result

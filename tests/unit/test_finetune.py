@@ -107,7 +107,7 @@ def test_arms_differ_in_their_first_weights_alone(done):
             without_times(done / "cells" / f"{arm}_fold{fold}_seed0.json") for arm in ("fresh", "pretrained")
         )
         assert fresh["epochs"] == pretrained["epochs"]
-        assert fresh["by_unit"] == pretrained["by_unit"]
+        assert fresh["scores"] == pretrained["scores"]
 
 
 def test_mlflow_has_the_study_and_its_cells_by_epoch(done):
@@ -176,12 +176,43 @@ def test_training_learns_and_a_frozen_encoder_stays(place):
         changed = replace(config, train=replace(config.train, **settings))
         model, space = classifier(changed, material, cell)
         before = {k: v.clone() for k, v in model.encoder.state_dict().items()}
-        curve, _ = fit(changed, material, cell, model, space, train, test)
-        return curve, any((before[k] != v).any() for k, v in model.encoder.state_dict().items())
+        fitted = fit(changed, material, cell, model, space, train, test)
+        return fitted.curve, any((before[k] != v).any() for k, v in model.encoder.state_dict().items())
 
     curve, moved = trained(epochs=12, lr=0.005, batch=32)
     assert moved and curve[-1]["loss"] < 0.8 * curve[0]["loss"]
     assert trained(epochs=1, adapt="probe")[1] is False
+
+
+def test_what_is_reported_is_the_last_epoch_or_the_best_with_its_weights(place):
+    config = StudyConfig(
+        out=str(place / "reported"),
+        corpus=str(place / "corpus"),
+        pretrained=None,
+        task=TaskConfig(label="timbre"),
+        n_folds=2,
+        model=TINY,
+    )
+    material = prepare(config)
+    train, test = fold_pairs(config, material, material.folds[0])
+    cell = Cell("fresh", 0, 0)
+
+    def fitted(**settings):
+        changed = replace(config, train=replace(config.train, lr=0.02, batch=32, **settings))
+        model, space = classifier(changed, material, cell)
+        return fit(changed, material, cell, model, space, train, test)
+
+    last, best = fitted(epochs=4), fitted(epochs=4, report="best")
+    curve = [epoch["accuracy"] for epoch in last.curve]
+    assert curve == [epoch["accuracy"] for epoch in best.curve]
+    assert (last.reported, last.score.accuracy) == (4, curve[-1])
+    assert (best.reported, best.score.accuracy) == (1 + int(np.argmax(curve)), max(curve))
+    # The model is that of the reported epoch.
+    shorter = fitted(epochs=best.reported)
+    for name, weights in shorter.model.state_dict().items():
+        assert torch.equal(weights, best.model.state_dict()[name])
+    # Windows backwards in time are other windows: here the pattern stays, so they are still told apart.
+    assert best.reversed.auc != best.score.auc and best.reversed.auc > 0.6
 
 
 def test_what_would_fool_us_is_refused(place, capsys):

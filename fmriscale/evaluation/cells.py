@@ -32,7 +32,7 @@ def arms(config: StudyConfig) -> list[str]:
 
 def sizes(config: StudyConfig) -> list[int | None]:
     """Return the sizes of the training side, the full size (the last, None = all) included."""
-    return [None] if config.train_sizes is None else sorted(config.train_sizes)
+    return [None] if config.train_sizes is None else [*sorted(config.train_sizes)]
 
 
 def cells(config: StudyConfig) -> list[Cell]:

@@ -58,7 +58,8 @@ def main(args: list[str]) -> int:
     for fold in material.folds:
         train, test = materials.fold_pairs(config, material, fold)
         units = materials.units(config, material, fold, test)
-        scores = baselines(windows, train, test, units, seed=fold.number)
+        conditions = materials.conditions(config, material, test)
+        scores = baselines(windows, train, test, units, conditions, seed=fold.number)
         controls.append(scores)
         print(
             f"fold {fold.number}: left out {config.folds_by} {' '.join(fold.left_out)}; "

@@ -4,10 +4,11 @@ Everything is fitted on the training side of the fold. N windows, P pairs, V fea
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from scipy.stats import rankdata
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -22,13 +23,15 @@ class Score:
     """How well scores tell same-label from different-label pairs."""
 
     auc: float
-    """Area under the ROC curve; 0.5 = chance."""
+    """Area under the ROC curve; 0.5 = chance; nan where the pairs are all of one class."""
     accuracy: float
-    by_unit: dict[str, float]
-    """Accuracy of each left-out unit (a person, or the fold's runs)."""
+    rows: list[dict[str, Any]]
+    """One a (condition, unit): condition, unit, n (pairs), accuracy, auc (None with one class only)."""
 
 
-def score(value_P: np.ndarray, threshold: float, same_P: np.ndarray, unit_P: np.ndarray) -> Score:
+def score(
+    value_P: np.ndarray, threshold: float, same_P: np.ndarray, unit_P: np.ndarray, condition_P: np.ndarray
+) -> Score:
     """Score pairs by a value that is high for "same".
 
     Parameters
@@ -40,14 +43,66 @@ def score(value_P: np.ndarray, threshold: float, same_P: np.ndarray, unit_P: np.
     same_P : numpy.ndarray
         The truth, 0 or 1.
     unit_P : numpy.ndarray
-        The unit (text) to which a pair belongs.
+        The unit (text) to which a pair belongs: a person, or the fold's runs.
+    condition_P : numpy.ndarray
+        The pair's condition, text; "" where the task has none.
+
+    Returns
+    -------
+    Score
+        Rows in the order of condition and unit.
     """
+    value_P, same_P = np.asarray(value_P), np.asarray(same_P)
     right_P = (value_P > threshold) == (same_P == 1)
-    by_unit = {str(unit): float(right_P[unit_P == unit].mean()) for unit in np.unique(unit_P)}
-    return Score(float(roc_auc_score(same_P, value_P)), float(right_P.mean()), by_unit)
+    rows = []
+    for condition, unit in sorted(set(zip(condition_P.tolist(), unit_P.tolist(), strict=True))):
+        here = (condition_P == condition) & (unit_P == unit)
+        area = auc(value_P[here], same_P[here])
+        rows.append(
+            {
+                "condition": str(condition),
+                "unit": str(unit),
+                "n": int(here.sum()),
+                "accuracy": float(right_P[here].mean()),
+                "auc": None if np.isnan(area) else area,
+            }
+        )
+    return Score(auc(value_P, same_P), float(right_P.mean()), rows)
 
 
-def baselines(windows: Windows, train: Pairs, test: Pairs, unit_P: np.ndarray, seed: int) -> dict[str, Score]:
+def auc(value_P: np.ndarray, same_P: np.ndarray) -> float:
+    """Return the area under the ROC curve from ranks (Mann-Whitney); nan where one class is missing."""
+    n_same = int(np.sum(same_P == 1))
+    n_different = len(same_P) - n_same
+    if not n_same or not n_different:
+        return float("nan")
+    rank_sum = rankdata(value_P)[same_P == 1].sum()
+    return float((rank_sum - n_same * (n_same + 1) / 2) / (n_same * n_different))
+
+
+def mean_score(scores: list[Score]) -> Score:
+    """Return the mean of several scores of the same pairs."""
+    rows = []
+    for same in zip(*(s.rows for s in scores), strict=True):
+        areas = [row["auc"] for row in same]
+        rows.append(
+            same[0]
+            | {
+                "accuracy": float(np.mean([row["accuracy"] for row in same])),
+                "auc": None if None in areas else float(np.mean(areas)),
+            }
+        )
+    return Score(float(np.mean([s.auc for s in scores])), float(np.mean([s.accuracy for s in scores])), rows)
+
+
+def baselines(
+    windows: Windows,
+    train: Pairs,
+    test: Pairs,
+    unit_P: np.ndarray,
+    condition_P: np.ndarray,
+    seed: int,
+) -> dict[str, Score]:
     """Fit every baseline on the training pairs and score the test pairs.
 
     Returns
@@ -63,7 +118,7 @@ def baselines(windows: Windows, train: Pairs, test: Pairs, unit_P: np.ndarray, s
     rng = np.random.default_rng([seed, 6])
 
     def scored(value_P: np.ndarray, threshold: float) -> Score:
-        return score(value_P, threshold, test.same_P, unit_P)
+        return score(value_P, threshold, test.same_P, unit_P, condition_P)
 
     correlation_P, midpoint = correlation(mean_NV, train, test)
     features_train, features_test = pair_features(mean_NV, train), pair_features(mean_NV, test)
@@ -83,11 +138,7 @@ def baselines(windows: Windows, train: Pairs, test: Pairs, unit_P: np.ndarray, s
         "pair_logistic": scored(logistic.decision_function(features_test), 0.0),
         "correlation": scored(correlation_P, midpoint),
         "same_run": scored(same_run_P.astype(float), 0.5),
-        "shuffled": Score(
-            float(np.mean([s.auc for s in shuffles])),
-            float(np.mean([s.accuracy for s in shuffles])),
-            {u: float(np.mean([s.by_unit[u] for s in shuffles])) for u in shuffles[0].by_unit},
-        ),
+        "shuffled": mean_score(shuffles),
     }
 
 

@@ -121,14 +121,11 @@ def unit_accuracies(
     cells: list[dict[str, Any]], baselines: list[dict[str, Score]]
 ) -> dict[str, dict[str, float]]:
     """Return for each arm or baseline the accuracy of each unit, averaged over seeds."""
+    rows = [(cell["arm"], row) for cell in cells for row in cell["scores"]]
+    rows += [(name, row) for scores in baselines for name, s in scores.items() for row in s.rows]
     found: dict[str, dict[str, list[float]]] = {}
-    for cell in cells:
-        for unit, value in cell["by_unit"].items():
-            found.setdefault(cell["arm"], {}).setdefault(unit, []).append(value)
-    for scores in baselines:
-        for name, s in scores.items():
-            for unit, value in s.by_unit.items():
-                found.setdefault(name, {}).setdefault(unit, []).append(value)
+    for arm, row in rows:
+        found.setdefault(arm, {}).setdefault(row["unit"], []).append(row["accuracy"])
     return {
         arm: {unit: sum(values) / len(values) for unit, values in units.items()}
         for arm, units in found.items()

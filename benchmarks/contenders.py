@@ -133,9 +133,9 @@ def index(work: Path) -> Callable[[], None]:
 
 def jobs(work: Path, count: int) -> Callable[[], None]:
     """The runs of a data set, a dozen times over, through the processes of `fmriscale-shard --jobs`."""
-    from fmriscale.ingest.pool import in_order
     from fmriscale.ingest.run import process_run
     from fmriscale.ingest.sources import discover
+    from fmriscale.pool import in_order
 
     study = recipe(work, "many", CLEAN)
     runs, _ = discover(study)

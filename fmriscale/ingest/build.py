@@ -6,7 +6,6 @@ Plan (which runs go to which shard) -> build what is not there yet, all of it or
 
 import argparse
 import contextlib
-import os
 import shlex
 import sys
 from collections.abc import Iterator
@@ -18,13 +17,14 @@ import pandas as pd
 from fmriscale.config import CorpusConfig
 from fmriscale.corpus.inspect import table
 from fmriscale.corpus.lock import FolderLock
-from fmriscale.errors import EXIT_OK, EXIT_QUARANTINED, UserError
+from fmriscale.errors import EXIT_OK, EXIT_QUARANTINED
 from fmriscale.files import expand, writing_to
 from fmriscale.ingest.estimate import describe
 from fmriscale.ingest.finish import finish
 from fmriscale.ingest.plan import make_plan, part_of
 from fmriscale.ingest.shards import build_shards
 from fmriscale.recipe import CommandLine, parse
+from fmriscale.tasks import add_flags, settle
 
 
 def main(args: list[str] | None = None) -> int:
@@ -115,40 +115,9 @@ def _flags(args: list[str]) -> tuple[argparse.Namespace, list[str]]:
     group.add_argument(
         "--plan", action="store_true", help="tell what would be built, and how long; write nothing"
     )
-    group.add_argument(
-        "--task-id",
-        type=int,
-        metavar="I",
-        help="build part I = 0 ... N-1 of the shards; in a Slurm array its task",
-    )
-    group.add_argument(
-        "--num-tasks", type=int, metavar="N", help="number of parts; in a Slurm array its tasks"
-    )
-    group.add_argument("--finish", action="store_true", help="write the manifest when all parts are built")
+    add_flags(group, "build part I = 0 ... N-1 of the shards", "write the manifest when all parts are built")
     if {"-h", "--help"} & set(args):
         print(parser.format_help())
     flags, recipe = parser.parse_known_args(args)
-    if flags.plan + flags.finish + (flags.task_id is not None) > 1:
-        raise UserError("give one of --plan, --task-id and --finish")
-    if flags.task_id is None and not flags.plan and not flags.finish:
-        flags.task_id, flags.num_tasks = _array_task(flags.num_tasks)
-    if flags.task_id is not None and flags.num_tasks is None:
-        raise UserError("--task-id needs --num-tasks, the number of parts")
-    if flags.num_tasks is not None and not 0 <= (flags.task_id or 0) < flags.num_tasks:
-        raise UserError(f"--task-id {flags.task_id} of --num-tasks {flags.num_tasks}: ids go from 0 to N-1")
+    settle(flags, "plan")
     return flags, recipe
-
-
-def _array_task(num_tasks: int | None) -> tuple[int | None, int | None]:
-    """Return id and number of tasks of the Slurm array that this process is part of, if any."""
-    if "SLURM_ARRAY_TASK_ID" not in os.environ:
-        if num_tasks is not None:
-            raise UserError("--num-tasks needs --task-id (or --plan)")
-        return None, None
-    names = ("ID", "MIN", "MAX", "COUNT")
-    task, low, high, count = (int(os.environ[f"SLURM_ARRAY_TASK_{name}"]) for name in names)
-    if high - low + 1 != count:
-        raise UserError(
-            "the Slurm array has gaps: give a whole range, e.g. --array=0-15; what is built stays"
-        )
-    return task - low, num_tasks or count

@@ -11,8 +11,8 @@ from fmriscale.corpus.writer import EncodedRun
 from fmriscale.files import expand
 from fmriscale.ingest.fingerprint import fingerprints
 from fmriscale.ingest.plan import Shard, make_plan
-from fmriscale.ingest.pool import available_cores, in_order
 from fmriscale.ingest.shards import timed_run
+from fmriscale.pool import available_cores, in_order
 
 SAMPLING_SECONDS = 60.0
 """Time after which no further data set is tried, s."""

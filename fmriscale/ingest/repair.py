@@ -15,10 +15,10 @@ from fmriscale.files import expand, fsync_folder, writing_to
 from fmriscale.ingest.fingerprint import software
 from fmriscale.ingest.finish import RECIPE
 from fmriscale.ingest.plan import make_plan
-from fmriscale.ingest.pool import available_cores, in_order
 from fmriscale.ingest.progress import Progress
 from fmriscale.ingest.quality import Rejection
 from fmriscale.ingest.run import process_run
+from fmriscale.pool import available_cores, in_order
 from fmriscale.recipe import CommandLine, parse
 
 N_SHOWN = 40

@@ -13,11 +13,11 @@ from fmriscale.corpus.state import ShardState, load_state, save_state, staged_pa
 from fmriscale.corpus.writer import EncodedRun, ShardWriter
 from fmriscale.ingest.fingerprint import fingerprints
 from fmriscale.ingest.plan import Shard
-from fmriscale.ingest.pool import WorkerDied, available_cores, in_order
 from fmriscale.ingest.progress import Progress
 from fmriscale.ingest.quality import Rejection
 from fmriscale.ingest.run import process_run
 from fmriscale.ingest.sources import RunSource
+from fmriscale.pool import WorkerDied, available_cores, in_order
 
 
 def build_shards(shards: list[Shard], folder: Path, jobs: int, lock: FolderLock) -> tuple[int, int]:

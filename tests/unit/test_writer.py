@@ -12,7 +12,7 @@ from fmriscale.corpus.reader import Corpus
 from fmriscale.corpus.writer import ShardWriter, encode_run
 from fmriscale.ingest import finish as finishing
 from fmriscale.ingest.build import build
-from fmriscale.ingest.pool import WorkerDied, in_order
+from fmriscale.pool import WorkerDied, in_order
 
 EVENTS = "onset\tduration\ttrial_type\n6\t2\tface\n"
 

@@ -33,7 +33,7 @@ def in_order(function: Callable[..., Any], work: Iterable[tuple], jobs: int) -> 
     Parameters
     ----------
     function : callable
-        Importable by name.
+        Importable by name; its module is imported once, for all processes.
     work : iterable of tuple
         Arguments; taken when they are needed.
     jobs : int
@@ -96,7 +96,7 @@ class _Worker:
 
     def __init__(self, function: Callable[..., Any]) -> None:
         context = multiprocessing.get_context("forkserver")  # workers share one import of the libraries
-        context.set_forkserver_preload(["fmriscale.ingest.run"])
+        context.set_forkserver_preload([function.__module__])
         self.item: tuple[int, tuple] = (-1, ())
         here = (dict(os.environ, OMP_NUM_THREADS="1"), str(Path.cwd()))
         for attempt in range(STARTS):

@@ -1,5 +1,6 @@
 """Settings of `fmriscale finetune`: the task, the training of a cell, folds and arms."""
 
+import re
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -12,17 +13,18 @@ class TaskConfig:
     """Same-label pairs: were two windows recorded under the same label?"""
 
     protocol: Literal["cross_run", "paper", "any"] = "cross_run"
-    """cross_run: positives and negatives are both from different runs; paper: both inside one half of the
-    runs, as published; any: run is ignored."""
+    """cross_run: positives and negatives are both from different runs, matched in how far apart these are;
+    paper: any two windows of a person and condition, drawn without matching, as published; any: matched, but
+    both may be of one run."""
     label: str = "trial_type"
     """Events column whose value is the label (timbre, trial_type, genre, ...); with label_of: run a column of
-    runs.tsv (dataset, ...)."""
+    runs.tsv (dataset, task, ...) or one that participants_columns of the corpus recipe names."""
     label_of: Literal["event", "run"] = "event"
     """event: a window after every event; run: windows spread over every run, which has one label."""
     labels: list[str] | None = None
     """Values that take part; None = all that occur."""
     condition: str | None = None
-    """Events column within which pairs are formed (heard with heard, ...); None = all together."""
+    """Column, of the same kind, within which pairs are formed (heard with heard, ...); None = all together."""
     conditions: list[str] | None = None
     """Values of the condition column that take part; None = all."""
     train_conditions: list[str] | None = None
@@ -48,6 +50,12 @@ class TaskConfig:
             raise ValueError(f"task.length is {self.length}; it must be at least 1")
         if self.pairs_per_window < 2 or self.pairs_per_window % 2:
             raise ValueError(f"task.pairs_per_window is {self.pairs_per_window}; give an even number")
+        if self.windows_per_run < 1:
+            raise ValueError(f"task.windows_per_run is {self.windows_per_run}; it must be at least 1")
+        if self.condition is None and (self.conditions or self.train_conditions or self.test_conditions):
+            raise ValueError("task: values of a condition are given, but no column; set task.condition")
+        if self.protocol == "paper" and self.partners == "other_person":
+            raise ValueError("task.protocol: paper pairs within a person; use cross_run with other_person")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,9 +139,19 @@ class StudyConfig:
     """Encoder of the fresh arm where nothing is pre-trained; else the pre-trained encoder's own."""
     train: FinetuneTrainConfig = field(default_factory=FinetuneTrainConfig)
     """Fine-tuning."""
+    keep_model: bool = True
+    """Fit the recipe once more, on all subjects: model/ of the study's folder, registered in MLflow."""
     allow_seen_runs: bool = False
     """Permit test runs that the encoder was pre-trained on (their unlabelled data leaked)."""
     jobs: int = 0
     """Cells computed at a time; 0 = one per available core."""
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     """MLflow."""
+
+    def __post_init__(self) -> None:
+        for name in self.controls:
+            if not re.fullmatch("[a-z][a-z0-9_]*", name) or name in ("fresh", "pretrained"):
+                raise ValueError(
+                    f"controls names an arm '{name}'; give lower-case letters, digits and _, and neither "
+                    "fresh nor pretrained"
+                )

@@ -24,7 +24,7 @@ class TaskConfig:
     labels: list[str] | None = None
     """Values that take part; None = all that occur."""
     condition: str | None = None
-    """Column, of the same kind, within which pairs are formed (heard with heard, ...); None = all together."""
+    """Column of the same kind within which pairs are formed (heard with heard); None = all together."""
     conditions: list[str] | None = None
     """Values of the condition column that take part; None = all."""
     train_conditions: list[str] | None = None

@@ -209,6 +209,12 @@ class TrackingConfig:
     """Tracking server or store, e.g. http://host:5000; None = mlflow.db beside the run folder."""
     experiment: str = "fmriscale"
     """Name of the MLflow experiment."""
+    system_metrics: int | None = None
+    """Interval at which load, memory and GPUs of the machine that leads are logged too, s; None = never."""
+
+    def __post_init__(self) -> None:
+        if self.system_metrics is not None and self.system_metrics < 1:
+            raise ValueError(f"tracking.system_metrics is {self.system_metrics}; give at least 1 s, or null")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Cross-validation folds: subjects or runs are left out, and nothing crosses the border."""
+"""Cross-validation folds: subjects, runs or halves of the runs are left out; nothing crosses the border."""
 
 import hashlib
 from collections.abc import Iterable
@@ -20,7 +20,7 @@ class Fold:
     train: np.ndarray
     test: np.ndarray
     left_out: tuple[str, ...]
-    """Persons, or places of runs in their person's sequence (from 1), for people to read."""
+    """Persons, or places of runs in their person's sequence (from 1), or the half; for people to read."""
 
 
 def make_folds(runs: pd.DataFrame, by: str, n_folds: int) -> list[Fold]:
@@ -28,13 +28,14 @@ def make_folds(runs: pd.DataFrame, by: str, n_folds: int) -> list[Fold]:
 
     Persons are put in the order of a hash of their name, so that folds do not follow the order of
     acquisition; then every n-th is left out. With runs, fold f leaves out runs f+1, f+1+n, ... of every
-    person's sequence of runs.
+    person's sequence of runs. With halves, fold 0 leaves out the second half of every person's sequence
+    (the first is the larger of an odd number), fold 1 the first.
 
     Parameters
     ----------
     runs : DataFrame
         The rows of `corpus.runs` that take part; its index is kept.
-    by : {"subject", "run"}
+    by : {"subject", "run", "half"}
         What is left out.
     n_folds : int
         Number of folds.
@@ -46,8 +47,11 @@ def make_folds(runs: pd.DataFrame, by: str, n_folds: int) -> list[Fold]:
     Raises
     ------
     UserError
-        Fewer units than folds, or fewer than two folds.
+        Fewer units than folds, or a number of folds that there cannot be.
     """
+    rows = runs.index.to_numpy()
+    if by == "half":
+        return halves(runs, n_folds)
     if by == "subject":
         unit = runs["person"].to_numpy(str)
         units = sorted(set(unit), key=lambda person: hashlib.sha256(person.encode()).hexdigest())
@@ -63,9 +67,33 @@ def make_folds(runs: pd.DataFrame, by: str, n_folds: int) -> list[Fold]:
     for number in range(n_folds):
         left_out = units[number::n_folds]
         test = np.isin(unit, left_out)
-        rows = runs.index.to_numpy()
         folds.append(Fold(number, rows[~test], rows[test], tuple(str(u) for u in left_out)))
     return folds
+
+
+def halves(runs: pd.DataFrame, n_folds: int) -> list[Fold]:
+    """Return the fold that tests the second half of everybody's runs and, of two, that which tests the first.
+
+    Raises
+    ------
+    UserError
+        Other numbers of folds, or nobody with two runs.
+    """
+    if n_folds not in (1, 2):
+        raise UserError(
+            f"n_folds is {n_folds}, but with folds_by: half there is 1 fold (the second half of everybody's "
+            "runs is tested), or there are 2 (then the first)"
+        )
+    n_runs = runs.groupby("person")["key"].transform("size").to_numpy()
+    if n_runs.max() < 2:
+        raise UserError(
+            "folds_by: half needs people with two runs or more, but everybody has one; use folds_by: subject"
+        )
+    rows, second = runs.index.to_numpy(), run_order(runs) >= (n_runs + 1) // 2
+    return [
+        Fold(number, rows[~test], rows[test], (f"the {name} half of the runs",))
+        for number, (test, name) in enumerate([(second, "second"), (~second, "first")][:n_folds])
+    ]
 
 
 def smaller(fold: Fold, runs: pd.DataFrame, by: str, size: int, seed: int) -> np.ndarray:

@@ -9,7 +9,8 @@ from fmriscale.corpus.manifest import FeatureSpace
 from fmriscale.corpus.reader import Corpus
 from fmriscale.errors import UserError
 from fmriscale.evaluation.folds import Fold, make_folds, smaller
-from fmriscale.sampling.labelled import Pairs, Windows, cut_windows, draw_pairs
+from fmriscale.sampling.cut import cut_windows
+from fmriscale.sampling.labelled import Pairs, Windows, draw_pairs, members_of, side_conditions
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,11 @@ def prepare(config: StudyConfig) -> Material:
     corpus.want(sorted(set(runs["shard"])))
     windows = cut_windows(corpus, config.task, runs.index.tolist())
     used = table.loc[np.unique(windows.run_N)]
-    return Material(corpus, space, windows, make_folds(used, config.folds_by, config.n_folds))
+    folds = make_folds(used, config.folds_by, config.n_folds)
+    for fold in folds:
+        for size in config.train_sizes or ():
+            smaller(fold, used, config.folds_by, size, seed=0)  # now, and not in the middle of the study
+    return Material(corpus, space, windows, folds)
 
 
 def fold_pairs(
@@ -77,12 +82,11 @@ def fold_pairs(
     """
     runs = material.corpus.runs.loc[sorted([*fold.train, *fold.test])]
     kept = fold.train if size is None else smaller(fold, runs, config.folds_by, size, seed)
-    run_N = material.windows.run_N
-    sides = [np.flatnonzero(np.isin(run_N, rows)) for rows in (kept, fold.test)]
+    windows, task = material.windows, config.task
+    sides = members_of(windows, task, kept, "train"), members_of(windows, task, fold.test, "test")
     try:
         train, test = (
-            draw_pairs(material.windows, members, config.task, [fold.number, side])
-            for side, members in enumerate(sides)
+            draw_pairs(windows, members, task, [fold.number, side]) for side, members in enumerate(sides)
         )
     except UserError as error:
         raise UserError(f"{material.corpus}, fold {fold.number} without {fold.left_out}: {error}") from None
@@ -104,7 +108,8 @@ def conditions(config: StudyConfig, material: Material, pairs: Pairs) -> np.ndar
     task, names = config.task, np.array(material.windows.conditions)
     own_P = names[material.windows.condition_N[pairs.left_P]]
     trained, tested = (
-        sorted(chosen or task.conditions or names) for chosen in (task.train_conditions, task.test_conditions)
+        sorted(set(names) if wanted is None else {str(w) for w in wanted})
+        for wanted in (side_conditions(task, "train"), side_conditions(task, "test"))
     )
     if trained == tested:
         return own_P

@@ -2,19 +2,26 @@
 
 N windows, L volumes, V features, P pairs. In a design whose runs hold one label each, "same label" and "same
 run" are one thing; `cross_run` pairs therefore take both partners of positives AND negatives from different
-runs, and match them in how far apart the runs were.
+runs. What else could tell the two apart is matched: every positive has a negative with the same left window,
+whose right window comes
+
+- from the same data set, where data sets hold several labels (where each holds one, it is the label);
+- from a run as far away as the positive's, or the nearest to that which the design has;
+- from the same place among the windows of its run, or the nearest.
+
+Windows of one label are not rarer on one side: each is left in as many positives as negatives.
 """
 
+import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
 from fmriscale.config import TaskConfig
-from fmriscale.corpus.manifest import parse_segments
-from fmriscale.corpus.reader import Corpus
 from fmriscale.errors import UserError
 
 
@@ -23,7 +30,7 @@ class Windows:
     """Windows cut out of the runs of a corpus, in the order of runs and onsets."""
 
     bold_NLV: np.ndarray
-    """float16 [N, L, V], standardised as the corpus has it."""
+    """float16 [N, L, V], standardised as the task has it."""
     label_N: np.ndarray
     """Index into `labels`."""
     labels: tuple[str, ...]
@@ -36,12 +43,14 @@ class Windows:
     """Place of the run in its person's sequence of runs, from 0."""
     person_N: np.ndarray
     """Person, text."""
+    dataset_N: np.ndarray
+    """Data set, text."""
     start_N: np.ndarray
     """First volume in the run."""
     t_r_N: np.ndarray
     """Repetition time, s."""
     n_lost: int
-    """Events whose window left the run or met a censored volume."""
+    """Windows that would have left their run or met a censored volume."""
 
 
 @dataclass(frozen=True)
@@ -78,76 +87,10 @@ def run_order(runs: pd.DataFrame) -> np.ndarray:
     return order
 
 
-def cut_windows(corpus: Corpus, task: TaskConfig, rows: Sequence[int]) -> Windows:
-    """Cut one window for every event that takes part.
-
-    A window starts with the first volume at or after onset + delay and lies inside one uncensored stretch.
-
-    Parameters
-    ----------
-    corpus : Corpus
-        Where the runs are.
-    task : TaskConfig
-        Label and condition columns, their values, length and delay.
-    rows : sequence of int
-        Rows of `corpus.runs` that take part; all of one feature space.
-
-    Returns
-    -------
-    Windows
-
-    Raises
-    ------
-    UserError
-        No events, no such column, no such value, fewer than two labels, or no window that fits.
-    """
-    order = dict(zip(rows, run_order(corpus.runs.iloc[list(rows)]), strict=True))
-    events = {row: corpus.record(row)["events"] for row in rows}
-    check_columns(corpus, task, events)
-    found = []
-    n_lost = 0
-    for row in rows:
-        run = corpus.runs.iloc[row]
-        stretches = parse_segments(run["segments"])
-        for event in events[row]:
-            label, condition = value_of(event, task.label), value_of(event, task.condition)
-            if not label or (task.condition and not condition):
-                continue
-            if not takes_part(label, task.labels) or not takes_part(condition, task.conditions):
-                continue
-            start = int(np.ceil((float(event["onset"]) + task.delay) / run["t_r"] - 1e-6))
-            if any(a <= start and start + task.length <= b for a, b in stretches):
-                found.append((row, start, label, condition))
-            else:
-                n_lost += 1
-    labels = tuple(sorted({f[2] for f in found}))
-    conditions = tuple(sorted({f[3] for f in found}))
-    if len(labels) < 2:
-        raise UserError(
-            f"{corpus}: column '{task.label}' gives {len(labels)} label(s) {list(labels)} "
-            f"({n_lost} windows of {task.length} volumes did not fit); same-label pairs need two"
-        )
-    runs = np.array([f[0] for f in found])
-    bold = {row: corpus.bold(row) for row in set(runs.tolist())}
-    return Windows(
-        bold_NLV=np.stack([bold[row][start : start + task.length] for row, start, _, _ in found]),
-        label_N=np.array([labels.index(f[2]) for f in found]),
-        labels=labels,
-        condition_N=np.array([conditions.index(f[3]) for f in found]),
-        conditions=conditions,
-        run_N=runs,
-        order_N=np.array([order[f[0]] for f in found]),
-        person_N=corpus.runs["person"].to_numpy(str)[runs],
-        start_N=np.array([f[1] for f in found]),
-        t_r_N=corpus.runs["t_r"].to_numpy(np.float32)[runs],
-        n_lost=n_lost,
-    )
-
-
-def value_of(event: dict, column: str | None) -> str:
-    """Return an event's value as text; "" where it has none (or no column is asked for)."""
-    value = "" if column is None else event.get(column)
-    return "" if value is None or str(value) in ("n/a", "nan") else str(value)
+def side_conditions(task: TaskConfig, side: Literal["train", "test"]) -> list[str] | None:
+    """Return the values of the condition column that a side of every fold takes; None = all."""
+    own = task.train_conditions if side == "train" else task.test_conditions
+    return task.conditions if own is None else own
 
 
 def takes_part(value: str, wanted: list[str] | None) -> bool:
@@ -155,37 +98,37 @@ def takes_part(value: str, wanted: list[str] | None) -> bool:
     return wanted is None or value in [str(w) for w in wanted]
 
 
-def check_columns(corpus: Corpus, task: TaskConfig, events: dict[int, list[dict]]) -> None:
-    """Refuse columns and values that the events do not have, naming those that there are."""
-    columns = sorted({name for run in events.values() for event in run for name in event})
-    if not columns:
-        raise UserError(f"{corpus}: none of {len(events)} runs has events; see events in its recipe")
-    for field, column, wanted in (
-        ("label", task.label, task.labels),
-        ("condition", task.condition, task.conditions),
-    ):
-        if column is None:
-            continue
-        if column not in columns:
-            raise UserError(
-                f"{corpus}: the events have no column '{column}' (task.{field}); "
-                f"there are {', '.join(columns)}"
-            )
-        values = {value_of(event, column) for run in events.values() for event in run} - {""}
-        absent = sorted({str(w) for w in wanted or []} - values)
-        if absent:
-            raise UserError(
-                f"{corpus}: task.{field}s {absent} never occur in column '{column}'; "
-                f"there are {', '.join(sorted(values)[:20])}"
-            )
+def members_of(
+    windows: Windows, task: TaskConfig, rows: np.ndarray, side: Literal["train", "test"]
+) -> np.ndarray:
+    """Return the windows that a side of a fold may pair: of its runs, and of its conditions.
+
+    Parameters
+    ----------
+    windows : Windows
+        All windows.
+    task : TaskConfig
+        Conditions of either side.
+    rows : numpy.ndarray
+        Rows of `corpus.runs` on this side.
+    side : {"train", "test"}
+        Which it is.
+
+    Returns
+    -------
+    numpy.ndarray
+        Indices of windows.
+    """
+    wanted = side_conditions(task, side)
+    chosen = [takes_part(name, wanted) for name in windows.conditions]
+    return np.flatnonzero(np.isin(windows.run_N, rows) & np.array(chosen)[windows.condition_N])
 
 
 def draw_pairs(windows: Windows, members: np.ndarray, task: TaskConfig, seed: Sequence[int]) -> Pairs:
     """Draw balanced same-label and different-label pairs among some of the windows.
 
-    Both partners are of one person and one condition. Of every left window as many positives as negatives are
-    drawn, without repetition; each positive has its negative, whose run is as far away as the positive's, or
-    the nearest to that which the design has.
+    Both partners are of one condition, and of one person or of two. Of every left window as many positives as
+    negatives are drawn, without repetition. The pairs of a person (and condition) depend on nobody else.
 
     Parameters
     ----------
@@ -194,7 +137,7 @@ def draw_pairs(windows: Windows, members: np.ndarray, task: TaskConfig, seed: Se
     members : numpy.ndarray
         Indices of those that may take part (one side of a fold); no partner comes from elsewhere.
     task : TaskConfig
-        `pairs` and `pairs_per_window`.
+        `protocol`, `partners` and `pairs_per_window`.
     seed : sequence of int
         The pairs are a function of it.
 
@@ -207,41 +150,83 @@ def draw_pairs(windows: Windows, members: np.ndarray, task: TaskConfig, seed: Se
     UserError
         The design has no such pairs.
     """
-    rng = np.random.default_rng(list(seed))
-    chosen = []
-    groups = pd.DataFrame({"person": windows.person_N[members], "condition": windows.condition_N[members]})
-    for places in groups.groupby(["person", "condition"], sort=True).indices.values():
-        group = members[places]
-        label, order, start = windows.label_N[group], windows.order_N[group], windows.start_N[group]
-        for i, left in enumerate(group):
-            distance = np.abs(order - order[i])
-            # Windows of one run may not share volumes; nor may a window meet itself.
-            may = distance > 0
-            if task.protocol == "any":
-                may |= np.abs(start - start[i]) >= task.length
-            positives = np.flatnonzero(may & (label == label[i]))
-            negatives = np.flatnonzero(may & (label != label[i]))
-            count = min(task.pairs_per_window // 2, len(positives), len(negatives))
-            for p in rng.choice(positives, count, replace=False):
-                cost = np.abs(distance[negatives] - distance[p]) + rng.random(len(negatives)) / 2
-                nearest = int(np.argmin(cost))
-                chosen.append((left, group[p], 1))
-                chosen.append((left, group[negatives[nearest]], 0))
-                negatives = np.delete(negatives, nearest)
+    place_N = place_in_run(windows)
+    columns = {"condition": np.array(windows.conditions)[windows.condition_N[members]]}
+    if task.partners == "same_person":
+        columns["person"] = windows.person_N[members]
+    chosen: list[tuple[Any, Any, int]] = []
+    for key, places in pd.DataFrame(columns).groupby(list(columns), sort=True).indices.items():
+        rng = np.random.default_rng([*seed, zlib.crc32(repr(key).encode())])
+        chosen += pairs_of(windows, place_N, np.sort(members[places]), task, rng)
     if not chosen:
         raise UserError(no_pairs(windows, members, task))
     left_P, right_P, same_P = np.array(chosen).T
     return Pairs(left_P, right_P, same_P)
 
 
+def place_in_run(windows: Windows) -> np.ndarray:
+    """Return the place of each window among those of its run, counted from 0."""
+    table = pd.DataFrame({"run": windows.run_N, "start": windows.start_N})
+    return table.groupby("run")["start"].rank(method="first").to_numpy(np.int64) - 1
+
+
+def pairs_of(
+    windows: Windows, place_N: np.ndarray, group: np.ndarray, task: TaskConfig, rng: np.random.Generator
+) -> Iterator[tuple[Any, Any, int]]:
+    """Yield the pairs (left, right, same label) of windows that may be partners by person and condition."""
+    label, order, place = windows.label_N[group], windows.order_N[group], place_N[group]
+    person, start = windows.person_N[group], windows.start_N[group]
+    run, dataset = windows.run_N[group], windows.dataset_N[group]
+    apart = task.partners == "other_person"
+    # A data set that holds one label alone says which; it can be matched only among those that hold several.
+    mixed = pd.Series(label).groupby(dataset).transform("nunique").to_numpy() > 1
+    matched = dataset if mixed.any() else np.full(len(group), "")
+    for i, left in enumerate(group):
+        if apart:
+            # Everybody's first runs may have had the same stimuli at the same times: not those, then.
+            may = person != person[i]
+            if task.protocol == "cross_run" and task.label_of == "event":
+                may &= order != order[i]
+        elif task.protocol == "cross_run":
+            may = order != order[i]
+        else:
+            # Windows of one run may not share volumes; nor may a window meet itself.
+            may = (run != run[i]) | (np.abs(start - start[i]) >= task.length)
+        negatives = np.flatnonzero(may & (label != label[i]))
+        positives = np.flatnonzero(may & (label == label[i]) & np.isin(matched, matched[negatives]))
+        count = min(task.pairs_per_window // 2, len(positives), len(negatives))
+        partners = rng.choice(positives, count, replace=False)
+        if task.protocol == "paper":
+            unmatched = rng.choice(negatives, count, replace=False)
+            yield from ((left, group[p], 1) for p in partners)
+            yield from ((left, group[n], 0) for n in unmatched)
+            continue
+        distance = np.abs(order - order[i])
+        for p in partners:
+            fitting = negatives[matched[negatives] == matched[p]]
+            if not len(fitting):
+                continue
+            # A whole run counts more than all places in it, and a place more than the draw.
+            cost = np.abs(distance[fitting] - distance[p]) * (place.max() + 1.0)
+            cost += np.abs(place[fitting] - place[p]) + rng.random(len(fitting)) / 2
+            nearest = fitting[np.argmin(cost)]
+            yield left, group[p], 1
+            yield left, group[nearest], 0
+            negatives = negatives[negatives != nearest]
+
+
 def no_pairs(windows: Windows, members: np.ndarray, task: TaskConfig) -> str:
     """Explain why a set of windows has no pairs."""
-    n_runs = len(np.unique(windows.run_N[members]))
-    text = (
-        f"no {task.protocol} pairs among {len(members)} windows of {n_runs} runs: "
-        "within a condition a person "
-    )
-    if task.protocol == "any":
+    n_runs, n_people = (len(np.unique(of[members])) for of in (windows.run_N, windows.person_N))
+    text = f"no {task.protocol} pairs among {len(members)} windows of {n_runs} runs: "
+    if task.partners == "other_person":
+        return text + (
+            f"within a condition{', and a data set with several labels,' * (task.label_of == 'run')} a label "
+            f"needs two people and another label a third; there are {n_people} people; use fewer folds"
+            + (", or (when every person has one run) task.protocol: any" if task.label_of == "event" else "")
+        )
+    text += "within a condition a person "
+    if task.protocol != "cross_run":
         return text + "needs two labels and one of them twice"
     return text + (
         "needs one label in two runs and another label in a run besides the first; "

@@ -26,6 +26,7 @@ def timbre_windows(timbre: float, run_offset: float, seed: int = 0, n_persons: i
         run_N=person * 4 + run,
         order_N=run,
         person_N=person.astype(str),
+        dataset_N=np.full(n, "timbre"),
         start_N=cycle * 11,
         t_r_N=np.full(n, 2.0, np.float32),
         n_lost=0,

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from fmriscale.config import TaskConfig
 from fmriscale.errors import UserError
-from fmriscale.sampling.labelled import Windows, cut_windows, draw_pairs, run_order
+from fmriscale.sampling.cut import cut_windows
+from fmriscale.sampling.labelled import Windows, draw_pairs, run_order
 
 CELLS = [("heard", "trumpet"), ("heard", "clarinet"), ("imagined", "trumpet"), ("imagined", "clarinet")]
 
@@ -51,6 +52,7 @@ def blocks(n_persons=1, n_runs=6, n_labels=4) -> Windows:
         run_N=person * n_runs + run,
         order_N=run,
         person_N=person.astype(str),
+        dataset_N=np.full(n, "blocks"),
         start_N=label * 10,
         t_r_N=np.full(n, 2.0, np.float32),
         n_lost=0,

@@ -1,5 +1,7 @@
 """The order in plain Python and its own words, slow and easy to check: what the compiled one must equal."""
 
+import math
+
 import numpy as np
 
 from fmriscale.config import KINDS, PairConfig
@@ -29,13 +31,14 @@ def uniform(key, index):
 
 
 def permute(index, n, key):
-    """Six Feistel rounds over 4**half numbers, until one is below n."""
-    half = next(h for h in range(1, 32) if 4**h >= n)
+    """Six Feistel rounds over side * side numbers, until one is below n."""
+    side = math.isqrt(n - 1) + 1
     while True:
-        left, right = index >> half, index % 2**half
+        left, right = divmod(index, side)
         for turn in range(6):
-            left, right = right, left ^ (mix((right + key + (turn + 1) * GOLDEN) & WORD) % 2**half)
-        index = left * 2**half + right
+            drawn = (mix((right + key + (turn + 1) * GOLDEN) & WORD) >> 32) * side >> 32
+            left, right = right, (left + drawn) % side
+        index = left * side + right
         if index < n:
             return index
 

@@ -27,7 +27,7 @@ _POSITIVES, _NEGATIVES, _KIND, _PARTNER, _SHARDS, _BLOCKS, _WITHIN = range(7)
 _TRIES = 64
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX_A, _MIX_B = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
-_U1, _U11, _U27, _U30, _U31 = (np.uint64(n) for n in (1, 11, 27, 30, 31))
+_U11, _U27, _U30, _U31, _U32 = (np.uint64(n) for n in (11, 27, 30, 31, 32))
 _ROUNDS = 6
 
 
@@ -59,22 +59,20 @@ def uniform(key, index):
 def permute(index, n, key):
     """Tell where a permutation of 0..n-1 that `key` chooses sends an index, without building it.
 
-    A Feistel network over the next even power of two, walked until it falls inside the range
-    (Black & Rogaway 2002, "Ciphers with arbitrary finite domains").
+    A Feistel network over the next square number, walked until it falls inside the range: hardly ever more
+    than once (Black & Rogaway 2002, "Ciphers with arbitrary finite domains").
     """
-    half = _U1
-    while (_U1 << (half + half)) < np.uint64(n):
-        half += _U1
-    mask = (_U1 << half) - _U1
-    x = np.uint64(index)
+    side = np.int64(np.ceil(np.sqrt(n)))
+    x = np.int64(index)
     while True:
-        left, right, constant = x >> half, x & mask, np.uint64(key)
+        left, right, constant = x // side, x % side, np.uint64(key)
         for _ in range(_ROUNDS):
             constant += _GOLDEN
-            left, right = right, left ^ (mix(right + constant) & mask)
-        x = (left << half) | right
-        if x < np.uint64(n):
-            return np.int64(x)
+            drawn = np.int64(((mix(np.uint64(right) + constant) >> _U32) * np.uint64(side)) >> _U32)
+            left, right = right, left + drawn - (side if left + drawn >= side else 0)
+        x = left * side + right
+        if x < n:
+            return x
 
 
 # ---------------------------------------------------------------- a pass over the windows of a data set

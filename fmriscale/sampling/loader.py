@@ -26,7 +26,7 @@ from fmriscale.sampling.order import block_size, interleave, largest_remainder
 from fmriscale.sampling.part import Batch, Part
 from fmriscale.sampling.windows import volumes
 
-ORDER = 2
+ORDER = 3
 """Version of the order: another one gives other pairs for the same settings."""
 
 

@@ -1,4 +1,4 @@
-"""`fmriscale simulate`: write the simulated timbre experiment as an fMRIPrep derivative."""
+"""`fmriscale simulate`: write the simulated timbre experiment, as an fMRIPrep derivative or as a corpus."""
 
 import io
 import json
@@ -17,11 +17,15 @@ import numpy as np
 from fmriscale import __version__
 from fmriscale.config import SimulateConfig
 from fmriscale.errors import EXIT_OK, UserError
-from fmriscale.files import atomic_write, expand, fsync_folder
+from fmriscale.files import atomic_write, expand, fsync_folder, sha256_file, writing_to
 from fmriscale.recipe import config_hash, parse, to_dict
-from fmriscale.simulate import design, signal
+from fmriscale.simulate import corpus, signal
+from fmriscale.simulate.anatomy import Anatomy, anatomy
+from fmriscale.simulate.design import Design, label
+from fmriscale.simulate.texture import BrainTexture
 
 SPACE = "space-MNI152NLin2009cAsym"
+ROI = "roi_mask.nii.gz"
 TRUTH = "simulation.json"
 """Sidecar with the settings (the known truth) and their hash; its presence says that the folder is whole."""
 
@@ -35,16 +39,19 @@ def main(args: list[str]) -> int:
         return EXIT_OK
     simulate(config, out)
     runs = config.n_subjects * config.n_runs
+    roi = f"ROI of {config.n_roi_voxels} voxels"
     print(
         f"{out}: simulated {config.n_subjects} subjects x {config.n_runs} runs = {runs} runs of "
-        f"{config.n_volumes} volumes, ROI of {config.n_roi_voxels} voxels in {out / 'roi_mask.nii.gz'}"
+        f"{config.n_volumes} volumes, "
+        + (f"{roi} in {out / ROI}" if config.form == "fmriprep" else f"a corpus of the {roi}")
     )
     return EXIT_OK
 
 
 def identity(config: SimulateConfig) -> str:
-    """Return the hash of everything that determines the files; the folder's own name does not."""
-    return config_hash(replace(config, out="")) + f"-{__version__}"
+    """Return the hash of everything that determines the files; where they and the events lie does not."""
+    events = None if config.events is None else sha256_file(expand(config.events))
+    return config_hash(replace(config, out="", events=events)) + f"-{__version__}"
 
 
 def is_finished(config: SimulateConfig, out: Path) -> bool:
@@ -73,51 +80,59 @@ def is_finished(config: SimulateConfig, out: Path) -> bool:
 
 
 def simulate(config: SimulateConfig, out: Path) -> None:
-    """Write the derivative under a temporary name and rename it to `out`.
+    """Write the experiment under a temporary name and rename it to `out`.
 
     Raises
     ------
     UserError
-        Sizes that cannot hold the experiment.
+        Sizes or events that cannot make the experiment, or a folder that cannot be written.
     """
-    place = check(config)
-    out.parent.mkdir(parents=True, exist_ok=True)
+    place, design = check(config)
     temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:
-        temporary.mkdir()
-        write_root(config, temporary, place)
-        jobs = min(config.n_subjects, len(os.sched_getaffinity(0)))
-        with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-            list(pool.map(write_subject, repeat(config), repeat(temporary), range(config.n_subjects)))
-        truth = {"hash": identity(config), "config": to_dict(replace(config, out=""))}
-        atomic_write(temporary / TRUTH, json_text(truth))
-        if out.exists():
-            out.rmdir()
-        temporary.rename(out)
-        fsync_folder(out.parent)
+        with writing_to(temporary):
+            if config.form == "corpus":
+                corpus.write_corpus(config, place, design, temporary)
+            else:
+                write_derivative(config, place, design, temporary)
+            truth = {"hash": identity(config), "config": to_dict(replace(config, out=""))}
+            atomic_write(temporary / TRUTH, json_text(truth))
+            if out.exists():
+                out.rmdir()
+            temporary.rename(out)
+            fsync_folder(out.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def check(config: SimulateConfig) -> signal.Anatomy:
-    """Refuse sizes that cannot hold the experiment; return the anatomy."""
-    if min(config.n_subjects, config.n_runs) < 1:
-        raise UserError("simulate: n_subjects and n_runs must be at least 1")
-    if design.n_cycles(config.n_volumes, config.t_r) < 1:
-        raise UserError(
-            f"simulate: n_volumes {config.n_volumes} x t_r {config.t_r} s is too short; one cycle needs 24 s"
-        )
+def check(config: SimulateConfig) -> tuple[Anatomy, Design]:
+    """Refuse sizes and strengths that cannot make the experiment; return the anatomy and the events."""
+    if min(config.n_subjects, config.n_runs, config.first_subject) < 1:
+        raise UserError("simulate: n_subjects, n_runs and first_subject must be at least 1")
     if len(config.shape) != 3 or min(config.shape) < 6:
         raise UserError(f"simulate: shape is {config.shape}; give three sizes of at least 6 voxels")
     if not 0 <= config.individual <= 1:
         raise UserError(f"simulate: individual is {config.individual}; it is a share from 0 to 1")
+    if not 0 <= config.autoregression < 1:
+        raise UserError(f"simulate: autoregression is {config.autoregression}; give 0 to below 1")
+    for name in ("smoothness", "motion"):
+        if getattr(config, name) < 0:
+            raise UserError(f"simulate: {name} is {getattr(config, name)}; give 0 or more")
     try:
-        return signal.anatomy(config)
+        return anatomy(config), Design(config)
     except ValueError as error:
         raise UserError(f"simulate: {error}; lower n_roi_voxels or enlarge shape") from error
 
 
-def write_root(config: SimulateConfig, folder: Path, place: signal.Anatomy) -> None:
+def write_derivative(config: SimulateConfig, place: Anatomy, design: Design, folder: Path) -> None:
+    """Write images, confounds and events, subjects in parallel."""
+    write_root(config, folder, place, design)
+    jobs = min(config.n_subjects, len(os.sched_getaffinity(0)))
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        list(pool.map(write_subject, repeat(config), repeat(folder), repeat(design), design.subjects))
+
+
+def write_root(config: SimulateConfig, folder: Path, place: Anatomy, design: Design) -> None:
     """Write the description, the participants and the ROI at the root of the derivative."""
     description = {
         "Name": "Simulated heard-and-imagined timbre experiment (not brain data)",
@@ -133,22 +148,22 @@ def write_root(config: SimulateConfig, folder: Path, place: signal.Anatomy) -> N
         ],
     }
     atomic_write(folder / "dataset_description.json", json_text(description))
-    people = [f"sub-{s + 1:02d}\t{design.key_of(s)}" for s in range(config.n_subjects)]
+    people = [f"{label(s)}\t{design.key(s)}" for s in design.subjects]
     atomic_write(folder / "participants.tsv", "\n".join(["participant_id\tkey", *people]) + "\n")
-    write_image(folder / "roi_mask.nii.gz", place.roi.astype(np.uint8), place.affine, config.t_r)
+    write_image(folder / ROI, place.roi.astype(np.uint8), place.affine, config.t_r)
 
 
-def write_subject(config: SimulateConfig, folder: Path, subject: int) -> None:
+def write_subject(config: SimulateConfig, folder: Path, design: Design, subject: int) -> None:
     """Write every run of one subject, counted from 0."""
-    place = signal.anatomy(config)
-    label = f"sub-{subject + 1:02d}"
-    func = folder / label / "func"
+    place = anatomy(config)
+    texture = BrainTexture(place)
+    func = folder / label(subject) / "func"
     func.mkdir(parents=True)
     for number in range(config.n_runs):
-        events = design.events(subject, number, config.n_volumes, config.t_r, config.seed)
+        events = design.events(subject, number)
         task = events["condition"].iloc[0]
-        stem = f"{label}_task-{task}_run-{number + 1:02d}"
-        bold_TV, motion_T6 = signal.run(config, place, subject, number, events)
+        stem = f"{label(subject)}_task-{task}_run-{number + 1:02d}"
+        bold_TV, motion_T6 = signal.run(config, texture, subject, number, events)
         image_XYZT = np.zeros((*config.shape, config.n_volumes), np.int16)
         image_XYZT[place.brain] = np.rint(bold_TV.T)
         preproc = func / f"{stem}_{SPACE}_desc-preproc_bold"
@@ -163,7 +178,11 @@ def write_subject(config: SimulateConfig, folder: Path, subject: int) -> None:
         atomic_write(preproc.with_suffix(".json"), json_text(sidecar))
         mask = func / f"{stem}_{SPACE}_desc-brain_mask.nii.gz"
         write_image(mask, place.brain.astype(np.uint8), place.affine, config.t_r)
-        table = signal.confounds(bold_TV, motion_T6, place, config.t_r)
+        tissues = {"global_signal": place.brain, "csf": place.csf, "white_matter": place.white_matter}
+        means = {
+            name: bold_TV[:, mask[place.brain]].mean(axis=1, dtype=float) for name, mask in tissues.items()
+        }
+        table = signal.confounds(means, motion_T6, config.t_r).assign(**signal.dvars(bold_TV))
         confounds = func / f"{stem}_desc-confounds_timeseries"
         tsv = {"sep": "\t", "index": False, "na_rep": "n/a", "lineterminator": "\n"}
         atomic_write(confounds.with_suffix(".tsv"), table.to_csv(float_format="%.8g", **tsv))

@@ -1,11 +1,21 @@
 """The heard-and-imagined timbre experiment: who hears which note when.
 
-As in the real one, every run holds ONE condition and ONE timbre, so within one half of the runs "same timbre"
-is the same thing as "same run". Any study of it has to compare windows of different runs.
+The events are those of the real experiment, from a table of them, or are generated likewise. In both, every
+run holds ONE condition and ONE timbre, so within one half of the runs "same timbre" is the same thing as
+"same run". Any study of it has to compare windows of different runs.
 """
+
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
+
+from fmriscale.config import SimulateConfig
+from fmriscale.errors import UserError
+from fmriscale.files import expand
+
+COLUMNS = ["onset", "duration", "trial_type", "condition", "timbre", "pitch", "key"]
+"""Columns of a run's events; onset and duration in seconds."""
 
 CYCLE_S = 22.0
 """Seconds from one target to the next."""
@@ -43,8 +53,8 @@ def n_cycles(n_volumes: int, t_r: float) -> int:
     return max(0, int((last_start - FIRST_TARGET_S) // CYCLE_S) + 1)
 
 
-def events(subject: int, run: int, n_volumes: int, t_r: float, seed: int) -> pd.DataFrame:
-    """Return the events of a run, as its BIDS events file has them.
+def generated(subject: int, run: int, n_volumes: int, t_r: float, seed: int) -> pd.DataFrame:
+    """Return events like those of a run of the experiment: a target and a probe a cycle.
 
     Parameters
     ----------
@@ -60,7 +70,7 @@ def events(subject: int, run: int, n_volumes: int, t_r: float, seed: int) -> pd.
     Returns
     -------
     pandas.DataFrame
-        Columns onset, duration (s), trial_type, condition, timbre, pitch, key; a target and a probe a cycle.
+        `COLUMNS`.
     """
     rng = np.random.default_rng([seed, 1, subject, run])
     condition, timbre = cell_of(subject, run)
@@ -74,5 +84,101 @@ def events(subject: int, run: int, n_volumes: int, t_r: float, seed: int) -> pd.
         probe = KEYS[key] + int(rng.integers(36))
         rows.append((onset, TARGET_S, f"{condition}_{timbre}", condition, timbre, order[cycle], key))
         rows.append((onset + PROBE_DELAY_S, PROBE_S, "probe", "probe", timbre, probe, key))
-    columns = ["onset", "duration", "trial_type", "condition", "timbre", "pitch", "key"]
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+class Design:
+    """The events of every run of a simulation.
+
+    Parameters
+    ----------
+    config : SimulateConfig
+        Numbers of subjects, runs and volumes, and the table of events if there is one.
+
+    Raises
+    ------
+    UserError
+        The table is not readable, lacks columns or has not all of the runs, or the runs are too short.
+    """
+
+    def __init__(self, config: SimulateConfig) -> None:
+        self._config = config
+        self._given: dict[tuple[str, str], pd.DataFrame] = {}
+        self.subjects = range(config.first_subject - 1, config.first_subject - 1 + config.n_subjects)
+        """Subjects, counted from 0."""
+        if config.events is not None:
+            self._given = read_events(expand(config.events))
+            for subject in self.subjects:
+                self._check(subject, expand(config.events))
+        elif n_cycles(config.n_volumes, config.t_r) < 1:
+            raise UserError(
+                f"simulate: n_volumes {config.n_volumes} x t_r {config.t_r} s is too short; "
+                "one cycle needs 24 s"
+            )
+
+    def _check(self, subject: int, path: Path) -> None:
+        """Refuse a subject whose runs are not all there, or longer than the simulated ones."""
+        seconds = self._config.n_volumes * self._config.t_r
+        for run in range(self._config.n_runs):
+            events = self._given.get(place := (label(subject), f"run-{run + 1:02d}"))
+            if events is None:
+                people = len({subject for subject, _ in self._given})
+                raise UserError(
+                    f"{path}: has no {' '.join(place)} (it has {people} subjects); lower n_subjects, "
+                    "first_subject or n_runs"
+                )
+            if (last := max(events["onset"] + events["duration"])) > seconds:
+                raise UserError(
+                    f"{path}: {' '.join(place)} lasts {last:g} s, but n_volumes {self._config.n_volumes} x "
+                    f"t_r {self._config.t_r} s is {seconds:g} s; raise n_volumes"
+                )
+
+    def events(self, subject: int, run: int) -> pd.DataFrame:
+        """Return the events of a run, both counted from 0, as its BIDS events file has them (`COLUMNS`)."""
+        config = self._config
+        if self._given:
+            return self._given[label(subject), f"run-{run + 1:02d}"]
+        return generated(subject, run, config.n_volumes, config.t_r, config.seed)
+
+    def key(self, subject: int) -> str:
+        """Return the key of a subject, counted from 0."""
+        return str(self.events(subject, 0)["key"].iloc[0])
+
+
+def label(subject: int) -> str:
+    """Return the BIDS label of a subject, counted from 0."""
+    return f"sub-{subject + 1:02d}"
+
+
+def read_events(path: Path) -> dict[tuple[str, str], pd.DataFrame]:
+    """Read the events of a whole experiment.
+
+    Parameters
+    ----------
+    path : Path
+        Tab-separated: subject (sub-01), run (run-01) and `COLUMNS`.
+
+    Returns
+    -------
+    dict of (str, str) to DataFrame
+        Events by subject and run.
+
+    Raises
+    ------
+    UserError
+        Not readable, or a column or a number is missing.
+    """
+    try:
+        table = pd.read_csv(path, sep="\t", dtype={"subject": str, "run": str})
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: {error}; give a tab-separated table in events") from error
+    if missing := sorted({"subject", "run", *COLUMNS} - set(table.columns)):
+        raise UserError(f"{path}: no column {', '.join(missing)}; a table of events needs them")
+    numbers = ("onset", "duration", "pitch")
+    if table.isna().to_numpy().any() or not all(pd.api.types.is_numeric_dtype(table[c]) for c in numbers):
+        raise UserError(f"{path}: every event needs onset, duration and pitch as numbers, and all labels")
+    if unknown := sorted(set(table["timbre"]) - {"trumpet", "clarinet"}):
+        raise UserError(f"{path}: timbre {unknown[0]} is not known; trumpet and clarinet are")
+    table[["onset", "duration"]] = table[["onset", "duration"]].astype(float)
+    groups = table.groupby(["subject", "run"], sort=False)
+    return {(str(s), str(r)): rows[COLUMNS].reset_index(drop=True) for (s, r), rows in groups}  # pyright: ignore

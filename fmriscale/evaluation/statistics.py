@@ -1,40 +1,51 @@
-"""Is one arm better? Effect and interval first, then a paired permutation test; units are paired."""
+"""Is one arm better? Effect and interval first, then tests; units (subjects, or folds of runs) are paired."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from numpy.typing import ArrayLike
+from scipy import optimize, stats
 
 N_RESAMPLES = 9999
+FEW_UNITS = 15
+"""Below it an interval is Student's, as the bootstrap's is too narrow: with 4, 8, 10 units a nominal 95 %
+interval held the truth in 83, 90, 88 % of simulated normal samples (BCa; percentile alike), Student's in 94,
+95, 93 %."""
+ALPHA = 0.05
+POWER = 0.8
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A paired comparison of two arms over units (subjects, or folds of runs)."""
+    """A paired comparison of two arms over units."""
 
     effect: float
     """Mean difference, first minus second."""
-    low: float
-    high: float
-    """95 % bootstrap interval of the effect over units."""
+    low: float | None
+    high: float | None
+    """95 % interval of the effect over units; None with one unit."""
     p: float
     """Two-sided sign-flip permutation test; exact where there are few units."""
     n: int
-    """Number of units; p can never be below 2 / 2**n."""
+    """Number of units."""
+    detectable: float | None
+    """Effect that so many units with such differences detect with 80 % power at p < 0.05; None where no
+    effect can give such a p."""
 
     def __str__(self) -> str:
-        text = f"{self.effect:+.3f} [{self.low:+.3f}, {self.high:+.3f}], p = {self.p:.2g} (n = {self.n})"
-        floor = 2 / 2**self.n
-        return text + (f"; {self.n} units cannot give p below {floor:.2g}" if floor > 0.05 else "")
+        between = "" if self.low is None else f" [{self.low:+.3f}, {self.high:+.3f}]"
+        text = f"{self.effect:+.3f}{between}, p = {self.p:.2g} (n = {self.n})"
+        if lowest_p(self.n) <= ALPHA:
+            return text
+        return text + f"; {self.n} unit{'s' * (self.n > 1)} cannot give p below {lowest_p(self.n):.2g}"
 
 
-def compare(first: Sequence[float], second: Sequence[float], seed: int = 0) -> Comparison:
+def compare(first: ArrayLike, second: ArrayLike, seed: int = 0) -> Comparison:
     """Compare two arms on the same units.
 
     Parameters
     ----------
-    first, second : sequence of float
+    first, second : array-like of float
         One figure a unit, in the same order; average over seeds before.
     seed : int
         Of the resampling.
@@ -42,31 +53,139 @@ def compare(first: Sequence[float], second: Sequence[float], seed: int = 0) -> C
     Returns
     -------
     Comparison
-        With one unit the interval is its difference and p is 1.
+        With one unit there is no interval, and p is 1.
+
+    Raises
+    ------
+    ValueError
+        The arms have different numbers of units, or none, or a figure is not finite.
     """
-    difference = np.asarray(first, float) - np.asarray(second, float)
-    n, effect = len(difference), float(difference.mean())
-    if n < 2 or np.ptp(difference) == 0:
-        p = 1.0 if n < 2 or effect == 0 else 2 / 2**n
-        return Comparison(effect, effect, effect, p, n)
+    first_U, second_U = np.asarray(first, float), np.asarray(second, float)
+    if first_U.shape != second_U.shape or not first_U.size:
+        raise ValueError(f"{first_U.size} and {second_U.size} units cannot be paired")
+    difference_U = first_U - second_U
+    if not np.isfinite(difference_U).all():
+        raise ValueError("a figure of a unit is not finite")
+    n, effect = len(difference_U), float(difference_U.mean())
+    low, high = interval(difference_U, seed)
+    if n == 1:
+        return Comparison(effect, None, None, 1.0, n, None)
+    # Floating point leaves a constant difference a spread of 1e-17.
+    sd = float(difference_U.std(ddof=1)) if np.ptp(difference_U) > 1e-12 else 0.0
+    if not sd:
+        p = 1.0 if abs(effect) < 1e-12 else lowest_p(n)
+        return Comparison(effect, low, high, p, n, detectable(sd, n))
     test = stats.permutation_test(
-        (difference,),
+        (difference_U,),
         np.mean,
         permutation_type="samples",
         n_resamples=N_RESAMPLES,
         rng=np.random.default_rng(seed),
     )
-    interval = stats.bootstrap(
-        (difference,),
-        np.mean,
-        method="percentile",
-        n_resamples=N_RESAMPLES,
-        rng=np.random.default_rng(seed),
-    ).confidence_interval
-    return Comparison(effect, float(interval.low), float(interval.high), float(test.pvalue), n)
+    return Comparison(effect, low, high, float(test.pvalue), n, detectable(sd, n))
 
 
-def epochs_to(target: float, curve: np.ndarray | Sequence[float]) -> int | None:
+def interval(value_U: ArrayLike, seed: int = 0) -> tuple[float | None, float | None]:
+    """Return the 95 % interval of a mean over units: bootstrap BCa, with few units Student's.
+
+    Parameters
+    ----------
+    value_U : array-like of float
+        One figure a unit.
+    seed : int
+        Of the bootstrap.
+
+    Returns
+    -------
+    tuple of float
+        (None, None) with one unit.
+    """
+    values = np.asarray(value_U, float)
+    mean = float(values.mean())
+    if len(values) < 2:
+        return None, None
+    if np.ptp(values) <= 1e-12:
+        return mean, mean
+    if len(values) < FEW_UNITS:
+        found = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    else:
+        found = stats.bootstrap(
+            (values,), np.mean, method="BCa", n_resamples=N_RESAMPLES, rng=np.random.default_rng(seed)
+        ).confidence_interval
+    return float(found.low), float(found.high)
+
+
+def corrected_t(difference_J: ArrayLike, test_over_train: float) -> tuple[float | None, float | None]:
+    """Return the corrected resampled t and its two-sided p.
+
+    Repeated cross-validation trains on overlapping data, so its J differences are not independent and the
+    plain t test finds too much. The correction adds n_test / n_train to 1 / J:
+    t = mean / sqrt((1/J + n_test/n_train) variance), with J - 1 degrees of freedom (Nadeau & Bengio 2003,
+    Machine Learning 52, 239-281, for random subsampling; for repeated k-fold cross-validation Bouckaert &
+    Frank 2004, PAKDD, LNAI 3056, 3-12).
+
+    Parameters
+    ----------
+    difference_J : array-like of float
+        One a fold and seed.
+    test_over_train : float
+        Size of a test side over that of its training side.
+
+    Returns
+    -------
+    tuple of float
+        (None, None) where there are fewer than two differences or they do not vary.
+    """
+    difference = np.asarray(difference_J, float)
+    n = len(difference)
+    if n < 2 or np.ptp(difference) <= 1e-12:
+        return None, None
+    t = float(difference.mean() / np.sqrt((1 / n + test_over_train) * difference.var(ddof=1)))
+    return t, float(2 * stats.t.sf(abs(t), n - 1))
+
+
+def holm(p: ArrayLike) -> list[float]:
+    """Return p-values adjusted for their number, step-down (Holm 1979, Scand. J. Stat. 6, 65-70)."""
+    order = np.argsort(p)
+    stepped = np.maximum.accumulate(np.asarray(p, float)[order] * np.arange(len(order), 0, -1))
+    adjusted = np.empty(len(order))
+    adjusted[order] = np.minimum(stepped, 1)
+    return adjusted.tolist()
+
+
+def power(shift: float, n: int) -> float:
+    """Return the power of a two-sided paired t test at 0.05: both tails of a noncentral t (Cohen 1988).
+
+    Parameters
+    ----------
+    shift : float
+        The noncentrality: true effect / s.d. of the differences * sqrt(n).
+    n : int
+        Number of units, at least 2.
+    """
+    critical = stats.t.ppf(1 - ALPHA / 2, n - 1)
+    return float(stats.nct.sf(critical, n - 1, shift) + stats.nct.cdf(-critical, n - 1, shift))
+
+
+def detectable(sd: float, n: int) -> float | None:
+    """Return the smallest effect that n units with differences of this s.d. detect with 80 % power at 0.05.
+
+    Of the paired t test, which the sign-flip test comes close to (from about ten units;
+    with six, which all have to agree, it has 66 %); None where the sign-flip test cannot give p < 0.05.
+    """
+    if lowest_p(n) > ALPHA:
+        return None
+    # From 6 units to infinitely many the noncentrality falls from 3.5 to 2.8.
+    shift = optimize.brentq(lambda shift: power(shift, n) - POWER, 2.0, 5.0)
+    return sd * shift / n**0.5  # pyright: ignore[reportOperatorIssue]
+
+
+def lowest_p(n: int) -> float:
+    """Return the smallest p of the sign-flip test of n units: that of differences of one sign."""
+    return min(1.0, 2 / 2**n)
+
+
+def epochs_to(target: float, curve: ArrayLike) -> int | None:
     """Return the first epoch (from 1) at which a curve reaches a target; None if it never does."""
     reached = np.flatnonzero(np.asarray(curve) >= target)
     return int(reached[0]) + 1 if len(reached) else None

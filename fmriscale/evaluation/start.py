@@ -6,28 +6,35 @@ from typing import Any
 from fmriscale.config import StudyConfig
 from fmriscale.corpus.manifest import FeatureSpace
 from fmriscale.errors import UserError
-from fmriscale.evaluation.cells import Cell
+from fmriscale.evaluation.cells import Cell, encoder_folder
 from fmriscale.evaluation.folds import Fold, refuse_seen_runs
 from fmriscale.evaluation.material import Material
-from fmriscale.files import expand
-from fmriscale.model.encoder import EncoderConfig, PairClassifier, build, resolve_encoder, with_space
+from fmriscale.model.encoder import EncoderConfig, PairClassifier, build, in_space, resolve_encoder
 from fmriscale.model.export import load_encoder, read_meta
 
 
-def encoder_folder(config: StudyConfig, fold: int) -> Path:
-    """Return the folder of the pre-trained encoder that a fold starts from."""
-    return expand((config.pretrained or "").replace("{fold}", str(fold)))
-
-
-def check_encoder(config: StudyConfig, material: Material, fold: Fold) -> None:
+def check_encoder(config: StudyConfig, material: Material, fold: Fold, arm: str = "pretrained") -> None:
     """Refuse an encoder that cannot read the corpus, or whose pre-training saw the fold's test runs.
+
+    Parameters
+    ----------
+    config : StudyConfig
+        The study.
+    material : Material
+        Its corpus and windows.
+    fold : Fold
+        The fold whose test runs must be unseen.
+    arm : str
+        pretrained, or the name of a control.
 
     Raises
     ------
     UserError
         Another feature space, another window length where positions are learned, or seen test runs.
     """
-    folder = encoder_folder(config, fold.number)
+    folder = encoder_folder(config, arm, fold.number)
+    if folder is None:
+        return
     content = read_meta(folder)
     encoder, meta = EncoderConfig(**content["encoder"]), content["meta"]
     if seen_as(material.space, meta) is None:
@@ -70,26 +77,25 @@ def check_unseen(
 
 
 def classifier(config: StudyConfig, material: Material, cell: Cell) -> tuple[PairClassifier, str]:
-    """Build a cell's model and return it with the name of the feature space it is to read.
+    """Build a cell's model, which reads the study's feature space alone, and return it with its name.
 
     The fresh arm has the architecture of the pre-trained encoder, with weights drawn from the seed.
     """
-    if config.pretrained is None:
-        space = material.space
-        resolved = resolve_encoder(config.model, {space.name: space.n_features}, config.task.length)
-        return build(resolved, cell.seed), space.name
-    folder = encoder_folder(config, cell.fold)
-    encoder, meta = load_encoder(folder)
-    name = seen_as(material.space, meta)
-    if name is None:
-        name = f"{material.space.name}_{material.space.sha256[:8]}"
-        encoder = with_space(encoder, name, material.space.n_features, cell.seed)
-    return (build(encoder.config, cell.seed) if cell.arm == "fresh" else PairClassifier(encoder)), name
+    folder, space, seed = encoder_folder(config, cell.arm, cell.fold), material.space, cell.seed
+    if folder is None:
+        name = space.name
+        shape = resolve_encoder(config.model, {name: space.n_features}, config.task.length)
+        encoder = build(shape, seed).encoder
+    else:
+        encoder, meta = load_encoder(folder)
+        name = seen_as(space, meta) or f"{space.name}_{space.sha256[:8]}"
+        encoder = in_space(encoder, name, space.n_features, seed)
+        if cell.arm == "fresh":
+            encoder = build(encoder.config, seed).encoder
+    return PairClassifier(encoder, pair=config.train.pair, pool=config.train.pool), name
 
 
-def epochs_alone(config: StudyConfig, material: Material, cell: Cell) -> int:
-    """Return in how many epochs a cell trains projection and head alone, for a space new to its encoder."""
-    if cell.arm == "fresh":
-        return 0
-    meta = read_meta(encoder_folder(config, cell.fold))["meta"]
-    return config.train.projection_epochs if seen_as(material.space, meta) is None else 0
+def reads_new_space(config: StudyConfig, material: Material, cell: Cell) -> bool:
+    """Tell whether the encoder that a cell starts from (fresh: is built like) has never seen the space."""
+    folder = encoder_folder(config, cell.arm, cell.fold)
+    return folder is not None and seen_as(material.space, read_meta(folder)["meta"]) is None

@@ -9,9 +9,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fmriscale.config import ModelConfig
 from fmriscale.errors import DamageError, UserError
+from fmriscale.model.adapt import add_low_rank, learning, merge_low_rank
 from fmriscale.model.attention import sdpa_backend
 from fmriscale.model.dropout import Dropout
-from fmriscale.model.encoder import Encoder, build, count_parameters, resolve_encoder
+from fmriscale.model.encoder import Encoder, build, count_parameters, in_space, resolve_encoder
 from fmriscale.model.export import load_encoder, save_encoder
 from fmriscale.model.flops import forward_flops
 from fmriscale.model.objectives import group_sums, ntp_loss
@@ -250,3 +251,50 @@ def test_dropout_zeroes_its_share_independently_and_keeps_the_mean():
     assert torch.equal(dropout(x), y)
     with pytest.raises(ValueError, match=r"\[0, 1\)"):
         Dropout(1.0)
+
+
+# ---------------------------------------------------------------- for fine-tuning
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_low_rank_additions_start_at_nothing_and_merge_into_what_they_add_to(preset: str):
+    encoder = encoder_of(preset)
+    names = set(encoder.state_dict())
+    before = encoder(*pairs())
+    add_low_rank(encoder, rank=2, seed=1)
+    assert torch.equal(encoder(*pairs()), before)
+    added = learning(encoder, "lora", 1)
+    assert len(added) == 2 * 2 * 4 and all(p.shape[1 - i % 2] == 2 for i, p in enumerate(added))
+    with torch.no_grad():
+        for parameter in added:
+            parameter += 0.1 * torch.randn_like(parameter)
+    changed = encoder(*pairs())
+    assert not torch.allclose(changed, before, atol=1e-2)
+    merge_low_rank(encoder)
+    assert set(encoder.state_dict()) == names
+    torch.testing.assert_close(encoder(*pairs()), changed, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_mean_is_over_volumes_and_a_window_is_read_as_a_pair_with_itself(preset: str):
+    encoder = encoder_of(preset)
+    left, right, t_r = pairs()
+    tokens = encoder(left, right, t_r, every_token=True)
+    kept = [i for i in range(2 * L + 2) if i not in (0, L + 1)]
+    torch.testing.assert_close(encoder.pooled(left, right, t_r, pool="mean"), tokens[:, kept].mean(dim=1))
+    assert torch.equal(encoder.pooled(left, right, t_r), encoder(left, right, t_r))
+    assert torch.equal(encoder.embed(left, t_r, pool="cls"), encoder(left, left, t_r))
+
+
+def test_an_encoder_for_one_space_of_several_reads_it_alike():
+    encoder = encoder_of("tiny", {"roi": V, "atlas": 7})
+    with torch.no_grad():
+        encoder.embedding.bias.normal_()
+    atlas = pairs(7)
+    alone = in_space(encoder, "atlas", 7, seed=3).eval()
+    assert alone.config.spaces == {"atlas": 7}
+    assert torch.equal(alone(*atlas, "atlas"), encoder(*atlas, "atlas"))
+    new = in_space(encoder, "other", 7, seed=3).eval()
+    assert not torch.allclose(new(*atlas), alone(*atlas), atol=1e-3)
+    with pytest.raises(UserError, match="no projection"):
+        in_space(encoder_of("paper"), "other", 7, seed=0)

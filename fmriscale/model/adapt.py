@@ -1,0 +1,93 @@
+"""What of a pre-trained encoder learns: all, nothing, its last blocks, or low-rank additions.
+
+Shapes: a matrix [O, I], rank R.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from fmriscale.model.encoder import Block, Encoder
+
+
+class LowRank(nn.Module):
+    """A matrix plus a low-rank product that starts at zero (LoRA; Hu et al. 2021, arXiv:2106.09685).
+
+    The scale that the paper puts before the product is 1: it is one with the learning rate.
+    """
+
+    def __init__(self, matrix_OI: Tensor, rank: int) -> None:
+        super().__init__()
+        n_out, n_in = matrix_OI.shape
+        self.up_OR = nn.Parameter(matrix_OI.new_zeros(n_out, rank))
+        self.down_RI = nn.Parameter(torch.randn(rank, n_in) * n_in**-0.5)
+
+    def forward(self, matrix_OI: Tensor) -> Tensor:
+        """Return the sum."""
+        return matrix_OI + self.up_OR @ self.down_RI
+
+
+def matrices(encoder: Encoder) -> Iterator[tuple[nn.Module, str]]:
+    """Yield the modules that hold the attention and feed-forward matrices, with the names of these."""
+    for block in encoder.blocks:
+        assert isinstance(block, Block)
+        yield block.attention, "qkv_weight"
+        for module in (block.attention.out, block.up, block.down):
+            yield module, "weight"
+
+
+def add_low_rank(encoder: Encoder, rank: int, seed: int) -> None:
+    """Give every attention and feed-forward matrix a low-rank addition; what is computed stays the same.
+
+    Parameters
+    ----------
+    encoder : Encoder
+        Changed in place.
+    rank : int
+        Rank of the additions; the fused matrix of queries, keys and values has one addition.
+    seed : int
+        Of the additions.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for module, name in matrices(encoder):
+            parametrize.register_parametrization(module, name, LowRank(getattr(module, name), rank))
+
+
+def merge_low_rank(encoder: Encoder) -> None:
+    """Add the additions to their matrices for good; the encoder has its plain parameters again."""
+    for module, name in matrices(encoder):
+        if parametrize.is_parametrized(module, name):
+            parametrize.remove_parametrizations(module, name)
+
+
+def learning(encoder: Encoder, adapt: str, last_blocks: int) -> list[nn.Parameter]:
+    """Return the parameters of an encoder that learn.
+
+    Parameters
+    ----------
+    encoder : Encoder
+        With its additions where adapt is lora.
+    adapt : {"full", "probe", "last_blocks", "lora"}
+        full: all; probe: none; last_blocks: those of the last blocks and of the norm behind them; lora:
+        the additions.
+    last_blocks : int
+        How many, at most as many as there are.
+    """
+    if adapt == "full":
+        return list(encoder.parameters())
+    if adapt == "last_blocks":
+        return [*encoder.blocks[-last_blocks:].parameters(), *encoder.norm.parameters()]
+    added = (module for module in encoder.modules() if isinstance(module, LowRank))
+    return [parameter for module in added for parameter in module.parameters()]
+
+
+def depths(encoder: Encoder) -> dict[nn.Parameter, int]:
+    """Return how many blocks lie above each parameter: 0 in the last block, all below the first."""
+    n_blocks = len(encoder.blocks)
+    found = dict.fromkeys(encoder.parameters(), 0) | dict.fromkeys(encoder.embedding.parameters(), n_blocks)
+    for place, block in enumerate(encoder.blocks):
+        found |= dict.fromkeys(block.parameters(), n_blocks - 1 - place)
+    return found

@@ -52,11 +52,11 @@ def write_corpus(
     """Write a corpus and open it.
 
     `datasets` maps a name to {subjects, runs, n_volumes, t_r, weight, licence, denoise, sample_mask, events,
-    quality, space, n_features, shards, scale}; n_volumes may be a function (subject, run) -> int. `events` is
-    a function (subject, run) -> list of dicts, `quality` one to a record's quality, `scale` to (mean, std)
-    of the run before it was standardised; `signal` is a function (array, record) -> array that may add to the
-    noise before it is standardised. A `split` of None puts everybody in train. `quarantine` are rows of
-    quarantine.tsv.
+    quality, space, n_features, shards, scale, participant}; n_volumes may be a function (subject, run) ->
+    int. `events` is a function (subject, run) -> list of dicts, `quality` one to a record's quality, `scale`
+    to (mean, std) of the run before it was standardised, `participant` one of the subject to kept columns;
+    `signal` is a function (array, record) -> array that may add to the noise before it is standardised. A
+    `split` of None puts everybody in train. `quarantine` are rows of quarantine.tsv.
     """
     datasets = datasets or {"alpha": {}, "beta": {"t_r": 1.5, "n_volumes": 90}}
     rng = np.random.default_rng(seed)
@@ -129,6 +129,7 @@ def _run(rng, name: str, s: int, r: int, spec: dict, width: int, space: str, sig
         "task": "rest",
         "run": run,
         "entities": {"sub": subject, "run": run},
+        "participant": spec["participant"](s) if "participant" in spec else {},
         "t_r": spec.get("t_r", 2.0),
         "n_volumes": n_volumes,
         "space": space,

@@ -137,6 +137,8 @@ class DatasetConfig:
     """Column with the subject label; None = participants_key."""
     participants_t_r: str | None = None
     """Column with the repetition time, s; None = use t_r."""
+    participants_columns: list[str] = field(default_factory=list)
+    """Columns kept with every run (diagnosis, sex, age), so that a study can take them as labels."""
     t_r: float | None = None
     """Repetition time, s, for every run of the data set; None = from sidecar, header or table."""
     name_pattern: str | None = None

@@ -99,8 +99,8 @@ def _unused(dataset: DatasetConfig) -> str | None:
             if getattr(dataset, setting) != idle:
                 return f"{setting} is for kind arrays; remove it"
     if dataset.participants is None:
-        for setting in ("participants_subject", "participants_t_r"):
-            if getattr(dataset, setting) is not None:
+        for setting in ("participants_subject", "participants_t_r", "participants_columns"):
+            if getattr(dataset, setting):
                 return f"{setting} needs participants, the table it is a column of"
     return None
 

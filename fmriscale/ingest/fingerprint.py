@@ -42,7 +42,7 @@ def fingerprints(shards: Iterable[Shard]) -> list[str]:
         root = expand(shard.dataset.root).absolute()
         content = {
             "settings": settings[shard.dataset.name],
-            "runs": [[r.key, r.source, r.array, r.t_r, r.entities] for r in shard.runs],
+            "runs": [[r.key, r.source, r.array, r.t_r, r.entities, r.participant] for r in shard.runs],
             "files": [[_below(file, root), *stamps[file]] for file in files],
             "software": versions,
         }

@@ -1,4 +1,4 @@
-"""The participants table of a data set: who a run is of, and its repetition time."""
+"""The participants table of a data set: who a run is of, its repetition time, and what else is kept."""
 
 from pathlib import Path
 
@@ -33,21 +33,23 @@ class Participants:
             raise UserError(f"data set '{dataset.name}': participants {path} is no table: {error}") from error
         self.key, self.t_r = dataset.participants_key, dataset.participants_t_r
         self.subject = dataset.participants_subject or self.key
-        for field, column in (("key", self.key), ("subject", self.subject), ("t_r", self.t_r)):
+        self.kept = dataset.participants_columns
+        kept = [("columns", column) for column in self.kept]
+        for field, column in (("key", self.key), ("subject", self.subject), ("t_r", self.t_r), *kept):
             if column is not None and column not in table:
                 has = ", ".join(table.columns)
                 raise UserError(f"{path}: no column '{column}'; set participants_{field}, it has {has}")
-        self.rows: dict[str, tuple[str, str]] = {}
+        self.rows: dict[str, tuple[str, str, dict[str, str]]] = {}
         for row in table.to_dict("records"):
-            told = row[self.subject], row.get(self.t_r, "")
+            told = row[self.subject], row.get(self.t_r, ""), {column: row[column] for column in self.kept}
             if self.rows.setdefault(row[self.key], told) != told:
                 raise UserError(
                     f"{path}: rows '{row[self.key]}' in column {self.key} contradict each other; "
                     "correct them or set participants_key"
                 )
 
-    def look_up(self, identity: str, subject: str | None) -> tuple[str, float | None]:
-        """Return subject and t_r, s, of a run; t_r is None where the cell is no number."""
+    def look_up(self, identity: str, subject: str | None) -> tuple[str, float | None, dict[str, str]]:
+        """Return subject, t_r (s) and kept columns of a run; t_r is None where the cell is no number."""
         candidates = [identity, subject, f"sub-{subject}"]
         row = next((self.rows[c] for c in candidates if c in self.rows), None)
         if row is None:
@@ -56,8 +58,8 @@ class Participants:
                 f"no row '{identity}' in column {self.key} of {self.dataset.participants}; "
                 "add it or set participants_key",
             )
-        label, t_r = row
+        label, t_r, kept = row
         try:
-            return label.removeprefix("sub-"), float(t_r)
+            return label.removeprefix("sub-"), float(t_r), kept
         except ValueError:
-            return label.removeprefix("sub-"), None
+            return label.removeprefix("sub-"), None, kept

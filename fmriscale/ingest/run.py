@@ -83,6 +83,7 @@ def _process(run: RunSource, dataset: DatasetConfig) -> EncodedRun:
     record = {
         **named,
         "entities": entities,
+        "participant": run.participant,
         "t_r": grid.t_r,
         "n_volumes": grid.n_volumes,
         "space": dataset.features.name,

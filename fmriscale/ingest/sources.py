@@ -44,6 +44,8 @@ class RunSource:
         BIDS entities (short names).
     t_r : float or None
         From the participants table, s.
+    participant : dict of str to str
+        Columns of that table that the recipe keeps.
     sidecars : tuple of Path
         JSON files that apply, the most specific last.
     form : str
@@ -64,6 +66,7 @@ class RunSource:
     entities: dict[str, str]
     array: str | None = None
     t_r: float | None = None
+    participant: dict[str, str] = field(default_factory=dict)
     sidecars: tuple[Path, ...] = ()
     brain_mask: Path | None = None
     confounds: Path | None = None
@@ -179,9 +182,9 @@ def _complete(
         raise Rejected("unreadable", "not a readable .npz archive; copy it again")
     if form == "gifti" and found.right is None:
         raise Rejected("no_hemisphere", "its name says neither hemi-L nor hemi-R; rename it")
-    entities, t_r = dict(found.entities), None
+    entities, t_r, participant = dict(found.entities), None, {}
     if table is not None:
-        entities["sub"], t_r = table.look_up(found.identity, entities.get("sub"))
+        entities["sub"], t_r, participant = table.look_up(found.identity, entities.get("sub"))
     if not entities.get("sub"):
         raise Rejected("no_name", "no subject in its name; give name_pattern with a group (?P<subject>...)")
     run = RunSource(
@@ -191,6 +194,7 @@ def _complete(
         entities=entities,
         array=found.array,
         t_r=t_r,
+        participant=participant,
         form=form,
         right=found.right,
         events=_events(found, dataset, root, entities, tree),

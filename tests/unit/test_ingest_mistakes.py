@@ -60,10 +60,20 @@ FUNC = "sub-01/func/sub-01_task-tones_run-01"
         ({"orientation": "VT"}, "orientation is for kind arrays"),
         ({"variable": "ts"}, "variable is for kind arrays"),
         ({"participants_t_r": "tr"}, "participants_t_r needs participants"),
+        ({"participants_columns": ["sex"]}, "participants_columns needs participants"),
         ({"kind": "bids", "participants": "people.tsv"}, "there is no .*people.tsv; set participants"),
         (
             {"kind": "bids", "participants": "twice.tsv"},
             "no column 'participant_id'; set participants_key, it has id",
+        ),
+        (
+            {
+                "kind": "bids",
+                "participants": "twice.tsv",
+                "participants_key": "id",
+                "participants_columns": ["age"],
+            },
+            "no column 'age'; set participants_columns, it has id, tr",
         ),
         (
             {"kind": "bids", "participants": "twice.tsv", "participants_key": "id", "participants_t_r": "tr"},

@@ -118,11 +118,11 @@ def test_files_without_bids_names(tmp_path, atlas):
     assert [(r.reason, "run002" in r.source) for r in rejected] == [("no_events", True)]
 
 
-def test_arrays_take_subject_and_t_r_from_the_participants(tmp_path):
+def test_arrays_take_subject_t_r_and_what_is_kept_from_the_participants(tmp_path):
     rng = np.random.default_rng(0)
     runs = {f"A_{i}": rng.normal(size=(20, 4)).astype(np.float16) for i in range(3)}
     np.savez(tmp_path / "site.npz", **runs)  # pyright: ignore[reportArgumentType]
-    (tmp_path / "people.tsv").write_text("file\tid\ttr\nA_0\t7\t1.5\nA_1\t8\tn/a\n")
+    (tmp_path / "people.tsv").write_text("file\tid\ttr\tsex\nA_0\t7\t1.5\tf\nA_1\t8\tn/a\tm\n")
     given = dataset(
         tmp_path,
         kind="arrays",
@@ -132,9 +132,11 @@ def test_arrays_take_subject_and_t_r_from_the_participants(tmp_path):
         participants_key="file",
         participants_subject="id",
         participants_t_r="tr",
+        participants_columns=["sex"],
     )
     found, rejected = discover(given)
     assert [(r.key, r.t_r) for r in found] == [("toy_sub-7", 1.5), ("toy_sub-8", None)]
+    assert [r.participant for r in found] == [{"sex": "f"}, {"sex": "m"}]
     assert [(r.source, r.reason) for r in rejected] == [("site.npz:A_2", "no_participant")]
     np.testing.assert_array_equal(read_array(found[0].path, found[0].array), runs["A_0"])
 

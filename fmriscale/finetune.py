@@ -1,101 +1,125 @@
 """`fmriscale finetune`: fresh and pre-trained arms on a same-label task, over folds and seeds, with controls.
 
-Reads top to bottom: prepare, refuse what would fool us, baselines, cells in parallel, tables, figure, MLflow.
+Reads top to bottom: prepare, refuse what would fool us, run what is missing, then tables, report and MLflow.
+Every piece (a cell, the baselines of a fold, the final fit) stands alone: processes, tasks of an array and
+later runs of the same command share the work, and only all of them together make a summary.
 """
 
+import argparse
 import json
 import os
+import re
+import shlex
 import sys
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
+import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from fmriscale import __version__
 from fmriscale.config import StudyConfig
 from fmriscale.errors import EXIT_OK, UserError
 from fmriscale.files import atomic_write, expand
-from fmriscale.recipe import flatten, parse, save_config, to_dict
+from fmriscale.pool import WorkerDied, available_cores, in_order
+from fmriscale.recipe import CommandLine, flatten, parse, save_config, to_dict
+from fmriscale.tasks import add_flags, settle
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from fmriscale.evaluation.cells import Piece
+    from fmriscale.evaluation.material import Material
+    from fmriscale.sampling.labelled import Pairs
+    from fmriscale.training.tracking import Tracker
 
 FINISHED = "finished.json"
 """File of a study's folder that says it is complete."""
+SUMMARY = "summary.json"
+"""File of a study's folder that holds every number of its report."""
+TOLD = (".yaml", ".tsv", ".txt", ".png", ".html", ".json")
+"""Files of a study's folder that are results: MLflow gets a copy."""
 
 
 def main(args: list[str]) -> int:
     """Run the verb; return the exit code."""
-    config = parse(StudyConfig, args, prog="fmriscale finetune")
+    flags, recipe = read_flags(args)
+    config = parse(StudyConfig, recipe, prog="fmriscale finetune")
     # One thread a process: cells run side by side, and results do not depend on the number of cores.
     os.environ["OMP_NUM_THREADS"] = "1"
     from fmriscale.evaluation import material as materials
-    from fmriscale.evaluation import report, start, study
-    from fmriscale.evaluation.baselines import baselines
-    from fmriscale.evaluation.cells import cells
-    from fmriscale.training.tracking import Tracker
+    from fmriscale.evaluation import start, study
+    from fmriscale.evaluation.cells import arms, pieces, sizes
 
-    out = expand(config.out)
     material = materials.prepare(config)
+    print(describe(config, material))
+    for arm in arms(config):
+        for fold in material.folds:
+            start.check_encoder(config, material, fold, arm)
+    # The design has pairs in every fold, on the smallest training side too, or it is refused here.
+    full = sizes(config)[-1]
+    pairs = {
+        size: [materials.fold_pairs(config, material, fold, size, config.seeds[0]) for fold in material.folds]
+        for size in {sizes(config)[0], full}
+    }
+    out, fingerprint, work = expand(config.out), material.corpus.fingerprint, pieces(config)
+    identity = study.study_hash(config, fingerprint)
+    whole = all(study.finished(config, fingerprint, piece) for piece in work)
+    if whole and flags.task_id is None and (earlier := finished_study(out, identity)):
+        print(f"finished already, nothing to do\n\n{earlier}")
+        return EXIT_OK
+    for stale in (FINISHED, SUMMARY):  # of another recipe, or of cells that are gone
+        (out / stale).unlink(missing_ok=True)
+
+    part = [] if flags.finish else work[flags.task_id or 0 :: flags.num_tasks or 1]
+    run_missing(config, fingerprint, part)
+    again = shlex.join(["fmriscale", "finetune", *recipe])
+    if complaint := study.complain(config, fingerprint, work if flags.task_id is None else part):
+        raise UserError(f"{out}: {complaint}. This runs them, and nothing else: {again}")
+    if flags.task_id is not None:
+        print(
+            f"task {flags.task_id} of {flags.num_tasks}: its {len(part)} of {len(work)} results are there; "
+            "--finish writes the summary when every task is done"
+        )
+        return EXIT_OK
+    finish(config, material, pairs[full], identity)
+    return EXIT_OK
+
+
+# ---------------------------------------------------------------- before
+
+
+def read_flags(args: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Take what says how to run from the command line; the rest is the recipe's.
+
+    Raises
+    ------
+    UserError
+        Flags that make no sense together.
+    """
+    parser = CommandLine(
+        prog="fmriscale finetune",
+        usage="fmriscale finetune --config FILE [--task-id I --num-tasks N | --finish] [--KEY VALUE]",
+        add_help=False,
+        allow_abbrev=False,
+    )
+    group = parser.add_argument_group("how to run (not part of the recipe)")
+    add_flags(group, "compute part I = 0 ... N-1 of the cells", "write the summary when all parts are there")
+    if {"-h", "--help"} & set(args):
+        print(parser.format_help())
+    flags, recipe = parser.parse_known_args(args)
+    settle(flags)
+    return flags, recipe
+
+
+def describe(config: StudyConfig, material: "Material") -> str:
+    """Say what is asked of which data."""
     windows = material.windows
-    description = (
+    told = (
         f"same {config.task.label}? {len(windows.label_N)} windows of {config.task.length} volumes, labels "
         f"{', '.join(windows.labels)}; {len(set(windows.person_N))} people, {len(set(windows.run_N))} runs, "
         f"{config.task.protocol} pairs, {config.n_folds} folds by {config.folds_by}"
     )
-    print(description)
-    if windows.n_lost:
-        print(f"{windows.n_lost} events left out: their window leaves the run or meets a censored volume")
-    if config.pretrained is not None:
-        for fold in material.folds:
-            start.check_encoder(config, material, fold)
-    fingerprint = material.corpus.fingerprint
-    identity = study.study_hash(config, fingerprint)
-    whole = all(study.finished(config, fingerprint, cell) for cell in cells(config))
-    if whole and (earlier := finished_study(out, identity)):
-        print(f"finished already, nothing to do\n\n{earlier}")
-        return EXIT_OK
-
-    controls = []
-    for fold in material.folds:
-        train, test = materials.fold_pairs(config, material, fold)
-        units = materials.units(config, material, fold, test)
-        conditions = materials.conditions(config, material, test)
-        scores = baselines(windows, train, test, units, conditions, seed=fold.number)
-        controls.append(scores)
-        print(
-            f"fold {fold.number}: left out {config.folds_by} {' '.join(fold.left_out)}; "
-            f"{len(train.same_P)} training and {len(test.same_P)} test pairs; "
-            f"window classifier AUC {scores['category'].auc:.3f}"
-        )
-
-    save_config(config, out / "config.yaml")
-    tracker = Tracker(config.tracking, out, f"study {out.name}", tags={"fmriscale": "study"})
-    try:
-        tracker.log_params(flatten(to_dict(config)) | {"corpus_fingerprint": fingerprint})
-        results = list(run_cells(config, fingerprint))
-        for result in results:
-            log_cell(tracker, result)
-
-        table, curves = report.tables(results, controls)
-        for name, content in (("results.tsv", table), ("curves.tsv", curves)):
-            atomic_write(out / name, content.to_csv(sep="\t", index=False, lineterminator="\n"))
-        summary = report.text(config, description, results, controls, table, curves)
-        atomic_write(out / "report.txt", summary + "\n")
-        report.figure(out / "figure.png", f"Same {config.task.label}? ({out.name})", table, curves)
-
-        for figure in ("auc", "accuracy"):
-            means = report.fold_means(table, figure)
-            tracker.log_metrics({f"{arm}_{figure}": by.mean() for arm, by in means.items()}, step=0)
-        for name in ("config.yaml", "results.tsv", "curves.tsv", "report.txt", "figure.png"):
-            tracker.log_artifact(out / name)
-    except BaseException:
-        tracker.close("FAILED")
-        raise
-    tracker.close()
-    ending = f"{summary}\n\n{where(out, tracker.uri if tracker.run_id else None)}"
-    # Written last: its presence says that tables, figure and MLflow have everything.
-    atomic_write(out / FINISHED, json.dumps({"hash": identity, "told": ending}, indent=1) + "\n")
-    print(f"\n{ending}")
-    return EXIT_OK
+    lost = f"\n{windows.n_lost} events left out: their window leaves the run or meets a censored volume"
+    return told + (lost if windows.n_lost else "")
 
 
 def finished_study(out: Path, identity: str) -> str | None:
@@ -107,60 +131,140 @@ def finished_study(out: Path, identity: str) -> str | None:
     return finished["told"] if finished.get("hash") == identity else None
 
 
-def run_cells(config: StudyConfig, fingerprint: str) -> Iterator[dict[str, Any]]:
-    """Yield the result of every cell in the order of the study; finished cells are read, not run again."""
-    from fmriscale.evaluation import study
-    from fmriscale.evaluation.cells import cells
+# ---------------------------------------------------------------- the work
 
-    planned = cells(config)
-    results = {cell: study.finished(config, fingerprint, cell) for cell in planned}
-    missing = [cell for cell in planned if results[cell] is None]
-    if len(missing) < len(planned):
-        print(f"{len(planned) - len(missing)} of {len(planned)} cells are finished and reused")
-    jobs = min(config.jobs or len(os.sched_getaffinity(0)), len(missing))
-    if jobs == 1:
-        done = ((cell, study.run_cell(config, cell)) for cell in missing)
-    else:
-        done = in_processes(config, missing, jobs)
-    for count, (cell, result) in enumerate(done, len(planned) - len(missing) + 1):
-        results[cell] = result
-        last = result["epochs"][-1]
-        print(
-            f"cell {count}/{len(planned)} {cell.name}: AUC {last['auc']:.3f}, "
-            f"accuracy {last['accuracy']:.3f} ({last['seconds']:.0f} s)",
-            flush=True,
+
+def run_missing(config: StudyConfig, fingerprint: str, part: list["Piece"]) -> None:
+    """Run the pieces that have no valid result yet, side by side, and tell each result on a line."""
+    from fmriscale.evaluation import study
+
+    missing = [piece for piece in part if study.finished(config, fingerprint, piece) is None]
+    if len(missing) < len(part):
+        print(f"{len(part) - len(missing)} of {len(part)} results are there and reused", flush=True)
+    jobs = min(config.jobs or available_cores(), len(missing))
+    work = [(config, fingerprint, piece) for piece in missing]
+    started = time.monotonic()
+    results = in_order(study.attempt, work, max(1, jobs))
+    for count, (piece, result) in enumerate(zip(missing, results, strict=True), 1):
+        if isinstance(result, WorkerDied):
+            result = "two processes were killed over it (out of memory?): fewer --jobs"
+            study.give_up(config, piece, result)
+        left = (time.monotonic() - started) / count * (len(missing) - count)
+        ahead = f"; {duration(left)} left" if count < len(missing) else ""
+        print(f"{count}/{len(missing)} {piece.name}: {headline(result)}{ahead}", flush=True)
+
+
+def headline(result: dict[str, Any] | str) -> str:
+    """Say on one line what a piece gave."""
+    if isinstance(result, str):
+        return f"FAILED, {result}"
+    if "epochs" not in result:
+        auc = result["scores"]["category"]["auc"]
+        return (
+            f"left out {' '.join(result['left_out'])}; {result['n_train']} training and {result['n_test']} "
+            f"test pairs; window classifier AUC {auc:.3f}"
         )
-    for cell in planned:
-        yield results[cell] or {}
+    last = result["epochs"][result.get("reported", 0) - 1]
+    tested = "" if "reported" in result else " on its own training windows"
+    return f"AUC {last['auc']:.3f}, accuracy {last['accuracy']:.3f}{tested} ({last['seconds']:.0f} s)"
 
 
-def in_processes(config: StudyConfig, cells: list[Any], jobs: int) -> Iterator[tuple[Any, dict[str, Any]]]:
-    """Run cells in parallel processes and yield them as they finish."""
-    if not cells:
-        return
-    from fmriscale.evaluation import study
-
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        waiting = {pool.submit(study.run_cell, config, cell): cell for cell in cells}
-        try:
-            for future in as_completed(waiting):
-                yield waiting[future], future.result()
-        except BrokenProcessPool as error:
-            raise UserError(
-                f"{config.out}: a worker process died (out of memory?); finished cells are kept: "
-                "run again, with fewer --jobs"
-            ) from error
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+def duration(seconds: float) -> str:
+    """Return a time as people say it."""
+    for unit, size in (("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"about {seconds / size:.0f} {unit}"
+    return f"about {seconds:.0f} s"
 
 
-def log_cell(tracker: Any, result: dict[str, Any]) -> None:
+# ---------------------------------------------------------------- after
+
+
+def finish(
+    config: StudyConfig, material: "Material", pairs: list[tuple["Pairs", "Pairs"]], identity: str
+) -> None:
+    """Make tables, summary, report and MLflow runs from results that are all there."""
+    from fmriscale.evaluation import report, study
+    from fmriscale.evaluation.baselines import Score
+    from fmriscale.evaluation.cells import Baselines, cells
+    from fmriscale.training.tracking import Tracker
+
+    out, fingerprint = expand(config.out), material.corpus.fingerprint
+    results = [study.finished(config, fingerprint, cell) or {} for cell in cells(config)]
+    folds = [study.finished(config, fingerprint, Baselines(fold)) or {} for fold in range(config.n_folds)]
+    controls = [{name: Score(**score) for name, score in fold["scores"].items()} for fold in folds]
+    save_config(config, out / "config.yaml")
+
+    table, curves = report.tables(results, controls)
+    for name, content in (("results.tsv", table), ("curves.tsv", curves)):
+        atomic_write(out / name, content.to_csv(sep="\t", index=False, lineterminator="\n"))
+    summary = report.text(config, describe(config, material), results, controls, table, curves)
+    atomic_write(out / "report.txt", summary + "\n")
+    report.figure(out / "figure.png", f"Same {config.task.label}? ({out.name})", table, curves)
+
+    tracker = Tracker(config.tracking, out, f"study {out.name}", tags={"fmriscale": "study"})
+    try:
+        log_study(tracker, config, material, results)
+        for figure in ("auc", "accuracy"):
+            means = report.fold_means(table, figure)
+            tracker.log_metrics({f"{arm}_{figure}": by.mean() for arm, by in means.items()}, step=0)
+    except BaseException:
+        tracker.close("FAILED")
+        raise
+    tracker.close()
+    ending = f"{summary}\n\n{where(out, tracker.uri if tracker.run_id else None)}"
+    # Written last: its presence says that tables, figure and MLflow have everything.
+    atomic_write(out / FINISHED, json.dumps({"hash": identity, "told": ending}, indent=1) + "\n")
+    print(f"\n{ending}")
+
+
+def log_study(
+    tracker: "Tracker", config: StudyConfig, material: "Material", results: list[dict[str, Any]]
+) -> None:
+    """Log a study to MLflow: recipe, corpus, cells as child runs, figures and report, and the model."""
+    out, corpus = expand(config.out), material.corpus
+    tracker.log_params(flatten(to_dict(config)) | {"corpus_fingerprint": corpus.fingerprint})
+    tracker.log_dataset(
+        Path(config.corpus).name,
+        digest=corpus.fingerprint,
+        source=config.corpus,
+        schema={"space": material.space.name, "n_features": material.space.n_features},
+        profile={
+            "n_runs": len(corpus.runs),
+            "n_people": corpus.runs["person"].nunique(),
+            "n_windows": len(material.windows.label_N),
+            "fingerprint": corpus.fingerprint,
+        },
+    )
+    for result in results:
+        log_cell(tracker, result)
+    for path in sorted(
+        p for p in out.iterdir() if p.suffix in (".yaml", ".tsv", ".txt", ".png", ".html", ".json")
+    ):
+        tracker.log_artifact(path)
+    if config.keep_model:
+        # The folder's name is that of the study; what a registry cannot hold in a name is left out of it.
+        name = re.sub(r"[^\w.-]", "_", out.resolve().name)
+        tracker.log_model(
+            out / "model", "fmriscale.model.classifier", name, example(material), f"fmriscale=={__version__}"
+        )
+
+
+def example(material: "Material", count: int = 2) -> dict[str, "np.ndarray"]:
+    """Return what a model of the study can be asked: some pairs of windows and their repetition times, s."""
+    windows = material.windows
+    first, second = windows.bold_NLV[:count], windows.bold_NLV[-count:]
+    named = {"left": first, "right": second, "t_r": windows.t_r_N[:count]}
+    return {name: value.astype("float32") for name, value in named.items()}
+
+
+def log_cell(tracker: "Tracker", result: dict[str, Any]) -> None:
     """Log a cell as a child run: its place in the design, and its curve by epoch."""
-    place = {k: result[k] for k in ("arm", "fold", "seed")}
+    place = {k: result[k] for k in ("arm", "fold", "seed", "size")}
     name = f"{result['arm']} fold {result['fold']} seed {result['seed']}"
     child = tracker.child(name, {k: str(v) for k, v in place.items()})
-    child.log_params({**place, "n_train": result["n_train"], "n_test": result["n_test"]})
+    counts = {k: result[k] for k in ("n_train", "n_test", "n_parameters", "n_trained", "reported")}
+    child.log_params({**place, **counts})
     for epoch in result["epochs"]:
         child.log_metrics({k: v for k, v in epoch.items() if k != "epoch"}, step=epoch["epoch"])
     child.close()

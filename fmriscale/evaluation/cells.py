@@ -1,4 +1,7 @@
-"""The cells of a study: arms x folds x seeds x sizes, each an independent training."""
+"""The pieces of a study, each independent of the others.
+
+Cells (arms x folds x seeds x sizes: one training each), the baselines of every fold, a last fit on everybody.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +27,39 @@ class Cell:
         size = "" if self.size is None else f"_n{self.size}"
         return f"{self.arm}_fold{self.fold}_seed{self.seed}{size}"
 
+    @property
+    def file(self) -> str:
+        """Where its result lies in the study's folder."""
+        return f"cells/{self.name}.json"
+
+
+@dataclass(frozen=True)
+class Baselines:
+    """The baselines and controls without training of an encoder, of one fold."""
+
+    fold: int
+
+    @property
+    def name(self) -> str:
+        """Name in what is printed."""
+        return f"baselines_fold{self.fold}"
+
+    @property
+    def file(self) -> str:
+        """Where their scores lie in the study's folder."""
+        return f"baselines/fold{self.fold}.json"
+
+
+@dataclass(frozen=True)
+class Final:
+    """A fit of the study's recipe on all subjects, that nothing tests: the model to keep."""
+
+    name = "final"
+    file = "model/fit.json"
+
+
+Piece = Cell | Baselines | Final
+
 
 def arms(config: StudyConfig) -> list[str]:
     """Return the arms of a study: fresh, pretrained if there is one, then the controls."""
@@ -43,6 +79,20 @@ def cells(config: StudyConfig) -> list[Cell]:
         for size in sizes(config)
         for fold in range(config.n_folds)
         for arm in arms(config)
+    ]
+
+
+def final_cell(config: StudyConfig) -> Cell:
+    """Return the cell whose start, seed and order the final fit has."""
+    return Cell("fresh" if config.pretrained is None else "pretrained", 0, config.seeds[0])
+
+
+def pieces(config: StudyConfig) -> list[Piece]:
+    """Return everything that a study computes before its summary."""
+    return [
+        *(Baselines(fold) for fold in range(config.n_folds)),
+        *cells(config),
+        *([Final()] if config.keep_model else []),
     ]
 
 

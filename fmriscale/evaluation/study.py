@@ -1,86 +1,271 @@
-"""Running cells: what a result depends on, where it lies, and one cell from start to file."""
+"""The pieces of a study at work: what a result depends on, where it lies, one piece from start to file."""
 
 import hashlib
 import json
+import time
+import traceback
+from collections.abc import Iterable
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import sklearn
 import torch
 
 from fmriscale import __version__
 from fmriscale.config import StudyConfig
-from fmriscale.evaluation.cells import Cell, cells
+from fmriscale.errors import UserError
+from fmriscale.evaluation.baselines import baselines
+from fmriscale.evaluation.cells import (
+    Baselines,
+    Cell,
+    Final,
+    Piece,
+    encoder_folder,
+    final_cell,
+    pieces,
+    sizes,
+)
 from fmriscale.evaluation.fit import fit
-from fmriscale.evaluation.material import fold_pairs, prepare
-from fmriscale.evaluation.start import classifier, encoder_folder
-from fmriscale.files import atomic_write, expand
+from fmriscale.evaluation.folds import Fold
+from fmriscale.evaluation.material import Material, conditions, fold_pairs, prepare, units
+from fmriscale.evaluation.start import classifier
+from fmriscale.files import atomic_write, expand, writing_to
+from fmriscale.model.classifier import save_classifier
+from fmriscale.model.encoder import count_parameters
 from fmriscale.model.export import read_meta
 from fmriscale.recipe import config_hash, to_dict
 
+# ---------------------------------------------------------------- what a result depends on
 
-def cell_hash(config: StudyConfig, corpus_fingerprint: str, cell: Cell) -> str:
-    """Return a hash of everything that a cell's result depends on."""
+ELSEWHERE = ("out", "corpus", "jobs", "tracking", "allow_seen_runs", "keep_model")
+"""Settings that change no result: places, and how the work is done."""
+IN_THE_PIECE = ("pretrained", "controls", "seeds", "train_sizes")
+"""Settings of which a piece has its own share."""
+
+
+def piece_hash(config: StudyConfig, corpus_fingerprint: str, piece: Piece) -> str:
+    """Return a hash of everything that the result of a piece depends on."""
     settings = to_dict(config)
-    for elsewhere in ("out", "corpus", "pretrained", "jobs", "tracking", "seeds", "allow_seen_runs"):
-        del settings[elsewhere]
-    start: Any = settings["model"]
-    if config.pretrained is not None:
-        content = read_meta(encoder_folder(config, cell.fold))
-        start = content["encoder"]
-        if cell.arm == "pretrained":
-            start = [start, content["weights_sha256"]]
-    content = [settings, start, corpus_fingerprint, cell.name, __version__]
+    for name in (*ELSEWHERE, *IN_THE_PIECE):
+        del settings[name]
+    match piece:
+        case Cell():
+            own = [asdict(piece), start_of(config, piece)]
+        case Final():
+            cell = final_cell(config)
+            own = [piece.name, asdict(cell), start_of(config, cell)]
+        case Baselines():
+            del settings["model"], settings["train"]
+            own = [asdict(piece), sizes(config)[-1], sklearn.__version__]
+    versions = [__version__, torch.__version__, np.__version__]
+    content = [settings, own, corpus_fingerprint, versions]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def start_of(config: StudyConfig, cell: Cell) -> list[Any]:
+    """Return what the encoder that a cell starts from depends on: architecture, spaces, weights."""
+    folder = encoder_folder(config, cell.arm, cell.fold)
+    if folder is None:
+        return []
+    content = read_meta(folder)
+    weights = None if cell.arm == "fresh" else content["weights_sha256"]
+    return [content["encoder"], content["meta"].get("feature_spaces"), weights]
 
 
 def study_hash(config: StudyConfig, corpus_fingerprint: str) -> str:
     """Return a hash of everything that a whole study depends on."""
-    content = [config_hash(config), [cell_hash(config, corpus_fingerprint, cell) for cell in cells(config)]]
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+    hashes = [piece_hash(config, corpus_fingerprint, piece) for piece in pieces(config)]
+    return hashlib.sha256(json.dumps([config_hash(config), hashes]).encode()).hexdigest()
 
 
-def cell_file(config: StudyConfig, cell: Cell) -> Path:
-    """Return where a cell's result lies."""
-    return expand(config.out) / "cells" / f"{cell.name}.json"
+# ---------------------------------------------------------------- where it lies
 
 
-def finished(config: StudyConfig, corpus_fingerprint: str, cell: Cell) -> dict[str, Any] | None:
-    """Return the result of a cell if it is there and still valid."""
+def finished(config: StudyConfig, corpus_fingerprint: str, piece: Piece) -> dict[str, Any] | None:
+    """Return the result of a piece if it is there and still valid."""
     try:
-        result = json.loads(cell_file(config, cell).read_text())
+        result = json.loads((expand(config.out) / piece.file).read_text())
     except (OSError, ValueError):
         return None
-    return result if result.get("hash") == cell_hash(config, corpus_fingerprint, cell) else None
+    return result if result.get("hash") == piece_hash(config, corpus_fingerprint, piece) else None
 
 
-def run_cell(config: StudyConfig, cell: Cell) -> dict[str, Any]:
-    """Train and test one cell, on one thread, and write its result.
+def note_of(config: StudyConfig, piece: Piece) -> Path:
+    """Return the file that says why a piece has no result."""
+    return expand(config.out) / "failed" / f"{piece.name}.txt"
+
+
+def complain(config: StudyConfig, fingerprint: str, wanted: Iterable[Piece]) -> str | None:
+    """Name the pieces without a result, each with the reason if one is known; None where all are there."""
+    missing = [piece for piece in wanted if finished(config, fingerprint, piece) is None]
+    if not missing:
+        return None
+    told = []
+    for piece in missing:
+        note = note_of(config, piece)
+        told.append(f"{piece.name} ({note.read_text().strip()})" if note.exists() else piece.name)
+    # Those with a reason are what to mend; of the others the number matters.
+    told.sort(key=lambda text: "(" not in text)
+    shown = "; ".join(told[:8]) + (f"; and {len(told) - 8} more" if len(told) > 8 else "")
+    return f"{len(missing)} of {len(pieces(config))} results are missing, so there is no summary: {shown}"
+
+
+# ---------------------------------------------------------------- one piece
+
+
+_open: dict[str, Material] = {}
+"""The material that this process has prepared last: one serves all its pieces."""
+
+
+def opened(config: StudyConfig, fingerprint: str) -> Material:
+    """Return the material of a study, prepared once a process.
+
+    Raises
+    ------
+    UserError
+        The corpus is no longer the one that the study began with.
+    """
+    key = f"{config_hash(config)} {fingerprint}"
+    if key not in _open:
+        _open.clear()
+        material = prepare(config)
+        if material.corpus.fingerprint != fingerprint:
+            raise UserError(f"{config.corpus} has changed while the study ran; run it again")
+        _open[key] = material
+    return _open[key]
+
+
+def attempt(config: StudyConfig, fingerprint: str, piece: Piece) -> dict[str, Any] | str:
+    """Run a piece; return its result, or the reason why it has none.
+
+    The reason is kept beside the results, so that no later step takes a missing cell for one that never was.
+    """
+    try:
+        with writing_to(expand(config.out)):
+            return run_piece(config, opened(config, fingerprint), piece)
+    except UserError as error:
+        reason = str(error)
+    except Exception as error:
+        traceback.print_exc()
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    give_up(config, piece, reason)
+    return reason
+
+
+def give_up(config: StudyConfig, piece: Piece, reason: str) -> None:
+    """Keep the reason why a piece has no result."""
+    atomic_write(note_of(config, piece), reason + "\n")
+
+
+def run_piece(config: StudyConfig, material: Material, piece: Piece) -> dict[str, Any]:
+    """Compute a piece on one thread, and write its result.
 
     Returns
     -------
     dict
-        hash, arm, fold, seed, left_out, n_train, n_test, epochs (loss, accuracy, auc, seconds of each) and
-        scores (rows of the `Score` after the last epoch).
+        hash, and what `run_cell`, `run_baselines` or `run_final` gives.
+
+    Raises
+    ------
+    UserError
+        The loss is not finite, or the fold has no pairs.
     """
     torch.set_num_threads(1)
-    material = prepare(config)
+    match piece:
+        case Cell():
+            content = run_cell(config, material, piece)
+        case Baselines():
+            content = run_baselines(config, material, piece)
+        case Final():
+            content = run_final(config, material)
+    result = {"hash": piece_hash(config, material.corpus.fingerprint, piece), **content}
+    atomic_write(expand(config.out) / piece.file, json.dumps(result, indent=1) + "\n")
+    note_of(config, piece).unlink(missing_ok=True)
+    return result
+
+
+def run_cell(config: StudyConfig, material: Material, cell: Cell) -> dict[str, Any]:
+    """Train and test one cell.
+
+    Returns
+    -------
+    dict
+        arm, fold, seed, size, left_out, n_train, n_test (pairs), n_parameters, n_trained, seconds;
+        epochs (loss, accuracy, auc, seconds of each) and which of them is reported;
+        scores (one a condition and unit) and reversed (auc, accuracy of windows backwards in time) then.
+    """
+    started = time.monotonic()
     fold = material.folds[cell.fold]
-    train, test = fold_pairs(config, material, fold)
+    train, test = fold_pairs(config, material, fold, cell.size, cell.seed)
     model, space = classifier(config, material, cell)
     fitted = fit(config, material, cell, model, space, train, test)
-    result = {
-        "hash": cell_hash(config, material.corpus.fingerprint, cell),
-        "arm": cell.arm,
-        "fold": cell.fold,
-        "seed": cell.seed,
+    return {
+        **asdict(cell),
         "left_out": list(fold.left_out),
         "n_train": len(train.same_P),
         "n_test": len(test.same_P),
+        "n_parameters": count_parameters(fitted.model),
+        "n_trained": fitted.n_trained,
+        "seconds": time.monotonic() - started,
         "epochs": fitted.curve,
         "reported": fitted.reported,
-        "n_trained": fitted.n_trained,
         "scores": fitted.score.rows,
         "reversed": {"auc": fitted.reversed.auc, "accuracy": fitted.reversed.accuracy},
     }
-    atomic_write(cell_file(config, cell), json.dumps(result, indent=1) + "\n")
-    return result
+
+
+def run_baselines(config: StudyConfig, material: Material, piece: Baselines) -> dict[str, Any]:
+    """Score the baselines of a fold, at the full size; return fold, left_out, n_train, n_test and scores."""
+    fold = material.folds[piece.fold]
+    train, test = fold_pairs(config, material, fold, sizes(config)[-1], config.seeds[0])
+    unit_P, condition_P = units(config, material, fold, test), conditions(config, material, test)
+    scores = baselines(material.windows, train, test, unit_P, condition_P, seed=fold.number)
+    return {
+        "fold": piece.fold,
+        "left_out": list(fold.left_out),
+        "n_train": len(train.same_P),
+        "n_test": len(test.same_P),
+        "scores": {name: asdict(score) for name, score in scores.items()},
+    }
+
+
+def run_final(config: StudyConfig, material: Material) -> dict[str, Any]:
+    """Fit the study's recipe on everybody and keep the model in model/, with what it can be asked.
+
+    Returns
+    -------
+    dict
+        arm, seed, n_train, n_trained, epochs (scores on the training windows: no test), weights_sha256.
+    """
+    fold = material.folds[0]
+    rows = np.sort(np.concatenate([fold.train, fold.test]))
+    everybody = replace(material, folds=[Fold(0, rows, rows, ())])
+    # The best epoch would be that which knows the training windows best.
+    last = replace(config, train=replace(config.train, report="last"))
+    cell = final_cell(config)
+    train, again = fold_pairs(last, everybody, everybody.folds[0])
+    model, space = classifier(last, everybody, cell)
+    fitted = fit(last, everybody, cell, model, space, train, again)
+    folder = expand(config.out) / "model"
+    meta = {
+        "space": space,
+        "feature_spaces": {space: material.space.to_dict()},
+        "task": to_dict(config.task),
+        "labels": list(material.windows.labels),
+        "train_runs": [material.corpus.runs["key"].iloc[row] for row in rows],
+        "corpus_fingerprint": material.corpus.fingerprint,
+        "config_hash": config_hash(config),
+        "start": {"arm": cell.arm, "weights_sha256": (start_of(config, cell) or [None])[-1]},
+        "fmriscale": __version__,
+    }
+    save_classifier(folder, fitted.model, meta)
+    return {
+        "arm": cell.arm,
+        "seed": cell.seed,
+        "n_train": len(train.same_P),
+        "n_trained": fitted.n_trained,
+        "epochs": fitted.curve,
+        "weights_sha256": read_meta(folder)["weights_sha256"],
+    }

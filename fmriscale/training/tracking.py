@@ -4,6 +4,10 @@ A study or rank 0 of a training holds one `Tracker`; no other process talks to M
 store is one SQLite file per results folder; where many jobs share a network disk use a server.
 """
 
+import contextlib
+import importlib
+import json
+import logging
 import os
 import sys
 import time
@@ -17,6 +21,10 @@ MAX_VALUE = 6000
 """Characters of a parameter's value that MLflow keeps."""
 BATCH = 100
 """Parameters that MLflow takes in one call."""
+MAX_DIGEST = 36
+"""Characters of a data set's digest that MLflow keeps."""
+ALIAS = "champion"
+"""Alias of the newest version of a registered model ("latest" is MLflow's own)."""
 
 
 class _Store:
@@ -35,8 +43,6 @@ class _Store:
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-        import logging
-
         for noisy in ("alembic", "mlflow.store.db.utils"):
             logging.getLogger(noisy).setLevel(logging.WARNING)
         from mlflow.tracking import MlflowClient
@@ -96,6 +102,10 @@ class Tracker:
     ) -> None:
         self._store = _Store(config, Path(folder))
         self.run_id: str | None = self._store.guarded(lambda: self._open(name, run_id, tags or {}))
+        self._monitor: Any = None
+        interval = config.system_metrics
+        if interval is not None:
+            self._monitor = self._store.guarded(lambda: self._watch(interval))
 
     @property
     def uri(self) -> str:
@@ -114,6 +124,14 @@ class Tracker:
                 print(f"fmriscale: MLflow run {run_id} is gone, a new one is made ({error})")
         run = client.create_run(self._store.experiment, run_name=name, tags=tags)
         return run.info.run_id
+
+    def _watch(self, interval: int) -> Any:
+        """Start the thread that logs load and memory of this machine."""
+        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+        monitor = SystemMetricsMonitor(self.run_id, interval, resume_logging=True, tracking_uri=self.uri)
+        monitor.start()
+        return monitor
 
     def log_params(self, params: dict[str, Any]) -> None:
         """Log parameters; those that the run already has keep their first value."""
@@ -150,14 +168,96 @@ class Tracker:
 
         self._store.guarded(work)
 
+    def log_dataset(
+        self, name: str, *, digest: str, source: str, schema: dict[str, Any], profile: dict[str, Any]
+    ) -> None:
+        """Say which data the run used.
+
+        Parameters
+        ----------
+        name : str
+            Of the corpus.
+        digest : str
+            Its fingerprint; MLflow keeps the first 36 characters.
+        source : str
+            Its folder or URL.
+        schema, profile : dict
+            What its columns are, and how much there is; plain JSON values.
+        """
+
+        def work() -> None:
+            from mlflow.entities import Dataset, DatasetInput
+
+            kind = "http" if "://" in source else "local"
+            texts = (json.dumps(content) for content in ({"uri": source}, schema, profile))
+            dataset = Dataset(name, digest[:MAX_DIGEST], kind, *texts)
+            self._store.client.log_inputs(self.run_id, [DatasetInput(dataset)])
+
+        self._store.guarded(work)
+
+    def log_model(
+        self, folder: Path, loader: str, registered: str, example: dict[str, Any], requirement: str
+    ) -> None:
+        """Log a model's folder, register it, and point the alias at this newest version.
+
+        Nothing is pickled: MLflow keeps the files of the folder and the name of the module that loads them
+        (`_load_pyfunc(folder)`, whose result has `predict`).
+
+        Parameters
+        ----------
+        folder : Path
+            The model's files.
+        loader : str
+            Name of the module.
+        registered : str
+            Name in the model registry.
+        example : dict of numpy.ndarray
+            Inputs by name; the first axis of each may have any length. Signature and example are made of it.
+        requirement : str
+            What pip has to install for the loader.
+        """
+
+        def work() -> None:
+            import mlflow
+            from mlflow import pyfunc
+            from mlflow.exceptions import MlflowException
+            from mlflow.models import Model, infer_signature
+
+            client = self._store.client
+            logging.getLogger("mlflow").setLevel(logging.WARNING)
+            mlflow.set_tracking_uri(self.uri)
+            mlflow.set_experiment(experiment_id=self._store.experiment)
+            answer = importlib.import_module(loader)._load_pyfunc(str(folder)).predict(example)
+            logged = Model.log(
+                artifact_path=None,
+                name="model",
+                flavor=pyfunc,
+                run_id=self.run_id,
+                loader_module=loader,
+                data_path=str(folder),
+                signature=infer_signature(example, answer),
+                input_example=example,
+                pip_requirements=[requirement],
+            )
+            with contextlib.suppress(MlflowException):  # it is there already
+                client.create_registered_model(registered)
+            version = client.create_model_version(
+                registered, logged.model_uri, self.run_id, model_id=logged.model_id
+            )
+            client.set_registered_model_alias(registered, ALIAS, version.version)
+
+        self._store.guarded(work)
+
     def child(self, name: str, tags: dict[str, str] | None = None) -> Self:
         """Open a run nested under this one, in the same store."""
         child = object.__new__(type(self))
-        child._store = self._store
+        child._store, child._monitor = self._store, None
         parent = {"mlflow.parentRunId": self.run_id or ""}
         child.run_id = self._store.guarded(lambda: child._open(name, None, {**parent, **(tags or {})}))
         return child
 
     def close(self, status: str = "FINISHED") -> None:
         """End the run as FINISHED, FAILED or KILLED."""
+        if self._monitor is not None:
+            self._monitor.finish()
         self._store.guarded(lambda: self._store.client.set_terminated(self.run_id, status=status))

@@ -72,6 +72,7 @@ def options(place, out="out", **changed):
 
 def without_times(path):
     result = json.loads(path.read_text())
+    del result["seconds"]
     for epoch in result["epochs"]:
         del epoch["seconds"]
     return result

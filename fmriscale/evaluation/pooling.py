@@ -1,7 +1,7 @@
 """From the rows of scores to figures of units, and to paired comparisons of arms.
 
-A row is one a (arm, size, fold, seed, condition, unit) with n pairs, accuracy and auc. The figure of a unit is
-that of all its pairs, the mean over seeds; units are what is averaged, tested and resampled.
+A row is one a (arm, size, fold, seed, condition, unit) with n pairs, accuracy and auc. The figure of a unit
+is that of all its pairs, the mean over seeds; units are what is averaged, tested and resampled.
 """
 
 from collections import defaultdict

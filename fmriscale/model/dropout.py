@@ -32,5 +32,8 @@ class Dropout(nn.Module):
         dropped = round(self.rate * LEVELS)
         words = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
         bits = words.view(torch.int16)[: x.numel()].view(x.shape)
-        scale = (bits >= dropped - LEVELS // 2).to(x.dtype).mul_(LEVELS / (LEVELS - dropped))
-        return x * scale
+        scale = torch.empty(x.shape, dtype=x.dtype)
+        torch.ge(
+            bits, dropped - LEVELS // 2, out=scale
+        )  # as numbers at once: booleans first take twice as long
+        return x * scale.mul_(LEVELS / (LEVELS - dropped))

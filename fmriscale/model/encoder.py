@@ -6,6 +6,7 @@ Shapes: B pairs, L volumes a sequence, V features, T = 2 L + 2 tokens, D width, 
 import dataclasses
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -147,24 +148,28 @@ class Block(nn.Module):
         self.norm_attention = nn.LayerNorm(config.d_model)
         self.norm_feed = nn.LayerNorm(config.d_model)
         self.dropout = Dropout(config.dropout)
-        self.activate = F.relu if config.activation == "relu" else F.gelu
+        # ReLU needs its result alone for its gradient, so it may overwrite what it reads.
+        self.activate = partial(F.relu, inplace=True) if config.activation == "relu" else F.gelu
 
     def forward(
         self, x_BTD: Tensor, waves: tuple[Tensor, Tensor] | None = None, cls_only: bool = False
     ) -> Tensor:
         """Return [B, T, D], or [B, 1, D] with `cls_only`: the same CLS for less work."""
-        S = 1 if cls_only else x_BTD.shape[1]
+        # A slice of all tokens would cost a copy in the backward pass.
+        x_BSD = x_BTD[:, :1] if cls_only else x_BTD
         if self.pre:
             y = self.attention(self.norm_attention(x_BTD), waves, cls_only)
-            x_BSD = x_BTD[:, :S] + self.dropout(y)
+            x_BSD = x_BSD + self.dropout(y)
             return x_BSD + self.dropout(self._feed(self.norm_feed(x_BSD)))
         # Dropout after the norm, not inside the residual branch: so it was published.
         y = self.attention(x_BTD, waves, cls_only)
-        x_BSD = self.dropout(self.norm_attention(x_BTD[:, :S] + y))
+        x_BSD = self.dropout(self.norm_attention(x_BSD + y))
         return self.dropout(self.norm_feed(x_BSD + self._feed(x_BSD)))
 
-    def _feed(self, x: Tensor) -> Tensor:
-        return self.down(self.activate(self.up(x)))
+    def _feed(self, x_BSD: Tensor) -> Tensor:
+        # Rows of a matrix: for more dimensions torch returns a view, and to overwrite one costs copies.
+        x_ND = x_BSD.flatten(0, 1)
+        return self.down(self.activate(self.up(x_ND))).view_as(x_BSD)
 
 
 class Encoder(nn.Module):
@@ -203,6 +208,7 @@ class Encoder(nn.Module):
         t_r_B: Tensor,
         space: str | None = None,
         every_token: bool = False,
+        added_BTD: Tensor | None = None,
     ) -> Tensor:
         """Encode pairs of sequences.
 
@@ -216,13 +222,16 @@ class Encoder(nn.Module):
             Feature space of the volumes; may be left out where the encoder has only one.
         every_token : bool
             Return all tokens. The last block then computes all of them, not CLS alone.
+        added_BTD : Tensor, optional
+            Added to the tokens before the first block: marks of masked volumes.
 
         Returns
         -------
         Tensor
             CLS [B, D], or all tokens [B, T, D].
         """
-        x_BTD = self.dropout(self.embedding(left_BLV, right_BLV, space))
+        x_BTD = self.embedding(left_BLV, right_BLV, space)
+        x_BTD = self.dropout(x_BTD if added_BTD is None else x_BTD + added_BTD)
         waves = None
         if self.config.positions == "rotary":
             times_BT = token_times(t_r_B, left_BLV.shape[1], right_BLV.shape[1])

@@ -72,6 +72,8 @@ def activation_bytes(
     source = ((4 if pre else 3) * d + turned) * itemsize
     rest = ((4 if pre else 5) * d + turned + hidden) * itemsize + 2 * masks + others
     block, last = tokens * (source + rest), tokens * source + rest
+    if not turned:  # the last block makes neither keys nor values, but two vectors a head for CLS
+        last += (2 * config.n_heads - 2 * tokens) * d * itemsize
     embedding = tokens * masks
     if turned:
         waves = 4 * d // config.n_heads

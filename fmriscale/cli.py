@@ -12,7 +12,7 @@ VERBS = {
     "plan": ("fmriscale.training.plan", "memory, speed and days of a pre-training run, before it is started"),
     "simulate": ("fmriscale.simulate.build", "write a timbre experiment with known truth"),
     "finetune": ("fmriscale.finetune", "fresh and pre-trained arms on a same-label task"),
-    "report": ("fmriscale.report", "the curves of a pre-training run as one HTML page"),
+    "report": ("fmriscale.report", "a study, or the curves of a pre-training run, as one HTML page"),
 }
 """Verb: module whose `main(args) -> exit code` does it, one line of help."""
 

@@ -1,4 +1,4 @@
-"""`fmriscale report RUN`: what a folder holds, drawn into one self-contained HTML page."""
+"""`fmriscale report FOLDER`: what a folder holds, drawn into one self-contained HTML page."""
 
 import argparse
 import sys
@@ -8,12 +8,14 @@ from fmriscale.files import expand
 
 
 def main(args: list[str] | None = None) -> int:
-    """Write the report of a run."""
+    """Write the report of a study, or of a pre-training run."""
     parser = argparse.ArgumentParser(
-        "fmriscale report", description="The curves of a pre-training run.", exit_on_error=False
+        "fmriscale report", description="A study, or the curves of a pre-training run.", exit_on_error=False
     )
-    parser.add_argument("run", metavar="RUN", nargs="?", help="folder that train.py wrote (its `out`)")
-    parser.add_argument("--out", metavar="FILE", help="HTML file (RUN/report.html)")
+    parser.add_argument(
+        "folder", metavar="FOLDER", nargs="?", help="what finetune or train.py wrote (its `out`)"
+    )
+    parser.add_argument("--out", metavar="FILE", help="HTML file (FOLDER/report.html)")
     args = sys.argv[1:] if args is None else args
     if {"-h", "--help"} & set(args):
         print(parser.format_help())
@@ -22,16 +24,27 @@ def main(args: list[str] | None = None) -> int:
         given, rest = parser.parse_known_args(args)
     except argparse.ArgumentError as error:
         raise UserError(f"{error} (--help lists every option)") from error
-    if rest or given.run is None:
+    if rest or given.folder is None:
         raise UserError(
             f"{' '.join(parser.format_usage().split())}; not understood: {' '.join(rest) or args}"
         )
-    folder = expand(given.run)
-    if not (folder / "metrics.jsonl").exists():
-        raise UserError(f"{folder}: no metrics.jsonl, so no pre-training run; give the folder of its `out`")
-    from fmriscale.training.report import write_report  # here: drawing is slow to import
-
+    folder = expand(given.folder)
     path = expand(given.out) if given.out else folder / "report.html"
-    write_report(folder, path)
+    # Imported here: drawing is slow to import.
+    if (folder / "summary.json").exists():
+        from fmriscale.evaluation.page import write_page
+
+        write_page(folder, path)
+    elif (folder / "metrics.jsonl").exists():
+        from fmriscale.training.report import write_report
+
+        write_report(folder, path)
+    elif (folder / "cells").exists():
+        raise UserError(f"{folder}: no summary.json, so a study that is not finished; finish it first")
+    else:
+        raise UserError(
+            f"{folder}: neither summary.json (a study) nor metrics.jsonl (a pre-training run); "
+            "give the folder of its `out`"
+        )
     print(f"{path}: {path.stat().st_size / 1024:.0f} KiB")
     return EXIT_OK

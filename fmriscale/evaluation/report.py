@@ -13,11 +13,13 @@ from fmriscale.evaluation.baselines import Score
 from fmriscale.evaluation.statistics import compare, epochs_to
 from fmriscale.evaluation.wording import (
     area,
+    caveats,
     clipped,
     conditions_of,
     corrected,
     effect,
     on_power,
+    on_reversal,
     on_speed,
     p_value,
     percent,
@@ -218,8 +220,13 @@ def printed(summary: dict[str, Any]) -> str:
     """
     head = f"{summary['question']}   {setting(summary)}"
     told = [*on_speed(summary), on_power(summary)]
+    warned = [f"NOTE: {sentence}" for sentence in caveats(summary)]
     blocks = [
-        [*textwrap.wrap(head, COLUMNS), *textwrap.wrap(summary["verdict"]["sentence"], COLUMNS)],
+        [
+            line
+            for text in (head, summary["verdict"]["sentence"], *warned)
+            for line in textwrap.wrap(text, COLUMNS)
+        ],
         _accuracies(summary),
         _sizes(summary),
         _comparisons(summary),
@@ -241,14 +248,7 @@ def _accuracies(summary: dict[str, Any]) -> list[str]:
         name = clipped(content["title"], width - 1)
         cells = "".join(f"{within(by.get(condition)):>19}" for condition in shown)
         lines.append(f"{name:<{width}}{cells}{area(by['all']['auc']['mean']):>7}")
-    backwards = [
-        f"{content['title']} {percent(content['reversed']['accuracy'])}"
-        for content in summary["arms"].values()
-        if content["reversed"]
-    ]
-    if backwards:
-        told = f"test windows run backwards in time: {', '.join(backwards)}"
-        lines += textwrap.wrap(told, COLUMNS, subsequent_indent="  ")
+    lines += textwrap.wrap(on_reversal(summary), COLUMNS, subsequent_indent="  ")
     if len(conditions) > len(shown):
         lines.append(f"{len(conditions) - len(shown)} more conditions are in the HTML report")
     return lines
@@ -271,23 +271,27 @@ def _sizes(summary: dict[str, Any]) -> list[str]:
 
 def _comparisons(summary: dict[str, Any]) -> list[str]:
     """Return a line for every comparison: effect and interval before p."""
-    rows = summary["comparisons"]
+    main = ("pretrained", "fresh")
+    rows = [
+        row
+        for row in summary["comparisons"]
+        if row["condition"] == "all" or (row["first"], row["second"]) == main
+    ]
     if not rows:
         return []
     titles = {name: content["title"] for name, content in summary["arms"].items()}
     several = len(conditions_of(summary)) > 1
-    head = f"{'difference in accuracy, points':<54}{'effect [95 %]':>18}{'p':>8}{'p (Holm)':>9}"
+    head = f"{'difference in accuracy, points':<51}{'effect [95 %]':>21}{'p':>8}{'p (Holm)':>9}"
     lines = [f"{head}{'corrected t (p)':>16}{'n':>5}"]
     for row in rows[:MOST_COMPARISONS]:
-        arms = clipped(f"{titles[row['first']]} - {titles[row['second']]}", 36 if several else 53)
-        name = f"{arms:<37}{clipped(row['condition'], 17)}" if several else arms
+        arms = f"{titles[row['first']]} - {titles[row['second']]}"
+        name = clipped(f"{arms}, {row['condition']}" if several else arms, 50)
         lines.append(
-            f"{name:<54}{effect(row):>18}{p_value(row['p']):>8}{p_value(row['p_holm']):>9}"
+            f"{name:<51}{effect(row):>21}{p_value(row['p']):>8}{p_value(row['p_holm']):>9}"
             f"{corrected(row):>16}{row['n']:>5}"
         )
-    if len(rows) > MOST_COMPARISONS:
-        lines.append(f"{len(rows) - MOST_COMPARISONS} more are in the HTML report")
-    return lines
+    hidden = len(summary["comparisons"]) - len(lines) + 1
+    return [*lines, f"{hidden} more are in the HTML report"] if hidden else lines
 
 
 def draw(path: Path, summary: dict[str, Any]) -> None:
@@ -311,7 +315,8 @@ def draw(path: Path, summary: dict[str, Any]) -> None:
             values = [100 * value for value in found["by_unit"].values()]
             jitter = 0.2 * np.sin(2.4 * np.arange(len(values)))  # neighbours lie apart
             axes.plot(values, place + jitter, "o", color=colour, alpha=0.25, ms=3, mew=0)
-            axes.plot([100 * accuracy["low"], 100 * accuracy["high"]], [place] * 2, color=colour, lw=2)
+            if accuracy["low"] is not None:
+                axes.plot([100 * accuracy["low"], 100 * accuracy["high"]], [place] * 2, color=colour, lw=2)
             axes.plot(100 * accuracy["mean"], place, "o", color=colour, ms=6)
         titles = [content["title"] if axes is panels[0] else "" for _, content in arms]
         axes.set_yticks(range(len(arms)), titles)
@@ -326,7 +331,8 @@ def draw(path: Path, summary: dict[str, Any]) -> None:
         epoch, mean, low, high = (
             [line[key] for line in curve] for key in ("epoch", "auc", "auc_low", "auc_high")
         )
-        last.fill_between(epoch, low, high, color=COLOURS.get(name, GREY), alpha=0.15, lw=0)
+        if None not in low:
+            last.fill_between(epoch, low, high, color=COLOURS.get(name, GREY), alpha=0.15, lw=0)
         last.plot(epoch, mean, color=COLOURS.get(name, GREY), lw=2, label=summary["arms"][name]["title"])
     last.axhline(summary["chance"], color=GREY, lw=0.8, ls=":")
     last.set_title("AUC on left-out data, by epoch", fontsize=9, loc="left")

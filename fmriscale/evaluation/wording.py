@@ -1,9 +1,9 @@
 """Numbers and sentences of a study's summary, as its printed table and its page say them."""
 
+from collections.abc import Callable
 from typing import Any
 
-POWER = 0.8
-"""Power at which `detectable` of a comparison was computed."""
+from fmriscale.evaluation.statistics import ALPHA, POWER, lowest_p
 
 
 def percent(value: float | None, digits: int = 1) -> str:
@@ -14,6 +14,16 @@ def percent(value: float | None, digits: int = 1) -> str:
 def points(value: float | None, sign: str = "+") -> str:
     """Return a difference of shares in percentage points, with its sign."""
     return "-" if value is None else f"{100 * value:{sign}.1f}"
+
+
+def whole(value: float) -> str:
+    """Return a tick of an axis of accuracy."""
+    return f"{100 * value:g}"
+
+
+def whole_points(value: float) -> str:
+    """Return a tick of an axis of differences."""
+    return f"{100 * value:+g}" if value else "0"
 
 
 def area(value: float | None) -> str:
@@ -28,17 +38,30 @@ def p_value(p: float | None) -> str:
     return "<0.0001" if p < 0.0001 else f"{p:.4f}" if p < 0.001 else f"{p:.3f}"
 
 
+def bounds(content: dict[str, Any], as_text: Callable[[float], str]) -> str:
+    """Return the interval of a figure in brackets; nothing where there is none (one unit)."""
+    if content["low"] is None:
+        return ""
+    return f"[{as_text(content['low'])}, {as_text(content['high'])}]"
+
+
+def p_told(p: float) -> str:
+    """Return a p value as part of a sentence."""
+    text = p_value(p)
+    return f"p {text[0]} {text[1:]}" if text.startswith("<") else f"p = {text}"
+
+
 def within(content: dict[str, Any] | None) -> str:
     """Return accuracy and its interval, percent, of an arm in a condition."""
     if content is None:
         return "-"
     accuracy = content["accuracy"]
-    return f"{percent(accuracy['mean'])} [{percent(accuracy['low'])}, {percent(accuracy['high'])}]"
+    return f"{percent(accuracy['mean'])} {bounds(accuracy, percent)}".strip()
 
 
 def effect(row: dict[str, Any]) -> str:
     """Return a difference in accuracy and its interval, percentage points."""
-    return f"{points(row['effect'])} [{points(row['low'])}, {points(row['high'])}]"
+    return f"{points(row['effect'])} {bounds(row, points)}".strip()
 
 
 def corrected(row: dict[str, Any]) -> str:
@@ -84,9 +107,7 @@ def setting(summary: dict[str, Any]) -> str:
 
 def on_speed(summary: dict[str, Any]) -> list[str]:
     """Say after how many epochs and seconds each arm reached the best of the fresh arm."""
-    speed = summary.get("speed") or {}
-    if not speed.get("reached"):
-        return []
+    speed = summary["speed"]
     titles = {name: content["title"] for name, content in summary["arms"].items()}
     told = []
     for arm, content in speed["reached"].items():
@@ -99,25 +120,52 @@ def on_speed(summary: dict[str, Any]) -> list[str]:
     sentences = [f"To the fresh arm's best AUC ({area(speed['target_auc'])}), medians: {'; '.join(told)}."]
     for what in ("epochs", "seconds"):
         row = speed[what]
-        if row is not None:
-            low, high = (f"{row[side]:+.1f}" for side in ("low", "high"))
-            p = p_value(row["p"])
-            sentences.append(
-                f"Pre-trained minus fresh: {row['effect']:+.1f} {what} [{low}, {high}], "
-                f"p {p if p.startswith('<') else f'= {p}'} (n = {row['n']})."
+        if row is None:
+            continue
+        sentence = f"Pre-trained minus fresh: {row['effect']:+.1f} {what}"
+        if row["n"] > 1:
+            between = bounds(row, lambda value: f"{value:+.1f}")
+            sentence += (
+                f" {between}, {p_told(row['p'])} ({counted(row['n'], 'fold')}), corrected t {corrected(row)}"
             )
+        sentences.append(f"{sentence}.")
     return sentences
+
+
+def on_reversal(summary: dict[str, Any]) -> str:
+    """Say what is left of every arm's accuracy when the test windows run backwards in time."""
+    told = []
+    for content in summary["arms"].values():
+        if content["reversed"]:
+            drop = content["reversed"]["drop"]
+            loss = f"{points(drop['effect'])} {bounds(drop, points)}".strip()
+            told.append(
+                f"{content['title']} {percent(content['reversed']['accuracy'])} % (loss {loss} points)"
+            )
+    return f"With test windows run backwards in time: {', '.join(told)}." if told else ""
 
 
 def on_power(summary: dict[str, Any]) -> str:
     """Say which difference the number of units can show."""
-    rows = [row for row in summary["comparisons"] if row["detectable"] is not None]
-    if not rows:
+    if not summary["comparisons"]:
         return ""
-    row = rows[0]
-    floor = 2 / 2 ** row["n"]
-    few = f" So few cannot give a p below {floor:.2g}." if floor > 0.05 else ""
+    row = summary["comparisons"][0]
+    who = counted(row["n"], summary["unit"])
+    if row["detectable"] is None:
+        return f"Power: {who} cannot give a p below {lowest_p(row['n']):.2g}, however large the difference."
     return (
-        f"Power: {counted(row['n'], summary['unit'])} show a true difference of "
-        f"{points(row['detectable'], sign='')} points or more in {POWER:.0%} of studies (5 % level).{few}"
+        f"Power: with {who} a true difference of {points(row['detectable'], sign='')} points is found in "
+        f"{percent(POWER, 0)} % of studies (p < {ALPHA:g})."
     )
+
+
+def caveats(summary: dict[str, Any]) -> list[str]:
+    """Return what flatters the accuracies by the study's own settings."""
+    found = {
+        "Of every training the epoch that was best on the test pairs is reported, as published: accuracies "
+        "are flattered.": summary["reported"] == "best",
+        "Trend and scale are those of all runs of a subject together, left-out runs included, as published; "
+        "offsets of runs stay in the data.": summary["standardize"] == "subject",
+        "Pre-training was allowed to see test runs (without labels).": summary["allow_seen_runs"],
+    }
+    return [sentence for sentence, true in found.items() if true]

@@ -59,7 +59,7 @@ def test_a_curve_is_the_mean_of_neighbours_without_what_is_missing(folder: Path)
 def test_mistakes_and_damage_are_named(folder: Path, capsys: pytest.CaptureFixture[str]):
     assert run(["report"]) == 2 and run(["report", str(folder), "--oout", "x"]) == 2
     assert run(["report", str(folder.parent)]) == 2
-    assert "no metrics.jsonl" in capsys.readouterr().err
+    assert "nor metrics.jsonl" in capsys.readouterr().err
     record = folder / "metrics.jsonl"
     record.write_text("{broken\n" + record.read_text())
     assert run(["report", str(folder)]) == 4

@@ -4,6 +4,8 @@ N windows, L volumes, V features.
 """
 
 from collections.abc import Iterable, Sequence
+from itertools import groupby
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -63,8 +65,10 @@ def cut_windows(corpus: Corpus, task: TaskConfig, rows: Sequence[int]) -> Window
     order = dict(zip(rows, run_order(corpus.runs.iloc[list(rows)]), strict=True))
     runs = np.array([place.row for place in found])
     table = corpus.runs.iloc[runs]
+    bold_NLV, run_mean_NV = copy_windows(corpus, task, rows, found)
     return Windows(
-        bold_NLV=copy_windows(corpus, task, rows, found),
+        bold_NLV=bold_NLV,
+        run_mean_NV=run_mean_NV,
         label_N=np.array([labels.index(place.label) for place in found]),
         labels=labels,
         condition_N=np.array([conditions.index(place.condition) for place in found]),
@@ -79,15 +83,25 @@ def cut_windows(corpus: Corpus, task: TaskConfig, rows: Sequence[int]) -> Window
     )
 
 
-def copy_windows(corpus: Corpus, task: TaskConfig, rows: Sequence[int], found: list[Place]) -> np.ndarray:
-    """Copy windows out of their runs, float16 [N, L, V], standardised as the task has it."""
+def copy_windows(
+    corpus: Corpus, task: TaskConfig, rows: Sequence[int], found: list[Place]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Copy windows out of their runs, float16 [N, L, V], and the means of those runs, float32 [N, V].
+
+    Both are standardised as the task has it.
+    """
     standards = standards_of(corpus, rows) if task.standardize == "subject" else {}
-    bold = {row: corpus.bold(row) for row in {place.row for place in found}}
-    windows = []
-    for row, start, *_ in found:
-        values = bold[row][start : start + task.length]
-        windows.append(standards[row].apply(values, start) if standards else values)
-    return np.stack(windows)
+    windows, means = [], []
+    for row, places in groupby(found, attrgetter("row")):
+        bold = corpus.bold(row)
+        if standards:
+            bold = standards[row].apply(bold, 0)
+        kept = [bold[a:b] for a, b in parse_segments(corpus.runs["segments"].iloc[row])]
+        mean_V = np.concatenate(kept).mean(axis=0, dtype=np.float32)
+        for place in places:
+            windows.append(bold[place.start : place.start + task.length])
+            means.append(mean_V)
+    return np.stack(windows), np.stack(means)
 
 
 # ---------------------------------------------------------------- where windows start
@@ -141,7 +155,7 @@ def spread(stretches: list[tuple[int, int]], length: int, n: int) -> list[int]:
     length : int
         Volumes of a window.
     n : int
-        Windows wanted; there are fewer where no more fit.
+        Windows wanted; there are fewer where so many would overlap.
     """
     starts = np.concatenate(
         [np.arange(a, max(a, b - length + 1)) for a, b in stretches] or [np.array([], int)]

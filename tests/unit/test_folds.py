@@ -1,9 +1,11 @@
+from itertools import pairwise
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from fmriscale.errors import UserError
-from fmriscale.evaluation.folds import make_folds, refuse_seen_runs
+from fmriscale.evaluation.folds import make_folds, refuse_seen_runs, smaller
 
 
 def table(n_persons: int, n_runs: int) -> pd.DataFrame:
@@ -45,6 +47,42 @@ def test_folds_keep_the_rows_of_the_corpus_and_depend_on_nothing_else():
 def test_impossible_numbers_of_folds_are_refused(n_folds):
     with pytest.raises(UserError, match="from 2 to 3"):
         make_folds(table(3, 2), "subject", n_folds)
+
+
+def test_halves_are_of_everybody_s_own_runs():
+    runs = table(3, 8)
+    # One lost a run, another all but one, which then trains.
+    runs = runs.drop(index=[9, *range(17, 24)])
+    (only,) = make_folds(runs, "half", 1)
+    assert only.test.tolist() == [4, 5, 6, 7, 13, 14, 15] and only.left_out == (
+        "the second half of the runs",
+    )
+    assert only.train.tolist() == [0, 1, 2, 3, 8, 10, 11, 12, 16]
+    first, second = make_folds(runs, "half", 2)
+    assert second.test.tolist() == first.train.tolist() and second.train.tolist() == first.test.tolist()
+    with pytest.raises(UserError, match=r"there is 1 fold .* or there are 2"):
+        make_folds(runs, "half", 4)
+    with pytest.raises(UserError, match="everybody has one; use folds_by: subject"):
+        make_folds(table(3, 1), "half", 1)
+
+
+@pytest.mark.parametrize(("by", "n_folds"), [("subject", 3), ("run", 4), ("half", 1)])
+def test_smaller_training_sides_are_nested_and_drawn_from_the_seed(by, n_folds):
+    runs = table(9, 8)
+    fold = make_folds(runs, by, n_folds)[0]
+    unit = runs["run" if by == "run" else "person"].to_numpy(str)
+    n_units = len(set(unit[fold.train]))
+    kept = [set(smaller(fold, runs, by, size, seed=0)) for size in range(1, n_units + 1)]
+    assert all(few < more for few, more in pairwise(kept))
+    assert kept[-1] == set(fold.train)
+    for size, rows in enumerate(kept, 1):
+        # Whole units: all of their training runs, and no other.
+        units = set(unit[sorted(rows)])
+        assert len(units) == size and rows == {row for row in fold.train if unit[row] in units}
+    drawn = {tuple(sorted(smaller(fold, runs, by, 2, seed))) for seed in range(8)}
+    assert len(drawn) > 1
+    with pytest.raises(UserError, match=f"train_sizes has {n_units + 1}, .* give from 1 to {n_units}"):
+        smaller(fold, runs, by, n_units + 1, seed=0)
 
 
 def test_an_encoder_that_saw_test_runs_is_refused():

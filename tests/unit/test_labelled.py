@@ -1,4 +1,5 @@
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -6,10 +7,11 @@ from factory import write_corpus
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fmriscale.config import TaskConfig
+from fmriscale.config import StudyConfig, TaskConfig
 from fmriscale.errors import UserError
-from fmriscale.sampling.cut import cut_windows
-from fmriscale.sampling.labelled import Windows, draw_pairs, run_order
+from fmriscale.evaluation.material import fold_pairs, prepare
+from fmriscale.sampling.cut import cut_windows, spread
+from fmriscale.sampling.labelled import Windows, draw_pairs, members_of, place_in_run, run_order
 
 CELLS = [("heard", "trumpet"), ("heard", "clarinet"), ("imagined", "trumpet"), ("imagined", "clarinet")]
 
@@ -45,6 +47,7 @@ def blocks(n_persons=1, n_runs=6, n_labels=4) -> Windows:
     n = len(run)
     return Windows(
         bold_NLV=np.zeros((n, 3, 2), np.float16),
+        run_mean_NV=np.zeros((n, 2), np.float32),
         label_N=label,
         labels=tuple("abcdefgh"[:n_labels]),
         condition_N=np.zeros(n, int),
@@ -63,6 +66,8 @@ def test_a_window_begins_with_the_first_volume_after_onset_and_delay(corpus, win
     # 16 s + 4 s at 2 s a volume is volume 10 exactly; then every 11 volumes.
     assert windows.bold_NLV.shape == (16 * 4, 5, 12)
     assert windows.start_N[:4].tolist() == [10, 21, 32, 43]
+    whole_run = corpus.bold(windows.run_N[5]).astype(float).mean(axis=0)
+    np.testing.assert_allclose(windows.run_mean_NV[5], whole_run, atol=1e-5)
     for i in (0, 17, 63):
         start = windows.start_N[i]
         np.testing.assert_array_equal(
@@ -126,20 +131,198 @@ def test_any_pairs_may_share_a_run_but_never_a_volume(windows):
     assert (pairs.same_P[one_run] == 1).all()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
+    n_persons=st.integers(1, 4),
     n_runs=st.integers(3, 7),
     n_labels=st.integers(2, 5),
     per_window=st.sampled_from([2, 4, 10]),
+    protocol=st.sampled_from(["cross_run", "paper", "any"]),
+    partners=st.sampled_from(["same_person", "other_person"]),
     seed=st.integers(0, 99),
 )
-def test_no_pair_leaves_the_members(n_runs, n_labels, per_window, seed):
-    design = blocks(2, n_runs, n_labels)
+def test_whatever_the_design_pairs_obey_the_rules(
+    n_persons, n_runs, n_labels, per_window, protocol, partners, seed
+):
+    if partners == "other_person" and (protocol == "paper" or n_persons < 3):
+        return
+    design = blocks(n_persons, n_runs, n_labels)
     members = np.flatnonzero(design.order_N >= 1)
-    pairs = draw_pairs(design, members, TaskConfig(pairs_per_window=per_window), [seed])
-    assert set(pairs.left_P) | set(pairs.right_P) <= set(members)
-    assert pairs.same_P.mean() == 0.5
-    assert (design.run_N[pairs.left_P] != design.run_N[pairs.right_P]).all()
+    task = TaskConfig(protocol=protocol, partners=partners, pairs_per_window=per_window)
+    pairs = draw_pairs(design, members, task, [seed])
+    left, right, same = pairs.left_P, pairs.right_P, pairs.same_P
+    assert set(left) | set(right) <= set(members)
+    assert (same == (design.label_N[left] == design.label_N[right])).all()
+    assert all(same[left == i].mean() == 0.5 for i in set(left.tolist()))
+    assert len(set(zip(left.tolist(), right.tolist(), strict=True))) == len(same)
+    assert np.bincount(left).max() <= per_window
+    one_person = design.person_N[left] == design.person_N[right]
+    assert one_person.all() if partners == "same_person" else not one_person.any()
+    if protocol == "cross_run":
+        assert (design.order_N[left] != design.order_N[right]).all()
+    else:
+        one_run = design.run_N[left] == design.run_N[right]
+        assert (np.abs(design.start_N[left] - design.start_N[right])[one_run] >= task.length).all()
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    folds_by=st.sampled_from(["subject", "run", "half"]),
+    protocol=st.sampled_from(["cross_run", "paper", "any"]),
+    partners=st.sampled_from(["same_person", "other_person"]),
+    size=st.sampled_from([None, 3]),
+    seed=st.integers(0, 9),
+)
+def test_no_pair_crosses_the_border_of_a_fold(tiny, folds_by, protocol, partners, size, seed):
+    if partners == "other_person" and protocol == "paper":
+        return
+    config = StudyConfig(
+        out="",
+        corpus=str(tiny),
+        pretrained=None,
+        task=TaskConfig(label="stimulus", protocol=protocol, partners=partners),
+        folds_by=folds_by,
+        n_folds=2,
+    )
+    material = prepare(config)
+    for fold in material.folds:
+        train, test = fold_pairs(config, material, fold, size, seed)
+        for pairs, rows in ((train, fold.train), (test, fold.test)):
+            assert set(material.windows.run_N[np.r_[pairs.left_P, pairs.right_P]]) <= set(rows)
+        if size is not None:
+            unit = material.windows.order_N if folds_by == "run" else material.windows.person_N
+            assert len(set(unit[train.left_P].tolist())) == size
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """Six people, eight runs, a stimulus of three in each of three blocks, in another order in every run."""
+
+    def events(subject, run):
+        order = np.random.default_rng([subject, run]).permutation(3)
+        return [{"onset": 20.0 * i, "stimulus": "abc"[which]} for i, which in enumerate(order)]
+
+    spec = {"subjects": 6, "runs": 8, "n_volumes": 40, "events": events}
+    return write_corpus(tmp_path_factory.mktemp("tiny"), datasets={"toy": spec}, n_features=2).folder
+
+
+def test_pairs_of_a_person_depend_on_nobody_else():
+    design = blocks(3)
+    first = design.person_N == "0"
+    alone, all_three = (
+        draw_pairs(design, members, TaskConfig(), [4])
+        for members in (np.flatnonzero(first), np.arange(len(first)))
+    )
+    own = first[all_three.left_P]
+    np.testing.assert_array_equal(alone.right_P, all_three.right_P[own])
+    np.testing.assert_array_equal(alone.left_P, all_three.left_P[own])
+
+
+def test_published_partners_are_drawn_from_all_there_are():
+    design = blocks(1, 4, 2)
+    rights = {0: set(), 1: set()}
+    for seed in range(60):
+        pairs = draw_pairs(design, np.arange(8), TaskConfig(protocol="paper", pairs_per_window=2), [seed])
+        assert sorted(pairs.left_P) == sorted(2 * list(range(8)))
+        for right, same in zip(
+            pairs.right_P[pairs.left_P == 0], pairs.same_P[pairs.left_P == 0], strict=True
+        ):
+            rights[same].add(int(right))
+    # Windows 0, 2, 4 and 6 have one label. A window is never its own partner; its run's other label may be.
+    assert rights == {0: {1, 3, 5, 7}, 1: {2, 4, 6}}
+
+
+# ---------------------------------------------------------------- runs that have a label
+
+
+def sites(tmp_path, **spec):
+    """Two data sets with both diagnoses, and one that has one; runs of other lengths in each."""
+    few = {"subjects": 9, "runs": 1, "n_volumes": 60, "participant": lambda s: {"dx": "12"[s % 3 == 0]}}
+    one = {"subjects": 4, "runs": 1, "n_volumes": 90, "participant": lambda s: {"dx": "1"}}
+    some = {"subjects": 8, "runs": 1, "n_volumes": 120, "participant": lambda s: {"dx": "12n/a"[s % 2]}}
+    datasets = {"few": few | spec, "one": one | spec, "some": some | spec}
+    return write_corpus(tmp_path, datasets=datasets, n_features=2)
+
+
+RUNS = TaskConfig(label="dx", label_of="run", partners="other_person", length=8, windows_per_run=3)
+
+
+def test_windows_are_spread_over_runs_that_have_a_label(tmp_path):
+    corpus = sites(tmp_path)
+    cut = cut_windows(corpus, RUNS, range(len(corpus.runs)))
+    assert len(cut.label_N) == 3 * 21 and cut.n_lost == 0 and cut.labels == ("1", "2")
+    assert cut.start_N[:3].tolist() == [0, 26, 52]  # 60 volumes: first, middle, last
+    assert place_in_run(cut)[:6].tolist() == [0, 1, 2, 0, 1, 2]
+    assert (cut.dataset_N[:27] == "few").all()
+    # A column of runs.tsv serves as well.
+    by_site = cut_windows(corpus, replace(RUNS, label="dataset"), range(len(corpus.runs)))
+    assert by_site.labels == ("few", "one", "some")
+
+
+@pytest.mark.parametrize(
+    ("stretches", "length", "n", "starts"),
+    [
+        ([(0, 30)], 10, 3, [0, 10, 20]),
+        ([(0, 30)], 10, 8, [0, 10, 20]),
+        ([(5, 30)], 10, 1, [13]),
+        ([(0, 12), (20, 29), (40, 60)], 10, 3, [0, 50]),
+        ([(0, 9)], 10, 3, []),
+        ([], 10, 3, []),
+    ],
+)
+def test_spread_windows_share_no_volume_and_stay_in_a_stretch(stretches, length, n, starts):
+    found = spread(stretches, length, n)
+    assert found == starts and all(b - a >= length for a, b in pairwise(found))
+    assert all(any(a <= s and s + length <= b for a, b in stretches) for s in found)
+
+
+def test_neither_data_set_nor_place_in_the_run_tells_the_label(tmp_path):
+    corpus = sites(tmp_path)
+    cut = cut_windows(corpus, RUNS, range(len(corpus.runs)))
+    pairs = draw_pairs(cut, np.arange(len(cut.label_N)), RUNS, [0])
+    assert (cut.person_N[pairs.left_P] != cut.person_N[pairs.right_P]).all()
+    place = place_in_run(cut)
+
+    def told(same):
+        of = pairs.same_P == same
+        left, right = pairs.left_P[of], pairs.right_P[of]
+        return sorted(zip(cut.dataset_N[left], cut.dataset_N[right], left, place[right], strict=True))
+
+    # Both classes have the same left windows, data sets and, as far as there are as many, places.
+    assert [t[:3] for t in told(0)] == [t[:3] for t in told(1)]
+    assert np.mean([a == b for a, b in zip(told(0), told(1), strict=True)]) > 0.95
+    # A data set with one label can be left, but gives no partner: that it is the right one would tell.
+    assert set(cut.dataset_N[pairs.right_P]) == {"few", "some"}
+    assert "one" in set(cut.dataset_N[pairs.left_P])
+
+
+def test_where_the_data_set_is_the_label_it_is_not_matched(tmp_path):
+    corpus = sites(tmp_path)
+    task = replace(RUNS, label="dataset")
+    cut = cut_windows(corpus, task, range(len(corpus.runs)))
+    pairs = draw_pairs(cut, np.arange(len(cut.label_N)), task, [0])
+    assert ((cut.dataset_N[pairs.left_P] == cut.dataset_N[pairs.right_P]) == pairs.same_P).all()
+    place = place_in_run(cut)[pairs.right_P]
+    assert sorted(place[pairs.same_P == 1]) == sorted(place[pairs.same_P == 0])
+
+
+def test_people_hear_the_same_thing_at_the_same_time_in_other_runs(windows):
+    task = replace(TIMBRE, partners="other_person")
+    with pytest.raises(UserError, match=r"there are 2 people; use fewer folds, or .* task.protocol: any"):
+        draw_pairs(windows, np.flatnonzero(windows.order_N == 0), task, [0])
+    pairs = draw_pairs(windows, np.arange(len(windows.label_N)), task, [0])
+    assert (windows.order_N[pairs.left_P] != windows.order_N[pairs.right_P]).all()
+
+
+# ---------------------------------------------------------------- transfer, order, mistakes
+
+
+def test_sides_may_have_other_conditions(windows):
+    task = replace(TIMBRE, conditions=None, train_conditions=["heard"], test_conditions=["imagined", "heard"])
+    names = np.array(windows.conditions)
+    heard, both = (members_of(windows, task, np.arange(4), side) for side in ("train", "test"))
+    assert set(names[windows.condition_N[heard]]) == {"heard"} and set(windows.run_N[heard]) == {0, 1}
+    assert set(windows.run_N[both]) == {0, 1, 2, 3}
 
 
 def test_runs_are_put_in_the_order_of_session_and_number(corpus):
@@ -154,6 +337,14 @@ def test_mistakes_are_named(corpus, windows):
         cut_windows(corpus, TaskConfig(label="genre"), range(16))
     with pytest.raises(UserError, match=r"oboe.*never occur.*clarinet"):
         cut_windows(corpus, replace(TIMBRE, labels=["trumpet", "oboe"]), range(16))
+    with pytest.raises(UserError, match=r"task.test_conditions \['dreamt'\] never occur.*heard"):
+        cut_windows(corpus, replace(TIMBRE, test_conditions=["dreamt"]), range(16))
+    with pytest.raises(UserError, match=r"the runs have no column 'dx'.*dataset.*run"):
+        cut_windows(corpus, RUNS, range(16))
+    with pytest.raises(ValueError, match=r"set task.condition"):
+        TaskConfig(train_conditions=["heard"])
+    with pytest.raises(ValueError, match=r"paper pairs within a person"):
+        TaskConfig(protocol="paper", partners="other_person")
     with pytest.raises(UserError, match=r"gives 1 label"):
         cut_windows(corpus, replace(TIMBRE, labels=["trumpet"]), range(16))
     with pytest.raises(UserError, match=r"gives 0 label"):

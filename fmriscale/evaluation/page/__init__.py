@@ -78,7 +78,6 @@ def page(summary: dict[str, Any], name: str, config: str = "") -> str:
     template_environment.filters |= {
         "minus": lambda text: re.sub(r"(?<!\w)-(?=\d)", "\N{MINUS SIGN}", str(text)),
         "begin": lambda text: text[:1].upper() + text[1:],
-        "groupby_kept": groups,
     }
     conditions = wording.conditions_of(summary)
     arms = summary["arms"]
@@ -86,7 +85,7 @@ def page(summary: dict[str, Any], name: str, config: str = "") -> str:
         name=name,
         summary=summary,
         arms=arms,
-        titles={arm: content["title"] for arm, content in arms.items()} | {"chance": "chance"},
+        **_differences(summary),
         conditions=conditions,
         setting=wording.setting(summary),
         say=wording,
@@ -140,7 +139,7 @@ def _scale(values: list[float], line: float) -> Scale:
     low, high = min([line, *values]), max([line, *values])
     room = max(0.1 * (high - low), 0.005)
     low, high = low - room, high + room
-    away = MaxNLocator(nbins=5, steps=[1, 2, 5, 10]).tick_values(low - line, high - line)
+    away = MaxNLocator(nbins=6, steps=[1, 2, 5, 10]).tick_values(low - line, high - line)
     edge = room / 2  # a tick's number has to fit
     ticks = (round(line + float(step), 6) for step in away)
     return Scale(low, high, tuple(tick for tick in ticks if low + edge <= tick <= high - edge))
@@ -266,12 +265,24 @@ def _n_cells(summary: dict[str, Any]) -> int:
     return n_arms * summary["n_folds"] * len(summary["seeds"]) * len(summary["sizes"])
 
 
-def groups(rows: list[dict[str, Any]], key: str) -> list[tuple[Any, list[dict[str, Any]]]]:
-    """Return rows by a value, in the order in which the values first occur."""
-    found: dict[Any, list[dict[str, Any]]] = {}
-    for row in rows:
-        found.setdefault(row[key], []).append(row)
-    return list(found.items())
+def _differences(summary: dict[str, Any]) -> dict[str, Any]:
+    """Return the rows of every table of differences, with their names, under their headings."""
+    titles = {arm: content["title"] for arm, content in summary["arms"].items()} | {"chance": "chance"}
+
+    def named(rows: list[dict[str, Any]]) -> list[tuple[str, dict[str, Any]]]:
+        return [(f"{titles[row['first']]} \N{MINUS SIGN} {titles[row['second']]}", row) for row in rows]
+
+    rows, conditions = summary["comparisons"], wording.conditions_of(summary)
+    groups = [(c, named([row for row in rows if row["condition"] == c])) for c in conditions]
+    sizes = [
+        ("all" if row["size"] is None else wording.counted(row["size"], wording.trained_on(summary)), row)
+        for row in summary["size_comparisons"]
+    ]
+    return {
+        "comparisons": groups if len(groups) > 1 else [("", named(rows))],
+        "against_chance": [("", named(summary["against_chance"]))],
+        "size_comparisons": [("", sizes)],
+    }
 
 
 def flattened(content: dict[str, Any], above: str = "") -> Iterator[tuple[str, str]]:

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from fmriscale.config.corpus import SplitConfig
+
 
 @dataclass(frozen=True, kw_only=True)
 class SimulateConfig:
@@ -14,8 +16,12 @@ class SimulateConfig:
     out: str
     """Folder of the derivative, or of the corpus."""
     form: Literal["fmriprep", "corpus"] = "fmriprep"
-    """fmriprep: images and confounds, to be sharded; corpus: the ROI alone, cleaned of motion and drifts and
-    ready for training, in a hundredth of the time."""
+    """fmriprep: images and confounds, to be sharded; corpus: the ROI alone, without images, in a fraction of
+    the time."""
+    clean: bool = True
+    """Regress motion and slow drifts out of a corpus; false: as measured, but standardised."""
+    split: SplitConfig = field(default_factory=SplitConfig)
+    """Splits of a corpus."""
     events: str | None = None
     """Table with the events of a real experiment (subject, run, onset, duration, condition, timbre, pitch,
     key): order, onsets and pitches are its own; None = generated likewise."""

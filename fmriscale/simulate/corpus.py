@@ -1,8 +1,8 @@
 """The simulated experiment straight as a corpus: the ROI alone, cleaned as `fmriscale shard` would.
 
 No image is written, so hundreds of experiments take minutes; the signal of the ROI has the same distribution
-as that of the images. Motion and slow drifts are regressed out (strategies motion and high_pass); signals of
-white matter and CSF, which lie outside the ROI, are not.
+as that of the images. Of the strategies of cleaning there are motion and high_pass: white matter and CSF lie
+outside the ROI.
 """
 
 from dataclasses import asdict
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fmriscale.config import DenoiseConfig, QualityConfig, SimulateConfig, SplitConfig
+from fmriscale.config import DenoiseConfig, QualityConfig, SimulateConfig
 from fmriscale.corpus.manifest import (
     QUARANTINE_COLUMNS,
     RUN_COLUMNS,
@@ -33,8 +33,8 @@ from fmriscale.simulate.texture import RegionTexture
 
 DATASET = "simulated"
 """Name of the data set in the corpus."""
-DENOISE = DenoiseConfig(strategy=["motion", "high_pass"])
-SPLIT = SplitConfig()
+CLEANED = DenoiseConfig(strategy=["motion", "high_pass"])
+AS_MEASURED = DenoiseConfig(detrend=False)
 
 
 def write_corpus(config: SimulateConfig, place: Anatomy, design: Design, folder: Path) -> None:
@@ -48,7 +48,7 @@ def write_corpus(config: SimulateConfig, place: Anatomy, design: Design, folder:
         shard = writer.commit()
     runs = pd.DataFrame(writer.rows).reindex(columns=RUN_COLUMNS)
     runs["person"] = DATASET + "/" + runs["subject"]
-    runs["split"] = [split_of(person, SPLIT) for person in runs["person"]]
+    runs["split"] = [split_of(person, config.split) for person in runs["person"]]
     positions = millimetres(world(np.argwhere(place.roi), place.affine))
     space = FeatureSpace("roi", config.n_roi_voxels, coordinates=positions)
     hours = round(len(runs) * config.n_volumes * config.t_r / 3600, 4)
@@ -59,7 +59,7 @@ def write_corpus(config: SimulateConfig, place: Anatomy, design: Design, folder:
         "weight": None,
         "licence": "CC0",
         "entities": {},
-        "denoise": asdict(DENOISE),
+        "denoise": asdict(cleaning(config)),
         "quality": asdict(QualityConfig()),
         "t_r": [config.t_r],
         "n_runs": len(runs),
@@ -70,7 +70,7 @@ def write_corpus(config: SimulateConfig, place: Anatomy, design: Design, folder:
     manifest = {
         "spaces": {space.name: space.to_dict()},
         "datasets": {DATASET: dataset},
-        "split": asdict(SPLIT),
+        "split": asdict(config.split),
         "shards": [shard],
         "totals": {
             "n_datasets": 1,
@@ -85,6 +85,11 @@ def write_corpus(config: SimulateConfig, place: Anatomy, design: Design, folder:
     write_manifest(folder, manifest, runs, pd.DataFrame(columns=QUARANTINE_COLUMNS))
 
 
+def cleaning(config: SimulateConfig) -> DenoiseConfig:
+    """Return what is done to the signals."""
+    return CLEANED if config.clean else AS_MEASURED
+
+
 def encoded(
     config: SimulateConfig, texture: RegionTexture, design: Design, subject: int, number: int
 ) -> EncodedRun:
@@ -96,8 +101,8 @@ def encoded(
     table = signal.confounds({}, motion_T6, config.t_r)
     mean_fd = float(table.pop("framewise_displacement").mean())
     # The first volume has no derivative; nilearn's load_confounds takes the second one's.
-    confounds = Confounds(table.bfill())
-    cleaned_TV = Cleaner(confounds, DENOISE, config.t_r)(raw_TV)
+    denoise, confounds = cleaning(config), Confounds(table.bfill() if config.clean else None)
+    cleaned_TV = Cleaner(confounds, denoise, config.t_r)(raw_TV)
     z_TV, std_V = standardise(cleaned_TV, raw_std_V, missing_V)
     named = {
         "dataset": DATASET,
@@ -126,9 +131,9 @@ def encoded(
         "source_sha256": "",
         "quality": {**measured, "missing_features": []},
         "denoise": {
-            "strategy": DENOISE.strategy,
-            "regressors": list(table),
-            "detrend": DENOISE.detrend,
+            "strategy": denoise.strategy,
+            "regressors": list(table) if config.clean else [],
+            "detrend": denoise.detrend,
             "standardize": "zscore_sample",
         },
     }

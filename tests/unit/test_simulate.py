@@ -280,3 +280,18 @@ def test_a_corpus_is_the_same_twice_and_people_are_their_numbers(tmp_path):
     second = written("c", "--first_subject", "2", "--n_subjects", "1")
     assert set(second.runs.sha256) == set(first.runs[first.runs.subject == "02"].sha256)
     assert not set(written("d", "--seed", "1").runs.sha256) & set(first.runs.sha256)
+
+
+def test_a_corpus_as_measured_keeps_its_drifts_and_has_the_splits_asked_for(tmp_path):
+    drifts = ["--drift", "5", "--form", "corpus"]
+    everybody = ["--split.val", "0", "--split.test", "0"]
+    for name, options in (("cleaned", []), ("measured", ["--clean", "false", *everybody])):
+        assert run(["simulate", "--out", str(tmp_path / name), *SMALL, *drifts, *options]) == 0
+    cleaned, measured = Corpus.open(tmp_path / "cleaned"), Corpus.open(tmp_path / "measured")
+    assert set(measured.runs.split) == {"train"}
+    line = np.linspace(-1, 1, 60)
+    for corpus, low, high in ((cleaned, 0, 0.01), (measured, 0.3, 1)):
+        trend = np.abs(np.corrcoef(line, corpus.bold(0).astype(float).T)[0, 1:]).mean()
+        assert low <= trend <= high
+    record = measured.record(0)["denoise"]
+    assert record["strategy"] == record["regressors"] == [] and not record["detrend"]

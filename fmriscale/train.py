@@ -22,19 +22,19 @@ from fmriscale.config import PretrainConfig
 from fmriscale.corpus.reader import Corpus
 from fmriscale.errors import EXIT_OK, EXIT_STOPPED, UserError, end_process, exit_code_of
 from fmriscale.files import expand
-from fmriscale.model.encoder import Encoder, EncoderConfig, build, count_parameters
+from fmriscale.model.encoder import Encoder, EncoderConfig, count_parameters
 from fmriscale.model.export import read_meta, save_encoder
 from fmriscale.model.flops import train_flops
-from fmriscale.model.objectives import ntp_loss
 from fmriscale.recipe import config_hash, flatten, parse, save_config, to_dict
 from fmriscale.sampling.loader import NTPLoader, select_runs
 from fmriscale.training import cluster, zero
 from fmriscale.training.checkpoint import Checkpoints, SaveError
 from fmriscale.training.cluster import Cluster
 from fmriscale.training.continuation import check_resumable, fixed_changes
-from fmriscale.training.feed import Feed, MicroBatch, batch_memory, name_bad_pairs, to_device
+from fmriscale.training.feed import Feed, batch_memory, name_bad_pairs, to_device
 from fmriscale.training.held_out import persistence, shares
 from fmriscale.training.memory import states
+from fmriscale.training.objective import Objective
 from fmriscale.training.rehearsal import rehearse
 from fmriscale.training.resilience import (
     NonFiniteGuard,
@@ -101,6 +101,7 @@ def train(config: PretrainConfig, out: Path, place: Cluster, stop: StopRequest) 
         plan = plan_batch(settings.global_batch, settings.max_micro_batch, place.world_size)
         shape = shape_for(config, loader)
         precision = zero.pick_precision(settings, place.device)
+    objective = Objective.of(settings)
 
     # Where an earlier life of this run stopped.
     checkpoints = Checkpoints(out / "checkpoints", place, settings.keep_last, settings.keep_every)
@@ -124,7 +125,7 @@ def train(config: PretrainConfig, out: Path, place: Cluster, stop: StopRequest) 
     start = state["step"]
 
     # The model: the same weights on every rank, in a DeepSpeed engine.
-    model = build(shape, settings.seed)
+    model = objective.build(shape)
     model.encoder.recompute = settings.activation_checkpointing
     n_parameters = count_parameters(model)
     with cluster.together():
@@ -152,7 +153,7 @@ def train(config: PretrainConfig, out: Path, place: Cluster, stop: StopRequest) 
     watchdog.beat()
     with cluster.together():
         room = gradients if plan.accumulation > 1 else 0
-        rehearse(engine.module, loader, plan, place.device, room=room)
+        rehearse(engine.module, loader, plan, place.device, room, objective)
     if tracker and tracker.run_id:
         say(f"MLflow   run {tracker.run_id} in {tracker.uri}")
     baseline = persistence(loader, held_out, settings.eval_pairs) if held_out and place.leads else {}
@@ -162,7 +163,7 @@ def train(config: PretrainConfig, out: Path, place: Cluster, stop: StopRequest) 
         watchdog.beat()
         if held_out is None:
             return False
-        tally = evaluate(engine, held_out, plan, place, settings.eval_pairs)
+        tally = evaluate(engine, held_out, plan, place, settings.eval_pairs, objective)
         line = {"event": "eval", "step": step, **tally.summary(), "persistence": baseline}
         if record and tracker:
             record.write(line)
@@ -198,7 +199,7 @@ def train(config: PretrainConfig, out: Path, place: Cluster, stop: StopRequest) 
 
     guard = NonFiniteGuard(settings.max_bad_steps, state["bad_steps"])
     pace = Pace(plan, peak_flops(place.device, precision) if place.leads else 0.0)
-    feed = Feed(loader, plan, place.rank, place.device, start + 1)
+    feed = Feed(loader, plan, place.rank, place.device, start + 1, objective.masks)
     ending = "FAILED"
     try:
         if start == 0:
@@ -219,14 +220,14 @@ def train(config: PretrainConfig, out: Path, place: Cluster, stop: StopRequest) 
             zero.set_learning_rate(engine, lr)
             engine.train()
             bad_before = engine.skipped_steps
-            tally, losses = Tally(loader.datasets, place.device), []
+            tally, totals = Tally(loader.datasets, place.device, objective), []
             for _ in range(plan.accumulation):
                 pairs = next(feed)
-                loss_B, correct_B = forward(engine, pairs)
-                engine.backward(loss_B.mean())
+                losses = objective.losses(engine, pairs)
+                engine.backward(losses.total.mean())
                 engine.step()
-                losses.append(loss_B.detach())
-                tally.add(losses[-1], correct_B, pairs.kind, pairs.dataset)
+                totals.append(losses.total.detach())
+                tally.add(losses, pairs.kind, pairs.dataset)
 
             # One exchange a step: the sums of all ranks, whether any was asked to stop, or still writes.
             asked = stop.at_border(checkpoints.seconds)
@@ -235,7 +236,7 @@ def train(config: PretrainConfig, out: Path, place: Cluster, stop: StopRequest) 
             for name, count in tally.pairs_by_dataset().items():
                 state["seen"][name] += count
             finite = math.isfinite(summary["loss"]) and engine.skipped_steps == bad_before
-            bad_pairs = [] if finite else name_bad_pairs(loader, plan, place, step, losses)
+            bad_pairs = [] if finite else name_bad_pairs(loader, plan, place, step, totals)
 
             # What rank 0 tells.
             if record and tracker:
@@ -315,28 +316,25 @@ def is_due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
 
 
-def forward(model: Any, pairs: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return loss and correctness of each pair."""
-    logits_BC = model(pairs.left, pairs.right, pairs.t_r, pairs.space)
-    return ntp_loss(logits_BC, pairs.label), logits_BC.argmax(dim=1) == pairs.label
-
-
 @torch.no_grad()
-def evaluate(engine: Any, loader: NTPLoader, plan: BatchPlan, place: Cluster, n_pairs: int) -> Tally:
+def evaluate(
+    engine: Any, loader: NTPLoader, plan: BatchPlan, place: Cluster, n_pairs: int, objective: Objective
+) -> Tally:
     """Loss and accuracy on fixed held-out pairs, the same ones on any number of ranks.
 
     Every rank does equally many forward passes; pairs beyond the last fill up and are not counted.
     """
     engine.eval()
-    tally = Tally(loader.datasets, place.device)
+    tally = Tally(loader.datasets, place.device, objective)
     for part, n_part in shares(loader, n_pairs):
         for start in range(0, n_part, plan.micro * place.world_size):
             first = start + place.rank * plan.micro
-            pairs = to_device(part.batch(first, plan.micro), place.device)
+            batch = part.batch(first, plan.micro)
+            pairs = to_device(batch, place.device, objective.masks(batch, first))
             filler_B = torch.arange(first, first + plan.micro, device=place.device) >= n_part
-            loss_B, correct_B = forward(engine, pairs)
+            losses = objective.losses(engine, pairs)
             kind_B, dataset_B = (group.masked_fill(filler_B, -1) for group in (pairs.kind, pairs.dataset))
-            tally.add(loss_B, correct_B, kind_B, dataset_B)
+            tally.add(losses, kind_B, dataset_B)
     cluster.total(tally.sums)
     return tally
 

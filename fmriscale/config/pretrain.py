@@ -130,6 +130,12 @@ class TrainConfig:
     """Pairs in one step, over all ranks and accumulation steps; fixed whatever the number of ranks."""
     max_micro_batch: int = 256
     """Most pairs in one forward pass of one rank; accumulation is derived from it."""
+    ntp_weight: float = 1.0
+    """Weight of Next Thought Prediction; 0 = masked volumes alone."""
+    masked_weight: float = 0.0
+    """Weight of the mean squared error on masked volumes; 0 = nothing is masked. Published: 0.1 and 0.9."""
+    masked_share: float = 0.15
+    """Share of the volumes of a pair that are masked, at least one: 1 or 2 of 2 x 5, as published."""
     lr: float = 3e-4
     """Peak learning rate."""
     schedule: Literal["wsd", "cosine", "constant"] = "cosine"
@@ -155,7 +161,7 @@ class TrainConfig:
     compile: bool = False
     """Compile the blocks with torch.compile; needs a C++ compiler (on a GPU also Triton)."""
     seed: int = 0
-    """Seed of weights, dropout, order and pairs."""
+    """Seed of weights, dropout, order, pairs and masks."""
     eval_every: int = 500
     """Steps between evaluations on held-out runs; 0 = only at the end."""
     eval_pairs: int = 4096
@@ -184,6 +190,15 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.zero_stage not in (0, 1, 2, 3):
             raise ValueError(f"train.zero_stage is {self.zero_stage}; choose 0, 1, 2 or 3")
+        if min(self.ntp_weight, self.masked_weight) < 0 or self.ntp_weight + self.masked_weight <= 0:
+            raise ValueError("train.ntp_weight and masked_weight: give 0 or more, and not both 0")
+        if self.masked_weight == 0 and self.ntp_weight != 1:
+            raise ValueError(
+                f"train.ntp_weight is {self.ntp_weight}, but nothing else is learnt: leave it at 1, or give "
+                "train.masked_weight"
+            )
+        if not 0 < self.masked_share <= 1:
+            raise ValueError(f"train.masked_share is {self.masked_share}; give a share above 0, at most 1")
         if self.save_every < 1 or self.keep_last < 1 or self.keep_every < 0:
             raise ValueError("train.save_every and keep_last must be at least 1, keep_every at least 0")
         if self.keep_every % self.save_every:

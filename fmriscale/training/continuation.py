@@ -7,7 +7,15 @@ from fmriscale.recipe import flatten
 from fmriscale.sampling.loader import changed_data
 from fmriscale.training.checkpoint import Checkpoint
 
-FIXED = ("model.", "data.", "train.global_batch", "train.seed", "train.precision")
+FIXED = (
+    "model.",
+    "data.",
+    "train.global_batch",
+    "train.seed",
+    "train.precision",
+    "train.ntp_weight",
+    "train.masked_",
+)
 """Settings that must not change between two lives of a run (but for those that are `FREE`)."""
 FREE = ("data.corpus", "data.cache", "data.cache_gb", "data.access", "data.verify")
 """Settings of the data that change no pair."""

@@ -1,7 +1,7 @@
 """Micro-batches of one rank as tensors on its device, fetched one ahead by a thread."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fmriscale.sampling.access import Allocate
 from fmriscale.sampling.loader import NTPLoader
+from fmriscale.sampling.masks import Masks
 from fmriscale.sampling.part import Batch
 from fmriscale.training import cluster
 from fmriscale.training.cluster import Cluster
@@ -22,7 +23,10 @@ NAMED = 8
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """B pairs on the device: sequences [B, L, V] of one space; label, kind, data set, repetition time [B]."""
+    """B pairs on the device: sequences [B, L, V] of one space; label, kind, data set, repetition time [B].
+
+    masks, where volumes are masked: place, source and counts [B, M] as in `sampling.masks.Masks`.
+    """
 
     left: Tensor
     right: Tensor
@@ -31,9 +35,10 @@ class MicroBatch:
     dataset: Tensor
     t_r: Tensor
     space: str
+    masks: tuple[Tensor, Tensor, Tensor] | None = None
 
 
-def to_device(batch: Batch, device: torch.device) -> MicroBatch:
+def to_device(batch: Batch, device: torch.device, masks: Masks | None = None) -> MicroBatch:
     """Move a batch to the device, from pinned memory where it is a GPU."""
 
     def move(values: np.ndarray | Tensor) -> Tensor:
@@ -45,7 +50,9 @@ def to_device(batch: Batch, device: torch.device) -> MicroBatch:
         return (tensor if tensor.is_pinned() else tensor.pin_memory()).to(device, non_blocking=True)
 
     names = ("left", "right", "label", "kind", "dataset", "t_r")
-    return MicroBatch(**{name: move(getattr(batch, name)) for name in names}, space=batch.space)
+    moved = {name: move(getattr(batch, name)) for name in names}
+    masked = (move(masks.place_BM), move(masks.source_BM), move(masks.counts_BM)) if masks else None
+    return MicroBatch(**moved, space=batch.space, masks=masked)
 
 
 def batch_memory(device: torch.device) -> Allocate | None:
@@ -67,9 +74,15 @@ class Feed:
     """
 
     def __init__(
-        self, loader: NTPLoader, plan: BatchPlan, rank: int, device: torch.device, first_step: int
+        self,
+        loader: NTPLoader,
+        plan: BatchPlan,
+        rank: int,
+        device: torch.device,
+        first_step: int,
+        masks: Callable[[Batch, int], Masks | None],
     ) -> None:
-        self.loader, self.plan, self.rank, self.device = loader, plan, rank, device
+        self.loader, self.plan, self.rank, self.device, self.masks = loader, plan, rank, device, masks
         self.waited = 0.0
         self._positions = self._plan_positions(first_step)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="feed")
@@ -77,9 +90,9 @@ class Feed:
 
     def __next__(self) -> MicroBatch:
         start = time.perf_counter()
-        batch = self._next.result()
+        batch, masks = self._next.result()
         self._next = self._fetch()
-        micro_batch = to_device(batch, self.device)
+        micro_batch = to_device(batch, self.device, masks)
         self.waited += time.perf_counter() - start
         return micro_batch
 
@@ -87,8 +100,12 @@ class Feed:
         """End the thread."""
         self._thread.shutdown(cancel_futures=True)
 
-    def _fetch(self) -> Future[Batch]:
-        return self._thread.submit(self.loader.batch, next(self._positions), self.plan.micro)
+    def _fetch(self) -> Future[tuple[Batch, Masks | None]]:
+        return self._thread.submit(self._read, next(self._positions))
+
+    def _read(self, first: int) -> tuple[Batch, Masks | None]:
+        batch = self.loader.batch(first, self.plan.micro)
+        return batch, self.masks(batch, first)
 
     def _plan_positions(self, step: int) -> Iterator[int]:
         while True:

@@ -4,16 +4,23 @@ import torch
 from torch import nn
 
 from fmriscale.errors import UserError
-from fmriscale.model.objectives import ntp_loss
 from fmriscale.sampling.loader import NTPLoader
 from fmriscale.training.feed import to_device
+from fmriscale.training.objective import Objective
 from fmriscale.training.schedule import BatchPlan
 
 MEMORY_WORDS = ("out of memory", "can't allocate memory", "not enough memory")
 """How torch's allocators say it: on a GPU, on CPU of Linux and of other systems."""
 
 
-def rehearse(model: nn.Module, loader: NTPLoader, plan: BatchPlan, device: torch.device, room: int) -> None:
+def rehearse(
+    model: nn.Module,
+    loader: NTPLoader,
+    plan: BatchPlan,
+    device: torch.device,
+    room: int,
+    objective: Objective,
+) -> None:
     """Go forward and backward once with a full micro-batch of every space and length that will come.
 
     Training sees one space a step, and the largest perhaps first after hours. Here the gradient is
@@ -34,6 +41,8 @@ def rehearse(model: nn.Module, loader: NTPLoader, plan: BatchPlan, device: torch
         Of this rank.
     room : int
         Bytes that a step holds beside what is rehearsed: gradients of earlier micro-batches.
+    objective : Objective
+        What is minimised.
 
     Raises
     ------
@@ -47,10 +56,10 @@ def rehearse(model: nn.Module, loader: NTPLoader, plan: BatchPlan, device: torch
         try:
             with torch.random.fork_rng(devices=gpus):
                 kept_free = torch.empty(room, dtype=torch.uint8, device=device)
-                pairs = to_device(part.batch(0, plan.micro), device)
+                batch = part.batch(0, plan.micro)
+                pairs = to_device(batch, device, objective.masks(batch, 0))
                 volumes = (pairs.left.requires_grad_(), pairs.right.requires_grad_())
-                loss_B = ntp_loss(model(*volumes, pairs.t_r, pairs.space), pairs.label)
-                torch.autograd.grad(loss_B.mean(), volumes)
+                torch.autograd.grad(objective.losses(model, pairs).total.mean(), volumes)
                 del kept_free
         except RuntimeError as error:
             reason = " ".join(str(error).split())

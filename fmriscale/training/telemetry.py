@@ -24,11 +24,14 @@ from fmriscale.model.objectives import group_sums
 from fmriscale.sampling.loader import NTPLoader
 from fmriscale.training import cluster
 from fmriscale.training.cluster import Cluster
+from fmriscale.training.objective import Losses, Objective
 from fmriscale.training.schedule import BatchPlan
 
 KIND_NAMES = ("positive", *KINDS)
 PAIRS, LOSS, CORRECT = range(3)
 STOP, WRITING = range(2)
+MASKED = -2
+"""Row of the sums of masked volumes."""
 SPIKE = 6.0
 """A loss of this score is told on the console."""
 RECENT = 128
@@ -44,25 +47,24 @@ class Tally:
         Names in the order of their numbers.
     device : torch.device
         Where the pairs are.
+    objective : Objective
+        What is minimised.
     """
 
-    def __init__(self, datasets: list[str], device: torch.device) -> None:
-        self.datasets = datasets
-        # One row a kind, one a data set, and a last one for what ranks tell each other: how many were
-        # asked to stop, and how many still write a checkpoint.
-        self.sums = torch.zeros(len(KIND_NAMES) + len(datasets) + 1, 3, dtype=torch.float64, device=device)
+    def __init__(self, datasets: list[str], device: torch.device, objective: Objective) -> None:
+        self.datasets, self.objective = datasets, objective
+        # One row a kind, one a data set, one for masked volumes, and a last one for what ranks tell each
+        # other: how many were asked to stop, and how many still write a checkpoint.
+        self.sums = torch.zeros(len(KIND_NAMES) + len(datasets) + 2, 3, dtype=torch.float64, device=device)
 
-    def add(
-        self,
-        loss_B: torch.Tensor,
-        correct_B: torch.Tensor,
-        kind_B: torch.Tensor,
-        dataset_B: torch.Tensor,
-    ) -> None:
+    def add(self, losses: Losses, kind_B: torch.Tensor, dataset_B: torch.Tensor) -> None:
         """Add pairs; those of a negative kind and data set only fill up a batch."""
-        n = len(KIND_NAMES)
-        self.sums[:n] += group_sums(loss_B, correct_B, kind_B, n)
-        self.sums[n:-1] += group_sums(loss_B, correct_B, dataset_B, len(self.datasets))
+        n, loss_B = len(KIND_NAMES), losses.ntp.detach()
+        self.sums[:n] += group_sums(loss_B, losses.correct, kind_B, n)
+        self.sums[n:MASKED] += group_sums(loss_B, losses.correct, dataset_B, len(self.datasets))
+        if losses.masked is not None:
+            one = kind_B.clamp(max=0)
+            self.sums[MASKED] += group_sums(losses.masked.detach(), losses.correct, one, 1)[0]
 
     def exchange(self, *, stop: bool, writing: bool) -> tuple[bool, bool]:
         """Add the sums of all ranks; tell whether any was asked to stop, and whether any still writes."""
@@ -71,15 +73,23 @@ class Tally:
         return bool(self.sums[-1, STOP] > 0), bool(self.sums[-1, WRITING] > 0)
 
     def summary(self) -> dict[str, Any]:
-        """Return loss and accuracy, overall and by kind and data set; only groups that had pairs."""
+        """Return loss and accuracy, overall and by kind and data set; only groups that had pairs.
+
+        Loss and accuracy are those of NTP; where volumes are masked, `loss` is what is minimised, and
+        `ntp_loss` and `masked_loss` are its parts without their weights.
+        """
         rows = self.sums.tolist()
         kinds = {k: row for k, row in zip(KIND_NAMES, rows, strict=False) if row[PAIRS]}
-        datasets = zip(self.datasets, rows[len(KIND_NAMES) : -1], strict=True)
+        datasets = zip(self.datasets, rows[len(KIND_NAMES) : MASKED], strict=True)
         sets = {d: row for d, row in datasets if row[PAIRS]}
         pairs, loss, correct = (sum(row[i] for row in kinds.values()) for i in range(3))
+        losses = {"loss": loss / pairs}
+        if self.objective.masked:
+            parts = loss / pairs, rows[MASKED][LOSS] / pairs
+            losses = {"loss": self.objective.total(*parts), "ntp_loss": parts[0], "masked_loss": parts[1]}
         return {
             "pairs": int(pairs),
-            "loss": loss / pairs,
+            **losses,
             "acc": correct / pairs,
             "loss_by_kind": {k: row[LOSS] / row[PAIRS] for k, row in kinds.items()},
             "acc_by_kind": {k: row[CORRECT] / row[PAIRS] for k, row in kinds.items()},
@@ -92,7 +102,7 @@ class Tally:
         return {d: int(row[PAIRS]) for d, row in zip(self.datasets, self._dataset_rows(), strict=True)}
 
     def _dataset_rows(self) -> list[list[float]]:
-        return self.sums[len(KIND_NAMES) : -1].tolist()
+        return self.sums[len(KIND_NAMES) : MASKED].tolist()
 
 
 class Record:
@@ -258,6 +268,11 @@ def introduction(
     kernel = sdpa_backend(shape.d_model // shape.n_heads, 2 * loader.length + 2, dtype, place.device)
     ways = [", activations computed again"] * config.train.activation_checkpointing
     ways += [", blocks compiled"] * config.train.compile
+    objective = config.train
+    ways += [
+        f"; NTP x {objective.ntp_weight:g} + {objective.masked_share:.0%} masked volumes x "
+        f"{objective.masked_weight:g}"
+    ] * (objective.masked_weight > 0)
     held = f"{len(held_out.run_keys)} runs held out" if held_out else "no run held out, so no evaluation"
     lines = [
         f"fmriscale {__version__}, torch {torch.__version__}, started by {place.launcher}",
@@ -278,9 +293,10 @@ def console_line(line: dict[str, Any], steps: int) -> str:
     """One readable line about a step."""
     kinds = " ".join(f"{k} {v:.2f}" for k, v in line["acc_by_kind"].items())
     mfu = f"mfu {line['mfu']:.0%} " if "mfu" in line else ""
+    masked = f"masked {line['masked_loss']:.4f} " if "masked_loss" in line else ""
     spike = f"spike {line['spike']:.1f} " if line["spike"] >= SPIKE else ""
     return (
-        f"{time.strftime('%H:%M:%S')} step {line['step']}/{steps} loss {line['loss']:.4f} {spike}"
+        f"{time.strftime('%H:%M:%S')} step {line['step']}/{steps} loss {line['loss']:.4f} {spike}{masked}"
         f"acc {line['acc']:.3f} ({kinds}) lr {line['lr']:.2e} grad {line['grad_norm']:.2f} "
         f"{line['pairs_per_s']:.0f} pairs/s {line['volumes_per_s']:.0f} volumes/s {mfu}"
         f"step {line['step_p50_s']:.3f}/{line['step_p95_s']:.3f} s wait {line['data_wait_share']:.1%} "
@@ -301,9 +317,11 @@ def save_line(told: dict[str, Any]) -> str:
 def eval_line(line: dict[str, Any]) -> str:
     """One readable line about an evaluation."""
     kinds = " ".join(f"{k} {v:.3f}" for k, v in line["acc_by_kind"].items())
+    masked = f"masked {line['masked_loss']:.4f} " if "masked_loss" in line else ""
     return (
-        f"{time.strftime('%H:%M:%S')} eval at {line['step']}: loss {line['loss']:.4f} acc {line['acc']:.4f} "
-        f"({kinds}); persistence acc {line['persistence']['acc']:.4f} auc {line['persistence']['auc']:.4f}"
+        f"{time.strftime('%H:%M:%S')} eval at {line['step']}: loss {line['loss']:.4f} {masked}"
+        f"acc {line['acc']:.4f} ({kinds}); "
+        f"persistence acc {line['persistence']['acc']:.4f} auc {line['persistence']['auc']:.4f}"
     )
 
 

@@ -76,6 +76,13 @@ def runs(recipe: Path, broken: Path, sessions, tmp_path_factory: pytest.TempPath
         "--train.lr",
         "0.05",
     )
+    masked = ("--model.preset", "tiny", "--train.ntp_weight", "0.5", "--train.masked_weight", "1")
+    for n in range(4):
+        plan[f"masked{n}"] = line(f"masked{n}", *masked, "--train.zero_stage", str(n))
+    plan["masked first"] = line("masked parts", *masked, "--train.zero_stage", "2", "--train.steps", "6")
+    plan["masked second"] = line("masked parts", *masked, "--train.zero_stage", "2")
+    plan["masked micro"] = line("masked micro", *masked, "--train.max_micro_batch", "1")
+    plan["other task"] = line("masked parts", "--model.preset", "tiny", "--train.steps", "14")
     for steps in ("4", "8"):
         plan[f"tracked {steps}"] = line("tracked", "--tracking.enabled", "true", "--train.steps", steps)
     plan["seed"] = line("parts2", *stage(2), "--train.seed", "5", "--train.steps", "14")
@@ -198,6 +205,23 @@ def test_accumulation_does_not_change_the_run(runs):
         assert a == pytest.approx(b, abs=1e-6)
 
 
+def test_masked_volumes_are_the_same_at_every_zero_stage_and_however_a_step_is_divided(runs):
+    folder, codes = runs
+    assert {codes[name] for name in codes if name.startswith("masked")} == {0}
+    first = steps_of(folder / "masked0")
+    assert first[0]["ntp_loss"] == pytest.approx(math.log(2), abs=1e-6)
+    assert 0.8 < first[0]["masked_loss"] < 1.3
+    for name in ("masked1", "masked2", "masked3", "masked micro"):
+        for line, other in zip(first, steps_of(folder / name), strict=True):
+            for figure in ("loss", "ntp_loss", "masked_loss"):
+                assert line[figure] == pytest.approx(other[figure], abs=1e-5)
+            assert line["loss"] == pytest.approx(0.5 * line["ntp_loss"] + line["masked_loss"])
+    assert steps_of(folder / "masked parts") == steps_of(folder / "masked2")
+    assert all("masked_loss" in line for line in evals_of(folder / "masked0"))
+    encoder, meta = load_encoder(folder / "masked3/encoder")
+    assert meta["config"]["train"]["masked_weight"] == 1 and encoder.config.preset == "tiny"
+
+
 def test_bf16_and_the_scaled_preset_train(runs):
     folder, codes = runs
     assert codes["bf16"] == codes["tiny"] == 0
@@ -229,6 +253,7 @@ def test_the_record_holds_what_was_seen(runs):
     [
         ("seed", "train.seed was 0, is 5"),
         ("gap", "data.pairs.gap was 0, is 3"),
+        ("other task", "train.masked_weight was 1.0, is 0.0"),
         ("other data", "data set alpha "),
         ("odd batch", "train.global_batch 15 does not divide by 2 ranks: take 14 or 16"),
         ("raw key", "train.deepspeed.zero_optimization.stage: this is derived; set train.zero_stage"),

@@ -10,14 +10,16 @@ import pytest
 import torch
 from factory import write_corpus
 
-from fmriscale.config import DataConfig, ModelConfig
+from fmriscale.config import DataConfig, ModelConfig, TrainConfig
 from fmriscale.errors import UserError
 from fmriscale.model.encoder import PairClassifier, build, resolve_encoder
 from fmriscale.sampling.loader import NTPLoader
+from fmriscale.training.objective import Objective
 from fmriscale.training.rehearsal import rehearse
 from fmriscale.training.schedule import BatchPlan
 
 CPU = torch.device("cpu")
+NTP = Objective.of(TrainConfig())
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +39,7 @@ def test_it_leaves_no_trace(loader: NTPLoader, preset: str):
     model.encoder.recompute = preset == "tiny"
     before = {name: value.clone() for name, value in model.state_dict().items()}
     random = torch.get_rng_state()
-    rehearse(model, loader, BatchPlan(16, 1, 1), CPU, room=1000)
+    rehearse(model, loader, BatchPlan(16, 1, 1), CPU, 1000, NTP)
     assert torch.equal(torch.get_rng_state(), random)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
@@ -51,7 +53,7 @@ def test_what_does_not_fit_into_memory_is_refused_with_the_remedy(loader: NTPLoa
         with pytest.raises(
             UserError, match=r"40000 pairs of 2 x 5 volumes of space toy do not fit .*max_micro"
         ):
-            rehearse(model_of("tiny"), loader, BatchPlan(40_000, 1, 1), CPU, room=0)
+            rehearse(model_of("tiny"), loader, BatchPlan(40_000, 1, 1), CPU, 0, NTP)
     finally:
         resource.setrlimit(resource.RLIMIT_AS, limits)
 
@@ -59,14 +61,14 @@ def test_what_does_not_fit_into_memory_is_refused_with_the_remedy(loader: NTPLoa
 def test_a_shape_that_does_not_suit_fails_before_the_first_step(loader: NTPLoader):
     model = build(resolve_encoder(ModelConfig(preset="paper"), {"toy": 12}, 4), 0)
     with pytest.raises(ValueError, match="sequences of 4 volumes, got 5"):
-        rehearse(model, loader, BatchPlan(16, 1, 1), CPU, room=0)
+        rehearse(model, loader, BatchPlan(16, 1, 1), CPU, 0, NTP)
 
 
 COMPILED = """
 import sys
 import torch
 sys.path.insert(0, sys.argv[1])
-from test_rehearsal import CPU, BatchPlan, DataConfig, NTPLoader, model_of, rehearse
+from test_rehearsal import CPU, NTP, BatchPlan, DataConfig, NTPLoader, model_of, rehearse
 from fmriscale.corpus.reader import Corpus
 from fmriscale.errors import UserError
 loader = NTPLoader(Corpus.open(sys.argv[2]), DataConfig(corpus=sys.argv[2]), "train", 0)
@@ -78,7 +80,7 @@ torch.nn.init.normal_(model.head.weight)
 before = model(*volumes)
 model.encoder.compile_blocks()
 try:
-    rehearse(model, loader, BatchPlan(16, 1, 1), CPU, room=0)
+    rehearse(model, loader, BatchPlan(16, 1, 1), CPU, 0, NTP)
 except UserError as error:
     sys.exit(str(error))
 assert list(model.state_dict()) == names

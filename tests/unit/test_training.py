@@ -17,6 +17,7 @@ from fmriscale.recipe import parse, to_dict
 from fmriscale.sampling.persistence import area_under_curve, best_threshold, persistence_score
 from fmriscale.train import is_finished
 from fmriscale.training.cluster import read_environment
+from fmriscale.training.objective import Losses, Objective
 from fmriscale.training.resilience import NonFiniteGuard, StopRequest, is_late, time_limit
 from fmriscale.training.schedule import plan_batch
 from fmriscale.training.telemetry import Record, Tally, numbers, spike_score
@@ -175,16 +176,25 @@ def test_a_loss_spike_is_measured_in_deviations_that_spikes_do_not_widen():
 
 
 def test_sums_by_kind_and_data_set_make_up_the_whole():
-    tally = Tally(["a", "b", "c"], torch.device("cpu"))
+    tally = Tally(["a", "b", "c"], torch.device("cpu"), Objective.of(TrainConfig()))
     loss = torch.tensor([1.0, 2.0, 3.0, 100.0])
     correct = torch.tensor([True, False, True, True])
-    tally.add(loss, correct, torch.tensor([0, 1, 0, -1]), torch.tensor([0, 0, 2, -1]))
+    kinds, datasets = torch.tensor([0, 1, 0, -1]), torch.tensor([0, 0, 2, -1])
+    tally.add(Losses(loss, loss, correct, None), kinds, datasets)
     told = tally.summary()
     assert (told["pairs"], told["loss"], told["acc"]) == (3, 2.0, pytest.approx(2 / 3))
     assert told["loss_by_kind"] == {"positive": 2.0, "same_run": 2.0}
     assert told["acc_by_dataset"] == {"a": 0.5, "c": 1.0}
     assert tally.pairs_by_dataset() == {"a": 2, "b": 0, "c": 1}
     assert numbers({**told, "step": 1, "x": math.nan}, "eval/")["eval/acc_by_kind.same_run"] == 0.0
+    both = Tally(["a", "b", "c"], torch.device("cpu"), Objective(0.1, 0.9, 0.15, 0))
+    for _ in range(2):
+        both.add(Losses(loss, loss, correct, torch.tensor([0.5, 0.7, 0.9, 100.0])), kinds, datasets)
+    parts = both.summary()
+    assert (parts["ntp_loss"], parts["masked_loss"]) == (2.0, pytest.approx(0.7))
+    assert (
+        parts["loss"] == pytest.approx(0.1 * 2 + 0.9 * 0.7) and parts["loss_by_kind"] == told["loss_by_kind"]
+    )
 
 
 def test_the_record_is_cut_back_to_the_step_that_is_resumed(tmp_path: Path):

@@ -1,0 +1,106 @@
+"""Two tasks at once: does right follow left, and what were the masked volumes?
+
+After "Masked Brain Modeling" of the second paper (arXiv:2305.09057). Shapes: B pairs, L volumes a sequence,
+S = 2 L of a pair, M masked places, V features, D width.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fmriscale.model.encoder import Encoder, EncoderConfig, PairClassifier
+
+MASK_FLAG = 1
+"""Column that the published mask token raises, between those of CLS and SEP."""
+
+
+class Reconstruction(nn.Module):
+    """From a token to the volume that it stood for: linear, ReLU, and a linear map per feature space.
+
+    The maps of all spaces are rows of one parameter, as those of the projection are: ZeRO sees one tensor.
+    They start at zero: before training every volume is thought to be the mean.
+    """
+
+    def __init__(self, spaces: dict[str, int], d_model: int) -> None:
+        super().__init__()
+        starts = [0]
+        for n_features in spaces.values():
+            starts.append(starts[-1] + n_features)
+        self.rows = {name: slice(a, b) for name, a, b in zip(spaces, starts[:-1], starts[1:], strict=True)}
+        self.hidden = nn.Linear(d_model, d_model)
+        self.weight = nn.Parameter(torch.zeros(starts[-1], d_model))
+        self.bias = nn.Parameter(torch.zeros(starts[-1]))
+
+    def forward(self, x_BMD: Tensor, space: str | None) -> Tensor:
+        """Return volumes [B, M, V]."""
+        rows = self.rows[space if space is not None else next(iter(self.rows))]
+        return F.linear(F.relu(self.hidden(x_BMD)), self.weight[rows], self.bias[rows])
+
+
+class TwoTasks(PairClassifier):
+    """A pair classifier that also reconstructs masked volumes."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__(encoder)
+        config = encoder.config
+        self.mask = nn.Parameter(torch.randn(config.d_model) * 0.5)
+        if config.positions == "learned":
+            nn.init.zeros_(self.mask)
+            self.mask.data[MASK_FLAG] = 1
+        self.reconstruct = Reconstruction(config.spaces, config.d_model)
+
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self,
+        left_BLV: Tensor,
+        right_BLV: Tensor,
+        t_r_B: Tensor,
+        space: str | None,
+        masks: tuple[Tensor, Tensor, Tensor],
+    ) -> tuple[Tensor, Tensor]:
+        """Look at pairs with masked volumes.
+
+        Parameters
+        ----------
+        left_BLV, right_BLV, t_r_B, space
+            As for an encoder.
+        masks : tuple of Tensor
+            place, source, counts [B, M] as in `sampling.masks.Masks`.
+
+        Returns
+        -------
+        tuple of Tensor
+            Logits of NTP [B, C], and the mean squared error over the masked volumes of each pair [B],
+            float32; 1 is that of the mean where features are standardised.
+        """
+        place_BM, source_BM, counts_BM = masks
+        L, V = left_BLV.shape[1:]
+        truth_BSV = torch.cat((left_BLV, right_BLV), dim=1)
+
+        def at(places_BM: Tensor) -> Tensor:
+            return truth_BSV.gather(1, places_BM[..., None].expand(-1, -1, V))
+
+        hidden_BM = source_BM < 0
+        shown_BMV = at(source_BM.clamp(min=0)).masked_fill(hidden_BM[..., None], 0)
+        shown_BSV = truth_BSV.scatter(1, place_BM[..., None].expand(-1, -1, V), shown_BMV)
+        token_BM = place_BM + 1 + (place_BM >= L)  # after CLS; those of right after SEP too
+        masked_BT = torch.zeros(len(left_BLV), 2 * L + 2, dtype=self.mask.dtype, device=self.mask.device)
+        masked_BT = masked_BT.scatter(1, token_BM, hidden_BM.to(self.mask.dtype))
+        x_BTD = self.encoder(
+            shown_BSV[:, :L],
+            shown_BSV[:, L:],
+            t_r_B,
+            space,
+            every_token=True,
+            added_BTD=masked_BT[..., None] * self.mask,
+        )
+        seen_BMD = x_BTD.gather(1, token_BM[..., None].expand(-1, -1, x_BTD.shape[2]))
+        error_BMV = self.reconstruct(seen_BMD, space).float() - at(place_BM).float()
+        error_BM = error_BMV.square().mean(dim=2) * counts_BM
+        return self.head(x_BTD[:, 0]), error_BM.sum(dim=1) / counts_BM.sum(dim=1)
+
+
+def build_two_tasks(config: EncoderConfig, seed: int) -> TwoTasks:
+    """Build a model for both tasks; its encoder has the weights that it has for NTP alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return TwoTasks(Encoder(config))

@@ -1,0 +1,73 @@
+"""What is minimised: NTP, the reconstruction of masked volumes, or both by weight."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from fmriscale.config import TrainConfig
+from fmriscale.model.encoder import EncoderConfig, PairClassifier, build
+from fmriscale.model.masked import build_two_tasks
+from fmriscale.model.objectives import ntp_loss
+from fmriscale.sampling.masks import Masks, draw_masks
+from fmriscale.sampling.part import Batch
+from fmriscale.training.feed import MicroBatch
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Of each of B pairs."""
+
+    total: Tensor
+    """What is minimised."""
+    ntp: Tensor
+    correct: Tensor
+    """Whether NTP's answer is right."""
+    masked: Tensor | None
+    """Mean squared error over the masked volumes; None where none are."""
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The tasks of a run by weight."""
+
+    ntp: float
+    masked: float
+    share: float
+    """Of the volumes of a pair that are masked."""
+    seed: int
+
+    @classmethod
+    def of(cls, train: TrainConfig) -> "Objective":
+        """Read the settings."""
+        return cls(train.ntp_weight, train.masked_weight, train.masked_share, train.seed)
+
+    def build(self, shape: EncoderConfig) -> PairClassifier:
+        """Build the model, with equal weights on all ranks."""
+        return (build_two_tasks if self.masked else build)(shape, self.seed)
+
+    def masks(self, batch: Batch, first: int) -> Masks | None:
+        """Choose the masked volumes of the pairs at positions from `first` on; None without such a task."""
+        if not self.masked:
+            return None
+        count, length = batch.left.shape[:2]
+        return draw_masks(self.seed, first, count, 2 * length, self.share)
+
+    def losses(self, model: Any, pairs: MicroBatch) -> Losses:
+        """Go forward.
+
+        Both tasks are part of the total whatever their weight: every parameter has a gradient.
+        """
+        sides = (pairs.left, pairs.right, pairs.t_r, pairs.space)
+        if not self.masked:
+            logits_BC, masked_B = model(*sides), None
+        else:
+            logits_BC, masked_B = model(*sides, pairs.masks)
+        ntp_B = total_B = ntp_loss(logits_BC, pairs.label)
+        if masked_B is not None:
+            total_B = self.ntp * ntp_B + self.masked * masked_B
+        return Losses(total_B, ntp_B, logits_BC.argmax(dim=1) == pairs.label, masked_B)
+
+    def total(self, ntp: float, masked: float) -> float:
+        """Return what is minimised from the means of the two tasks."""
+        return self.ntp * ntp + self.masked * masked

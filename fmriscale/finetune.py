@@ -50,7 +50,7 @@ def main(args: list[str]) -> int:
     from fmriscale.evaluation.cells import arms, pieces, sizes
 
     material = materials.prepare(config)
-    print(describe(config, material))
+    print(headlines(config, material))
     for arm in arms(config):
         for fold in material.folds:
             start.check_encoder(config, material, fold, arm)
@@ -110,7 +110,7 @@ def read_flags(args: list[str]) -> tuple[argparse.Namespace, list[str]]:
     return flags, recipe
 
 
-def describe(config: StudyConfig, material: "Material") -> str:
+def headlines(config: StudyConfig, material: "Material") -> str:
     """Say what is asked of which data."""
     windows = material.windows
     told = (
@@ -187,39 +187,47 @@ def finish(
     from fmriscale.evaluation import report, study
     from fmriscale.evaluation.baselines import Score
     from fmriscale.evaluation.cells import Baselines, cells
+    from fmriscale.evaluation.design import describe
+    from fmriscale.evaluation.page import write_page
+    from fmriscale.evaluation.summary import summarise
+    from fmriscale.evaluation.tables import tables
     from fmriscale.training.tracking import Tracker
 
     out, fingerprint = expand(config.out), material.corpus.fingerprint
     results = [study.finished(config, fingerprint, cell) or {} for cell in cells(config)]
     folds = [study.finished(config, fingerprint, Baselines(fold)) or {} for fold in range(config.n_folds)]
     controls = [{name: Score(**score) for name, score in fold["scores"].items()} for fold in folds]
-    save_config(config, out / "config.yaml")
+    summary = summarise(config, results, controls, study.provenance(config, material))
+    summary["design"] = describe(config, material, pairs)
+    told = report.printed(summary)
 
-    table, curves = report.tables(results, controls)
-    for name, content in (("results.tsv", table), ("curves.tsv", curves)):
-        atomic_write(out / name, content.to_csv(sep="\t", index=False, lineterminator="\n"))
-    summary = report.text(config, describe(config, material), results, controls, table, curves)
-    atomic_write(out / "report.txt", summary + "\n")
-    report.figure(out / "figure.png", f"Same {config.task.label}? ({out.name})", table, curves)
+    save_config(config, out / "config.yaml")
+    for name, table in tables(results, folds).items():
+        atomic_write(out / name, table.to_csv(sep="\t", index=False, lineterminator="\n"))
+    atomic_write(out / SUMMARY, json.dumps(summary, indent=1, allow_nan=False) + "\n")
+    atomic_write(out / "report.txt", told + "\n")
+    report.draw(out / "figure.png", summary)
+    write_page(out)
 
     tracker = Tracker(config.tracking, out, f"study {out.name}", tags={"fmriscale": "study"})
     try:
-        log_study(tracker, config, material, results)
-        for figure in ("auc", "accuracy"):
-            means = report.fold_means(table, figure)
-            tracker.log_metrics({f"{arm}_{figure}": by.mean() for arm, by in means.items()}, step=0)
+        log_study(tracker, config, material, results, summary)
     except BaseException:
         tracker.close("FAILED")
         raise
     tracker.close()
-    ending = f"{summary}\n\n{where(out, tracker.uri if tracker.run_id else None)}"
-    # Written last: its presence says that tables, figure and MLflow have everything.
+    ending = f"{told}\n\n{where(out, tracker.uri if tracker.run_id else None)}"
+    # Written last: its presence says that tables, report and MLflow have everything.
     atomic_write(out / FINISHED, json.dumps({"hash": identity, "told": ending}, indent=1) + "\n")
     print(f"\n{ending}")
 
 
 def log_study(
-    tracker: "Tracker", config: StudyConfig, material: "Material", results: list[dict[str, Any]]
+    tracker: "Tracker",
+    config: StudyConfig,
+    material: "Material",
+    results: list[dict[str, Any]],
+    summary: dict[str, Any],
 ) -> None:
     """Log a study to MLflow: recipe, corpus, cells as child runs, figures and report, and the model."""
     out, corpus = expand(config.out), material.corpus
@@ -238,6 +246,10 @@ def log_study(
     )
     for result in results:
         log_cell(tracker, result)
+    for name, arm in summary["arms"].items():
+        whole = arm["by_condition"]["all"]
+        means = {f"{name}_{figure}": whole[figure]["mean"] for figure in ("auc", "accuracy")}
+        tracker.log_metrics({key: value for key, value in means.items() if value is not None}, step=0)
     for path in sorted(
         p for p in out.iterdir() if p.suffix in (".yaml", ".tsv", ".txt", ".png", ".html", ".json")
     ):
@@ -273,7 +285,7 @@ def log_cell(tracker: "Tracker", result: dict[str, Any]) -> None:
 def where(out: Path, uri: str | None) -> str:
     """Tell where the results lie and how each is opened."""
     lines = [
-        f"figure   {out / 'figure.png'}   (any image viewer)",
+        f"report   {out / 'report.html'}   (any browser), {out / 'figure.png'}",
         f"results  {out / 'results.tsv'}, {out / 'curves.tsv'}   (column -t -s $'\\t' {out / 'results.tsv'})",
     ]
     if uri is not None:

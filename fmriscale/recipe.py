@@ -68,9 +68,9 @@ def parse(cls: type[Config], args: list[str] | None = None, prog: str = "fmrisca
         for file in parsed.config or ():
             _refuse_empty_unknown(cls, Path(file))
         values = vars(parser.instantiate(parsed))
+        return cls(**{k: v for k, v in values.items() if k != "config"})
     except (jsonargparse.ArgumentError, ValueError, TypeError, OSError) as error:
         raise UserError(_explain(str(error), parser)) from error
-    return cls(**{k: v for k, v in values.items() if k != "config"})
 
 
 def _refuse_empty_unknown(cls: type, file: Path) -> None:

@@ -2,10 +2,13 @@
 
 import hashlib
 import json
+import platform
 import time
 import traceback
 from collections.abc import Iterable
 from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,7 @@ from fmriscale.evaluation.cells import (
     Cell,
     Final,
     Piece,
+    arms,
     encoder_folder,
     final_cell,
     pieces,
@@ -45,11 +49,24 @@ IN_THE_PIECE = ("pretrained", "controls", "seeds", "train_sizes")
 """Settings of which a piece has its own share."""
 
 
+def of_results(config: StudyConfig) -> dict[str, Any]:
+    """Return the settings that results depend on."""
+    return {k: v for k, v in to_dict(config).items() if k not in ELSEWHERE}
+
+
+def recipe_hash(config: StudyConfig) -> str:
+    """Return the first 12 hexadecimal digits of the sha256 of the settings that results depend on."""
+    return digest(of_results(config))[:12]
+
+
+def digest(content: Any) -> str:
+    """Return the sha256 of JSON values."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
 def piece_hash(config: StudyConfig, corpus_fingerprint: str, piece: Piece) -> str:
     """Return a hash of everything that the result of a piece depends on."""
-    settings = to_dict(config)
-    for name in (*ELSEWHERE, *IN_THE_PIECE):
-        del settings[name]
+    settings = {k: v for k, v in of_results(config).items() if k not in IN_THE_PIECE}
     match piece:
         case Cell():
             own = [asdict(piece), start_of(config, piece)]
@@ -60,8 +77,7 @@ def piece_hash(config: StudyConfig, corpus_fingerprint: str, piece: Piece) -> st
             del settings["model"], settings["train"]
             own = [asdict(piece), sizes(config)[-1], sklearn.__version__]
     versions = [__version__, torch.__version__, np.__version__]
-    content = [settings, own, corpus_fingerprint, versions]
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return digest([settings, own, corpus_fingerprint, versions])
 
 
 def start_of(config: StudyConfig, cell: Cell) -> list[Any]:
@@ -75,9 +91,37 @@ def start_of(config: StudyConfig, cell: Cell) -> list[Any]:
 
 
 def study_hash(config: StudyConfig, corpus_fingerprint: str) -> str:
-    """Return a hash of everything that a whole study depends on."""
+    """Return a hash of everything that a whole study depends on, and of where it is logged."""
     hashes = [piece_hash(config, corpus_fingerprint, piece) for piece in pieces(config)]
-    return hashlib.sha256(json.dumps([config_hash(config), hashes]).encode()).hexdigest()
+    return digest([to_dict(config.tracking), hashes])
+
+
+def provenance(config: StudyConfig, material: Material) -> dict[str, Any]:
+    """Return what a study was made from and with: software, recipe, corpus, encoders; no host, no user."""
+    names = ("fmriscale", "torch", "numpy", "scipy", "scikit-learn", "nilearn", "mlflow")
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "software": {"python": platform.python_version(), **{name: version(name) for name in names}},
+        "recipe": recipe_hash(config),
+        "corpus": {"path": config.corpus, "fingerprint": material.corpus.fingerprint},
+        "encoders": {arm: encoders(config, arm) for arm in arms(config) if arm != "fresh"},
+    }
+
+
+def encoders(config: StudyConfig, arm: str) -> dict[str, dict[str, Any]]:
+    """Return folder, weights and origin of the encoder that an arm starts from, by fold if folds differ."""
+    given = config.controls.get(arm, config.pretrained) or ""
+    found = {}
+    for fold in range(config.n_folds if "{fold}" in given else 1):
+        content = read_meta(encoder_folder(config, arm, fold) or Path())
+        told = {key: content["meta"].get(key) for key in ("step", "corpus_fingerprint", "config_hash")}
+        place = given.replace("{fold}", str(fold))
+        found[f"fold {fold}" if "{fold}" in given else "every fold"] = {
+            "folder": place,
+            "weights_sha256": content["weights_sha256"],
+            **told,
+        }
+    return found
 
 
 # ---------------------------------------------------------------- where it lies
@@ -256,7 +300,7 @@ def run_final(config: StudyConfig, material: Material) -> dict[str, Any]:
         "labels": list(material.windows.labels),
         "train_runs": [material.corpus.runs["key"].iloc[row] for row in rows],
         "corpus_fingerprint": material.corpus.fingerprint,
-        "config_hash": config_hash(config),
+        "config_hash": recipe_hash(config),
         "start": {"arm": cell.arm, "weights_sha256": (start_of(config, cell) or [None])[-1]},
         "fmriscale": __version__,
     }

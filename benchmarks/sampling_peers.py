@@ -1,15 +1,17 @@
 """Other loaders on the windows of `sampling.py`, run by the python of their own environment.
 
-    PYTHON benchmarks/sampling_peers.py mosaic|litdata RUNS.npy FOLDER
+    PYTHON benchmarks/sampling_peers.py mosaic|litdata|cortex_mae RUNS.npy FOLDER
 
 RUNS.npy holds runs [R, T, V]. Each pair of neighbouring sequences is stored as one sample, the layout that
-suits these formats best; prints the processor seconds of a batch of 256 in one process, after a first batch.
+suits these formats best; cortex-mae cuts clips as long as a pair out of whole runs, as we do. Prints the
+processor seconds of a batch of 256 in one process, after a first batch.
 """
 
 import sys
 import time
 import types
 from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -58,10 +60,33 @@ def litdata(pairs: np.ndarray, folder: Path):
     return StreamingDataLoader(StreamingDataset(str(folder), shuffle=True), batch_size=BATCH, num_workers=0)
 
 
+def cortex_mae(runs: np.ndarray, folder: Path):
+    """The fMRI pipeline of cortex-mae: random clips out of shards of runs, shuffled."""
+    # The package imports its plots, and those a compiled viewer of brains; its pipeline needs neither.
+    package = types.ModuleType("cortex_mae")
+    package.__path__ = list(find_spec("cortex_mae").submodule_search_locations)
+    sys.modules["cortex_mae"] = package
+    import webdataset
+    from cortex_mae.data import make_fmri_wds_dataset
+    from torch.utils.data import default_collate
+
+    folder.mkdir()
+    for shard in range(0, len(runs), 50):
+        with webdataset.TarWriter(str(folder / f"{shard:06d}.tar")) as out:
+            for i, bold in enumerate(runs[shard : shard + 50], shard):
+                still = {"mean.npy": np.zeros(bold.shape[1:], np.float32)}
+                moving = {"std.npy": np.ones(bold.shape[1:], np.float32), "meta.json": {"sub": str(i)}}
+                out.write({"__key__": f"{i:06d}", "bold.npy": np.array(bold), **still, **moving})
+    data = make_fmri_wds_dataset(str(folder / "*.tar"), num_frames=2 * LENGTH)
+    return webdataset.WebLoader(data, batch_size=BATCH, num_workers=0, collate_fn=default_collate)
+
+
 def main() -> None:
     """Time one loader."""
     name, data, folder = sys.argv[1:]
-    found = iter({"mosaic": mosaic, "litdata": litdata}[name](windows(data), Path(folder)))
+    loader = {"mosaic": mosaic, "litdata": litdata, "cortex_mae": cortex_mae}[name]
+    material = np.load(data, mmap_mode="r") if name == "cortex_mae" else windows(data)
+    found = iter(loader(material, Path(folder)))
     next(found)
     begun = time.process_time()
     for _ in range(BATCHES):

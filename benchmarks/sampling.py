@@ -2,7 +2,7 @@
 
     python benchmarks/sampling.py                  # one table; about two minutes on one core
     python benchmarks/sampling.py --json figures.json
-    python benchmarks/sampling.py --peers PYTHON   # of an environment with mosaicml-streaming, litdata, cortex-mae
+    python benchmarks/sampling.py --peers PYTHON   # of an environment with other loaders (sampling_peers.py)
 
 The job is the same for all: batches of 256 random pairs of sequences of 5 volumes x 424 features, float16,
 out of 400 runs of 300 volumes (102 MB). Seconds are of the processor (`time.process_time`), so a busy machine

@@ -1,10 +1,13 @@
 """Steps of the paper model against the published way, torch's own encoder, a bare loop and the machine.
 
-    python benchmarks/training.py [--repeat 5] [--threads N] [--json FILE] [--only NAME ...]
+    python benchmarks/training.py [--threads N] [--rounds 7] [--json FILE] [--only NAME ...]
+    python benchmarks/training.py --device cuda --json FILE
 
-Contenders take turns in one process, medians over --repeat. One thread is timed in CPU-seconds, more in
-wall-clock seconds (then the machine must be quiet). Two ranks are two processes of one thread each, against
-one of one thread. The checkpoint is of the base preset, written by train.py itself.
+Contenders take short turns, round after round; a figure is the median over rounds of the ratio within a
+round, so that a machine that is slow for a while slows both sides of it. One thread is timed in CPU-seconds,
+more in wall-clock seconds: these need a quiet machine, and what others used of it is told. Two ranks are
+two processes of one thread each, against one of one thread. Checkpoints, and all that is measured on a GPU,
+are of runs of train.py (see trained.py).
 """
 
 import argparse
@@ -14,12 +17,12 @@ import socket
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+import trained
 from torch import nn
 
 from fmriscale.config import ModelConfig, TrainConfig
@@ -27,14 +30,15 @@ from fmriscale.model.encoder import build, resolve_encoder
 from fmriscale.model.flops import train_flops
 from fmriscale.model.objectives import ntp_loss
 
-ROOT = Path(__file__).resolve().parents[1]
 FEATURES, LENGTH, BATCH = 417, 5, 256
 WIDTH, LAYERS, HEADS = FEATURES + 3, 3, 2
 TOKENS = 2 * LENGTH + 2
 RATE = 1e-6
 """Learning rate: nothing is learnt by heart, or gradients would become denormal numbers, which are slow."""
-ROUND_S = 1.0
-"""A contender's turn takes at least so long."""
+TURN_S = 0.4
+"""A contender's turn takes at least so long: short, so that those of a round meet the same machine."""
+RANK_STEPS = 3
+"""Steps of ranks in their turn."""
 SHAPE = resolve_encoder(ModelConfig(preset="paper"), {"stg": FEATURES}, LENGTH)
 
 
@@ -159,163 +163,239 @@ def product(m: int, k: int, n: int) -> Callable[[], int]:
 # ---------------------------------------------------------------- measuring
 
 
-def rates(
-    contenders: dict[str, Callable[[], int]], repeat: int, clock: Callable[[], float]
-) -> dict[str, list[float]]:
-    """Work per second of each contender, all of them once a round."""
-    found: dict[str, list[float]] = {name: [] for name in contenders}
-    for step in contenders.values():
-        step(), step()
-    for _ in range(repeat):
-        for name, step in contenders.items():
-            begun, work = clock(), 0
-            while clock() - begun < ROUND_S:
-                work += step()
-            found[name].append(work / (clock() - begun))
+Rounds = dict[str, list[float]]
+"""Work per second of each contender in each round."""
+
+
+def turns(contenders: dict[str, Callable[[], float]], n_rounds: int) -> Rounds:
+    """Let every contender take its turn once a round; one round before is not counted."""
+    found: Rounds = {name: [] for name in contenders}
+    for number in range(n_rounds + 1):
+        for name, turn in contenders.items():
+            rate = turn()
+            if number:
+                found[name].append(rate)
     return found
 
 
+def timed(step: Callable[[], int], clock: Callable[[], float]) -> Callable[[], float]:
+    """Make a turn of steps; it returns work per second."""
+
+    def turn() -> float:
+        begun, work = clock(), 0
+        while clock() - begun < TURN_S:
+            work += step()
+        return work / (clock() - begun)
+
+    return turn
+
+
+def ratio(above: list[float], below: list[float]) -> tuple[float, float, float]:
+    """Median, lower and upper quartile of the ratios of rounds."""
+    values = [a / b for a, b in zip(above, below, strict=True)]
+    low, middle, high = statistics.quantiles(values, n=4)
+    return middle, low, high
+
+
+class Others:
+    """How much of the machine other processes used since this was made."""
+
+    def __init__(self) -> None:
+        self.begun, self.ours = self._machine(), self._own()
+
+    def share(self) -> float:
+        """Return their share of all cores, 0 to 1; 0 where the system does not tell."""
+        busy, idle = (now - then for now, then in zip(self._machine(), self.begun, strict=True))
+        return max(0.0, busy - (self._own() - self.ours)) / (busy + idle) if busy + idle else 0.0
+
+    @staticmethod
+    def _own() -> float:
+        times = os.times()
+        return times.user + times.system + times.children_user + times.children_system
+
+    @staticmethod
+    def _machine() -> tuple[float, float]:
+        """Seconds of all cores: at work, and idle."""
+        path = Path("/proc/stat")
+        if not path.exists():
+            return 0.0, 0.0
+        ticks = [int(n) / os.sysconf("SC_CLK_TCK") for n in path.read_text().split("\n")[0].split()[1:9]]
+        idle = ticks[3] + ticks[4]
+        return sum(ticks) - idle, idle
+
+
 def as_rank() -> None:
-    """One rank of `ranks`: a batch in all, one thread; rank 0 prints pairs/s."""
+    """Be one rank of `Ranks`: some steps of a batch in all for every line on stdin; rank 0 prints pairs/s."""
     torch.set_num_threads(1)
     step = in_engine()
-    for _ in range(3):
-        step()
-    begun, n_steps = time.perf_counter(), 12
-    for _ in range(n_steps):
-        step()
-    rate = n_steps * BATCH / (time.perf_counter() - begun)
-    if os.environ["RANK"] == "0":
-        print(json.dumps(rate))
+    for _ in sys.stdin:
+        torch.distributed.barrier()
+        begun = time.perf_counter()
+        for _ in range(RANK_STEPS):
+            step()
+        rate = RANK_STEPS * BATCH / (time.perf_counter() - begun)
+        if os.environ["RANK"] == "0":
+            print(json.dumps(rate), flush=True)
     torch.distributed.destroy_process_group()
 
 
-def ranks(n: int) -> float:
-    """Pairs per wall-clock second of n ranks of one thread."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = str(s.getsockname()[1])
-    place = {"WORLD_SIZE": str(n), "LOCAL_SIZE": str(n), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    command = [sys.executable, __file__, "--as-rank"]
-    processes = [
-        subprocess.Popen(
-            command,
-            env={**os.environ, **place, "RANK": str(r), "LOCAL_RANK": str(r), "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
+class Ranks:
+    """Processes of one thread each that train together, and stand still between their turns."""
+
+    def __init__(self, n: int) -> None:
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", 0))
+            port = str(s.getsockname()[1])
+        place = {"WORLD_SIZE": str(n), "LOCAL_SIZE": str(n), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        self.processes = [
+            subprocess.Popen(
+                [sys.executable, __file__, "--as-rank"],
+                env={**os.environ, **place, "RANK": str(r), "LOCAL_RANK": str(r), "OMP_NUM_THREADS": "1"},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+            )
+            for r in range(n)
+        ]
+
+    def turn(self) -> float:
+        """Return pairs per wall-clock second."""
+        for process in self.processes:
+            assert process.stdin
+            print("go", file=process.stdin, flush=True)
+        stdout = self.processes[0].stdout
+        assert stdout
+        for line in stdout:  # DeepSpeed prints there too
+            if line[:1].isdigit() and line.strip().replace(".", "").isdigit():
+                return float(line)
+        raise RuntimeError(f"{len(self.processes)} ranks ended before their turn was over")
+
+    def close(self) -> None:
+        for process in self.processes:
+            process.communicate(timeout=60)
+
+
+class Figures(dict[str, dict]):
+    """What is told at the end, and written: name -> value, unit, median_of, reference, quartiles, device."""
+
+    def __init__(self, device: str) -> None:
+        super().__init__()
+        self.device = device
+
+    def tell(
+        self,
+        name: str,
+        values: tuple[float, float, float] | float,
+        unit: str,
+        aim: str,
+        n: int,
+        others: float,
+    ) -> None:
+        value, low, high = values if isinstance(values, tuple) else (values,) * 3
+        figure = {"value": value, "unit": unit, "median_of": n, "reference": aim}
+        figure |= {"low": low, "high": high, "others": round(others, 3), "device": self.device}
+        self[f"training.{name}"] = figure
+
+    def print(self) -> None:
+        print(f"\n{'figure':36}{'value':>9} {'unit':8}{'quartiles':17}{'aim':9}cores used by others")
+        for name, f in self.items():
+            quartiles = f"{f['low']:.3f}-{f['high']:.3f}" if f["median_of"] > 1 else ""
+            print(
+                f"{name:36}{f['value']:9.3f} {f['unit']:8}{quartiles:17}{f['reference']:9}{f['others']:.0%}"
+            )
+
+
+def rates(found: Rounds, unit: str, scale: float = 1.0) -> None:
+    for name, values in found.items():
+        print(
+            f"{name:28}{statistics.median(values) / scale:9.1f} {unit}  ({max(values) / scale:.1f} at best)"
         )
-        for r in range(n)
-    ]
-    told = [p.communicate(timeout=600)[0] for p in processes]
-    if any(p.returncode for p in processes):
-        raise RuntimeError(f"{n} ranks ended with {[p.returncode for p in processes]}")
-    return float(told[0].strip().splitlines()[-1])
 
 
-def checkpoint_share() -> tuple[float, str]:
-    """Share of training time that checkpoints of the base preset cost at the default interval."""
-    sys.path.insert(0, str(ROOT / "tests"))
-    from factory import write_corpus
+def measure_steps(threads: int, n_rounds: int, figures: Figures) -> None:
+    """One process against the authors' way, torch's encoder and the matrix product."""
+    torch.set_num_threads(threads)
+    clock = time.process_time if threads == 1 else time.perf_counter
+    seconds = "CPU-s" if threads == 1 else "s"
+    rows = BATCH * TOKENS
+    shapes = ((rows, WIDTH, 4 * WIDTH), (rows, 4 * WIDTH, WIDTH), (1024,) * 3, (2048,) * 3)
+    ways = {"ours, bare loop": bare(), "nn.TransformerEncoder": torch_encoder(), "authors' way": authors()}
+    products = {f"product {m} x {k} x {n}": product(m, k, n) for m, k, n in shapes}
+    others = Others()
+    found = turns({name: timed(step, clock) for name, step in (ways | products).items()}, n_rounds)
+    busy = others.share()
+    print(f"batch {BATCH}, {threads} thread(s), medians of {n_rounds} rounds")
+    rates({name: found[name] for name in ways}, f"pairs/{seconds}")
+    rates({name: found[name] for name in products}, f"GFLOP/{seconds}", 1e9)
+    ours = found["ours, bare loop"]
+    best = [max(rates) for rates in zip(*(found[name] for name in products), strict=True)]
+    done = [rate * train_flops(SHAPE) for rate in ours]
+    figures.tell("speedup_vs_authors", ratio(ours, found["authors' way"]), "x", ">= 25", n_rounds, busy)
+    versus = ratio(ours, found["nn.TransformerEncoder"])
+    figures.tell("speedup_vs_torch_encoder", versus, "x", ">= 1.3", n_rounds, busy)
+    figures.tell("gemm_fraction", ratio(done, best), "", ">= 1.0", n_rounds, busy)
 
-    defaults, batch = TrainConfig(), 16
-    with tempfile.TemporaryDirectory(prefix="fmriscale_bench_") as scratch:
-        folder = Path(scratch)
-        write_corpus(folder / "corpus", n_features=424)
-        options = {"out": folder / "run", "data.corpus": folder / "corpus", "model.preset": "base"}
-        options |= {"train.global_batch": batch, "train.steps": 3, "train.save_every": 2}
-        options |= {"train.eval_every": 0, "tracking.enabled": "false"}
-        command = [sys.executable, str(ROOT / "fmriscale/train.py")]
-        command += [f"--{key}={value}" for key, value in options.items()]
-        # This process may be a rank itself: nothing of that is handed on.
-        ours = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-        clean = {k: v for k, v in os.environ.items() if k not in ours}
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=clean)
-        lines = [json.loads(line) for line in (folder / "run/metrics.jsonl").read_text().splitlines()]
-    save = next(line for line in lines if line.get("event") == "save")
-    step_s = batch / max(line["pairs_per_s"] for line in lines if "event" not in line)
-    interval = defaults.save_every * defaults.global_batch / batch * step_s
-    told = f"copied in {save['copied']:.1f} s, written in {save['written']:.1f} s beside training"
-    return (save["copied"] + save["written"]) / interval, f"{told}; interval {interval:,.0f} s"
+
+def measure_engine(threads: int, n_rounds: int, figures: Figures) -> None:
+    """The DeepSpeed engine against a bare loop (apart: with DeepSpeed anomaly detection is much slower)."""
+    clock = time.process_time if threads == 1 else time.perf_counter
+    pair = {"bare loop beside it": bare(), "ours, DeepSpeed engine": in_engine()}
+    torch.set_num_threads(threads)  # after joining, which takes all cores
+    others = Others()
+    found = turns({name: timed(step, clock) for name, step in pair.items()}, n_rounds)
+    rates(found, f"pairs/{'CPU-s' if threads == 1 else 's'}")
+    middle, low, high = ratio(*found.values())
+    overhead = (middle - 1, low - 1, high - 1)
+    figures.tell("engine_overhead", overhead, "", "<= 0.10", n_rounds, others.share())
+
+
+def measure_ranks(n_rounds: int, figures: Figures) -> None:
+    """Two ranks of one thread against one."""
+    groups = {"one rank": Ranks(1), "two ranks": Ranks(2)}
+    found = turns({"one rank": groups["one rank"].turn}, 0) | turns(
+        {"two ranks": groups["two ranks"].turn}, 0
+    )
+    others = Others()
+    found = turns({name: group.turn for name, group in groups.items()}, n_rounds)
+    busy = others.share()
+    for group in groups.values():
+        group.close()
+    rates(found, "pairs/s")
+    speedup = ratio(found["two ranks"], found["one rank"])
+    figures.tell("two_rank_speedup", speedup, "x", ">= 1.8", n_rounds, busy)
 
 
 def main() -> None:
+    parts = ("steps", "engine", "ranks", "checkpoint")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--repeat", type=int, default=5, help="rounds, of which the median is taken")
+    parser.add_argument("--rounds", type=int, default=7, help="of which medians are taken")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of one process")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda: other figures")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
-    parser.add_argument(
-        "--only", nargs="+", choices=("steps", "ranks", "checkpoint"), help="leave others out"
-    )
+    parser.add_argument("--only", nargs="+", choices=parts, default=parts, help="leave others out")
     parser.add_argument("--as-rank", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.as_rank:
         as_rank()
         return
-    wanted = options.only or ("steps", "ranks", "checkpoint")
-    figures: dict[str, dict] = {}
-
-    def tell(name: str, value: float, unit: str, reference: str, median_of: int = options.repeat) -> None:
-        figure = {"value": value, "unit": unit, "median_of": median_of, "reference": reference}
-        figures[f"training.{name}"] = figure
-
-    if "steps" in wanted:
-        torch.set_num_threads(options.threads)
-        clock = time.process_time if options.threads == 1 else time.perf_counter
-        steps = {
-            "ours, bare loop": bare(),
-            "nn.TransformerEncoder": torch_encoder(),
-            "authors' way": authors(),
-        }
-        rows = BATCH * TOKENS
-        products = {
-            f"product {m} x {k} x {n}": product(m, k, n)
-            for m, k, n in (
-                (rows, WIDTH, 4 * WIDTH),
-                (rows, 4 * WIDTH, WIDTH),
-                (1024, 1024, 1024),
-                (2048,) * 3,
-            )
-        }
-        found = rates({**steps, **products}, options.repeat, clock)
-        # Apart: where DeepSpeed is loaded, anomaly detection takes ten times as long.
-        pair = {"bare loop beside it": bare(), "ours, DeepSpeed engine": in_engine()}
-        found |= rates(pair, options.repeat, clock)
-        middle = {name: statistics.median(values) for name, values in found.items()}
-        seconds = "CPU-s" if options.threads == 1 else "s"
-        print(f"batch {BATCH}, {options.threads} thread(s), medians of {options.repeat}")
-        for name in (*steps, *pair):
-            print(f"{name:28}{middle[name]:9.1f} pairs/{seconds}")
-        for name in products:
-            print(f"{name:28}{middle[name] / 1e9:9.1f} GFLOP/{seconds}")
-        ours = middle["ours, bare loop"]
-        best = max(max(found[name]) for name in products)
-        engine = statistics.median(
-            bare_s / engine_s - 1
-            for bare_s, engine_s in zip(
-                found["bare loop beside it"], found["ours, DeepSpeed engine"], strict=True
-            )
-        )
-        tell("speedup_vs_authors", ours / middle["authors' way"], "x", "25")
-        tell("speedup_vs_torch_encoder", ours / middle["nn.TransformerEncoder"], "x", "1.3")
-        tell("gemm_fraction", ours * train_flops(SHAPE) / best, "1", "1.0")
-        tell("engine_overhead", engine, "1", "0.10")
-    if "ranks" in wanted:
-        one, two = [], []
-        for _ in range(min(3, options.repeat)):
-            one.append(ranks(1))
-            two.append(ranks(2))
-        print(
-            f"one rank {statistics.median(one):.1f} pairs/s, two ranks {statistics.median(two):.1f} pairs/s"
-        )
-        tell("two_rank_speedup", statistics.median(two) / statistics.median(one), "x", "1.8", len(one))
-    if "checkpoint" in wanted:
-        share, text = checkpoint_share()
-        print(f"checkpoint of the base preset: {text}")
-        tell("checkpoint_share", share, "1", "0.03", 1)
-    print()
-    for name, figure in figures.items():
-        print(f"{name:36}{figure['value']:9.3f} {figure['unit']:3} (aim: {figure['reference']})")
+    figures = Figures(trained.device_name(options.device))
+    print(f"{figures.device}, torch {torch.__version__}")
+    if options.device == "cuda":
+        trained.measure_gpu(figures.tell)
+    else:
+        if "steps" in options.only:
+            measure_steps(options.threads, options.rounds, figures)
+        if "engine" in options.only:
+            measure_engine(options.threads, options.rounds, figures)
+        if "ranks" in options.only:
+            measure_ranks(options.rounds, figures)
+        if "checkpoint" in options.only:
+            others = Others()
+            share, told = trained.checkpoint_share()
+            print(f"checkpoint of the base preset: {told}")
+            figures.tell("checkpoint_share", share, "", "<= 0.03", 1, others.share())
+    figures.print()
     if options.json:
         options.json.write_text(json.dumps(figures, indent=1) + "\n")
 

@@ -1,0 +1,131 @@
+"""Figures from runs of train.py itself: the cost of checkpoints, and what a GPU reaches."""
+
+import contextlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fmriscale.config import PretrainConfig, TrainConfig
+from fmriscale.recipe import parse
+from fmriscale.training.plan import GIB, Plan
+
+ROOT = Path(__file__).resolve().parents[1]
+FEATURES = 424
+Tell = Callable[[str, float, str, str, int, float], None]
+
+
+@contextlib.contextmanager
+def corpus() -> Iterator[Path]:
+    """A folder with a corpus of noise in it."""
+    sys.path.insert(0, str(ROOT / "tests"))
+    from factory import write_corpus  # pyright: ignore[reportMissingImports]
+
+    with tempfile.TemporaryDirectory(prefix="fmriscale_bench_") as scratch:
+        datasets = {"noise": {"subjects": 8, "n_volumes": 400}}
+        write_corpus(Path(scratch) / "corpus", datasets=datasets, n_features=FEATURES)
+        yield Path(scratch)
+
+
+def run(folder: Path, settings: dict[str, Any]) -> tuple[list[dict], str]:
+    """Train; return the lines of metrics.jsonl and the log."""
+    with tempfile.TemporaryDirectory(dir=folder) as out:
+        command = [sys.executable, str(ROOT / "fmriscale/train.py"), *line_of(folder, Path(out), settings)]
+        # This process may be a rank itself: nothing of that is handed on.
+        ours = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+        clean = {k: v for k, v in os.environ.items() if k not in ours}
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=clean)
+        if done.returncode:
+            raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}")
+        text = (Path(out) / "run/metrics.jsonl").read_text()
+    return [json.loads(line) for line in text.splitlines()], done.stdout
+
+
+def line_of(folder: Path, out: Path, settings: dict[str, Any]) -> list[str]:
+    """The command line of a run on the corpus of a folder."""
+    always = {"out": out / "run", "data.corpus": folder / "corpus", "train.eval_every": 0}
+    always |= {"train.eval_pairs": 1, "tracking.enabled": "false"}
+    return [f"--{key}={value}" for key, value in (always | settings).items()]
+
+
+def checkpoint_share() -> tuple[float, str]:
+    """Share of training time that checkpoints of the base preset cost at the default interval, and more."""
+    defaults, batch = TrainConfig(), 16
+    settings = {"model.preset": "base", "train.global_batch": batch, "train.steps": 3, "train.save_every": 2}
+    with corpus() as folder:
+        lines, _ = run(folder, settings)
+    save = next(line for line in lines if line.get("event") == "save")
+    step_s = batch / max(line["pairs_per_s"] for line in lines if "event" not in line)
+    interval = defaults.save_every * defaults.global_batch / batch * step_s
+    told = f"copied in {save['copied']:.1f} s, written in {save['written']:.1f} s beside training"
+    return (save["copied"] + save["written"]) / interval, f"{told}; interval {interval:,.0f} s"
+
+
+def device_name(device: str) -> str:
+    """Model of the GPU or of the processor, and how much of it there is.
+
+    Raises
+    ------
+    SystemExit
+        A GPU is asked for, and there is none.
+    """
+    if device == "cuda":
+        if not torch.cuda.is_available():
+            raise SystemExit("--device cuda: torch sees no GPU here")
+        memory = torch.cuda.get_device_properties(0).total_memory
+        return f"{torch.cuda.get_device_name()}, {memory / GIB:.0f} GiB"
+    path = Path("/proc/cpuinfo")
+    told = path.read_text().splitlines() if path.exists() else []
+    model = next((line.split(": ", 1)[1] for line in told if line.startswith("model name")), "CPU")
+    return f"{len(os.sched_getaffinity(0))} x {model}"
+
+
+def steady(lines: list[dict], key: str) -> float:
+    """Median of a figure over the later two thirds of the steps."""
+    values = [line[key] for line in lines if "event" not in line and key in line]
+    return statistics.median(values[len(values) // 3 :]) if values else 0.0
+
+
+GPU_RUNS = {
+    "base": {"model.preset": "base", "train.global_batch": 1024, "train.max_micro_batch": 1024},
+    "large": {"model.preset": "large", "train.global_batch": 1024, "train.max_micro_batch": 512},
+    "paper_device": {
+        "model.preset": "paper",
+        "train.global_batch": 4096,
+        "train.max_micro_batch": 4096,
+        "data.access": "device",
+    },
+}
+"""What is trained on a GPU, in the precision it takes by itself."""
+
+
+def measure_gpu(tell: Tell, n_steps: int = 60) -> None:
+    """Rates, MFU, attention kernel and memory against the plan on one GPU, with blocks compiled and not."""
+    memory = torch.cuda.get_device_properties(0).total_memory
+    with corpus() as folder:
+        for run_name, settings in GPU_RUNS.items():
+            for compiled in (False, True):
+                more = {"train.steps": n_steps, "train.save_every": n_steps, "train.compile": compiled}
+                measure_run(tell, folder, run_name + "_compiled" * compiled, settings | more, memory)
+
+
+def measure_run(tell: Tell, folder: Path, name: str, settings: dict[str, Any], memory: float) -> None:
+    """Train once, and tell its figures."""
+    lines, log = run(folder, settings)
+    config = parse(PretrainConfig, line_of(folder, folder / "unused", settings))
+    plan = Plan.of(config, 1, memory)
+    planned = plan.total(config.train.zero_stage, config.train.activation_checkpointing) / GIB
+    n, peak = settings["train.steps"] * 2 // 3, max(line.get("memory_gib", 0.0) for line in lines)
+    about = [line for line in log.splitlines() if line.startswith(("device", "model", "batch"))]
+    print("\n".join([name, *about]))
+    tell(f"{name}_pairs_per_s", steady(lines, "pairs_per_s"), "pairs/s", "", n, 0.0)
+    if mfu := steady(lines, "mfu"):  # unknown where the peak of the device is
+        tell(f"{name}_mfu", mfu, "", ">= 0.45" if name != "paper_device" else "", n, 0.0)
+    tell(f"{name}_memory_of_plan", peak / planned, "x", "<= 1.0", 1, 0.0)

@@ -130,6 +130,11 @@ class TrainConfig:
     """Pairs in one step, over all ranks and accumulation steps; fixed whatever the number of ranks."""
     max_micro_batch: int = 256
     """Most pairs in one forward pass of one rank; accumulation is derived from it."""
+    pair: Literal["joint", "siamese"] = "joint"
+    """joint: both sequences through the encoder together; siamese: one at a time, and NTP's head sees
+    |a - b| and a * b, so that what a sequence holds must be in its own vector."""
+    pool: Literal["cls", "mean"] = "cls"
+    """What NTP's head reads: CLS, or the mean over the tokens of volumes."""
     ntp_weight: float = 1.0
     """Weight of Next Thought Prediction; 0 = masked volumes alone."""
     masked_weight: float = 0.0
@@ -197,6 +202,8 @@ class TrainConfig:
                 f"train.ntp_weight is {self.ntp_weight}, but nothing else is learnt: leave it at 1, or give "
                 "train.masked_weight"
             )
+        if self.masked_weight > 0 and self.pair == "siamese":
+            raise ValueError("train.pair siamese reads no masked volumes: use joint, or masked_weight 0")
         if not 0 < self.masked_share <= 1:
             raise ValueError(f"train.masked_share is {self.masked_share}; give a share above 0, at most 1")
         if self.save_every < 1 or self.keep_last < 1 or self.keep_every < 0:

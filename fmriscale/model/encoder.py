@@ -22,6 +22,8 @@ from fmriscale.model.embedding import N_FLAGS, ProjectedEmbedding, RawEmbedding,
 
 Pool = Literal["cls", "mean"]
 """One vector of all tokens: CLS, or the mean over those of volumes."""
+PairWay = Literal["joint", "siamese"]
+"""Both windows through the encoder together, or each alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -249,24 +251,23 @@ class Encoder(nn.Module):
         self, left_BLV: Tensor, right_BLV: Tensor, t_r_B: Tensor, space: str | None = None, pool: Pool = "cls"
     ) -> Tensor:
         """Return one vector a pair, [B, D]: CLS, or the mean over the tokens of volumes (not CLS and SEP)."""
-        if pool == "cls":
-            return self(left_BLV, right_BLV, t_r_B, space)
-        L = left_BLV.shape[1]
-        x_BTD = self(left_BLV, right_BLV, t_r_B, space, every_token=True)
-        return torch.cat((x_BTD[:, 1 : L + 1], x_BTD[:, L + 2 :]), dim=1).mean(dim=1)
+        x = self(left_BLV, right_BLV, t_r_B, space, every_token=pool == "mean")
+        return x if pool == "cls" else mean_of_volumes(x, left_BLV.shape[1])
 
     def embed(
         self, window_BLV: Tensor, t_r_B: Tensor, space: str | None = None, pool: Pool = "mean"
     ) -> Tensor:
         """Return one vector a window, [B, D].
 
-        The window takes both places of a pair: every token then stands where pre-training had one of its
-        kind, also where positions are learned, for which a pair has one length alone. On Haxby 2001 (8
-        categories, 96 windows, linear probe on left-out runs, two encoders) it made no difference whether
-        the window was given twice, left alone or cut in halves: .48-.51, .48, .45-.50 from the mean over
-        tokens; CLS gave .27-.33, because NTP asks it for the relation of two sequences, not for either.
+        The window is left of a pair without right; where positions are learned, for which a pair has one
+        length alone, it is right as well. On Haxby 2001 (8 categories, 96 windows, linear probe on left-out
+        runs, two encoders of joint pairs) it made no difference whether the window was given twice, stood
+        alone or was cut in halves: .48-.51, .48, .45-.50 from the mean over tokens. CLS gave .27-.33: NTP
+        asks it for the relation of two sequences, not for either.
         """
-        return self.pooled(window_BLV, window_BLV, t_r_B, space, pool)
+        alone = self.config.positions == "rotary"
+        right_BLV = window_BLV[:, :0] if alone else window_BLV
+        return self.pooled(window_BLV, right_BLV, t_r_B, space, pool)
 
 
 class PairClassifier(nn.Module):
@@ -289,12 +290,12 @@ class PairClassifier(nn.Module):
         self,
         encoder: Encoder,
         n_classes: int = 2,
-        pair: Literal["joint", "siamese"] = "joint",
+        pair: PairWay = "joint",
         pool: Pool = "cls",
     ) -> None:
         super().__init__()
         self.encoder = encoder
-        self.pair: Literal["joint", "siamese"] = pair
+        self.pair: PairWay = pair
         self.pool: Pool = pool
         self.head = nn.Linear(encoder.config.d_model * (1 if pair == "joint" else 2), n_classes)
         nn.init.zeros_(self.head.weight)
@@ -312,6 +313,12 @@ class PairClassifier(nn.Module):
             return self.encoder.pooled(left_BLV, right_BLV, t_r_B, space, self.pool)
         windows_NLV = torch.cat((left_BLV, right_BLV))
         return compare(*self.encoder.embed(windows_NLV, t_r_B.repeat(2), space, self.pool).chunk(2))
+
+
+def mean_of_volumes(x_BTD: Tensor, length_left: int) -> Tensor:
+    """Return the mean over the tokens of volumes, [B, D]: all but CLS and SEP."""
+    left, right = x_BTD[:, 1 : length_left + 1], x_BTD[:, length_left + 2 :]
+    return torch.cat((left, right), dim=1).mean(dim=1)
 
 
 def compare(a_BD: Tensor, b_BD: Tensor) -> Tensor:
@@ -368,8 +375,8 @@ def count_unbuilt(config: EncoderConfig) -> int:
         return count_parameters(PairClassifier(Encoder(config)))
 
 
-def build(config: EncoderConfig, seed: int) -> PairClassifier:
+def build(config: EncoderConfig, seed: int, pair: PairWay = "joint", pool: Pool = "cls") -> PairClassifier:
     """Build an encoder and its head with weights that depend on the seed alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return PairClassifier(Encoder(config))
+        return PairClassifier(Encoder(config), pair=pair, pool=pool)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fmriscale.model.encoder import Encoder, EncoderConfig, PairClassifier
+from fmriscale.model.encoder import Encoder, EncoderConfig, PairClassifier, Pool, mean_of_volumes
 
 MASK_FLAG = 1
 """Column that the published mask token raises, between those of CLS and SEP."""
@@ -40,8 +40,8 @@ class Reconstruction(nn.Module):
 class TwoTasks(PairClassifier):
     """A pair classifier that also reconstructs masked volumes."""
 
-    def __init__(self, encoder: Encoder) -> None:
-        super().__init__(encoder)
+    def __init__(self, encoder: Encoder, pool: Pool) -> None:
+        super().__init__(encoder, pool=pool)
         config = encoder.config
         self.mask = nn.Parameter(torch.randn(config.d_model) * 0.5)
         if config.positions == "learned":
@@ -96,11 +96,12 @@ class TwoTasks(PairClassifier):
         seen_BMD = x_BTD.gather(1, token_BM[..., None].expand(-1, -1, x_BTD.shape[2]))
         error_BMV = self.reconstruct(seen_BMD, space).float() - at(place_BM).float()
         error_BM = error_BMV.square().mean(dim=2) * counts_BM
-        return self.head(x_BTD[:, 0]), error_BM.sum(dim=1) / counts_BM.sum(dim=1)
+        pooled_BD = x_BTD[:, 0] if self.pool == "cls" else mean_of_volumes(x_BTD, L)
+        return self.head(pooled_BD), error_BM.sum(dim=1) / counts_BM.sum(dim=1)
 
 
-def build_two_tasks(config: EncoderConfig, seed: int) -> TwoTasks:
+def build_two_tasks(config: EncoderConfig, seed: int, pool: Pool = "cls") -> TwoTasks:
     """Build a model for both tasks; its encoder has the weights that it has for NTP alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return TwoTasks(Encoder(config))
+        return TwoTasks(Encoder(config), pool)

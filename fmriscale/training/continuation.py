@@ -13,6 +13,8 @@ FIXED = (
     "train.global_batch",
     "train.seed",
     "train.precision",
+    "train.pair",
+    "train.pool",
     "train.ntp_weight",
     "train.masked_",
 )

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from fmriscale.config import TrainConfig
-from fmriscale.model.encoder import EncoderConfig, PairClassifier, build
+from fmriscale.model.encoder import EncoderConfig, PairClassifier, PairWay, Pool, build
 from fmriscale.model.masked import build_two_tasks
 from fmriscale.model.objectives import ntp_loss
 from fmriscale.sampling.masks import Masks, draw_masks
@@ -36,15 +36,20 @@ class Objective:
     share: float
     """Of the volumes of a pair that are masked."""
     seed: int
+    pair: PairWay = "joint"
+    pool: Pool = "cls"
 
     @classmethod
     def of(cls, train: TrainConfig) -> "Objective":
         """Read the settings."""
-        return cls(train.ntp_weight, train.masked_weight, train.masked_share, train.seed)
+        weights = train.ntp_weight, train.masked_weight, train.masked_share
+        return cls(*weights, seed=train.seed, pair=train.pair, pool=train.pool)
 
     def build(self, shape: EncoderConfig) -> PairClassifier:
         """Build the model, with equal weights on all ranks."""
-        return (build_two_tasks if self.masked else build)(shape, self.seed)
+        if self.masked:
+            return build_two_tasks(shape, self.seed, self.pool)
+        return build(shape, self.seed, self.pair, self.pool)
 
     def masks(self, batch: Batch, first: int) -> Masks | None:
         """Choose the masked volumes of the pairs at positions from `first` on; None without such a task."""

@@ -269,6 +269,8 @@ def introduction(
     ways = [", activations computed again"] * config.train.activation_checkpointing
     ways += [", blocks compiled"] * config.train.compile
     objective = config.train
+    if (objective.pair, objective.pool) != ("joint", "cls"):
+        ways += [f", {objective.pair} pairs, {objective.pool} of tokens"]
     ways += [
         f"; NTP x {objective.ntp_weight:g} + {objective.masked_share:.0%} masked volumes x "
         f"{objective.masked_weight:g}"

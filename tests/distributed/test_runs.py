@@ -82,6 +82,9 @@ def runs(recipe: Path, broken: Path, sessions, tmp_path_factory: pytest.TempPath
     plan["masked first"] = line("masked parts", *masked, "--train.zero_stage", "2", "--train.steps", "6")
     plan["masked second"] = line("masked parts", *masked, "--train.zero_stage", "2")
     plan["masked micro"] = line("masked micro", *masked, "--train.max_micro_batch", "1")
+    for n in (0, 3):
+        siamese = ("--model.preset", "tiny", "--train.pair", "siamese", "--train.pool", "mean")
+        plan[f"siamese{n}"] = line(f"siamese{n}", *siamese, "--train.zero_stage", str(n))
     plan["other task"] = line("masked parts", "--model.preset", "tiny", "--train.steps", "14")
     for steps in ("4", "8"):
         plan[f"tracked {steps}"] = line("tracked", "--tracking.enabled", "true", "--train.steps", steps)
@@ -220,6 +223,14 @@ def test_masked_volumes_are_the_same_at_every_zero_stage_and_however_a_step_is_d
     assert all("masked_loss" in line for line in evals_of(folder / "masked0"))
     encoder, meta = load_encoder(folder / "masked3/encoder")
     assert meta["config"]["train"]["masked_weight"] == 1 and encoder.config.preset == "tiny"
+
+
+def test_sequences_that_are_read_one_at_a_time_train_at_the_first_and_last_stage(runs):
+    folder, codes = runs
+    assert codes["siamese0"] == codes["siamese3"] == 0
+    first, other = steps_of(folder / "siamese0"), steps_of(folder / "siamese3")
+    assert first[0]["loss"] == pytest.approx(math.log(2), abs=1e-6) and first[1]["grad_norm"] > 0
+    assert [x["loss"] for x in first] == pytest.approx([x["loss"] for x in other], abs=1e-5)
 
 
 def test_bf16_and_the_scaled_preset_train(runs):

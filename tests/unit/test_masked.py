@@ -130,8 +130,8 @@ def test_masked_volumes_are_learnt_alone_and_beside_ntp(tmp_path: Path):
     corpus = write_corpus(tmp_path / "corpus", signal=signal)
     loader = NTPLoader(corpus, DataConfig(corpus=str(corpus.folder)), "train", 0)
     shape = resolve_encoder(ModelConfig(preset="tiny", d_model=32, n_layers=2), {"toy": 12}, L)
-    for weights in ((0.5, 1.0), (0.0, 1.0)):
-        objective = Objective(*weights, share=0.15, seed=0)
+    for weights, pool in (((0.5, 1.0), "mean"), ((0.0, 1.0), "cls")):
+        objective = Objective(*weights, share=0.15, seed=0, pool=pool)
         model = objective.build(shape)
         optimiser = torch.optim.AdamW(model.parameters(), lr=0.003, weight_decay=0.01)
         told = []

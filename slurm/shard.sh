@@ -18,27 +18,8 @@ set -o pipefail
 
 [ $# -ge 1 ] || { echo "usage: sbatch [--array=0-15] slurm/shard.sh CONFIG [--dotted.override VALUE ...]" >&2 && exit 2; }
 cd "${SLURM_SUBMIT_DIR:?submit this with sbatch, from the root of the repository}" || exit 2
-[ -f slurm/shard.sh ] || { echo "shard.sh: no slurm/shard.sh in $PWD: submit from the root of the repository" >&2 && exit 2; }
-[ ! -f slurm/env.sh ] || . slurm/env.sh
-[ ! -f .venv/bin/activate ] || . .venv/bin/activate
-export PYTHONUNBUFFERED=1 PYTHONFAULTHANDLER=1 OMP_NUM_THREADS=1
-echo "$(date '+%F %T') job $SLURM_JOB_ID, life $((${SLURM_RESTART_COUNT:-0} + 1)), on ${SLURMD_NODENAME:-$HOSTNAME}"
-
-# afterany, not afterok: after a failed task a job that waits for success would hang for ever, and say nothing.
-# A task that comes back after its node failed keeps the array unfinished, and finds this job already there.
-submit_finish() {
-  local name=finish-$SLURM_ARRAY_JOB_ID
-  [ -z "$(squeue --noheader --name="$name" --states=all)" ] || return 0
-  local same=(--partition="$SLURM_JOB_PARTITION" ${SLURM_JOB_ACCOUNT:+--account="$SLURM_JOB_ACCOUNT"} ${SLURM_JOB_QOS:+--qos="$SLURM_JOB_QOS"})
-  sbatch --parsable --job-name="$name" --dependency="afterany:$SLURM_ARRAY_JOB_ID" "${same[@]}" --cpus-per-task=1 \
-    --output="shard-$SLURM_ARRAY_JOB_ID.out" slurm/shard.sh "$@" --finish ||
-    echo "shard.sh: the job that finishes could not be submitted; when all tasks are done: fmriscale-shard --config $* --finish" >&2
-}
-
-case " $* " in
-  *" --finish "*) unset "${!SLURM_ARRAY@}" ;;
-  *) [ "${SLURM_ARRAY_TASK_ID:-none}" != "${SLURM_ARRAY_TASK_MIN:-}" ] || submit_finish "$@" ;;
-esac
+[ -f slurm/array.sh ] || { echo "shard.sh: no slurm/array.sh in $PWD: submit from the root of the repository" >&2 && exit 2; }
+. slurm/array.sh shard "$@"
 config=$1
 shift
 fmriscale-shard --config "$config" --jobs "${SLURM_CPUS_PER_TASK:-1}" "$@"

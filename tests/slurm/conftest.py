@@ -1,5 +1,6 @@
 """A real Slurm for the session: three nodes in namespaces of this machine (tools/slurm_testbed)."""
 
+import contextlib
 import os
 import re
 import signal
@@ -61,6 +62,31 @@ class SlurmCluster:
     def node(self, action: str, name: str, *command: str) -> str:
         """Do to a node what a person could: poweroff, boot, kill-slurmd, unplug, plug, ..."""
         return self.run("slurm-node", action, name, *command)
+
+    def finish_job(self, array: str, timeout: float = 60.0) -> str:
+        """Return the id of the job that finishes an array's work, once a task has submitted it."""
+        end = time.monotonic() + timeout
+        while time.monotonic() < end:
+            names = self.run("squeue", "--noheader", f"--name=finish-{array}", "--states=all", "--format=%i")
+            if names.split():
+                [job] = names.split()  # one, whatever was requeued
+                return job
+            time.sleep(0.2)
+        pytest.fail("nobody submitted the job that finishes")
+
+    def freeze(self, command: str, folder: Path, task: int) -> str:
+        """Stop the process of an array's task where it stands; return the name of its node."""
+        for path in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                line = (path / "cmdline").read_bytes()
+                if command.encode() not in line or str(folder).encode() not in line:
+                    continue
+                pairs = (e.split(b"=", 1) for e in (path / "environ").read_bytes().split(b"\0") if e)
+                environment = dict(pairs)
+                if environment.get(b"SLURM_ARRAY_TASK_ID") == str(task).encode():
+                    os.kill(int(path.name), signal.SIGSTOP)
+                    return environment[b"SLURMD_NODENAME"].decode()
+        pytest.fail("the task is not there (did it end before it could be stopped?)")
 
     def restart_controller(self) -> None:
         """Stop slurmctld as an upgrade would, and start it again."""

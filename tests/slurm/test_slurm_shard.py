@@ -1,8 +1,5 @@
 """slurm/shard.sh on a real Slurm: a node loses power in the middle; a task that failed; no byte differs."""
 
-import contextlib
-import os
-import signal
 import sys
 import time
 from pathlib import Path
@@ -48,36 +45,9 @@ def submit(cluster, config, folder, repository, *options):
     )
 
 
-def finish_job(cluster, array, timeout=60.0):
-    """Return the id of the job that writes the manifest, once it is submitted."""
-    end = time.monotonic() + timeout
-    while time.monotonic() < end:
-        names = cluster.run("squeue", "--noheader", f"--name=finish-{array}", "--states=all", "--format=%i")
-        if names.split():
-            [job] = names.split()  # one, whatever was requeued
-            return job
-        time.sleep(0.2)
-    pytest.fail("nobody submitted the job that finishes")
-
-
 def content(folder):
     files = sorted(p for p in folder.rglob("*") if p.is_file() and ".build" not in p.parts)
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in files}
-
-
-def freeze(folder, task):
-    """Stop the process of an array's task where it stands; return the name of its node."""
-    for path in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            command = (path / "cmdline").read_bytes()
-            if b"fmriscale-shard" in command and str(folder).encode() in command:
-                environment = dict(
-                    e.split(b"=", 1) for e in (path / "environ").read_bytes().split(b"\0") if e
-                )
-                if environment.get(b"SLURM_ARRAY_TASK_ID") == str(task).encode():
-                    os.kill(int(path.name), signal.SIGSTOP)
-                    return environment[b"SLURMD_NODENAME"].decode()
-    pytest.fail("the task is not there (did it end before it could be stopped?)")
 
 
 def test_a_node_loses_power_in_the_middle(slurm_cluster, study, tmp_path, repository):
@@ -88,12 +58,12 @@ def test_a_node_loses_power_in_the_middle(slurm_cluster, study, tmp_path, reposi
     while not any(state.exists() for state in states):
         assert time.monotonic() < end, (tmp_path / "task-1.txt").read_text()
         time.sleep(0.005)
-    node = freeze(tmp_path, 1)
+    node = slurm_cluster.freeze("fmriscale-shard", tmp_path, 1)
     built = sum(state.exists() for state in states)
     assert 0 < built < len(mine)
     slurm_cluster.node("poweroff", node)
     try:
-        finish = finish_job(slurm_cluster, job)
+        finish = slurm_cluster.finish_job(job)
         done = slurm_cluster.wait(finish, timeout=120)
     finally:
         slurm_cluster.mend()
@@ -110,7 +80,7 @@ def test_a_task_that_fails_is_told_and_made_good_by_the_next_array(
     job = submit(slurm_cluster, study, tmp_path, repository, "--array=0-1", "--hold")
     slurm_cluster.run("scancel", f"{job}_1")
     slurm_cluster.run("scontrol", "release", job)
-    finish = finish_job(slurm_cluster, job)
+    finish = slurm_cluster.finish_job(job)
     log = repository / f"shard-{job}.out"
     try:
         fields = slurm_cluster.wait(finish, timeout=90)

@@ -1,0 +1,23 @@
+# Sourced by shard.sh and finetune.sh with their own name and arguments, in a job, at the root of the repository.
+# It makes the environment, and has the array's first task submit the job that finishes what all tasks prepare.
+[ ! -f slurm/env.sh ] || . slurm/env.sh
+[ ! -f .venv/bin/activate ] || . .venv/bin/activate
+export PYTHONUNBUFFERED=1 PYTHONFAULTHANDLER=1 OMP_NUM_THREADS=1
+echo "$(date '+%F %T') job $SLURM_JOB_ID, life $((${SLURM_RESTART_COUNT:-0} + 1)), on ${SLURMD_NODENAME:-$HOSTNAME}"
+
+# afterany, not afterok: after a failed task a job that waits for success would hang for ever, and say nothing.
+# A task that comes back after its node failed keeps the array unfinished, and finds this job already there.
+submit_finish() {
+  local verb=$1 name=finish-$SLURM_ARRAY_JOB_ID
+  shift
+  [ -z "$(squeue --noheader --name="$name" --states=all)" ] || return 0
+  local same=(--partition="$SLURM_JOB_PARTITION" ${SLURM_JOB_ACCOUNT:+--account="$SLURM_JOB_ACCOUNT"} ${SLURM_JOB_QOS:+--qos="$SLURM_JOB_QOS"})
+  sbatch --parsable --job-name="$name" --dependency="afterany:$SLURM_ARRAY_JOB_ID" "${same[@]}" --cpus-per-task=1 \
+    --output="$verb-$SLURM_ARRAY_JOB_ID.out" "slurm/$verb.sh" "$@" --finish ||
+    echo "$verb.sh: the job that finishes could not be submitted; when all tasks are done: fmriscale $verb --config $* --finish" >&2
+}
+
+case " $* " in
+  *" --finish "*) unset "${!SLURM_ARRAY@}" ;;
+  *) [ "${SLURM_ARRAY_TASK_ID:-none}" != "${SLURM_ARRAY_TASK_MIN:-}" ] || submit_finish "$@" ;;
+esac

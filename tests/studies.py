@@ -105,8 +105,8 @@ def summary(settings: StudyConfig, truth=CROSS_RUN, conditions=("heard", "imagin
         )
     baselines = []
     for fold in range(settings.n_folds):
-        found = {name: rows(truth[name], fold) for name in truth if name not in (*settings.controls, "fresh")}
-        del found["pretrained"]
+        arms = ("pretrained", "fresh", *settings.controls)
+        found = {name: rows(truth[name], fold) for name in truth if name not in arms}
         baselines.append({n: Score(mean(r, "auc"), mean(r, "accuracy"), r) for n, r in found.items()})
     provenance = {
         "versions": {"fmriscale": "0.1.0", "torch": "2.8.0", "numpy": "2.3.1", "scikit-learn": "1.7.0"},

@@ -18,8 +18,8 @@ from fmriscale.page import environment
 
 SUMMARY = "summary.json"
 """What the page is drawn from, in the study's folder."""
-SHORT = 120
-"""Characters of a line of provenance."""
+SHORT = 24
+"""Characters of a value that shares its line of the provenance with others."""
 MOST_FOLDS = 12
 """Folds whose maps are drawn."""
 
@@ -87,6 +87,7 @@ def page(summary: dict[str, Any], name: str, config: str = "") -> str:
         arms=arms,
         **_differences(summary),
         conditions=conditions,
+        verdict=_split(summary["verdict"]["sentence"]),
         setting=wording.setting(summary),
         say=wording,
         tiles=_tiles(summary),
@@ -153,6 +154,12 @@ def _ends(figures: list[dict[str, Any]]) -> list[float]:
     """Return all that an axis has to hold: figures and the ends of their intervals."""
     found = [content.get(key) for content in figures for key in ("mean", "effect", "low", "high")]
     return [value for value in found if value is not None]
+
+
+def _split(sentence: str) -> tuple[str, str]:
+    """Return the verdict proper, its first clause, and what is said to it."""
+    first, _, more = sentence.partition("; ")
+    return (f"{first}." if more else first), more
 
 
 def _tiles(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
@@ -290,9 +297,10 @@ def flattened(content: dict[str, Any], above: str = "") -> Iterator[tuple[str, s
     for name, value in content.items():
         title = f"{above} {name}".strip().replace("_", " ")
         if isinstance(value, dict):
-            short = ", ".join(f"{key} {what}" for key, what in value.items())
-            if len(short) <= SHORT and not any(isinstance(what, dict | list) for what in value.values()):
-                yield title, short
+            if all(
+                isinstance(what, str | int | float) and len(str(what)) <= SHORT for what in value.values()
+            ):
+                yield title, ", ".join(f"{key} {what}" for key, what in value.items())
             else:
                 yield from flattened(value, title)
         elif value is not None:

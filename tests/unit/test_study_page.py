@@ -1,0 +1,294 @@
+"""The report of a study, printed and as a page: it tells the numbers of the summary, draws the design truly,
+needs nothing else, and fits its window in a real browser."""
+
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import studies
+from factory import write_corpus
+from PIL import Image
+
+from fmriscale.cli import run
+from fmriscale.config import StudyConfig, TaskConfig
+from fmriscale.evaluation import report, wording
+from fmriscale.evaluation.design import MOST_RUNS, describe
+from fmriscale.evaluation.material import fold_pairs, prepare
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return tmp_path_factory.mktemp("studies")
+
+
+@pytest.fixture(scope="module")
+def cross_run(root):
+    return studies.summary(studies.config(root))
+
+
+@pytest.fixture(scope="module")
+def paper(root):
+    settings = studies.config(root, task={"protocol": "paper"}, folds_by="half", n_folds=1, train_sizes=None)
+    return studies.summary(settings, truth=studies.PAPER, conditions=("heard", "imagined"))
+
+
+@pytest.fixture(scope="module")
+def pages(root, cross_run, paper):
+    """Folder with a study each, and the text of their pages."""
+    found = {name: written(s, root / name) for name, s in (("cross", cross_run), ("paper", paper))}
+    return root, found
+
+
+def written(summary, folder: Path) -> str:
+    """The page of a summary, as a user makes it."""
+    folder.mkdir()
+    (folder / "summary.json").write_text(json.dumps(summary))
+    (folder / "config.yaml").write_text("task: {label: timbre}\n")
+    assert run(["report", str(folder)]) == 0
+    return (folder / "report.html").read_text(encoding="utf-8")
+
+
+class Reader(HTMLParser):
+    """Collects words, tags and whatever a browser would load or run."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.tags, self.loads, self.handlers, self.text = [], [], [], []
+        self.feed(page)
+        self.words = " ".join(" ".join(self.text).split())
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        loading = ("src", "href", "xlink:href", "srcset", "data", "action", "poster")
+        self.loads += [value for name, value in attrs if name in loading]
+        self.handlers += [name for name, _ in attrs if name.startswith("on")]
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+# ---- the design
+
+
+def test_under_the_paper_protocol_same_timbre_is_same_run(paper):
+    design = paper["design"]
+    assert design["relation"]["same"] == {"n": 2856, "one_run": 2856, "distance": 0.0}
+    assert design["relation"]["different"] == {"n": 2856, "one_run": 0, "distance": 1.0}
+    assert {(a == b, same) for a, b, same, _ in design["arcs"]} == {(True, 1), (False, 0)}
+    assert [r["side"] for r in design["runs"]] == ["train"] * 4 + ["test"] * 4
+    assert design["places"] == [["----####"] * 17]
+    assert (design["n_windows"], design["n_lost"], design["n_runs"], design["n_people"]) == (2856, 0, 136, 17)
+
+
+def test_cross_run_pairs_join_runs_of_one_condition_equally_far_apart(cross_run):
+    design = cross_run["design"]
+    same, different = design["relation"]["same"], design["relation"]["different"]
+    assert same["one_run"] == different["one_run"] == 0 and same["distance"] == different["distance"]
+    condition = [design["conditions"][r["windows"][0][2]] for r in design["runs"]]
+    label = [r["windows"][0][1] for r in design["runs"]]
+    for a, b, is_same, n in design["arcs"]:
+        assert a < b and n > 0 and condition[a] == condition[b] and (label[a] == label[b]) == bool(is_same)
+    of_person = 21 * 8 * 4
+    assert sum(n for *_, n in design["arcs"]) == of_person
+    tested = np.array([[row == "########" for row in rows] for rows in design["places"]])
+    assert (tested.sum(axis=0) == 1).all()  # everybody is left out once
+
+
+def test_pairs_of_two_people_are_drawn_with_the_partners(tmp_path):
+    def events(subject, run):
+        return [{"onset": 0.0, "duration": 1.0, "sex": "fm"[subject % 2]}, {"onset": 900.0, "sex": "f"}]
+
+    write_corpus(tmp_path / "corpus", datasets={"toy": {"subjects": 30, "runs": 1, "events": events}})
+    config = StudyConfig(
+        out="x", corpus=str(tmp_path / "corpus"), pretrained=None, n_folds=2,
+        task=TaskConfig(label="sex", protocol="any", partners="other_person", pairs_per_window=28),
+    )  # fmt: skip
+    material = prepare(config)
+    design = describe(config, material, [fold_pairs(config, material, fold) for fold in material.folds])
+    assert design["n_lost"] == 30 and design["n_windows"] == 30
+    people = [r["person"] for r in design["runs"]]
+    assert 2 < len(people) == len(set(people)) <= MOST_RUNS
+    assert all(a == 0 for a, *_ in design["arcs"])  # all pairs shown are the first person's
+
+
+# ---- words and numbers
+
+
+def test_the_printed_table_holds_every_arm_and_fits_a_terminal(cross_run, paper):
+    for summary in (cross_run, paper):
+        lines = report.printed(summary).splitlines()
+        assert max(map(len, lines)) <= report.COLUMNS and len(lines) <= 46
+        text = " ".join(lines)
+        for content in summary["arms"].values():
+            found = content["by_condition"]["all"]
+            line = next(line for line in lines if line.startswith(content["title"]))
+            assert wording.within(found) in line and line.endswith(wording.area(found["auc"]["mean"]))
+        gain = summary["comparisons"][0]
+        line = next(line for line in lines if line.startswith("pre-trained - fresh"))
+        assert wording.effect(gain) in line and wording.p_value(gain["p"]) in line
+        assert line.index(wording.effect(gain)) < line.index(wording.p_value(gain["p"]))
+        assert summary["verdict"]["sentence"][:60] in text and "Power: with 17 subjects" in text
+
+
+def test_numbers_are_told_as_people_read_them():
+    assert [wording.p_value(p) for p in (0.00001, 0.0004, 0.0312, 1.0)] == [
+        "<0.0001", "0.0004", "0.031", "1.000",
+    ]  # fmt: skip
+    row = {"effect": -0.0123, "low": -0.03, "high": 0.004}
+    assert wording.effect(row) == "-1.2 [-3.0, +0.4]"
+    one = {"accuracy": {"mean": 0.5, "low": None, "high": None}}
+    assert wording.within(one) == "50.0" and wording.within(None) == "-"
+    assert (wording.counted(1, "person"), wording.counted(2, "person")) == ("1 person", "2 people")
+
+
+def test_the_figure_is_a_picture_that_does_not_change(cross_run, tmp_path):
+    for name in ("a.png", "b.png"):
+        report.draw(tmp_path / name, cross_run)
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    assert Image.open(tmp_path / "a.png").width > 1000
+
+
+# ---- the page
+
+
+def test_the_page_tells_the_summary_and_needs_nothing_else(cross_run, pages):
+    text = pages[1]["cross"]
+    page = Reader(text)
+    gain = cross_run["comparisons"][0]
+    best = cross_run["arms"]["category"]["by_condition"]["all"]
+    shown = f"{wording.points(gain['effect'])} {wording.bounds(gain, wording.points)}"
+    for fact in (
+        "Were two windows of brain activity recorded under the same timbre?",
+        "The claim survives",
+        shown.replace("-", "\N{MINUS SIGN}"),
+        f"The strongest baseline is window classifier (SVM): {wording.within(best)} %.",
+        "The two windows of every pair are of different runs",
+        "is right in 50.0 % of these pairs",
+        "none: each of 2,856 has its window",
+        "none of 180 (arms",
+        "corpus fingerprint " + "4f" * 32,
+        "task: {label: timbre}",
+    ):
+        assert fact in page.words, fact
+    for name, section in (("design", 1), ("units", 4), ("learning", 3), ("sizes", 2)):
+        part = text[text.index(f'<section id="{name}"') :]
+        assert part[: part.index("</section>")].count('<svg role="img" aria-label=') >= section
+    assert all(load.startswith("#") for load in page.loads)
+    assert "script" not in page.tags and "img" not in page.tags and not page.handlers
+    assert "://" not in text and "default-src 'none'" in text
+    identifiers = re.findall(r'\bid="([^"]+)"', text)
+    assert len(identifiers) == len(set(identifiers))
+
+
+def test_one_summary_one_page(pages, tmp_path):
+    root, texts = pages
+    assert run(["report", str(root / "paper"), "--out", str(tmp_path / "again.html")]) == 0
+    assert (tmp_path / "again.html").read_text() == texts["paper"]
+
+
+def test_a_protocol_that_confuses_label_and_run_says_so_at_once(pages):
+    page = Reader(pages[1]["paper"]).words
+    for fact in (
+        "Verdict: open",
+        "Both windows of every same-timbre pair are of one run",
+        "here same timbre means same run",
+        "same timbre 2,856 2,856 (100 %) 0.00",
+        "is right in 100.0 % of these pairs",
+        "The strongest baseline is same-run oracle",
+    ):
+        assert fact in page, fact
+    assert 'id="sizes"' not in pages[1]["paper"]
+
+
+def test_one_arm_few_units_and_no_design_still_make_a_page(root, tmp_path):
+    alone = {"pretrained": None, "controls": {}, "train_sizes": None, "folds_by": "half", "n_folds": 1}
+    settings = studies.config(root, task={"protocol": "any"}, **alone)
+    truth = {k: v for k, v in studies.CROSS_RUN.items() if k not in ("pretrained", "shuffled_volumes")}
+    summary = studies.summary(settings, truth=truth, conditions=("",))
+    del summary["design"]
+    page = Reader(written(summary, tmp_path / "study")).words
+    assert "No pre-trained arm to judge" in page and "Design" not in page
+    assert "pre-trained - fresh" not in report.printed(summary)
+
+
+def test_untrusted_text_stays_text(cross_run, tmp_path):
+    evil = '<script>alert("$x$")</script>--><img src=x onerror=alert(1)>'
+    summary = json.loads(json.dumps(cross_run).replace('"shuffled_volumes"', json.dumps(evil)))
+    summary["arms"][evil]["title"] = evil
+    summary["label"] = evil
+    summary["design"]["labels"][0] = evil
+    summary["design"]["runs"][0]["person"] = evil
+    summary["provenance"]["note"] = evil
+    page = Reader(written(summary, tmp_path / "study"))
+    assert not page.handlers and "script" not in page.tags and "x" not in page.loads
+    assert page.words.count('<script>alert("$x$")</script>') > 10
+
+
+def test_mistakes_and_damage_are_named(tmp_path, capsys):
+    assert run(["report", str(tmp_path)]) == 2
+    assert "neither summary.json" in capsys.readouterr().err
+    (tmp_path / "cells").mkdir()
+    assert run(["report", str(tmp_path)]) == 2
+    assert "not finished" in capsys.readouterr().err
+    (tmp_path / "summary.json").write_text("{broken")
+    assert run(["report", str(tmp_path)]) == 4
+    assert "not JSON" in capsys.readouterr().err
+
+
+# ---- a real browser
+
+
+def browse(page: Path, *options: str) -> subprocess.CompletedProcess:
+    """Open a page in headless Chromium."""
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--enable-logging=stderr"]
+    home = f"--user-data-dir={page.parent / 'browser'}"
+    return subprocess.run(
+        [str(CHROMIUM), *flags, home, *options, page.as_uri()], capture_output=True, text=True, timeout=120
+    )
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_a_browser_draws_it_without_complaint(pages, tmp_path, dark):
+    picture = tmp_path / "page.png"
+    theme = ["--force-dark-mode", "--blink-settings=preferredColorScheme=0"] if dark else []
+    size = [f"--screenshot={picture}", "--window-size=1280,2400"]
+    done = browse(pages[0] / "cross" / "report.html", *size, *theme)
+    assert picture.exists(), done.stderr[-2000:]
+    assert "CONSOLE" not in done.stderr
+    pixels = np.asarray(Image.open(picture).convert("L"), float)
+    paper = pixels[5, 5]
+    assert (paper < 60) if dark else (paper > 230)
+    # Ink in every stretch of 300 pixels: nothing is blank.
+    for top in range(0, 2400, 300):
+        assert (np.abs(pixels[top : top + 300] - paper) > 60).mean() > 0.002
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
+def test_the_page_is_never_wider_than_its_window(pages):
+    root, texts = pages
+    frames = "".join(
+        f'<iframe src="{name}/report.html" width="{width}" height="900"></iframe>'
+        for name in texts
+        for width in (360, 420, 800, 1280)
+    )
+    script = (
+        "onload = () => { document.title = [...document.querySelectorAll('iframe')].map(frame => {"
+        "const page = frame.contentDocument;"
+        "page.querySelectorAll('details').forEach(part => { part.open = true; });"
+        "return page.documentElement.scrollWidth - frame.clientWidth; }).join(' '); };"
+    )
+    wrapper = root / "frames.html"
+    wrapper.write_text(f"<!doctype html><title>none</title><script>{script}</script>{frames}")
+    flags = ["--allow-file-access-from-files", "--disable-web-security", "--virtual-time-budget=5000"]
+    done = browse(wrapper, "--dump-dom", *flags)
+    found = re.search(r"<title>([^<]*)</title>", done.stdout)
+    assert found, done.stderr[-2000:]
+    assert [int(x) for x in found.group(1).split()] == [0] * 8

@@ -31,6 +31,8 @@ class Windows:
 
     bold_NLV: np.ndarray
     """float16 [N, L, V], standardised as the task has it."""
+    run_mean_NV: np.ndarray
+    """float32 [N, V], mean of all uncensored volumes of the window's run, in the units of bold_NLV."""
     label_N: np.ndarray
     """Index into `labels`."""
     labels: tuple[str, ...]

@@ -88,6 +88,9 @@ class DataConfig:
     """How pairs are drawn."""
     standardize: Literal["run", "subject", "none"] = "run"
     """Mean 0 and deviation 1 by run (as stored), or over the subject's runs; none = as measured."""
+    volume_order: Literal["recorded", "shuffled"] = "recorded"
+    """shuffled: the volumes of every run in random order (by train.seed), so that nothing is left of time:
+    a control for what pre-training learns. Needs access: memory or device."""
     access: Literal["mmap", "memory", "device"] = "mmap"
     """Read runs in place from their shards; from a copy in memory; or from a copy on the accelerator."""
     verify: bool = False
@@ -100,6 +103,8 @@ class DataConfig:
             raise ValueError("data.weights: give weights of 0 or more")
         if not 0 <= self.temperature <= 1:
             raise ValueError(f"data.temperature is {self.temperature}; it must be between 0 and 1")
+        if self.volume_order == "shuffled" and self.access == "mmap":
+            raise ValueError("data.volume_order shuffled changes a copy of the runs: set data.access memory")
         if self.shuffle_shards < 1:
             raise ValueError(f"data.shuffle_shards is {self.shuffle_shards}; it must be at least 1")
 

@@ -19,6 +19,7 @@ from numba import njit, types  # pyright: ignore[reportPrivateImportUsage]
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from fmriscale.corpus.manifest import parse_segments
 from fmriscale.corpus.reader import NPY_HEADER, Corpus
 from fmriscale.errors import UserError
 from fmriscale.sampling.tables import REVERSED, Draw
@@ -193,17 +194,35 @@ class MemoryRuns(MappedRuns):
         n_features: int,
         standard: Standard | None = None,
         allocate: Allocate | None = None,
+        shuffled: int | None = None,
     ) -> None:
         self.length, self.n_features = length, n_features
         self.standard, self.allocate = None, allocate or Buffers()  # the copy has its standardisation already
-        self._volumes, first = copy_runs(corpus, rows, n_features, standard)
+        self._volumes, first = copy_runs(corpus, rows, n_features, standard, shuffled)
         self._address = self._volumes.ctypes.data + first * (2 * n_features)
 
 
 def copy_runs(
-    corpus: Corpus, rows: np.ndarray, n_features: int, standard: Standard | None
+    corpus: Corpus,
+    rows: np.ndarray,
+    n_features: int,
+    standard: Standard | None,
+    shuffled: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Copy runs into one array, checking the sha256 of each.
+
+    Parameters
+    ----------
+    corpus : Corpus
+        Holds the runs.
+    rows : int array [R]
+        Rows of the runs.
+    n_features : int
+        V.
+    standard : Standard, optional
+        Applied to every run.
+    shuffled : int, optional
+        Seed of a random order of each run's volumes; None = as recorded.
 
     Returns
     -------
@@ -235,10 +254,22 @@ def copy_runs(
         check_run(corpus, int(rows[i]), values)
         if standard is not None:
             values[:] = standard.apply(values[None], np.array([i]))[0]
+        if shuffled is not None:
+            shuffle_volumes(
+                values, corpus.runs.key.iloc[rows[i]], corpus.runs.segments.iloc[rows[i]], shuffled
+            )
 
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         list(pool.map(fill, range(len(rows))))
     return volumes, first
+
+
+def shuffle_volumes(values_TV: np.ndarray, key: str, segments: str, seed: int) -> None:
+    """Put the uncensored volumes of a run into a random order, in place: a function of seed and key alone."""
+    stretches = [np.arange(start, stop) for start, stop in parse_segments(segments)]
+    kept = np.concatenate(stretches) if stretches else np.empty(0, np.int64)
+    of_run = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "little")
+    values_TV[kept] = values_TV[np.random.default_rng([seed, of_run]).permutation(kept)]
 
 
 def free_memory() -> int:

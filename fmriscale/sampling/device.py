@@ -24,6 +24,8 @@ class DeviceRuns:
         Applied to the runs before they are sent.
     device : torch.device
         Where they go.
+    shuffled : int, optional
+        Seed of a random order of each run's volumes.
 
     Raises
     ------
@@ -39,8 +41,9 @@ class DeviceRuns:
         n_features: int,
         standard: Standard | None,
         device: torch.device,
+        shuffled: int | None = None,
     ) -> None:
-        volumes, self._first = copy_runs(corpus, rows, n_features, standard)
+        volumes, self._first = copy_runs(corpus, rows, n_features, standard, shuffled)
         try:
             self.volumes = torch.from_numpy(volumes).to(device)
         except torch.OutOfMemoryError as error:

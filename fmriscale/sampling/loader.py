@@ -186,7 +186,9 @@ class NTPLoader:
         pairs = {f"data.pairs.{k}": v for k, v in dataclasses.asdict(self.data.pairs).items()}
         window = self.data.shuffle_shards if self.data.shuffle == "window" else 0
         quotas = [part.mixture.quotas.tolist() for part in self.parts]
+        shuffled = {"data.volume_order": "shuffled"} if self.data.volume_order == "shuffled" else {}
         return {
+            **shuffled,
             "version of the order": ORDER,
             "split": split,
             "seed": self.seed,

@@ -134,13 +134,14 @@ class Part:
         self.corpus.want(shards.tolist(), reader=f"{id(self)}")
         standard = standard_of(self.corpus, self.rows, self.table.runs["subject"], self.data.standardize)
         place = (self.corpus, self.rows, self.length, self.space.n_features, standard)
+        shuffled = self.seed if self.data.volume_order == "shuffled" else None
         if self.data.access == "device":
             from fmriscale.sampling.device import DeviceRuns  # here: it brings torch
 
-            self._source = DeviceRuns(*place, device)
+            self._source = DeviceRuns(*place, device, shuffled)
             return
         if self.data.access == "memory":
-            self._source = MemoryRuns(*place, allocate)
+            self._source = MemoryRuns(*place, allocate, shuffled)
             return
         if self.data.verify:
             verify_runs(self.corpus, self.rows)

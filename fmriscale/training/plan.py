@@ -101,7 +101,7 @@ class Plan:
         folder, resident = expand(config.data.corpus), 0
         if folder.exists():
             corpus = Corpus.open(folder)
-            mapped = dataclasses.replace(config.data, access="mmap", verify=False)
+            mapped = dataclasses.replace(config.data, access="mmap", volume_order="recorded", verify=False)
             loader = NTPLoader(corpus, mapped, "train", settings.seed, settings.global_batch)
             shape = shape_for(config, loader)
             sequences = [(part.space.name, part.space.n_features, part.length) for part in loader.parts]

@@ -77,9 +77,14 @@ def main(args: list[str] | None = None) -> int:
         return train(config, out, place, stop)
     except UserError as error:
         stop.deafen()
+        if not error.agreed:
+            cluster.alarm(error)
         if place.leads or not error.agreed:
             raise
         return error.exit_code
+    except BaseException as error:
+        cluster.alarm(error)
+        raise
     finally:
         cluster.leave()
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime
+import json
 import os
 import socket
 from collections.abc import Iterator, Mapping
@@ -12,9 +13,12 @@ import torch
 import torch.distributed as dist
 
 from fmriscale.errors import UserError
+from fmriscale.training.board import Board
 
 TIMEOUT = datetime.timedelta(minutes=30)
 """Longest wait for another rank, at the start and in any exchange."""
+_board: Board | None = None
+"""Of this rank, from `join` to `leave`; None where there is one rank."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +140,8 @@ def join() -> Cluster:
         raise UserError(
             f"rank {place['rank']} of {place['world_size']} met nobody at {where} ({reason[:200]})"
         ) from error
+    global _board
+    _board = Board(place["rank"], place["world_size"], TIMEOUT) if place["world_size"] > 1 else None
     return Cluster(
         place["rank"],
         place["world_size"],
@@ -148,8 +154,18 @@ def join() -> Cluster:
 
 def leave() -> None:
     """Take leave of the other ranks, so that none of them sees a broken connection."""
+    if _board:
+        _board.close()
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+def alarm(error: BaseException) -> None:
+    """End the other ranks too, wherever they wait: this one fails with an error that they do not have."""
+    if _board:
+        kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+        reason = " ".join(f"{kind}{error}".split())[:500]
+        _board.alarm(reason, error.exit_code if isinstance(error, UserError) else 1)
 
 
 def total(values: torch.Tensor) -> torch.Tensor:
@@ -176,26 +192,38 @@ def leaders(value: Any) -> Any:
 def together() -> Iterator[None]:
     """Do what any rank may find impossible: where one does, all end there, and rank 0 tells why.
 
-    Without this a rank that cannot go on would leave the others waiting for it.
+    Without this a rank that cannot go on would leave the others waiting for it. They meet at the board,
+    not in an exchange: those that passed the point may be in one already, in DeepSpeed's say.
 
     Raises
     ------
     UserError
-        That of one rank or several, on every rank.
+        That of one rank or several, on every rank; or of this rank alone where the others do not come.
     """
     error = None
     try:
         yield
     except UserError as found:
         error = found
-    told = everyones((str(error), error.exit_code) if error else None)
-    reasons = {text: rank for rank, (text, _) in reversed([(r, t) for r, t in enumerate(told) if t])}
-    if not reasons:
+    if not _board:
+        if error:
+            error.agreed = True
+            raise error
         return
-    alike = len(reasons) == 1 and all(told)
-    lines = [text if alike else f"rank {rank} of {len(told)}: {text}" for text, rank in reasons.items()]
-    agreed = UserError("; ".join(lines))
-    agreed.exit_code = max(t[1] for t in told if t)
+    try:
+        told = _board.meet(json.dumps((str(error), error.exit_code)) if error else "")
+    except TimeoutError as alone:
+        raise (error or alone) from alone
+    if not told:
+        return
+    notes = {rank: json.loads(note) for rank, note in told.items()}
+    reasons = {text: rank for rank, (text, _) in reversed(notes.items())}
+    alike = len(reasons) == 1 and len(notes) == _board.world_size
+    lines = [
+        text if alike else f"rank {rank} of {_board.world_size}: {text}" for text, rank in reasons.items()
+    ]
+    agreed = UserError("; ".join(reversed(lines)))
+    agreed.exit_code = max(code for _, code in notes.values())
     agreed.agreed = True
     raise agreed from error
 

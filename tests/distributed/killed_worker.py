@@ -15,7 +15,7 @@ from worker import fork_ranks, warm_up
 
 from fmriscale import train
 from fmriscale.errors import UserError
-from fmriscale.training import cluster
+from fmriscale.training import board, cluster
 
 folder, n_kills = Path(sys.argv[1]), int(sys.argv[2])
 
@@ -79,6 +79,31 @@ def hang() -> dict:
     return {"codes": [waiting, end(ranks[1], 60)]}
 
 
+def refused_on_one_rank() -> dict:
+    """DeepSpeed refuses the settings of one rank, while the other waits for it inside of DeepSpeed."""
+    board.PATIENCE_S, board.GRACE_S = 1.0, 2.0
+    line = ["--config", str(folder / "recipe.yaml"), "--out", str(folder / "refused")]
+    wrong = ["--train.deepspeed", json.dumps({"zero_optimization": {"sub_group_size": "many"}})]
+
+    def work() -> None:
+        args = line + wrong * (os.environ["RANK"] == "1")
+        os._exit(train.exit_code_of(lambda: train.main(args)))
+
+    begun = time.monotonic()
+    codes = [end(pid, 60) for pid in fork_ranks(2, work)]
+    return {"codes": codes, "seconds": time.monotonic() - begun}
+
+
+def fall() -> None:
+    """One rank falls over something that no user can mend, and does not end; the other waits for it."""
+    board.GRACE_S = 2.0
+    place = cluster.join()
+    if place.rank == 1:
+        cluster.alarm(ZeroDivisionError("a bug"))
+        signal.pause()
+    cluster.everyones("there?")
+
+
 def disagree() -> None:
     """One rank cannot go on before the first step."""
     place = cluster.join()
@@ -97,5 +122,7 @@ rng = random.Random(5)
 told["kills"] = [kill_at(moment, rng) for moment in (["start", "step", "save", "save"] * n_kills)[:n_kills]]
 told["last"] = [end(pid) for pid in start("killed")]
 told["hang"] = hang()
+told["refused"] = refused_on_one_rank()
+told["fallen"] = [end(pid, 60) for pid in fork_ranks(2, fall)]
 told["disagreed"] = [end(pid) for pid in fork_ranks(2, disagree)]
 (folder / "told.json").write_text(json.dumps(told))

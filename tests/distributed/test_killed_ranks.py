@@ -70,3 +70,13 @@ def test_what_one_rank_finds_impossible_ends_all_of_them(told: dict):
     assert told["disagreed"] == [0, 0]
     said = [(told["folder"] / f"disagreed{rank}").read_text() for rank in range(2)]
     assert said == ["rank 1 of 2: no corpus on this node"] * 2
+
+
+def test_what_deepspeed_refuses_on_one_rank_does_not_leave_the_others_waiting(told: dict):
+    assert told["refused"]["codes"] == [2, 2] and told["refused"]["seconds"] < 30
+    assert "rank 0 ends: rank 1 failed (train.deepspeed: DeepSpeed refuses these settings" in told["stderr"]
+
+
+def test_a_rank_that_fails_and_cannot_end_is_ended_with_the_others(told: dict):
+    assert told["fallen"] == [1, 1]
+    assert "rank 0 ends: rank 1 failed (ZeroDivisionError: a bug)" in told["stderr"]

@@ -96,7 +96,7 @@ class Board:
             self._over.set()
             self._thread.join()
 
-    def _look_out(self, store: dist.Store) -> None:
+    def _look_out(self, store: PrefixStore) -> None:
         while not self._over.wait(LOOK_S):
             try:
                 if not store.check(["alarm"]):

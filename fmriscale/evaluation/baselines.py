@@ -1,21 +1,34 @@
 """What a study has to beat: simple classifiers on the same windows and the same pairs, and controls.
 
-Everything is fitted on the training side of the fold. N windows, P pairs, V features, K labels.
+Everything is fitted on the training side of the fold. N windows, L volumes, P pairs, V features, K labels.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from scipy.stats import rankdata
 from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.svm import LinearSVC
 
 from fmriscale.sampling.labelled import Pairs, Windows
 
+PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1)
+"""Values of C of the support vector machine, of which inner folds choose."""
+N_INNER = 3
+"""Inner folds, at most."""
 N_SHUFFLES = 10
 """Shuffles of the training labels whose mean is the shuffled-label control."""
+SMALLEST_MEAN = 0.01
+"""Means of runs are rounded to it, in standard deviations."""
+MOST_VALUES = 2**24
+"""Features of training pairs that a logistic regression gets (64 MiB); of more pairs, some are drawn."""
+BLOCK = 2048
+"""Pairs whose features are computed at a time."""
 
 
 @dataclass(frozen=True)
@@ -105,41 +118,192 @@ def baselines(
 ) -> dict[str, Score]:
     """Fit every baseline on the training pairs and score the test pairs.
 
+    Parameters
+    ----------
+    windows : Windows
+        All windows.
+    train, test : Pairs
+        The two sides of a fold.
+    unit_P, condition_P : numpy.ndarray
+        Unit and condition of each test pair, text.
+    seed : int
+        Of shuffles, and of which training pairs are taken where they are many.
+
     Returns
     -------
     dict of str to Score
-        correlation: of the two window means; no fitting but of the threshold.
-        category: a classifier of single windows (the field's standard); do its guesses agree?
-        pair_logistic: logistic regression on |a - b| and a * b of the window means.
-        same_run: calls pairs from one run "same"; at chance where pairs are cross-run.
-        shuffled: pair_logistic fitted to shuffled labels, mean of several shuffles; has to be at chance.
+        Methods without an encoder:
+
+        - category: a linear support vector machine on single windows (the field's standard); do its guesses
+          agree?
+        - pair_logistic: logistic regression on |a - b| and a * b of the window means;
+        - correlation: of the two window means; no fitting but of the threshold.
+
+        Shortcuts, which know no label:
+
+        - run_means: logistic regression on |a - b| of the means of the two RUNS: what the identity of a run
+          gives away. With task.standardize: subject it is what the published protocol rewards; in runs
+          standardised one by one the means are 0, and it is at chance by construction;
+        - persistence: does one window continue the other, as an autoregressive process would?
+        - same_run: calls pairs from one run "same"; at chance where pairs are cross-run.
+
+        And shuffled: pair_logistic fitted to shuffled labels, mean of several shuffles; has to be at chance.
     """
     mean_NV = windows.bold_NLV.mean(axis=1, dtype=np.float32)
     rng = np.random.default_rng([seed, 6])
+    some = some_pairs(train, 2 * mean_NV.shape[1], rng)
+    features = pair_features(mean_NV, some)
 
-    def scored(value_P: np.ndarray, threshold: float) -> Score:
+    def scored(value_P: np.ndarray, threshold: float = 0.0) -> Score:
         return score(value_P, threshold, test.same_P, unit_P, condition_P)
 
-    correlation_P, midpoint = correlation(mean_NV, train, test)
-    features_train, features_test = pair_features(mean_NV, train), pair_features(mean_NV, test)
-    logistic = pair_logistic().fit(features_train, train.same_P)
-    shuffles = [
-        scored(
-            pair_logistic()
-            .fit(features_train, unrelated_labels(train.same_P, rng))
-            .decision_function(features_test),
-            0.0,
-        )
-        for _ in range(N_SHUFFLES)
-    ]
+    def logistic(same_P: np.ndarray) -> Score:
+        fitted = pair_logistic().fit(features, same_P)
+        return scored(in_blocks(test, lambda pairs: fitted.decision_function(pair_features(mean_NV, pairs))))
+
     same_run_P = windows.run_N[test.left_P] == windows.run_N[test.right_P]
     return {
-        "category": scored(category(windows, mean_NV, train, test), 1 / len(windows.labels)),
-        "pair_logistic": scored(logistic.decision_function(features_test), 0.0),
-        "correlation": scored(correlation_P, midpoint),
+        "category": scored(*category(windows, mean_NV, train, test)),
+        "pair_logistic": logistic(some.same_P),
+        "correlation": scored(*correlation(mean_NV, train, test)),
+        "run_means": scored(run_means(windows, some, test)),
+        "persistence": scored(*persistence(windows, train, test)),
         "same_run": scored(same_run_P.astype(float), 0.5),
-        "shuffled": mean_score(shuffles),
+        "shuffled": mean_score([logistic(unrelated_labels(some.same_P, rng)) for _ in range(N_SHUFFLES)]),
     }
+
+
+# ---------------------------------------------------------------- methods without an encoder
+
+
+def category(windows: Windows, mean_NV: np.ndarray, train: Pairs, test: Pairs) -> tuple[np.ndarray, float]:
+    """Return how much a classifier's guesses at the labels of a pair's windows agree, [P], and a threshold.
+
+    A linear support vector machine on standardised window means, one label against the rest, whose C inner
+    folds choose on the training side. The agreement is the inner product of the two windows' decision values,
+    centred over the labels: with two labels the product of their signed distances to the border, with more
+    positive where both lean to the same labels. The threshold is fitted to training pairs whose windows were
+    left out in the inner folds; it is 0 where the design permits none.
+    """
+    members = np.unique(np.concatenate([train.left_P, train.right_P]))
+    x, label = mean_NV[members], windows.label_N[members]
+    penalty, threshold = 1.0, 0.0
+    if splits := inner_splits(windows, members, test):
+        search = GridSearchCV(svm(penalty), {"linearsvc__C": list(PENALTIES)}, cv=splits, refit=False)
+        penalty = search.fit(x, label).best_params_["linearsvc__C"]
+        unseen_NK = np.full((len(mean_NV), len(windows.labels)), np.nan)
+        for kept, left_out in splits:
+            fitted = svm(penalty).fit(x[kept], label[kept])
+            unseen_NK[members[left_out]] = decisions(fitted, x[left_out])
+        value_P = agreement(unseen_NK, train)
+        known = np.isfinite(value_P)
+        if len(set(train.same_P[known])) == 2:
+            threshold = midpoint(value_P[known], train.same_P[known])
+    return agreement(decisions(svm(penalty).fit(x, label), mean_NV), test), threshold
+
+
+def svm(penalty: float) -> Pipeline:
+    """Return an unfitted linear support vector machine on standardised windows."""
+    return make_pipeline(StandardScaler(), LinearSVC(C=penalty))
+
+
+def decisions(machine: Pipeline, x_NV: np.ndarray) -> np.ndarray:
+    """Return decision values centred over the K labels, [N, K]."""
+    value = machine.decision_function(x_NV)
+    value_NK = np.stack([-value, value], axis=1) if value.ndim == 1 else value
+    return value_NK - value_NK.mean(axis=1, keepdims=True)
+
+
+def agreement(decision_NK: np.ndarray, pairs: Pairs) -> np.ndarray:
+    """Return the inner product of the decision values of each pair's windows, [P]."""
+    return np.einsum("pk,pk->p", decision_NK[pairs.left_P], decision_NK[pairs.right_P])
+
+
+def inner_splits(windows: Windows, members: np.ndarray, test: Pairs) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Split training windows as the outer folds do: persons are left out, or runs where persons are known.
+
+    Returns
+    -------
+    list of (train, test)
+        Places in `members`; splits whose training part lacks a label are left out, so there may be none.
+    """
+    label, person = windows.label_N[members], windows.person_N[members]
+    strangers = not np.isin(windows.person_N[test.left_P], person).any()
+    group = person if strangers and len(set(person)) > 1 else windows.run_N[members]
+    n_groups = min(N_INNER, len(np.unique(group)))
+    if n_groups < 2:
+        return []
+    splits = StratifiedGroupKFold(n_groups).split(members, label, group)
+    return [(a, b) for a, b in splits if len(b) and len(np.unique(label[a])) == len(np.unique(label))]
+
+
+def pair_features(mean_NV: np.ndarray, pairs: Pairs) -> np.ndarray:
+    """Return |a - b| and a * b of the window means, [P, 2V]; the order of the two does not matter."""
+    left_PV, right_PV = mean_NV[pairs.left_P], mean_NV[pairs.right_P]
+    return np.concatenate([np.abs(left_PV - right_PV), left_PV * right_PV], axis=1)
+
+
+def pair_logistic() -> Pipeline:
+    """Return an unfitted, strongly regularised logistic regression on standardised pair features."""
+    return make_pipeline(StandardScaler(), LogisticRegression(C=1e-3, max_iter=1000))
+
+
+def correlation(mean_NV: np.ndarray, train: Pairs, test: Pairs) -> tuple[np.ndarray, float]:
+    """Return the correlation of each test pair's patterns and the threshold fitted on training pairs."""
+    centred_NV = mean_NV - mean_NV.mean(axis=1, keepdims=True)
+    unit_NV = centred_NV / np.maximum(np.linalg.norm(centred_NV, axis=1, keepdims=True), 1e-6)
+
+    def of(pairs: Pairs) -> np.ndarray:
+        return np.einsum("pv,pv->p", unit_NV[pairs.left_P], unit_NV[pairs.right_P])
+
+    return in_blocks(test, of), midpoint(in_blocks(train, of), train.same_P)
+
+
+# ---------------------------------------------------------------- shortcuts and controls
+
+
+def run_means(windows: Windows, train: Pairs, test: Pairs) -> np.ndarray:
+    """Return the decision of a logistic regression on |a - b| of the means of the two runs, [P].
+
+    Means are rounded: in runs standardised one by one what is left of them is rounding of the stored values,
+    which would tell runs apart perfectly though no method could ever use it.
+    """
+    mean_NV = np.round(windows.run_mean_NV / SMALLEST_MEAN) * SMALLEST_MEAN
+
+    def apart(pairs: Pairs) -> np.ndarray:
+        return np.abs(mean_NV[pairs.left_P] - mean_NV[pairs.right_P])
+
+    fitted = pair_logistic().fit(apart(train), train.same_P)
+    return in_blocks(test, lambda pairs: fitted.decision_function(apart(pairs)))
+
+
+def persistence(windows: Windows, train: Pairs, test: Pairs) -> tuple[np.ndarray, float]:
+    """Return how well one window of a pair continues the other, [P], and a threshold from training pairs.
+
+    Every feature is a first-order autoregressive process round its run's mean: x(t+1) = r x(t) + noise, with
+    r and the variance of training windows. The value is the log-likelihood ratio of the right window's first
+    volume given the left one's last, against its own distribution, summed over the features; or the same
+    with left and right exchanged, whichever is higher.
+    """
+    members = np.unique(np.concatenate([train.left_P, train.right_P]))
+    trained_NLV = windows.bold_NLV[members].astype(np.float32) - windows.run_mean_NV[members, None]
+    power_V = np.maximum(np.square(trained_NLV).mean(axis=(0, 1)), 1e-6)
+    r_V = np.zeros_like(power_V)
+    if trained_NLV.shape[1] > 1:
+        r_V = (trained_NLV[:, 1:] * trained_NLV[:, :-1]).mean(axis=(0, 1)) / power_V
+    r_V = np.clip(r_V, -0.99, 0.99)
+    scale_V = np.sqrt(power_V)
+    first_NV, last_NV = ((windows.bold_NLV[:, i] - windows.run_mean_NV) / scale_V for i in (0, -1))
+
+    def continues(left_P: np.ndarray, right_P: np.ndarray) -> np.ndarray:
+        now_PV, then_PV = first_NV[right_P], last_NV[left_P]
+        surprise_PV = np.square(now_PV - r_V * then_PV) / (1 - r_V**2) + np.log(1 - r_V**2)
+        return (np.square(now_PV) - surprise_PV).sum(axis=1) / 2
+
+    def of(pairs: Pairs) -> np.ndarray:
+        return np.maximum(continues(pairs.left_P, pairs.right_P), continues(pairs.right_P, pairs.left_P))
+
+    return in_blocks(test, of), midpoint(in_blocks(train, of), train.same_P)
 
 
 def unrelated_labels(same_P: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -154,38 +318,28 @@ def unrelated_labels(same_P: np.ndarray, rng: np.random.Generator) -> np.ndarray
     return labels_P
 
 
-def correlation(mean_NV: np.ndarray, train: Pairs, test: Pairs) -> tuple[np.ndarray, float]:
-    """Return the correlation of each test pair's patterns and the threshold fitted on training pairs."""
-    centred_NV = mean_NV - mean_NV.mean(axis=1, keepdims=True)
-    unit_NV = centred_NV / np.maximum(np.linalg.norm(centred_NV, axis=1, keepdims=True), 1e-6)
-
-    def of(pairs: Pairs) -> np.ndarray:
-        return np.einsum("pv,pv->p", unit_NV[pairs.left_P], unit_NV[pairs.right_P])
-
-    fitted = of(train)
-    midpoint = (fitted[train.same_P == 1].mean() + fitted[train.same_P == 0].mean()) / 2
-    return of(test), float(midpoint)
+# ---------------------------------------------------------------- pairs by the block
 
 
-def pair_features(mean_NV: np.ndarray, pairs: Pairs) -> np.ndarray:
-    """Return |a - b| and a * b of the window means, [P, 2V]; the order of the two does not matter."""
-    left_PV, right_PV = mean_NV[pairs.left_P], mean_NV[pairs.right_P]
-    return np.concatenate([np.abs(left_PV - right_PV), left_PV * right_PV], axis=1)
+def midpoint(value_P: np.ndarray, same_P: np.ndarray) -> float:
+    """Return the threshold halfway between the mean values of the two classes."""
+    return float((value_P[same_P == 1].mean() + value_P[same_P == 0].mean()) / 2)
 
 
-def pair_logistic() -> Pipeline:
-    """Return an unfitted, strongly regularised logistic regression on standardised pair features."""
-    return make_pipeline(StandardScaler(), LogisticRegression(C=1e-3, max_iter=1000))
+def some_pairs(pairs: Pairs, n_features: int, rng: np.random.Generator) -> Pairs:
+    """Return the pairs, or as many drawn from them as keep their features within MOST_VALUES."""
+    most = max(2, MOST_VALUES // n_features)
+    if len(pairs.same_P) <= most:
+        return pairs
+    kept = np.sort(rng.choice(len(pairs.same_P), most, replace=False))
+    return Pairs(pairs.left_P[kept], pairs.right_P[kept], pairs.same_P[kept])
 
 
-def category(windows: Windows, mean_NV: np.ndarray, train: Pairs, test: Pairs) -> np.ndarray:
-    """Return for each test pair the chance that a window classifier gives both the same label, [P].
-
-    The classifier is a (multinomial) logistic regression fitted on the training windows; with K labels,
-    unrelated guesses agree with chance 1 / K, which is the threshold.
-    """
-    members = np.unique(np.concatenate([train.left_P, train.right_P]))
-    classifier = make_pipeline(StandardScaler(), LogisticRegression(C=1.0, max_iter=1000))
-    classifier.fit(mean_NV[members], windows.label_N[members])
-    guess_NK = classifier.predict_proba(mean_NV)
-    return np.einsum("pk,pk->p", guess_NK[test.left_P], guess_NK[test.right_P])
+def in_blocks(pairs: Pairs, value_of: Callable[[Pairs], np.ndarray]) -> np.ndarray:
+    """Return a value of each pair, [P], without the features of all pairs in memory at a time."""
+    return np.concatenate(
+        [
+            value_of(Pairs(pairs.left_P[block], pairs.right_P[block], pairs.same_P[block]))
+            for block in np.array_split(np.arange(len(pairs.same_P)), -(-len(pairs.same_P) // BLOCK))
+        ]
+    )

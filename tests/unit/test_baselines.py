@@ -1,10 +1,22 @@
+from dataclasses import replace
+from typing import Literal
+
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
 from fmriscale.config import TaskConfig
-from fmriscale.evaluation.baselines import auc, baselines, score
-from fmriscale.sampling.labelled import Windows, draw_pairs
+from fmriscale.evaluation.baselines import (
+    auc,
+    baselines,
+    category,
+    inner_splits,
+    persistence,
+    run_means,
+    score,
+    some_pairs,
+)
+from fmriscale.sampling.labelled import Pairs, Windows, draw_pairs
 
 
 def timbre_windows(timbre: float, run_offset: float, seed: int = 0, n_persons: int = 12) -> Windows:
@@ -19,6 +31,7 @@ def timbre_windows(timbre: float, run_offset: float, seed: int = 0, n_persons: i
     x += timbre * patterns[label][:, None] + run_offset * offsets[person, run][:, None]
     return Windows(
         bold_NLV=x.astype(np.float16),
+        run_mean_NV=(run_offset * offsets[person, run]).astype(np.float32),
         label_N=label,
         labels=("clarinet", "trumpet"),
         condition_N=np.zeros(n, int),
@@ -33,7 +46,7 @@ def timbre_windows(timbre: float, run_offset: float, seed: int = 0, n_persons: i
     )
 
 
-def areas(windows: Windows, pairs: str) -> dict[str, float]:
+def areas(windows: Windows, pairs: Literal["cross_run", "paper", "any"]) -> dict[str, float]:
     task = TaskConfig(protocol=pairs)
     test_side = windows.person_N.astype(int) % 2 == 0
     train, test = (
@@ -67,8 +80,126 @@ def test_run_offsets_without_any_timbre_fool_pairs_within_runs_but_not_cross_run
     any_run, cross_run = areas(trapped, "any"), areas(trapped, "cross_run")
     assert any_run["correlation"] > 0.7 and any_run["pair_logistic"] > 0.7
     assert any_run["same_run"] > 0.7
-    for name in ("category", "correlation", "pair_logistic", "same_run"):
+    # A run's mean gives it away completely: no other pair of runs has a difference of 0.
+    assert any_run["run_means"] > 0.95 * any_run["same_run"]
+    for name in ("category", "correlation", "pair_logistic", "run_means", "same_run"):
         assert cross_run[name] == pytest.approx(0.5, abs=0.1), (name, cross_run)
+
+
+def test_runs_standardised_one_by_one_have_no_means_to_tell_them_by():
+    windows = timbre_windows(0.5, 0.0)
+    rounding = np.random.default_rng(0).normal(0, 1e-4, (48, 30)).astype(np.float32)
+    windows = replace(windows, run_mean_NV=rounding[windows.run_N])
+    train, test = sides(windows, TaskConfig(protocol="any"))
+    assert np.ptp(run_means(windows, train, test)) == 0
+
+
+def sides(windows: Windows, task: TaskConfig) -> tuple[Pairs, Pairs]:
+    test_side = windows.person_N.astype(int) % 2 == 0
+    train, test = (draw_pairs(windows, np.flatnonzero(side), task, [0]) for side in (~test_side, test_side))
+    return train, test
+
+
+def many_labels(signal: float, n_labels: int = 8) -> Windows:
+    """A block design: every run has every label twice."""
+    windows = timbre_windows(0.0, 0.0)
+    label = (windows.start_N // 11) % n_labels
+    patterns = np.random.default_rng(3).standard_normal((n_labels, 30))
+    bold = windows.bold_NLV + signal * patterns[label][:, None]
+    labels = tuple("abcdefgh"[:n_labels])
+    return replace(windows, bold_NLV=bold.astype(np.float16), label_N=label, labels=labels)
+
+
+@pytest.mark.parametrize("n_labels", [2, 3, 8])
+def test_guesses_agree_whatever_the_number_of_labels(n_labels):
+    windows = many_labels(1.0, n_labels)
+    train, test = sides(windows, TaskConfig())
+    value, threshold = category(windows, windows.bold_NLV.mean(axis=1, dtype=np.float32), train, test)
+    right = (value > threshold) == test.same_P
+    assert right.mean() > 0.9
+    assert abs(right[test.same_P == 1].mean() - right[test.same_P == 0].mean()) < 0.15
+
+
+def test_the_window_classifier_never_sees_a_test_label():
+    windows = many_labels(0.5)
+    train, test = sides(windows, TaskConfig())
+    mean_NV = windows.bold_NLV.mean(axis=1, dtype=np.float32)
+    hidden = windows.label_N.copy()
+    hidden[np.unique([test.left_P, test.right_P])] = 0
+    seen, blind = (category(w, mean_NV, train, test) for w in (windows, replace(windows, label_N=hidden)))
+    np.testing.assert_array_equal(seen[0], blind[0])
+    assert seen[1] == blind[1]
+
+
+def test_inner_folds_leave_out_what_the_outer_ones_do():
+    windows = timbre_windows(0.5, 0.0, n_persons=4)
+    person, run = windows.person_N, windows.run_N
+    everybody, by_person = sides(windows, TaskConfig())
+
+    members = np.flatnonzero(person.astype(int) % 2 == 1)
+    for kept, left_out in inner_splits(windows, members, by_person):
+        assert not set(person[members[kept]]) & set(person[members[left_out]])
+        assert set(windows.label_N[members[kept]]) == {0, 1}
+
+    members = np.arange(len(person))
+    splits = inner_splits(windows, members, everybody)  # every test person trains too
+    assert len(splits) == 3
+    for kept, left_out in splits:
+        assert set(person[members[kept]]) == set(person)
+        assert not set(run[members[kept]]) & set(run[members[left_out]])
+
+    # One person with a run a label: whatever is left out, a label is missing; C stays as it is.
+    two_runs = np.flatnonzero((person == "1") & (windows.order_N < 2))
+    assert inner_splits(windows, two_runs, by_person) == []
+
+
+def autoregression(r: float, seed: int = 0) -> tuple[Windows, Pairs]:
+    """Runs of consecutive windows of 5 volumes, and pairs: neighbours (in either order) and far ones."""
+    rng = np.random.default_rng(seed)
+    n_runs, n_windows, n_features = 8, 24, 20
+    noise = rng.standard_normal((n_runs, n_windows * 5, n_features))
+    bold = np.zeros_like(noise)
+    for t in range(bold.shape[1]):
+        bold[:, t] = r * bold[:, t - 1] + np.sqrt(1 - r**2) * noise[:, t]
+    windows = timbre_windows(0.0, 0.0)
+    n = n_runs * n_windows
+    windows = replace(
+        windows,
+        bold_NLV=bold.reshape(n, 5, n_features).astype(np.float16),
+        run_mean_NV=np.zeros((n, n_features), np.float32),
+    )
+    left = np.concatenate([run * n_windows + np.arange(n_windows - 6) for run in range(n_runs)])
+    near = np.stack([left, left + 1])
+    near[:, ::2] = near[::-1, ::2]
+    far = np.stack([left, left + 5])
+    left_P, right_P = np.concatenate([near, far], axis=1)
+    return windows, Pairs(left_P, right_P, np.repeat([1, 0], len(left)))
+
+
+@pytest.mark.parametrize(("r", "low", "high"), [(0.8, 0.95, 1), (0.4, 0.65, 0.95), (0.0, 0.4, 0.6)])
+def test_persistence_finds_the_window_that_continues_another_in_either_order(r, low, high):
+    windows, pairs = autoregression(r)
+    train, test = (
+        Pairs(pairs.left_P[part::2], pairs.right_P[part::2], pairs.same_P[part::2]) for part in (0, 1)
+    )
+    value, threshold = persistence(windows, train, test)
+    assert low <= auc(value, test.same_P) <= high
+    if r == 0.8:
+        assert ((value > threshold) == test.same_P).mean() > 0.9
+
+
+def test_persistence_of_single_volumes_is_at_chance():
+    windows, pairs = autoregression(0.8)
+    value, threshold = persistence(replace(windows, bold_NLV=windows.bold_NLV[:, :1]), pairs, pairs)
+    assert np.isfinite(value).all() and np.ptp(value) == 0 == threshold
+
+
+def test_of_very_many_training_pairs_some_are_drawn():
+    pairs = Pairs(np.arange(5000), np.arange(5000, 10000), np.arange(5000) % 2)
+    some = some_pairs(pairs, 2**24 // 1000, np.random.default_rng(0))
+    assert 1000 <= len(some.same_P) <= 1001
+    np.testing.assert_array_equal(some.right_P - some.left_P, 5000)
+    assert some_pairs(pairs, 10, np.random.default_rng(0)) is pairs
 
 
 def test_a_score_has_its_known_value():

@@ -24,6 +24,9 @@ import pandas as pd
 from fmriscale.config import TaskConfig
 from fmriscale.errors import UserError
 
+MOST_OTHERS = 4096
+"""Windows among which the partners of one are looked for; of more, so many are drawn: time stays linear."""
+
 
 @dataclass(frozen=True)
 class Windows:
@@ -177,25 +180,34 @@ def pairs_of(
 ) -> Iterator[tuple[Any, Any, int]]:
     """Yield the pairs (left, right, same label) of windows that may be partners by person and condition."""
     label, order, place = windows.label_N[group], windows.order_N[group], place_N[group]
-    person, start = windows.person_N[group], windows.start_N[group]
-    run, dataset = windows.run_N[group], windows.dataset_N[group]
-    apart = task.partners == "other_person"
+    run, start = windows.run_N[group], windows.start_N[group]
+    person, dataset = (
+        np.unique(of[group], return_inverse=True)[1] for of in (windows.person_N, windows.dataset_N)
+    )
     # A data set that holds one label alone says which; it can be matched only among those that hold several.
     mixed = pd.Series(label).groupby(dataset).transform("nunique").to_numpy() > 1
-    matched = dataset if mixed.any() else np.full(len(group), "")
-    for i, left in enumerate(group):
-        if apart:
+    matched = dataset if mixed.any() else np.zeros_like(dataset)
+
+    def may_be_partners(i: int, others: np.ndarray) -> np.ndarray:
+        if task.partners == "other_person":
+            may = person[others] != person[i]
             # Everybody's first runs may have had the same stimuli at the same times: not those, then.
-            may = person != person[i]
-            if task.protocol == "cross_run" and task.label_of == "event":
-                may &= order != order[i]
-        elif task.protocol == "cross_run":
-            may = order != order[i]
-        else:
-            # Windows of one run may not share volumes; nor may a window meet itself.
-            may = (run != run[i]) | (np.abs(start - start[i]) >= task.length)
-        negatives = np.flatnonzero(may & (label != label[i]))
-        positives = np.flatnonzero(may & (label == label[i]) & np.isin(matched, matched[negatives]))
+            stimuli = task.protocol == "cross_run" and task.label_of == "event"
+            return may & (order[others] != order[i]) if stimuli else may
+        if task.protocol == "cross_run":
+            return order[others] != order[i]
+        # Windows of one run may not share volumes; nor may a window meet itself.
+        return (run[others] != run[i]) | (np.abs(start[others] - start[i]) >= task.length)
+
+    everyone, n_places = np.arange(len(group)), place.max() + 1.0
+    for i, left in enumerate(group):
+        others = everyone
+        if len(group) > MOST_OTHERS:
+            others = np.unique(rng.integers(len(group), size=MOST_OTHERS))
+        others = others[may_be_partners(i, others)]
+        is_same = label[others] == label[i]
+        negatives, positives = others[~is_same], others[is_same]
+        positives = positives[np.isin(matched[positives], matched[negatives])]
         count = min(task.pairs_per_window // 2, len(positives), len(negatives))
         partners = rng.choice(positives, count, replace=False)
         if task.protocol == "paper":
@@ -203,13 +215,13 @@ def pairs_of(
             yield from ((left, group[p], 1) for p in partners)
             yield from ((left, group[n], 0) for n in unmatched)
             continue
-        distance = np.abs(order - order[i])
         for p in partners:
             fitting = negatives[matched[negatives] == matched[p]]
             if not len(fitting):
                 continue
             # A whole run counts more than all places in it, and a place more than the draw.
-            cost = np.abs(distance[fitting] - distance[p]) * (place.max() + 1.0)
+            distance = np.abs(order[fitting] - order[i])
+            cost = np.abs(distance - np.abs(order[p] - order[i])) * n_places
             cost += np.abs(place[fitting] - place[p]) + rng.random(len(fitting)) / 2
             nearest = fitting[np.argmin(cost)]
             yield left, group[p], 1

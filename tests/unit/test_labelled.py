@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from fmriscale.config import StudyConfig, TaskConfig
 from fmriscale.errors import UserError
 from fmriscale.evaluation.material import fold_pairs, prepare
+from fmriscale.sampling import labelled
 from fmriscale.sampling.cut import cut_windows, spread
 from fmriscale.sampling.labelled import Windows, draw_pairs, members_of, place_in_run, run_order
 
@@ -216,6 +217,16 @@ def test_pairs_of_a_person_depend_on_nobody_else():
     own = first[all_three.left_P]
     np.testing.assert_array_equal(alone.right_P, all_three.right_P[own])
     np.testing.assert_array_equal(alone.left_P, all_three.left_P[own])
+
+
+def test_of_very_many_windows_some_are_looked_at(monkeypatch):
+    design, task = blocks(20, 4, 3), TaskConfig(partners="other_person")
+    monkeypatch.setattr(labelled, "MOST_OTHERS", 30)
+    pairs = draw_pairs(design, np.arange(240), task, [0])
+    assert len(pairs.same_P) > 0.9 * 4 * 240 and pairs.same_P.mean() == 0.5
+    assert (design.person_N[pairs.left_P] != design.person_N[pairs.right_P]).all()
+    assert (pairs.same_P == (design.label_N[pairs.left_P] == design.label_N[pairs.right_P])).all()
+    assert len(set(zip(pairs.left_P.tolist(), pairs.right_P.tolist(), strict=True))) == len(pairs.same_P)
 
 
 def test_published_partners_are_drawn_from_all_there_are():

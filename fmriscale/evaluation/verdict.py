@@ -9,14 +9,13 @@ from typing import Any
 from fmriscale.evaluation.statistics import ALPHA, lowest_p
 from fmriscale.evaluation.wording import counted, p_value, percent, points
 
-SHORTCUTS = {"run_means": "run means alone", "persistence": "persistence alone"}
-"""Baselines that know nothing of the label but what run or nearness in time give away."""
 SIMPLE = {
     "category": "a linear SVM on single windows",
     "pair_logistic": "a logistic regression on pairs",
     "correlation": "correlation",
+    "persistence": "persistence (does one window continue the other?)",
 }
-"""Baselines that learn the label without an encoder."""
+"""Baselines without an encoder, as a sentence names them."""
 LEAK = 0.05
 """Accuracy of shuffled labels this far from chance, and with an interval beyond it, is a fault."""
 SAME = 0.1
@@ -37,69 +36,70 @@ def verdict(summary: dict[str, Any]) -> dict[str, Any]:
         sentence; survives: True, False, or None where the study cannot tell.
     """
     gain = row_of(summary, "pretrained", "fresh")
+    survives = None
     if gain is None:
-        return {"sentence": sentence([alone(summary), *cautions(summary)]), "survives": None}
-    survives, reason = judge(summary, gain)
-    told = [reason]
-    if survives is not None or not_shown(summary, gain):
-        told += [*doubts(summary, gain), *rivals(summary), *where(summary)]
-    told += [*sooner(summary), *backwards(summary), *cautions(summary)]
-    return {"sentence": sentence(told), "survives": survives}
-
-
-def judge(summary: dict[str, Any], gain: dict[str, Any]) -> tuple[bool | None, str]:
-    """Return whether the claim survives (None: open) and why; the first reason that applies."""
-    protocol, label = summary["protocol"], summary["label"]
-    units = counted(gain["n"], summary["unit"])
-    size = f"{difference(gain)}, {units}"
-    shuffled, oracle = accuracy(summary, "shuffled"), accuracy(summary, "same_run")
-    if abs(shuffled["mean"] - 0.5) > LEAK and not covers_chance(shuffled):
-        return None, (
-            f"Open: classifiers trained on shuffled labels score {percent(shuffled['mean'])} %, so something "
-            f"but the {label} gives the answer away; no other figure of this study can be trusted"
-        )
-    if oracle["mean"] > 0.5 + LEAK and oracle["mean"] >= accuracy(summary, "pretrained")["mean"]:
-        return None, (
-            f"Open: this protocol ({protocol}) cannot tell {label} from run: a same-run oracle scores "
-            f"{percent(oracle['mean'])} %, so the pre-trained arm's {difference(gain)} over the fresh one "
-            f"says nothing of {label}"
-        )
-    if lowest_p(gain["n"]) > ALPHA:
-        return None, (
-            f"Open: {units} cannot give p below {lowest_p(gain['n']):.2g} whatever the difference; it is "
-            f"{difference(gain)}"
-        )
-    above = [name for name in ("pretrained", "fresh") if above_chance(summary, name)]
-    if not above:
-        both = " and ".join(within(summary, name) for name in ("pretrained", "fresh"))
-        return False, f"No: both arms are at chance under {protocol} ({both}), {units}"
-    if gain["p"] >= ALPHA:
-        return False, f"No: the pre-trained arm's advantage does not survive {protocol}: {size}{seen(gain)}"
-    if gain["effect"] < 0:
-        return False, f"No: under {protocol} the pre-trained arm is worse than the fresh one: {size}"
-    for name, title in SHORTCUTS.items():
-        if above_chance(summary, name) and not beaten(summary, name):
-            return None, (
-                f"Open: under {protocol} the pre-trained arm is ahead of the fresh one by {size}, but "
-                f"{title} score{'s' * (name == 'persistence')} {within(summary, name, '')} against its "
-                f"{percent(accuracy(summary, 'pretrained')['mean'])} %, without knowing any {label}"
-            )
-    return True, f"Yes: the pre-trained arm's advantage survives {protocol}: {size}"
-
-
-def not_shown(summary: dict[str, Any], gain: dict[str, Any]) -> bool:
-    """Say whether a study is open for its number of units alone: then all else is still worth telling."""
-    return judge(summary, gain)[0] is None and judge(summary, gain | {"n": 1000})[0] is not None
+        told = [alone(summary)]
+    elif fault := flaw(summary, gain):
+        told = [fault]
+    else:
+        survives, reason = judge(summary, gain)
+        told = [reason, *doubts(summary, gain), *rivals(summary, survives), *where(summary)]
+        told += [*sooner(summary), *backwards(summary)]
+    return {"sentence": "; ".join([*told, *cautions(summary)]) + ".", "survives": survives}
 
 
 def alone(summary: dict[str, Any]) -> str:
     """Say how the fresh arm does where nothing is pre-trained."""
     units = counted(summary["n_units"], summary["unit"])
-    found = within(summary, "fresh")
     if above_chance(summary, "fresh"):
-        return f"No pre-trained arm to judge: {found}, above chance, {units}"
-    few = lowest_p(summary["n_units"]) > ALPHA
-    return f"No pre-trained arm to judge: {found}, {'too few to tell from' if few else 'at'} chance, {units}"
+        level = "above chance"
+    else:
+        level = "too few to tell from chance" if lowest_p(summary["n_units"]) > ALPHA else "at chance"
+    return f"No pre-trained arm to judge: {within(summary, 'fresh')}, {units}, {level}"
+
+
+def flaw(summary: dict[str, Any], gain: dict[str, Any]) -> str | None:
+    """Say why no figure of the study can speak of the label at all; None where nothing forbids it."""
+    protocol, label = summary["protocol"], summary["label"]
+    shuffled = accuracy(summary, "shuffled")
+    if abs(shuffled["mean"] - 0.5) > LEAK and not covers_chance(shuffled):
+        return (
+            f"Open: classifiers trained on shuffled labels score {percent(shuffled['mean'])} %, so something "
+            f"but the {label} gives the answer away"
+        )
+    told_by_run = run_tells(summary)
+    if told_by_run > 0.5 + LEAK and told_by_run >= accuracy(summary, "pretrained")["mean"]:
+        return (
+            f"Open: this protocol ({protocol}) cannot tell {label} from run: a same-run oracle scores "
+            f"{percent(told_by_run)} %, so the difference of the arms ({difference(gain)}) says nothing of "
+            f"{label}"
+        )
+    return None
+
+
+def judge(summary: dict[str, Any], gain: dict[str, Any]) -> tuple[bool | None, str]:
+    """Return whether the claim survives (None: open) and why; the first reason that applies."""
+    protocol, units = summary["protocol"], counted(gain["n"], summary["unit"])
+    size = f"{difference(gain)}, {units}"
+    if lowest_p(gain["n"]) > ALPHA:
+        return None, (
+            f"Open: {units} cannot give p below {lowest_p(gain['n']):.2g}, whatever the difference; under "
+            f"{protocol} it is {difference(gain)}{beside(gain)}"
+        )
+    if not above_chance(summary, "pretrained") and not above_chance(summary, "fresh"):
+        both = " and ".join(within(summary, name) for name in ("pretrained", "fresh"))
+        return False, f"No: both arms are at chance under {protocol} ({both}), {units}{seen(gain)}"
+    if gain["p"] >= ALPHA:
+        return False, f"No: the pre-trained arm's advantage does not survive {protocol}: {size}{seen(gain)}"
+    if gain["effect"] < 0:
+        return False, f"No: under {protocol} the pre-trained arm is worse than the fresh one: {size}"
+    if above_chance(summary, "run_means") and standing(summary, "run_means"):
+        return None, (
+            f"Open: under {protocol} the pre-trained arm is ahead of the fresh one by {size}, but run means "
+            f"alone score {within(summary, 'run_means', '')} against its "
+            f"{percent(accuracy(summary, 'pretrained')['mean'])} %, so it may be runs that are told apart"
+        )
+    return True, f"Yes: the pre-trained arm's advantage survives {protocol}: {size}"
 
 
 def doubts(summary: dict[str, Any], gain: dict[str, Any]) -> list[str]:
@@ -107,37 +107,33 @@ def doubts(summary: dict[str, Any], gain: dict[str, Any]) -> list[str]:
     told = []
     corrected = gain["corrected_p"]
     if gain["p"] < ALPHA and corrected is not None and corrected >= ALPHA:
-        told.append(f"the corrected resampled t over folds and seeds gives only p = {p_value(corrected)}")
-    oracle = accuracy(summary, "same_run")
-    if oracle["mean"] > 0.5 + LEAK:
-        told.append(f"part may be run: a same-run oracle scores {percent(oracle['mean'])} %")
+        told.append(f"the corrected resampled t over folds and seeds gives only p {equals(corrected)}")
+    if run_tells(summary) > 0.5 + LEAK:
+        told.append(f"part may be run: a same-run oracle scores {percent(run_tells(summary))} %")
     return told
 
 
-def rivals(summary: dict[str, Any]) -> list[str]:
+def rivals(summary: dict[str, Any], survives: bool | None) -> list[str]:
     """Name controls, and the best of the simple baselines, that the pre-trained arm does not beat."""
+    decoding = [name for name in SIMPLE if above_chance(summary, name)]
+    best_first = sorted(decoding, key=lambda name: -accuracy(summary, name)["mean"])
     if not above_chance(summary, "pretrained"):
-        names = [name for name in SIMPLE if above_chance(summary, name)]
-        if not names:
-            return []
-        best = max(names, key=lambda name: accuracy(summary, name)["mean"])
-        return [f"yet there is something to decode: {SIMPLE[best]} reaches {within(summary, best, '')}"]
+        return [
+            f"yet there is something to decode: {SIMPLE[name]} reaches {within(summary, name, '')}"
+            for name in best_first[:1]
+        ]
     told = []
-    for name, content in summary["arms"].items():
-        if content["kind"] == "control" and not beaten(summary, name):
+    controls = [name for name, content in summary["arms"].items() if content["kind"] == "control"]
+    for name in controls if survives else []:
+        if how := standing(summary, name):
             told.append(
-                f"the control '{content['title']}' does as well ({within(summary, name, '')}), "
-                "so what it lacks is not what helps"
+                f"the control '{summary['arms'][name]['title']}' {how} ({within(summary, name, '')}), "
+                "so what it lacks is not shown to help"
             )
-    matching = [n for n in (*SIMPLE, *SHORTCUTS) if above_chance(summary, n) and not beaten(summary, n)]
-    if matching:
-        best = max(matching, key=lambda name: accuracy(summary, name)["mean"])
-        row = row_of(summary, "pretrained", best)
-        better = row is not None and row["effect"] < 0 and row["p"] < ALPHA
-        told.append(
-            f"{(SIMPLE | SHORTCUTS)[best]} {'does better' if better else 'is not told apart from it'} "
-            f"({within(summary, best, '')})"
-        )
+    matching = [name for name in best_first if standing(summary, name)]
+    told += [
+        f"{SIMPLE[name]} {standing(summary, name)} ({within(summary, name, '')})" for name in matching[:1]
+    ]
     return told
 
 
@@ -165,18 +161,17 @@ def where(summary: dict[str, Any]) -> list[str]:
 
 
 def sooner(summary: dict[str, Any]) -> list[str]:
-    """Compare how soon the arms reach the fresh arm's best, where both learn anything."""
+    """Compare how soon the arms reach the fresh arm's best, where that one learns anything."""
     row = summary["speed"]["epochs"]
-    if row is None or row["low"] is None or not above_chance(summary, "fresh"):
+    if row["low"] is None or not above_chance(summary, "fresh"):
         return []
-    never = {arm: summary["speed"]["reached"][arm]["n_never"] for arm in ("pretrained", "fresh")}
-    counts = (
-        f"; cells that never do: {never['pretrained']} and {never['fresh']}" if any(never.values()) else ""
-    )
-    few = ", which so few folds cannot show" if lowest_p(row["n"]) > ALPHA else ""
+    reached = summary["speed"]["reached"]
+    never = [reached[arm]["n_never"] for arm in ("pretrained", "fresh")]
+    few = ", too few to show it" if lowest_p(row["n"]) > ALPHA else ""
+    counts = f", {never[0]} pre-trained and {never[1]} fresh cells never do" if any(never) else ""
     return [
-        f"to the fresh arm's best AUC it needs {row['effect']:+.1f} epochs [{row['low']:+.1f}, "
-        f"{row['high']:+.1f}] (p {equals(row['p'])}, {counted(row['n'], 'fold')}{few}{counts})"
+        f"to reach the fresh arm's best AUC it needs {row['effect']:+.1f} epochs [{row['low']:+.1f}, "
+        f"{row['high']:+.1f}] (p {equals(row['p'])}, {counted(row['n'], 'fold')}{few}{counts}{beside(row)})"
     ]
 
 
@@ -218,10 +213,20 @@ def above_chance(summary: dict[str, Any], name: str) -> bool:
     return row is not None and row["effect"] > 0 and row["p"] < ALPHA
 
 
-def beaten(summary: dict[str, Any], name: str) -> bool:
-    """Say whether the pre-trained arm beats an arm or baseline at p < 0.05."""
+def standing(summary: dict[str, Any], name: str) -> str | None:
+    """Say how a baseline or control stands against the pre-trained arm; None where it is beaten."""
     row = row_of(summary, "pretrained", name)
-    return row is not None and row["effect"] > 0 and row["p"] < ALPHA
+    if row is None or (row["effect"] > 0 and row["p"] < ALPHA):
+        return None
+    if row["effect"] < 0 and row["p"] < ALPHA:
+        return "does better"
+    return "does as well" if row["effect"] <= 0 else "is not told apart from it"
+
+
+def run_tells(summary: dict[str, Any]) -> float:
+    """Return the accuracy of who knows which windows are of one run, and nothing else."""
+    mean = accuracy(summary, "same_run")["mean"]
+    return max(mean, 1 - mean)
 
 
 def accuracy(summary: dict[str, Any], name: str) -> dict[str, Any]:
@@ -250,19 +255,19 @@ def difference(row: dict[str, Any]) -> str:
 
 def seen(row: dict[str, Any]) -> str:
     """Say which difference would have been seen."""
-    return (
-        f" (a true {points(row['detectable'])} would be found in 80 % of such studies)"
-        if row["detectable"]
-        else ""
-    )
+    if not row["detectable"]:
+        return ""
+    return f" (a true difference of {points(row['detectable'], '')} would show in 80 % of such studies)"
+
+
+def beside(row: dict[str, Any]) -> str:
+    """Give the corrected t's p where units are too few for a p of their own."""
+    if row["corrected_p"] is None or lowest_p(row["n"]) <= ALPHA:
+        return ""
+    return f"; corrected resampled t over folds and seeds: p {equals(row['corrected_p'])}"
 
 
 def equals(p: float) -> str:
     """Return `= 0.016` or `< 0.0001`."""
     text = p_value(p)
     return f"< {text[1:]}" if text.startswith("<") else f"= {text}"
-
-
-def sentence(clauses: list[str]) -> str:
-    """Join clauses to a sentence."""
-    return "; ".join(clauses) + "."

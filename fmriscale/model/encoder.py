@@ -7,7 +7,8 @@ import dataclasses
 import math
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -182,13 +183,34 @@ class Encoder(nn.Module):
     recompute : bool
         Keep only the input of each block but the last and compute the rest again in the backward pass.
         The last block's turn comes at once: to forget it would save nothing.
+    meta : dict
+        What it was saved with: feature_spaces, pairs, t_r, train_runs, ...; empty before it is.
     """
 
     recompute = False
 
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> "Encoder":
+        """Read the encoder/ folder of a pre-training run, or the model/ folder of a study.
+
+        Returns
+        -------
+        Encoder
+            In evaluation mode, on the CPU.
+
+        Raises
+        ------
+        UserError, DamageError
+            No encoder there; or weights that are not those that config.json tells of.
+        """
+        from fmriscale.model.export import load_encoder
+
+        return load_encoder(Path(folder))[0]
+
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         self.config = config
+        self.meta: dict[str, Any] = {}
         if config.positions == "learned":
             n_features = next(iter(config.spaces.values()))
             self.embedding = RawEmbedding(n_features, config.length, config.d_model)

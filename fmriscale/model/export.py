@@ -90,4 +90,5 @@ def load_encoder(folder: Path) -> tuple[Encoder, dict[str, Any]]:
         raise DamageError(f"{path} is not the file that config.json tells of; export the encoder again")
     encoder = Encoder(EncoderConfig(**config["encoder"]))
     encoder.load_state_dict(load(data))
-    return encoder.eval(), config["meta"]
+    encoder.meta = config["meta"]
+    return encoder.eval(), encoder.meta

@@ -195,6 +195,16 @@ def test_no_pair_crosses_the_border_of_a_fold(tiny, folds_by, protocol, partners
             assert len(set(unit[train.left_P].tolist())) == size
 
 
+def test_sizes_that_there_are_not_are_refused_before_anything_is_trained(tiny):
+    task = TaskConfig(label="stimulus")
+    config = StudyConfig(out="", corpus=str(tiny), pretrained=None, task=task, n_folds=2, train_sizes=[1, 4])
+    with pytest.raises(UserError, match=r"train_sizes has 4, .* fold 0 has 3 subjects; give from 1 to 3"):
+        prepare(config)
+    by_run = replace(config, folds_by="run", train_sizes=[2, 5])
+    with pytest.raises(UserError, match=r"train_sizes has 5, .* fold 0 has 4 run places"):
+        prepare(by_run)
+
+
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
     """Six people, eight runs, a stimulus of three in each of three blocks, in another order in every run."""

@@ -1,0 +1,153 @@
+"""How often does a study find what is not there? Many simulated studies with a light model.
+
+The light model stands for an encoder and its head: random features of a window's mean (the "encoder", drawn
+once for a study), a logistic regression that guesses the label, and "same" where the two guesses agree. Two
+arms are two draws of the features: neither is better but by luck. Heard and imagined tones are studies of
+their own, as their noise is: an experiment of 17 people gives two.
+"""
+
+import json
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.stats import binomtest
+from sklearn.linear_model import LogisticRegression
+
+from fmriscale.config import SimulateConfig, StudyConfig, TaskConfig
+from fmriscale.evaluation.baselines import baselines, score
+from fmriscale.evaluation.material import Material, conditions, fold_pairs, prepare, units
+from fmriscale.evaluation.pooling import by_unit, pooled
+from fmriscale.evaluation.statistics import ALPHA, compare, corrected_t
+from fmriscale.sampling.labelled import Pairs
+from fmriscale.simulate.build import simulate
+
+N_FEATURES = 32
+CONDITIONS = ("heard", "imagined")
+
+
+def study(corpus: Path, condition: str, protocol: str) -> StudyConfig:
+    """Return the settings of one null study."""
+    published = protocol == "paper"
+    task = TaskConfig(
+        label="timbre",
+        condition="condition",
+        conditions=[condition],
+        protocol="paper" if published else "cross_run",
+        pairs_per_window=2,
+        delay=0.0 if published else 4.0,
+        standardize="subject" if published else "run",
+    )
+    by, n_folds = ("half", 2) if published else ("subject", 4)
+    return StudyConfig(out="", corpus=str(corpus), pretrained=None, task=task, folds_by=by, n_folds=n_folds)
+
+
+def light_arm(
+    config: StudyConfig, material: Material, sides: list[tuple[Pairs, Pairs]], draw: int
+) -> list[dict]:
+    """Return the rows of an arm's scores, as those of a cell, in all folds."""
+    mean_NV = material.windows.bold_NLV.mean(axis=1, dtype=np.float32)
+    rng = np.random.default_rng([draw, 7])
+    to_features = rng.standard_normal((mean_NV.shape[1], N_FEATURES)) / mean_NV.shape[1] ** 0.5
+    feature_NF = np.tanh(mean_NV @ to_features)
+    rows = []
+    for fold, (train, test) in zip(material.folds, sides, strict=True):
+        members = np.unique(np.concatenate([train.left_P, train.right_P]))
+        guess = LogisticRegression(C=0.1).fit(feature_NF[members], material.windows.label_N[members])
+        lean_N = guess.decision_function(feature_NF)
+        agree_P = lean_N[test.left_P] * lean_N[test.right_P]
+        of_fold = score(
+            agree_P, 0.0, test.same_P, units(config, material, fold, test), conditions(config, material, test)
+        )
+        rows += [{**row, "fold": fold.number, "seed": 0} for row in of_fold.rows]
+    return rows
+
+
+_SIDES: dict[tuple[str, ...], tuple[np.ndarray, list[tuple[Pairs, Pairs]]]] = {}
+
+
+def all_pairs(config: StudyConfig, material: Material) -> list[tuple[Pairs, Pairs]]:
+    """Return the pairs of every fold; they depend on the design alone, so that studies share them."""
+    windows = material.windows
+    design = np.stack([windows.run_N, windows.start_N, windows.label_N])
+    place = (config.task.protocol, *windows.conditions)
+    if place not in _SIDES or not np.array_equal(_SIDES[place][0], design):
+        _SIDES[place] = design, [fold_pairs(config, material, fold) for fold in material.folds]
+    return _SIDES[place][1]
+
+
+def p_values(config: StudyConfig, seed: int, with_shuffled: bool) -> dict[str, Any]:
+    """Run a study with two light arms; return its p-values, and whether its intervals hold the truth."""
+    material = prepare(config)
+    sides = all_pairs(config, material)
+    first, second = (light_arm(config, material, sides, 2 * seed + arm) for arm in (0, 1))
+    ratio = float(np.mean([len(test.same_P) / len(train.same_P) for train, test in sides]))
+
+    def tested(left: list[dict], right: list[dict] | None) -> tuple[float, float | None, bool]:
+        units = list(by_unit(left, "accuracy").values())
+        cells = np.array(list(pooled(left, "accuracy", ["fold"]).values()))
+        other = [0.5] * len(units) if right is None else list(by_unit(right, "accuracy").values())
+        other_cells = 0.5 if right is None else np.array(list(pooled(right, "accuracy", ["fold"]).values()))
+        found = compare(units, other)
+        covers = found.low is not None and found.high is not None and found.low <= 0 <= found.high
+        return found.p, corrected_t(cells - other_cells, ratio)[1], covers
+
+    result: dict[str, Any] = {
+        "chance": tested(first, None),
+        "arms": tested(first, second),
+        "accuracy": float(np.mean(list(by_unit(first, "accuracy").values()))),
+    }
+    if with_shuffled:
+        windows = material.windows
+        shuffled = [
+            {**row, "fold": fold.number, "seed": 0}
+            for fold, (train, test) in zip(material.folds, sides, strict=True)
+            for row in baselines(
+                windows,
+                train,
+                test,
+                units(config, material, fold, test),
+                conditions(config, material, test),
+                seed,
+            )["shuffled"].rows
+        ]
+        result["shuffled"] = tested(shuffled, None)
+        result["shuffled_accuracy"] = float(np.mean(list(by_unit(shuffled, "accuracy").values())))
+    return result
+
+
+def run(experiment: SimulateConfig, n_studies: int, n_shuffled: int, log: Path) -> list[dict[str, Any]]:
+    """Run studies of new experiments, one for each seed and condition; what the log has is not run again."""
+    done = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    with tempfile.TemporaryDirectory(prefix="fmriscale-") as folder, log.open("a") as handle:
+        for seed in range(len(done) // len(CONDITIONS), -(-n_studies // len(CONDITIONS))):
+            corpus = Path(folder) / str(seed)
+            simulate(replace(experiment, seed=1000 + seed), corpus)
+            for place, condition in enumerate(CONDITIONS):
+                number = seed * len(CONDITIONS) + place
+                found: dict[str, Any] = {
+                    "cross_run": p_values(study(corpus, condition, "cross_run"), number, number < n_shuffled),
+                    "paper": p_values(study(corpus, condition, "paper"), number, False),
+                }
+                handle.write(json.dumps(found) + "\n")
+                done.append(found)
+            handle.flush()
+    return done[:n_studies]
+
+
+def shares(
+    results: list[dict[str, Any]], protocol: str, test: str
+) -> Iterator[tuple[str, float, float, float]]:
+    """Yield the share of p < 0.05 of each test, and of intervals that hold the truth, with its interval."""
+    values = [result[protocol][test] for result in results]
+    found = {
+        "permutation": [p < ALPHA for p, _, _ in values],
+        "corrected_t": [p is not None and p < ALPHA for _, p, _ in values],
+        "coverage": [covers for _, _, covers in values],
+    }
+    for name, hits in found.items():
+        between = binomtest(sum(hits), len(hits)).proportion_ci(0.95, "exact")
+        yield name, sum(hits) / len(hits), float(between.low), float(between.high)

@@ -1,0 +1,261 @@
+"""What a study finds where the truth is known: simulated people in the design of the real timbre experiment.
+
+    python benchmarks/simulation.py [--folder DIR] [--json FILE] [--figure FILE] [--only PART ...]
+
+Parts, each from simulated signals of an ROI (no images), 17 people x 8 runs:
+
+    offsets   runs differ by offsets, not by timbre: `paper` pairs look good, `cross_run` pairs do not
+    timbre    timbre and no offsets: both do; pre-trained and fresh arm by number of training people
+    nulls     hundreds of studies with a light model: how often p < 0.05 where nothing is to be found
+
+The order of tones is that of $FMRISCALE_DATA/timbre_design/events.tsv, or where that is not, a generated one.
+About three quarters of an hour on one core; finished work in the folder is used again.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import null_studies
+import numpy as np
+
+from fmriscale.config import SimulateConfig
+from fmriscale.files import expand
+
+REPOSITORY = Path(__file__).parents[1]
+EVENTS = "$FMRISCALE_DATA/timbre_design/events.tsv"
+WORLDS = {"offsets": {"timbre": 0.0, "run_offset": 1.0}, "timbre": {"timbre": 0.5, "run_offset": 0.0}}
+"""Strengths, in standard deviations of a voxel's noise."""
+N_VOXELS, N_PEOPLE = 64, 17
+SIZES = [1, 2, 4, 8, 15]
+"""Training people; nine folds leave at most two out."""
+N_STUDIES, N_SHUFFLED = 200, 20
+ARMS = ("pretrained", "fresh")
+BASELINES = ("category", "run_means", "same_run", "shuffled")
+
+Tell = Callable[..., None]
+
+
+def main() -> None:
+    """Run the parts, print a line a figure, write JSON and the drawing."""
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
+    parser.add_argument("--folder", type=Path, help="corpora, encoders and studies; kept, and used again")
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    parser.add_argument("--figure", type=Path, help="draw accuracy by protocol and by training people")
+    parser.add_argument("--only", nargs="+", choices=["offsets", "timbre", "nulls"], help="these parts alone")
+    options = parser.parse_args()
+    figures: dict[str, dict] = {}
+
+    def tell(name: str, value: float, low: float | None, high: float | None, n: int, reference: str) -> None:
+        figures[f"simulation.{name}"] = {
+            **{"value": value, "unit": "share", "median_of": 1},
+            **{"low": low, "high": high, "n": n, "reference": reference},
+        }
+        between = "" if low is None else f"[{low:.3f}, {high:.3f}]"
+        print(f"{name:44} {value:7.3f}  {between:16} n = {n:<4} {reference}", flush=True)
+
+    with tempfile.TemporaryDirectory(prefix="fmriscale-") as temporary:
+        folder = options.folder or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        parts = options.only or ["offsets", "timbre", "nulls"]
+        studies: dict[tuple[str, str], dict] = {}
+        for world in ("offsets", "timbre"):
+            if world in parts:
+                for protocol in ("paper", "cross_run"):
+                    studies[world, protocol] = protocol_study(folder, world, protocol)
+                    tell_study(world, protocol, studies[world, protocol], tell)
+        if "nulls" in parts:
+            null_part(folder, tell)
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=1) + "\n")
+    if options.figure:
+        draw(options.figure, studies)
+
+
+# ---------------------------------------------------------------- the pieces of a study
+
+
+def verb(*words: Any) -> None:
+    """Run a verb of fmriscale; what it prints goes to standard error."""
+    command = [sys.executable, "-c", "from fmriscale.cli import main; main()", *map(str, words)]
+    done = subprocess.run(command, stdout=sys.stderr)
+    if done.returncode:
+        sys.exit(done.returncode)
+
+
+def simulated(world: str) -> list[Any]:
+    """Return options for `fmriscale simulate`: strengths, size and form."""
+    strengths = [word for name, value in WORLDS[world].items() for word in (f"--{name}", value)]
+    return [*strengths, "--n_roi_voxels", N_VOXELS, "--form", "corpus"]
+
+
+def design() -> list[Any]:
+    """Return the option that takes the real events, or says that there are none."""
+    if expand(EVENTS).exists():
+        return ["--events", EVENTS]
+    print(f"no {EVENTS}: the design is a generated one of the same kind", file=sys.stderr)
+    return ["--events", "null"]
+
+
+def protocol_study(folder: Path, world: str, protocol: str) -> dict[str, Any]:
+    """Simulate, pre-train and fine-tune; return the summary of the study.
+
+    `paper` pre-trains on runs 1-4 of the people whose runs 5-8 it tests; `cross_run` on 48 other people.
+    """
+    recipes, name = REPOSITORY / "configs", f"{world}_{protocol}"
+    corpus, encoder, out = (folder / f"{name}_{what}" for what in ("corpus", "encoder", "study"))
+    recipe = ["--config", recipes / "simulate_timbre.yaml", "--out", corpus, *simulated(world), *design()]
+    published = ["--clean", "false", "--split.val", 0, "--split.test", 0]
+    verb("simulate", *recipe, *(published if protocol == "paper" else []))
+    unlabelled = corpus
+    if protocol == "cross_run":
+        unlabelled = folder / f"{world}_listeners"
+        others = recipes / "simulate_listeners.yaml"
+        verb("simulate", "--config", others, "--out", unlabelled, *simulated(world))
+    training = {"paper": "pretrain_paper.yaml", "cross_run": "pretrain_simulated.yaml"}[protocol]
+    pretrain(recipes / training, encoder, unlabelled, ["--train.steps", 400] if protocol == "paper" else [])
+    recipe = [
+        "--config",
+        recipes / {"paper": "timbre_paper.yaml", "cross_run": "timbre_simulated.yaml"}[protocol],
+    ]
+    changed: dict[str, Any] = {"out": out, "corpus": corpus, "pretrained": encoder / "encoder", "jobs": 1}
+    changed |= {"tracking.enabled": "false", "keep_model": "false"}
+    if protocol == "paper":
+        changed |= {"seeds": [0]}
+    elif world == "timbre":
+        changed |= {"n_folds": -(-N_PEOPLE // 2), "train_sizes": SIZES, "seeds": [0]}
+    else:
+        changed |= {"seeds": [0]}
+    verb("finetune", *recipe, *(word for key, value in changed.items() for word in (f"--{key}", value)))
+    return json.loads((out / "summary.json").read_text())
+
+
+def pretrain(recipe: Path, out: Path, corpus: Path, changed: list[Any]) -> None:
+    """Pre-train in one process."""
+    command = [
+        sys.executable,
+        "fmriscale/train.py",
+        "--config",
+        recipe,
+        "--out",
+        out,
+        "--data.corpus",
+        corpus,
+    ]
+    command += ["--train.zero_stage", 0, "--tracking.enabled", "false", "--train.eval_every", 0, *changed]
+    subprocess.run([*map(str, command)], cwd=REPOSITORY, stdout=sys.stderr, check=True)
+
+
+# ---------------------------------------------------------------- telling
+
+
+def tell_study(world: str, protocol: str, summary: dict[str, Any], tell: Tell) -> None:
+    """Tell the accuracy of arms and baselines over people, and the arms by size."""
+    chance = {("offsets", "cross_run"): "aim: the interval holds 0.5"}.get(
+        (world, protocol), "aim: above 0.5"
+    )
+    for name in (*ARMS, *BASELINES):
+        if name in summary["arms"]:
+            found = summary["arms"][name]["by_condition"]["all"]["accuracy"]
+            about = chance if name in ARMS else summary["arms"][name]["title"]
+            tell(f"{world}_{protocol}_{name}", found["mean"], found["low"], found["high"], found["n"], about)
+    for row in summary["by_size"] if len(summary["sizes"]) > 1 else ():
+        name = f"{world}_{row['arm']}_{row['size']}_people"
+        tell(name, row["accuracy"], row["low"], row["high"], summary["n_units"], f"AUC {row['auc']:.3f}")
+    for row in summary["size_comparisons"] if len(summary["sizes"]) > 1 else ():
+        name = f"{world}_gain_{row['size']}_people"
+        tell(name, row["effect"], row["low"], row["high"], row["n"], f"Holm p {row['p_holm']:.2g}")
+
+
+def null_part(folder: Path, tell: Tell) -> None:
+    """Tell how often light studies find what is not there."""
+    results = {}
+    events = EVENTS if expand(EVENTS).exists() else None
+    for world, strengths in WORLDS.items():
+        experiment = SimulateConfig(
+            out="", form="corpus", events=events, n_subjects=N_PEOPLE, n_roi_voxels=N_VOXELS
+        )
+        experiment = replace(experiment, **strengths)
+        log = folder / f"nulls_{world}.jsonl"
+        results[world] = null_studies.run(experiment, N_STUDIES, N_SHUFFLED, log)
+    questions = {
+        "null_chance": ("offsets", "cross_run", "chance", "an arm against 0.5, no timbre: 0.05 is right"),
+        "null_paper_chance": ("offsets", "paper", "chance", "an arm against 0.5, no timbre, published pairs"),
+        "null_arms": ("offsets", "cross_run", "arms", "two equal arms, no timbre: 0.05 is right"),
+        "equal_arms": (
+            "timbre",
+            "cross_run",
+            "arms",
+            "two equal arms, timbre: 0.05 if luck of a draw counted",
+        ),
+    }
+    for name, (world, protocol, test, reference) in questions.items():
+        for figure, value, low, high in null_studies.shares(results[world], protocol, test):
+            of = reference if figure != "coverage" else "95 % intervals that hold the truth"
+            tell(f"{name}_{figure}", value, low, high, len(results[world]), of)
+    for world, found in results.items():
+        p = np.array([r["cross_run"]["shuffled"][0] for r in found if "shuffled" in r["cross_run"]])
+        passed = int((p >= 0.05 / len(p)).sum())
+        tell(f"{world}_shuffled_at_chance", passed / len(p), None, None, len(p), "p >= 0.05 / n against 0.5")
+
+
+def draw(path: Path, studies: dict[tuple[str, str], dict[str, Any]]) -> None:
+    """Draw accuracy by signal and protocol, and the arms by number of training people."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    colours = {"pretrained": "#0b6e99", "fresh": "#e07b39", "run_means": "#8a8f98", "same_run": "#c9ccd1"}
+    titles = {
+        "pretrained": "pre-trained",
+        "fresh": "fresh",
+        "run_means": "run means",
+        "same_run": "same-run oracle",
+    }
+    figure, (left, right) = plt.subplots(
+        1, 2, figsize=(11, 4.2), width_ratios=[1.5, 1], constrained_layout=True
+    )
+    words = {"offsets": "run offsets, no timbre", "timbre": "timbre, no offsets"}
+    for group, summary in enumerate(studies.values()):
+        for place, (name, colour) in enumerate(colours.items()):
+            found = summary["arms"][name]["by_condition"]["all"]["accuracy"]
+            x, mean = group + (place - 1.5) * 0.2, found["mean"]
+            spread = [[mean - found["low"]], [found["high"] - mean]]
+            label = titles[name] if group == 0 else None
+            left.bar(x, mean - 0.5, 0.18, bottom=0.5, color=colour, label=label)
+            left.errorbar(x, mean, spread, color="#333333", linewidth=1, capsize=2)
+    left.axhline(0.5, color="#333333", linewidth=0.8)
+    left.set_xticks(range(len(studies)), [f"{words[w]}\n{p} pairs" for w, p in studies], fontsize=8)
+    left.set(ylim=(0.4, 1.02), ylabel="accuracy (95 % interval over people)")
+    left.set_title("What a study finds, by what is in the data", loc="left", fontsize=10)
+    left.legend(frameon=False, fontsize=8)
+    curve = studies.get(("timbre", "cross_run"), {"by_size": []})["by_size"]
+    for arm in ARMS:
+        rows = [row for row in curve if row["arm"] == arm]
+        sizes = [row["size"] for row in rows]
+        right.plot(sizes, [row["accuracy"] for row in rows], "o-", color=colours[arm], label=titles[arm])
+        low, high = ([row[end] for row in rows] for end in ("low", "high"))
+        right.fill_between(sizes, low, high, color=colours[arm], alpha=0.2, linewidth=0)
+    right.axhline(0.5, color="#333333", linewidth=0.8)
+    right.set_xscale("log", base=2)
+    right.set_xticks(SIZES, [str(size) for size in SIZES])
+    right.set(xlabel="training people", ylim=(0.4, 1.02))
+    right.set_title("Timbre in the data, cross-run pairs", loc="left", fontsize=10)
+    right.legend(frameon=False, fontsize=8)
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=160)
+
+
+if __name__ == "__main__":
+    main()

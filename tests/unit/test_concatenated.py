@@ -66,7 +66,21 @@ def test_a_subject_depends_on_nobody_else(corpus):
     np.testing.assert_array_equal(both[1].shift_V, alone[1].shift_V)
 
 
-def test_censored_volumes_and_missing_features_take_no_part():
+def test_censored_volumes_keep_their_time_and_take_no_part(tmp_path):
+    kept = [t for t in range(60) if not 10 <= t < 22]
+    spec = {"subjects": 1, "runs": 2, "n_volumes": 60, "sample_mask": kept, "scale": scale}
+    corpus = write_corpus(tmp_path, datasets={"toy": spec})
+    raw = np.concatenate([corpus.bold(r).astype(float) * scale(0, r)[1] + scale(0, r)[0] for r in (0, 1)])
+    time, part = np.arange(120), np.r_[kept, np.array(kept) + 60]
+    slope, level = np.polyfit(time[part], raw[part], 1)
+    left = raw - level - slope * time[:, None]
+    left /= left[part].std(axis=0, ddof=1)
+    standards = standards_of(corpus, [0, 1])
+    made = np.concatenate([standards[row].apply(corpus.bold(row), 0) for row in (0, 1)])
+    np.testing.assert_allclose(made, left, atol=1e-2)
+
+
+def test_a_line_is_fitted_to_what_is_there():
     rng = np.random.default_rng(0)
     x, time = rng.normal(size=(50, 3)).cumsum(0) + 1000, np.arange(50.0)[:, None]
     there = np.ones(x.shape, bool)

@@ -119,8 +119,11 @@ def p_values(config: StudyConfig, seed: int, with_shuffled: bool) -> dict[str, A
     return result
 
 
-def run(experiment: SimulateConfig, n_studies: int, n_shuffled: int, log: Path) -> list[dict[str, Any]]:
-    """Run studies of new experiments, one for each seed and condition; what the log has is not run again."""
+def run(experiment: SimulateConfig, n_studies: int, n_more: int, log: Path) -> list[dict[str, Any]]:
+    """Run studies of new experiments, one for each seed and condition; what the log has is not run again.
+
+    The first `n_more` are also done with shuffled labels, and with published pairs.
+    """
     done = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
     with tempfile.TemporaryDirectory(prefix="fmriscale-") as folder, log.open("a") as handle:
         for seed in range(len(done) // len(CONDITIONS), -(-n_studies // len(CONDITIONS))):
@@ -128,10 +131,10 @@ def run(experiment: SimulateConfig, n_studies: int, n_shuffled: int, log: Path) 
             simulate(replace(experiment, seed=1000 + seed), corpus)
             for place, condition in enumerate(CONDITIONS):
                 number = seed * len(CONDITIONS) + place
-                found: dict[str, Any] = {
-                    "cross_run": p_values(study(corpus, condition, "cross_run"), number, number < n_shuffled),
-                    "paper": p_values(study(corpus, condition, "paper"), number, False),
-                }
+                more = number < n_more
+                found = {"cross_run": p_values(study(corpus, condition, "cross_run"), number, more)}
+                if more:
+                    found["paper"] = p_values(study(corpus, condition, "paper"), number, False)
                 handle.write(json.dumps(found) + "\n")
                 done.append(found)
             handle.flush()
@@ -140,9 +143,9 @@ def run(experiment: SimulateConfig, n_studies: int, n_shuffled: int, log: Path) 
 
 def shares(
     results: list[dict[str, Any]], protocol: str, test: str
-) -> Iterator[tuple[str, float, float, float]]:
-    """Yield the share of p < 0.05 of each test, and of intervals that hold the truth, with its interval."""
-    values = [result[protocol][test] for result in results]
+) -> Iterator[tuple[str, float, float, float, int]]:
+    """Yield the share of p < 0.05 of each test, and of intervals that hold 0, with its interval and n."""
+    values = [result[protocol][test] for result in results if protocol in result]
     found = {
         "permutation": [p < ALPHA for p, _, _ in values],
         "corrected_t": [p is not None and p < ALPHA for _, p, _ in values],
@@ -150,4 +153,4 @@ def shares(
     }
     for name, hits in found.items():
         between = binomtest(sum(hits), len(hits)).proportion_ci(0.95, "exact")
-        yield name, sum(hits) / len(hits), float(between.low), float(between.high)
+        yield name, sum(hits) / len(hits), float(between.low), float(between.high), len(hits)

@@ -38,7 +38,7 @@ WORLDS = {"offsets": {"timbre": 0.0, "run_offset": 1.0}, "timbre": {"timbre": 0.
 N_VOXELS, N_PEOPLE = 64, 17
 SIZES = [1, 2, 4, 8, 15]
 """Training people; nine folds leave at most two out."""
-N_STUDIES, N_SHUFFLED = 200, 20
+N_STUDIES, N_MORE = 200, 20
 ARMS = ("pretrained", "fresh")
 BASELINES = ("category", "run_means", "same_run", "shuffled")
 
@@ -186,7 +186,7 @@ def null_part(folder: Path, tell: Tell) -> None:
         )
         experiment = replace(experiment, **strengths)
         log = folder / f"nulls_{world}.jsonl"
-        results[world] = null_studies.run(experiment, N_STUDIES, N_SHUFFLED, log)
+        results[world] = null_studies.run(experiment, N_STUDIES, N_MORE, log)
     questions = {
         "null_chance": ("offsets", "cross_run", "chance", "an arm against 0.5, no timbre: 0.05 is right"),
         "null_paper_chance": ("offsets", "paper", "chance", "an arm against 0.5, no timbre, published pairs"),
@@ -199,9 +199,9 @@ def null_part(folder: Path, tell: Tell) -> None:
         ),
     }
     for name, (world, protocol, test, reference) in questions.items():
-        for figure, value, low, high in null_studies.shares(results[world], protocol, test):
-            of = reference if figure != "coverage" else "95 % intervals that hold the truth"
-            tell(f"{name}_{figure}", value, low, high, len(results[world]), of)
+        for figure, value, low, high, n in null_studies.shares(results[world], protocol, test):
+            of = reference if figure != "coverage" else "95 % intervals that hold 0"
+            tell(f"{name}_{figure}", value, low, high, n, of)
     for world, found in results.items():
         p = np.array([r["cross_run"]["shuffled"][0] for r in found if "shuffled" in r["cross_run"]])
         passed = int((p >= 0.05 / len(p)).sum())

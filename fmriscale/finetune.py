@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from fmriscale import __version__
 from fmriscale.config import StudyConfig
 from fmriscale.errors import EXIT_OK, UserError
-from fmriscale.files import atomic_write, expand
+from fmriscale.files import atomic_write, expand, writing_to
 from fmriscale.pool import WorkerDied, available_cores, in_order
 from fmriscale.recipe import CommandLine, flatten, parse, save_config, to_dict
 from fmriscale.tasks import add_flags, settle
@@ -35,6 +35,8 @@ FINISHED = "finished.json"
 """File of a study's folder that says it is complete."""
 SUMMARY = "summary.json"
 """File of a study's folder that holds every number of its report."""
+BEGUN = "mlflow_run"
+"""File of a study's folder with the hash of what was logged to MLflow, and the id of the run."""
 TOLD = (".yaml", ".tsv", ".txt", ".png", ".html", ".json")
 """Files of a study's folder that are results: MLflow gets a copy."""
 
@@ -80,7 +82,8 @@ def main(args: list[str]) -> int:
             "--finish writes the summary when every task is done"
         )
         return EXIT_OK
-    finish(config, material, pairs[full], identity)
+    with writing_to(out):
+        finish(config, material, pairs[full], identity)
     return EXIT_OK
 
 
@@ -191,9 +194,10 @@ def finish(
     from fmriscale.evaluation.page import write_page
     from fmriscale.evaluation.summary import summarise
     from fmriscale.evaluation.tables import tables
-    from fmriscale.training.tracking import Tracker
 
     out, fingerprint = expand(config.out), material.corpus.fingerprint
+    for left in out.glob("*/.*.tmp"):  # by processes that were killed while they wrote
+        left.unlink(missing_ok=True)
     results = [study.finished(config, fingerprint, cell) or {} for cell in cells(config)]
     folds = [study.finished(config, fingerprint, Baselines(fold)) or {} for fold in range(config.n_folds)]
     controls = [{name: Score(**score) for name, score in fold["scores"].items()} for fold in folds]
@@ -209,7 +213,7 @@ def finish(
     report.draw(out / "figure.png", summary)
     write_page(out)
 
-    tracker = Tracker(config.tracking, out, f"study {out.name}", tags={"fmriscale": "study"})
+    tracker = open_run(config, identity)
     try:
         log_study(tracker, config, material, results, summary)
     except BaseException:
@@ -220,6 +224,21 @@ def finish(
     # Written last: its presence says that tables, report and MLflow have everything.
     atomic_write(out / FINISHED, json.dumps({"hash": identity, "told": ending}, indent=1) + "\n")
     print(f"\n{ending}")
+
+
+def open_run(config: StudyConfig, identity: str) -> "Tracker":
+    """Open the study's MLflow run; one whose logging was cut short is taken up, and begun anew."""
+    from fmriscale.training.tracking import Tracker
+
+    out = expand(config.out)
+    begun = out / BEGUN
+    logged, _, run_id = begun.read_text().strip().partition(" ") if begun.exists() else ("", "", "")
+    known = run_id if logged == identity else None
+    tracker = Tracker(config.tracking, out, f"study {out.name}", run_id=known, tags={"fmriscale": "study"})
+    atomic_write(begun, f"{identity} {tracker.run_id or ''}\n")
+    if known:
+        tracker.forget_children()
+    return tracker
 
 
 def log_study(

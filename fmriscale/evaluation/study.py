@@ -131,9 +131,10 @@ def finished(config: StudyConfig, corpus_fingerprint: str, piece: Piece) -> dict
     """Return the result of a piece if it is there and still valid."""
     try:
         result = json.loads((expand(config.out) / piece.file).read_text())
-    except (OSError, ValueError):
+        known = result["hash"]
+    except (OSError, ValueError, TypeError, KeyError):
         return None
-    return result if result.get("hash") == piece_hash(config, corpus_fingerprint, piece) else None
+    return result if known == piece_hash(config, corpus_fingerprint, piece) else None
 
 
 def note_of(config: StudyConfig, piece: Piece) -> Path:

@@ -256,6 +256,17 @@ class Tracker:
         child.run_id = self._store.guarded(lambda: child._open(name, None, {**parent, **(tags or {})}))
         return child
 
+    def forget_children(self) -> None:
+        """Delete the runs nested under this one: an earlier attempt to log them did not come to its end."""
+
+        def work() -> None:
+            client, parent = self._store.client, f"tags.`mlflow.parentRunId` = '{self.run_id}'"
+            while runs := client.search_runs([self._store.experiment], parent):
+                for run in runs:
+                    client.delete_run(run.info.run_id)
+
+        self._store.guarded(work)
+
     def close(self, status: str = "FINISHED") -> None:
         """End the run as FINISHED, FAILED or KILLED."""
         if self._monitor is not None:

@@ -37,7 +37,7 @@ def numbers(folder):
     del summary["speed"], summary["provenance"]["date"]
     for epoch in (epoch for curve in summary["curves"].values() for epoch in curve):
         epoch.pop("seconds", None)
-    cells = {path.name: without_times(path) for path in sorted((folder / "cells").iterdir())}
+    cells = {path.name: without_times(path) for path in sorted((folder / "cells").glob("*.json"))}
     return summary, cells, (folder / "model/model.safetensors").read_bytes()
 
 

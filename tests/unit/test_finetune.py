@@ -96,7 +96,18 @@ def test_a_finished_study_is_told_again_and_logged_once(done, place, capsys):
     told = capsys.readouterr().out
     assert "finished already" in told and (done / "report.txt").read_text().strip() in told
     client = MlflowClient(f"sqlite:///{done / 'mlflow.db'}")
-    assert len(client.search_runs([client.get_experiment_by_name("fmriscale").experiment_id])) == 1 + 4
+    experiment = client.get_experiment_by_name("fmriscale").experiment_id
+    first = client.search_runs([experiment])
+    assert len(first) == 1 + 4
+    # Killed while it logged: the next attempt is the same study, logged anew.
+    (done / "finished.json").unlink()
+    assert run(options(place, tracking__enabled=True)) == 0
+    again = client.search_runs([experiment])
+    parents = [
+        {r.info.run_id for r in runs if "mlflow.parentRunId" not in r.data.tags} for runs in (first, again)
+    ]
+    assert len(again) == 1 + 4 and parents[0] == parents[1]
+    assert all(r.info.status == "FINISHED" for r in again)
 
 
 def test_finished_cells_are_reused_and_others_run(done, place, capsys):
@@ -104,7 +115,7 @@ def test_finished_cells_are_reused_and_others_run(done, place, capsys):
     assert run(options(place)) == 0
     assert "7 of 7 results are there" in capsys.readouterr().out
     assert {f.name: f.stat().st_mtime_ns for f in (done / "cells").iterdir()} == times
-    atomic_write(done / "cells" / "fresh_fold0_seed0.json", "{broken")
+    atomic_write(done / "cells" / "fresh_fold0_seed0.json", "[]")
     assert run(options(place)) == 0
     assert "6 of 7 results are there" in capsys.readouterr().out
 

@@ -48,7 +48,7 @@ def undisturbed(place):
 
 def same_results(folder, other):
     """Compare everything that a study says, but for the time it took."""
-    for path in sorted((other / "cells").iterdir()):
+    for path in sorted((other / "cells").glob("*.json")):
         assert without_times(folder / "cells" / path.name) == without_times(path)
     for name in (
         "baselines/fold0.json",

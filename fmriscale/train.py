@@ -22,7 +22,7 @@ from fmriscale.config import PretrainConfig
 from fmriscale.corpus.reader import Corpus
 from fmriscale.errors import EXIT_OK, EXIT_STOPPED, UserError, end_process, exit_code_of
 from fmriscale.files import expand
-from fmriscale.model.encoder import Encoder, EncoderConfig, count_parameters
+from fmriscale.model.encoder import Encoder, EncoderConfig
 from fmriscale.model.export import read_meta, save_encoder
 from fmriscale.model.flops import train_flops
 from fmriscale.recipe import config_hash, flatten, parse, save_config, to_dict
@@ -130,10 +130,11 @@ def train(config: PretrainConfig, out: Path, place: Cluster, stop: StopRequest) 
     start = state["step"]
 
     # The model: the same weights on every rank, in a DeepSpeed engine.
-    model = objective.build(shape)
-    model.encoder.recompute = settings.activation_checkpointing
-    n_parameters = count_parameters(model)
     with cluster.together():
+        with zero.dealt(settings, plan, precision, place.device):
+            model = objective.build(shape)
+        n_parameters = zero.count_parameters(model)
+        model.encoder.recompute = settings.activation_checkpointing
         engine = zero.make_engine(model, settings, plan, precision, place.device)
     if settings.compile:
         model.encoder.compile_blocks()

@@ -4,6 +4,7 @@ Exchanges have no other end than their timeout, and that is long. Here a rank wr
 of every other rank reads it.
 """
 
+import contextlib
 import datetime
 import json
 import os
@@ -82,19 +83,29 @@ class Board:
             Exit code of those that have to be ended.
         """
         self._alarmed = True
-        try:
+        with contextlib.suppress(dist.DistError):  # rank 0 is gone, and the store with it
             self._store.set("alarm", json.dumps([self.rank, reason, code]))
-            end = time.monotonic() + 5 * LOOK_S
-            while self._store.add("seen", 0) < self.world_size and time.monotonic() < end:
-                time.sleep(0.1)
-        except dist.DistError:
-            return  # rank 0 is gone, and the store with it
+            self._await("seen", 5 * LOOK_S)
 
     def close(self) -> None:
-        """Look no longer; after an alarm the thread stays, in case that taking leave hangs."""
-        if not self._alarmed:
-            self._over.set()
-            self._thread.join()
+        """Look no longer; rank 0, which may keep the store, waits a moment for the others to be done with it.
+
+        After an alarm the thread stays, in case that taking leave hangs.
+        """
+        if self._alarmed:
+            return
+        self._over.set()
+        self._thread.join()
+        with contextlib.suppress(dist.DistError):
+            self._store.add("gone", 1)
+            if self.rank == 0:
+                self._await("gone", GRACE_S)
+
+    def _await(self, name: str, seconds: float) -> None:
+        """Wait until every rank has counted itself, or no longer than this."""
+        end = time.monotonic() + seconds
+        while self._store.add(name, 0) < self.world_size and time.monotonic() < end:
+            time.sleep(0.02)
 
     def _look_out(self, store: PrefixStore) -> None:
         while not self._over.wait(LOOK_S):

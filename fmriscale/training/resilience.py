@@ -23,7 +23,8 @@ class StopRequest:
     """Remembers that a signal asked us to stop, or that time is up; the loop acts at the next step border.
 
     A handler only sets a flag: a save in the middle of a step, or on one rank alone, would hang the
-    others. All ranks agree on the flag in the exchange that ends each step.
+    others. All ranks agree on the flag in the exchange that ends each step. A launcher that dies by a signal
+    hands none on, and its ranks would train on, unseen; so they look after it.
 
     Attributes
     ----------
@@ -36,6 +37,7 @@ class StopRequest:
         self.ends: float | None = None
         self._border = 0.0
         self._stretch = 0.0
+        self._launchers = ancestors(launcher_depth(os.environ))
         for number in SIGNALS:
             signal.signal(number, self._note)
 
@@ -56,6 +58,8 @@ class StopRequest:
         self._border = now
         if self.ends is not None and is_late(now, self.ends, self._stretch, save_seconds):
             self.name = self.name or "time limit"
+        if ancestors(len(self._launchers)) != self._launchers:
+            self.name = self.name or "the launcher is gone"
         return bool(self)
 
     def deafen(self) -> None:
@@ -69,6 +73,29 @@ class StopRequest:
 
     def __bool__(self) -> bool:
         return bool(self.name)
+
+
+def launcher_depth(env: Mapping[str, str]) -> int:
+    """Return how many processes of a launcher stand above a rank on its machine: those that we look after.
+
+    `deepspeed` starts `deepspeed.launcher.launch`, and that the ranks; torchrun starts them itself. srun
+    ends its tasks, and without a launcher it is no matter to a run which process started it.
+    """
+    if "CROSS_RANK" in env:  # set by deepspeed.launcher.launch alone
+        return 2
+    return 1 if "TORCHELASTIC_RUN_ID" in env else 0
+
+
+def ancestors(n: int) -> tuple[int, ...]:
+    """Return the process ids of the parent, its parent, and so on; 0 where one is gone."""
+    pid, found = os.getpid(), []
+    for _ in range(n):
+        try:
+            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        except OSError:  # no such process, or a system without /proc
+            pid = 0
+        found.append(pid)
+    return tuple(found)
 
 
 def time_limit(env: Mapping[str, str], max_minutes: float | None, now: float) -> float | None:

@@ -26,6 +26,7 @@ from fmriscale.training import cluster
 from fmriscale.training.cluster import Cluster
 from fmriscale.training.objective import Losses, Objective
 from fmriscale.training.schedule import BatchPlan
+from fmriscale.training.zero import TORCH_TYPES
 
 KIND_NAMES = ("positive", *KINDS)
 PAIRS, LOSS, CORRECT = range(3)
@@ -34,6 +35,8 @@ MASKED = -2
 """Row of the sums of masked volumes."""
 SPIKE = 6.0
 """A loss of this score is told on the console."""
+FLAT = 0.02
+"""Losses are taken to deviate by this share of their median at least: at first they hardly differ."""
 RECENT = 128
 """Steps that a loss, and the time of a step, are compared with."""
 
@@ -224,14 +227,15 @@ def spike_score(loss: float, recent: Collection[float]) -> float:
     """How far a loss lies above those before it: (loss - median) / (1.4826 x median absolute deviation).
 
     In units of a standard deviation, were they normal; a few wild losses among the recent ones change
-    neither median nor deviation. 0 where there are fewer than 32 to compare with, or the loss is not finite.
+    neither median nor deviation, which is 2 % of the median at least. 0 where there are fewer than 32 to
+    compare with, or the loss is not finite.
     """
     if len(recent) < 32 or not math.isfinite(loss):
         return 0.0
     values = np.fromiter(recent, np.float64)
     median = np.median(values)
     deviation = 1.4826 * np.median(np.abs(values - median))
-    return float((loss - median) / max(deviation, 1e-12))
+    return float((loss - median) / max(deviation, FLAT * abs(median), 1e-12))
 
 
 def numbers(summary: dict[str, Any], prefix: str) -> dict[str, float]:
@@ -264,8 +268,8 @@ def introduction(
         f"space {part.space.name} of {part.space.n_features} features in sequences of {part.length} volumes"
         for part in loader.parts
     )
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-    kernel = sdpa_backend(shape.d_model // shape.n_heads, 2 * loader.length + 2, dtype, place.device)
+    d_head, dtype = shape.d_model // shape.n_heads, TORCH_TYPES[precision]
+    kernel = sdpa_backend(d_head, 2 * loader.length + 2, dtype, place.device)
     ways = [", activations computed again"] * config.train.activation_checkpointing
     ways += [", blocks compiled"] * config.train.compile
     objective = config.train

@@ -1,17 +1,22 @@
 """DeepSpeed: its dictionary is derived from our settings here, and nowhere else is it imported."""
 
+import contextlib
 import math
 import os
 import sys
 import warnings
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_module_registration_hook
 
 from fmriscale.config import TrainConfig
 from fmriscale.errors import UserError
 from fmriscale.files import expand
+from fmriscale.model.encoder import Block
 from fmriscale.training.memory import BUCKET
 from fmriscale.training.schedule import BatchPlan
 
@@ -35,6 +40,7 @@ DERIVED = {
     "checkpoint": "train.save_every",
 }
 """Keys of DeepSpeed's dictionary that are ours, and the setting that decides each."""
+TORCH_TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class PlainAdamW(torch.optim.AdamW):
@@ -143,6 +149,64 @@ def deepspeed_dict(
     return _merge(derived, train.deepspeed)
 
 
+@contextlib.contextmanager
+def dealt(train: TrainConfig, plan: BatchPlan, precision: str, device: torch.device) -> Iterator[None]:
+    """Build a model inside of this: at stage 3 each block is dealt among the ranks before the next is built.
+
+    So no rank ever holds the whole, on its GPU or in host memory. The weights are those of a model that is
+    built whole: what is drawn, and in which order, is the same.
+    """
+    if train.zero_stage < 3:
+        yield
+        return
+    zero = _deepspeed(device).zero
+    config = deepspeed_dict(train, plan, precision, device.type, BUCKET)
+    kind = TORCH_TYPES[precision]
+    away = {} if train.offload == "none" else {"remote_device": train.offload, "pin_memory": True}
+
+    def deal(_parent: nn.Module, _name: str, module: nn.Module | None) -> None:
+        if isinstance(module, Block):
+            zero.Init(module=module.to(device, kind), config_dict_or_path=config, dtype=kind, **away)
+
+    if train.offload == "nvme":
+        check_nvme(expand(train.nvme_path or ""))
+    handle = register_module_module_registration_hook(deal)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Return the number of parameters, those of dealt blocks too."""
+    return sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters())
+
+
+def check_nvme(folder: Path) -> None:
+    """See to it that optimiser states and weights can be kept on a disk.
+
+    Parameters
+    ----------
+    folder : Path
+        Where they are to be.
+
+    Raises
+    ------
+    UserError
+        DeepSpeed's operator for it cannot be built here, or the folder cannot be written to.
+    """
+    from deepspeed.ops.op_builder import AsyncIOBuilder  # pyright: ignore[reportAttributeAccessIssue]
+
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise UserError(f"train.nvme_path {folder}: give a folder on a local disk that can be written to")
+    if not AsyncIOBuilder().is_compatible():
+        raise UserError(
+            "train.offload nvme needs DeepSpeed's async_io operator, which cannot be built here: it wants "
+            "a C++ compiler and libaio with its header (Debian, Ubuntu: apt install libaio-dev; conda: "
+            "libaio); or set train.offload cpu"
+        )
+
+
 def make_engine(
     model: nn.Module, train: TrainConfig, plan: BatchPlan, precision: str, device: torch.device
 ) -> Any:
@@ -156,7 +220,9 @@ def make_engine(
     deepspeed = _deepspeed(device)
     matrices, others = [], []
     for name, parameter in model.named_parameters():
-        decays = parameter.ndim == 2 and name.endswith("weight")
+        if not hasattr(parameter, "ds_id") and train.zero_stage == 3:  # beside dealt blocks: their type
+            parameter.data = parameter.data.to(TORCH_TYPES[precision])
+        decays = len(getattr(parameter, "ds_shape", parameter.shape)) == 2 and name.endswith("weight")
         (matrices if decays else others).append(parameter)
     groups = [{"params": matrices, "weight_decay": train.weight_decay}]
     groups += [{"params": others, "weight_decay": 0.0}]
@@ -165,8 +231,7 @@ def make_engine(
     optimizer = adamw(groups, lr=train.lr, betas=train.betas, fused=True)
     if isinstance(optimizer, PlainAdamW):
         optimizer.clip = train.grad_clip
-    n_parameters = sum(p.numel() for p in model.parameters())
-    config = deepspeed_dict(train, plan, precision, device.type, n_parameters)
+    config = deepspeed_dict(train, plan, precision, device.type, count_parameters(model))
     try:
         return deepspeed.initialize(model=model, optimizer=optimizer, config=config)[0]
     except (ValueError, AssertionError, TypeError) as error:

@@ -47,11 +47,26 @@ def measure(stage: int, precision: str) -> dict[str, int]:
     return {"most": most, "n_parameters": n_parameters}
 
 
+def built(stage: int) -> dict[str, int]:
+    """Most bytes at a time while a model of eight blocks is built, and parameters."""
+    shape = resolve_encoder(ModelConfig(preset="tiny", d_model=256, n_layers=8), {"roi": 64}, 2)
+    train, plan = TrainConfig(zero_stage=stage), plan_batch(2, 1, place.world_size)
+    models = []
+
+    def work() -> None:
+        with zero.dealt(train, plan, "fp32", place.device):
+            models.append(build(shape, 0))
+
+    most = peak_of(work)
+    return {"most": most, "n_parameters": zero.count_parameters(models[0])}
+
+
 warnings.filterwarnings("ignore", category=FutureWarning)
 out = Path(sys.argv[1])
 place = cluster.join()
 cases = [(0, "fp32"), (1, "fp32"), (1, "bf16"), (2, "bf16"), (3, "fp32"), (3, "bf16")]
 found = {f"{stage} {precision}": measure(stage, precision) for stage, precision in cases}
+building = {str(stage): built(stage) for stage in (2, 3)}
 if place.leads:
-    out.write_text(json.dumps(found))
+    out.write_text(json.dumps({"steps": found, "building": building}))
 cluster.leave()

@@ -1,6 +1,8 @@
 """Every door to pre-training, with real launchers; the losses must not depend on the door."""
 
+import contextlib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -57,6 +59,55 @@ def test_every_launcher_rank_count_and_zero_stage_gives_the_same_run(
         # Outputs, not weights: a bias added to all keys has no gradient, and Adam makes much of its noise.
         encoder, _ = encoders[name]
         torch.testing.assert_close(encoder(left, right, t_r), first(left, right, t_r), rtol=1e-4, atol=1e-5)
+
+
+def until(what, timeout: float = 240) -> None:
+    """Wait until something is true."""
+    end = time.monotonic() + timeout
+    while not what():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def lines_of(run: Path) -> int:
+    record = run / "metrics.jsonl"
+    return record.read_bytes().count(b"\n") if record.exists() else 0
+
+
+def test_ranks_whose_launcher_died_save_and_end(recipe: Path, repository: Path, tmp_path: Path):
+    # deepspeed hands on no TERM and no USR1: it dies of them, and leaves its ranks behind.
+    out, log = tmp_path / "orphans", tmp_path / "log"
+    options = ["--config", recipe, "--out", out, "--train.steps", "100000", "--train.save_every", "100000"]
+    command = [PYTHON.with_name("deepspeed"), "--num_accelerators", "2", "--master_port", str(free_port())]
+    with log.open("w") as handle:
+        launcher = subprocess.Popen(
+            [*command, "fmriscale/train.py", *options, "--train.eval_every", "0"],
+            cwd=repository,
+            env=clean_environment(),
+            stdout=handle,
+            stderr=handle,
+        )
+    try:
+        until(lambda: lines_of(out) >= 5 or launcher.poll() is not None)
+        launcher.send_signal(signal.SIGTERM)
+        assert abs(launcher.wait(60)) in (signal.SIGTERM, 128 + signal.SIGTERM)
+        until(lambda: "asked to stop (the launcher is gone): saved at step" in log.read_text(), timeout=60)
+        until(lambda: not processes_of(out))
+    finally:
+        for pid in processes_of(out):
+            os.kill(pid, signal.SIGKILL)
+    stopped = steps_of(out)[-1]["step"]
+    assert (out / f"checkpoints/step_{stopped:07d}/manifest.json").exists()
+
+
+def processes_of(run: Path) -> list[int]:
+    """Processes that have this run on their command line."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            if str(run).encode() in path.read_bytes():
+                found.append(int(path.parent.name))
+    return found
 
 
 def slurm_ranks(port: int) -> list[dict[str, str]]:

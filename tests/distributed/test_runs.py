@@ -59,6 +59,10 @@ def runs(recipe: Path, broken: Path, sessions, tmp_path_factory: pytest.TempPath
         plan[f"bad{n}"] = line(f"bad{n}", *bad(n), "--train.steps", "30")
     plan["again"] = line("again", *stage(3), "--train.activation_checkpointing", "true")
     plan["bf16"] = line("bf16", "--train.precision", "bf16", "--train.zero_stage", "2")
+    half = ("--train.precision", "bf16", "--train.zero_stage", "2", "--model.dropout", "0.2")
+    plan["half"] = line("half", *half)
+    for name, steps in (("half first", "6"), ("half second", "12")):
+        plan[name] = line("halves", *half, "--train.steps", steps)
     plan["tiny"] = line("tiny", "--model.preset", "tiny", "--train.zero_stage", "3")
     plan["micro"] = line("micro", "--train.zero_stage", "2", "--train.max_micro_batch", "1")
     plan["macro"] = line("macro", "--train.zero_stage", "2", "--train.max_micro_batch", "64")
@@ -240,6 +244,14 @@ def test_bf16_and_the_scaled_preset_train(runs):
         assert all(x["finite"] for x in steps_of(folder / run))
     manifest = json.loads((folder / "bf16/checkpoints/step_0000012/manifest.json").read_text())
     assert manifest["state"]["precision"] == "bf16"
+
+
+def test_a_resumed_run_in_bf16_is_the_uninterrupted_one_to_all_digits(runs):
+    folder, codes = runs
+    assert [codes[name] for name in ("half", "half first", "half second")] == [0, 0, 0]
+    assert steps_of(folder / "halves") == steps_of(folder / "half")
+    weights = [(folder / run / "encoder/model.safetensors").read_bytes() for run in ("half", "halves")]
+    assert weights[0] == weights[1]
 
 
 def test_evaluation_starts_at_chance_and_counts_each_held_out_pair_once(runs):

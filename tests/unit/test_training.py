@@ -20,8 +20,8 @@ from fmriscale.training.cluster import read_environment
 from fmriscale.training.objective import Losses, Objective
 from fmriscale.training.resilience import NonFiniteGuard, StopRequest, is_late, time_limit
 from fmriscale.training.schedule import plan_batch
-from fmriscale.training.telemetry import Record, Tally, numbers, spike_score
-from fmriscale.training.zero import deepspeed_dict, pick_precision
+from fmriscale.training.telemetry import SPIKE, Record, Tally, numbers, spike_score
+from fmriscale.training.zero import check_nvme, deepspeed_dict, pick_precision
 
 # ---------------------------------------------------------------- who am I
 
@@ -107,6 +107,14 @@ def test_states_are_offloaded_from_a_gpu_only_and_by_zero_only():
             TrainConfig(**wrong)
 
 
+def test_a_disk_that_cannot_be_used_is_refused_beforehand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    with pytest.raises(UserError, match=r"nvme_path .*nothing: give a folder on a local disk"):
+        check_nvme(tmp_path / "nothing")
+    monkeypatch.setenv("CC", str(tmp_path / "no_compiler"))
+    with pytest.raises(UserError, match=r"async_io operator, which cannot be built here: .*libaio-dev"):
+        check_nvme(tmp_path)
+
+
 def test_precision_is_what_the_device_can_do():
     cpu = torch.device("cpu")
     assert pick_precision(TrainConfig(), cpu) == "fp32"
@@ -170,6 +178,11 @@ def test_a_loss_spike_is_measured_in_deviations_that_spikes_do_not_widen():
     deviation = 1.4826 * np.median(np.abs(np.array(recent) - 1.0))
     assert spike_score(2.0, recent) == pytest.approx(1 / deviation)
     assert spike_score(3.0, [*recent, 50.0, 40.0]) > 6 and spike_score(math.inf, recent) == 0
+
+
+def test_losses_that_hardly_differ_yet_make_no_spikes():
+    start = [math.log(2) + 1e-4 * (i % 5) for i in range(64)]
+    assert spike_score(0.70, start) < SPIKE < spike_score(0.80, start)
 
 
 # ---------------------------------------------------------------- records

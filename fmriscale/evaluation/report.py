@@ -155,7 +155,8 @@ def draw(path: Path, summary: dict[str, Any]) -> None:
             [line[key] for line in curve] for key in ("epoch", "auc", "auc_low", "auc_high")
         )
         if None not in low:
-            last.fill_between(epoch, low, high, color=COLOURS.get(name, GREY), alpha=0.15, lw=0)
+            band = np.clip(low, 0, 1), np.clip(high, 0, 1)
+            last.fill_between(epoch, *band, color=COLOURS.get(name, GREY), alpha=0.15, lw=0)
         last.plot(epoch, mean, color=COLOURS.get(name, GREY), lw=2, label=summary["arms"][name]["title"])
     last.axhline(summary["chance"], color=GREY, lw=0.8, ls=":")
     last.set_title("AUC on left-out data, by epoch", fontsize=9, loc="left")

@@ -8,7 +8,7 @@ from fmriscale.evaluation.statistics import ALPHA, POWER, lowest_p
 
 def percent(value: float | None, digits: int = 1) -> str:
     """Return a share in percent, without its sign; a dash where there is none."""
-    return "-" if value is None else f"{100 * value:.{digits}f}"
+    return "-" if value is None else f"{100 * value:.{digits}f}".replace("100.0", "100")
 
 
 def points(value: float | None, sign: str = "+") -> str:
@@ -116,7 +116,8 @@ def on_speed(summary: dict[str, Any]) -> list[str]:
             told.append(f"{titles[arm]}: not reached{never}")
             continue
         seconds = content["median_seconds"]
-        told.append(f"{titles[arm]}: {content['median_epochs']:g} epochs, {seconds:,.3g} s{never}")
+        epochs = content["median_epochs"]
+        told.append(f"{titles[arm]}: {epochs:g} epoch{'s' * (epochs != 1)}, {seconds:,.3g} s{never}")
     sentences = [f"To the fresh arm's best AUC ({area(speed['target_auc'])}), medians: {'; '.join(told)}."]
     for what in ("epochs", "seconds"):
         row = speed[what]

@@ -173,7 +173,7 @@ def test_the_page_tells_the_summary_and_needs_nothing_else(cross_run, pages):
         "is right in 50.0 % of these pairs",
         "none: each of 2,856 has its window",
         "none of 180 (arms",
-        "corpus fingerprint " + "4f" * 32,
+        "corpus \N{MIDDLE DOT} fingerprint " + "4f" * 32,
         "task: {label: timbre}",
     ):
         assert fact in page.words, fact
@@ -200,7 +200,7 @@ def test_a_protocol_that_confuses_label_and_run_says_so_at_once(pages):
         "Both windows of every same-timbre pair are of one run",
         "here same timbre means same run",
         "same timbre 2,856 2,856 (100 %) 0.00",
-        "is right in 100.0 % of these pairs",
+        "is right in 100 % of these pairs",
         "The strongest baseline is same-run oracle",
     ):
         assert fact in page, fact

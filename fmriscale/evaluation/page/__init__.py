@@ -128,7 +128,8 @@ class Scale:
 
     low: float
     high: float
-    ticks: tuple[float, ...]
+    ticks: tuple[tuple[float, bool], ...]
+    """Value, and whether it may go where there is little room."""
 
     def at(self, value: float) -> str:
         """Return where a value lies, as an SVG length."""
@@ -140,10 +141,10 @@ def _scale(values: list[float], line: float) -> Scale:
     low, high = min([line, *values]), max([line, *values])
     room = max(0.1 * (high - low), 0.005)
     low, high = low - room, high + room
-    away = MaxNLocator(nbins=6, steps=[1, 2, 5, 10]).tick_values(low - line, high - line)
+    away = np.array(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]).tick_values(low - line, high - line))
     edge = room / 2  # a tick's number has to fit
-    ticks = (round(line + float(step), 6) for step in away)
-    return Scale(low, high, tuple(tick for tick in ticks if low + edge <= tick <= high - edge))
+    ticks = [(round(line + step, 6), round(step / (away[1] - away[0])) % 2 == 1) for step in away.tolist()]
+    return Scale(low, high, tuple(tick for tick in ticks if low + edge <= tick[0] <= high - edge))
 
 
 def _accuracies(summary: dict[str, Any]) -> list[dict[str, Any]]:
@@ -280,7 +281,10 @@ def _differences(summary: dict[str, Any]) -> dict[str, Any]:
         return [(f"{titles[row['first']]} \N{MINUS SIGN} {titles[row['second']]}", row) for row in rows]
 
     rows, conditions = summary["comparisons"], wording.conditions_of(summary)
-    groups = [(c, named([row for row in rows if row["condition"] == c])) for c in conditions]
+    groups = [
+        ("all pairs" if c == "all" else c, named([row for row in rows if row["condition"] == c]))
+        for c in conditions
+    ]
     sizes = [
         ("all" if row["size"] is None else wording.counted(row["size"], wording.trained_on(summary)), row)
         for row in summary["size_comparisons"]
@@ -295,7 +299,7 @@ def _differences(summary: dict[str, Any]) -> dict[str, Any]:
 def flattened(content: dict[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
     """Yield name and value of everything in nested dictionaries; short values of one dictionary together."""
     for name, value in content.items():
-        title = f"{above} {name}".strip().replace("_", " ")
+        title = " \N{MIDDLE DOT} ".join(filter(None, (above, name.replace("_", " "))))
         if isinstance(value, dict):
             if all(
                 isinstance(what, str | int | float) and len(str(what)) <= SHORT for what in value.values()

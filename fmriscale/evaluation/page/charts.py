@@ -42,7 +42,7 @@ def pairs(design: dict[str, Any], label: str) -> str:
     for axes, value, title in ((same, 1, f"same {label}"), (different, 0, f"different {label}")):
         _arcs(axes, [tie for tie in design["arcs"] if tie[2] == value], design)
         axes.set_title(clipped(title, 20))
-    told = [f"run {run['place']} ({_holds(run, design)}, {run['side']})" for run in runs]
+    told = [f"run {run['place']} ({_holds(run, design) or 'several labels'}, {run['side']})" for run in runs]
     ties = [
         f"{a + 1} and {b + 1}: {n} {'same' if value else 'different'}" for a, b, value, n in design["arcs"]
     ]
@@ -50,14 +50,14 @@ def pairs(design: dict[str, Any], label: str) -> str:
 
 
 def _holds(run: dict[str, Any], design: dict[str, Any]) -> str:
-    """Name condition and label of a run that has only one, else how many it has."""
+    """Name the condition of a run, and its label, where it has only one."""
     found = []
     for place, key in ((2, "conditions"), (1, "labels")):
         values = sorted({window[place] for window in run["windows"]})
         names = [design[key][value] for value in values if design[key][value]]
         if names:
-            found.append(names[0] if len(names) == 1 else f"{len(names)} {key}")
-    return " ".join(found)
+            found.append(names[0] if len(names) == 1 else "")
+    return " ".join(filter(None, found))
 
 
 def _bars(axes: Axes, design: dict[str, Any]) -> None:
@@ -71,7 +71,8 @@ def _bars(axes: Axes, design: dict[str, Any]) -> None:
         for start, value, _ in run["windows"]:
             axes.barh(row, length, left=start, height=0.62, color=LABELS[value % len(LABELS)])
         who = f"{run['person'].split('/')[-1]} " if len(people) > 1 else ""
-        names.append(clipped(f"{who}{run['place']} {_holds(run, design)}", 24))
+        holds = _holds(run, design)
+        names.append(clipped(f"{who}{run['place']} {holds}" if holds else f"{who}run {run['place']}", 24))
         side = {"xytext": (5, 0), "textcoords": "offset points", "va": "center", "color": MUTED}
         axes.annotate(run["side"], (longest, row), **side)
     axes.set_yticks(range(len(runs)), names)
@@ -145,7 +146,9 @@ def units(summary: dict[str, Any], condition: str, limits: tuple[float, float]) 
     axes.set_xlim(-0.5, 1.5)
     axes.set_ylim(*limits)
     axes.yaxis.set_major_locator(MaxNLocator(nbins=7, steps=[1, 2, 5, 10]))
-    axes.set_title(f"{clipped(condition, 24)}: {n_up} of {len(shared)} better")
+    axes.set_title(
+        f"{clipped('all pairs' if condition == 'all' else condition, 24)}: {n_up} of {len(shared)} better"
+    )
     text = (
         f"Accuracy of {len(shared)} {summary['unit']}s ({condition}), {n_up} better with the pre-trained arm"
     )
@@ -172,7 +175,9 @@ def curve(summary: dict[str, Any], key: str, title: str) -> str:
         if key == "auc":
             low, high = ([line[side] for line in lines] for side in ("auc_low", "auc_high"))
             if None not in low:
-                axes.fill_between(epoch, low, high, color=colour, alpha=0.16, lw=0)
+                axes.fill_between(
+                    epoch, np.clip(low, 0, 1), np.clip(high, 0, 1), color=colour, alpha=0.16, lw=0
+                )
         values = [line[key] for line in lines]
         axes.plot(epoch, values, color=colour, ls=style, lw=1.8, label=summary["arms"][name]["title"])
     if key == "loss":
@@ -252,4 +257,5 @@ def _chance(axes: Axes, value: float) -> None:
     """Draw the line of chance and name it."""
     axes.axhline(value, color=INK, lw=0.9, ls=":")
     place = {"xycoords": ("axes fraction", "data"), "xytext": (0, 2), "textcoords": "offset points"}
-    axes.annotate("chance", (0.995, value), ha="right", color=MUTED, fontsize=7.5, **place)
+    text = axes.annotate("chance", (0.995, value), ha="right", color=MUTED, fontsize=7.5, **place)
+    text.set_annotation_clip(True)  # where the line is out of sight, so is its name

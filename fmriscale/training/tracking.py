@@ -188,7 +188,7 @@ class Tracker:
         def work() -> None:
             from mlflow.entities import Dataset, DatasetInput
 
-            kind = "http" if "://" in source else "local"
+            kind = source.partition("://")[0] if "://" in source else "local"
             texts = (json.dumps(content) for content in ({"uri": source}, schema, profile))
             dataset = Dataset(name, digest[:MAX_DIGEST], kind, *texts)
             self._store.client.log_inputs(self.run_id, [DatasetInput(dataset)])

@@ -218,6 +218,17 @@ def test_one_arm_few_units_and_no_design_still_make_a_page(root, tmp_path):
     assert "pre-trained - fresh" not in report.printed(summary)
 
 
+def test_one_subject_has_no_interval(tmp_path, monkeypatch):
+    monkeypatch.setattr(studies, "N_PEOPLE", 1)
+    halves = {"folds_by": "half", "n_folds": 1, "train_sizes": None, "seeds": [0]}
+    settings = studies.config(tmp_path, task={"protocol": "paper"}, **halves)
+    summary = studies.summary(settings, truth=studies.PAPER, conditions=("heard", "imagined"))
+    report.draw(tmp_path / "figure.png", summary)
+    for words in (report.printed(summary), Reader(written(summary, tmp_path / "page")).words):
+        assert "1 subject cannot give a p below 1, however large the difference" in words
+        assert wording.percent(summary["arms"]["fresh"]["by_condition"]["all"]["accuracy"]["mean"]) in words
+
+
 def test_untrusted_text_stays_text(cross_run, tmp_path):
     evil = '<script>alert("$x$")</script>--><img src=x onerror=alert(1)>'
     summary = json.loads(json.dumps(cross_run).replace('"shuffled_volumes"', json.dumps(evil)))

@@ -391,12 +391,6 @@ def count_parameters(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
-def count_unbuilt(config: EncoderConfig) -> int:
-    """Number of parameters of an encoder and its head, exactly and without memory for them."""
-    with torch.device("meta"):
-        return count_parameters(PairClassifier(Encoder(config)))
-
-
 def build(config: EncoderConfig, seed: int, pair: PairWay = "joint", pool: Pool = "cls") -> PairClassifier:
     """Build an encoder and its head with weights that depend on the seed alone."""
     with torch.random.fork_rng(devices=[]):

@@ -40,6 +40,8 @@ def activation_bytes(
     itemsize: int,
     mask_itemsize: int = 1,
     recompute: bool = False,
+    alone: bool = False,
+    every_token: bool = False,
 ) -> Activations:
     """Count the activations of one micro-batch.
 
@@ -61,8 +63,16 @@ def activation_bytes(
         Bytes of an element of a dropout mask; 1 on a GPU, `itemsize` on CPU.
     recompute : bool
         Only the input of each block but the last is kept (activation checkpointing).
+    alone : bool
+        The sequences of a pair go through the encoder one at a time (pair: siamese).
+    every_token : bool
+        The last block computes all tokens (pool: mean, or masked volumes).
     """
-    tokens, d, pre = 2 * length + 2, config.d_model, config.norm == "pre"
+    d, pre = config.d_model, config.norm == "pre"
+    n_read, n_volumes = (2 * n_pairs, length) if alone else (n_pairs, 2 * length)
+    if config.positions == "learned":
+        n_volumes = 2 * length  # a sequence that goes alone takes both places
+    tokens = n_volumes + 2
     turned = d if config.positions == "rotary" else 0
     masks = mask_itemsize * d if config.dropout > 0 else 0
     hidden = config.d_ff * (2 if config.activation == "gelu" else 1)  # ReLU needs its result alone
@@ -72,16 +82,19 @@ def activation_bytes(
     source = ((4 if pre else 3) * d + turned) * itemsize
     rest = ((4 if pre else 5) * d + turned + hidden) * itemsize + 2 * masks + others
     block, last = tokens * (source + rest), tokens * source + rest
-    if not turned:  # the last block makes neither keys nor values, but two vectors a head for CLS
+    if every_token:
+        last = block
+    elif not turned:  # the last block makes neither keys nor values, but two vectors a head for CLS
         last += (2 * config.n_heads - 2 * tokens) * d * itemsize
     embedding = tokens * masks
     if turned:
         waves = 4 * d // config.n_heads
-        embedding += 2 * length * n_features * itemsize + tokens * waves
+        embedding += n_volumes * n_features * itemsize + tokens * waves
     kept = tokens * d * itemsize if recompute else block
     # A block's turn to be computed again comes when the last block's activations are gone already.
     again = block - kept + tokens * AGAIN * d * itemsize if recompute and config.n_layers > 1 else 0
+    end = (3 + (tokens if every_token and pre else 0)) * d * itemsize
     return Activations(
-        saved=n_pairs * (embedding + (config.n_layers - 1) * kept + last + 3 * d * itemsize),
-        momentary=n_pairs * (tokens * MOMENTARY * d * itemsize + max(0, again - last)),
+        saved=n_read * (embedding + (config.n_layers - 1) * kept + last + end),
+        momentary=n_read * (tokens * MOMENTARY * d * itemsize + max(0, again - last)),
     )

@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from fmriscale.config import TrainConfig
-from fmriscale.model.encoder import EncoderConfig, PairClassifier, PairWay, Pool, build
+from fmriscale.model.encoder import EncoderConfig, PairClassifier, PairWay, Pool, build, count_parameters
 from fmriscale.model.masked import build_two_tasks
 from fmriscale.model.objectives import ntp_loss
 from fmriscale.sampling.masks import Masks, draw_masks
@@ -50,6 +51,11 @@ class Objective:
         if self.masked:
             return build_two_tasks(shape, self.seed, self.pool)
         return build(shape, self.seed, self.pair, self.pool)
+
+    def count_parameters(self, shape: EncoderConfig) -> int:
+        """Count the parameters of the model, without memory for them."""
+        with torch.device("meta"):
+            return count_parameters(self.build(shape))
 
     def masks(self, batch: Batch, first: int) -> Masks | None:
         """Choose the masked volumes of the pairs at positions from `first` on; None without such a task."""

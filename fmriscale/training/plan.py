@@ -15,12 +15,13 @@ from fmriscale.config import PretrainConfig
 from fmriscale.corpus.reader import Corpus
 from fmriscale.errors import EXIT_OK, EXIT_USAGE, UserError
 from fmriscale.files import expand
-from fmriscale.model.encoder import EncoderConfig, count_unbuilt, resolve_encoder
+from fmriscale.model.encoder import EncoderConfig, resolve_encoder
 from fmriscale.model.flops import GPUS, train_flops
 from fmriscale.model.memory import activation_bytes
 from fmriscale.recipe import parse
 from fmriscale.sampling.loader import NTPLoader
 from fmriscale.training.memory import MASTER, MOMENTS, States, itemsize, states
+from fmriscale.training.objective import Objective
 from fmriscale.training.schedule import BatchPlan, plan_batch
 from fmriscale.training.shape import shape_for
 
@@ -121,7 +122,7 @@ class Plan:
         return cls(
             config=config,
             shape=shape,
-            n_parameters=count_unbuilt(shape),
+            n_parameters=Objective.of(settings).count_parameters(shape),
             n_ranks=n_ranks,
             memory=memory,
             batch=batch,
@@ -149,10 +150,17 @@ class Plan:
 
     def activations(self, stage: int, n_pairs: int, recompute: bool) -> int:
         """Return the most bytes of activations over all spaces and lengths."""
-        size = itemsize(self.precision(stage))
+        size, train = itemsize(self.precision(stage)), self.config.train
         return max(
             activation_bytes(
-                self.shape, n_pairs, n_features=features, length=length, itemsize=size, recompute=recompute
+                self.shape,
+                n_pairs,
+                n_features=features,
+                length=length,
+                itemsize=size,
+                recompute=recompute,
+                alone=train.pair == "siamese",
+                every_token=train.pool == "mean" or train.masked_weight > 0,
             ).total
             for _, features, length in self.sequences
         )

@@ -77,7 +77,8 @@ class FinetuneTrainConfig:
     weight_decay: float = 0.01
     """AdamW weight decay."""
     adapt: Literal["full", "probe", "last_blocks", "lora"] = "full"
-    """What learns beside the head: all, nothing (linear probe), the last blocks, or low-rank additions."""
+    """What learns beside the head, in every arm: all, nothing (linear probe), the last blocks, or low-rank
+    additions to the matrices (LoRA)."""
     last_blocks: int = 1
     """With adapt: last_blocks, how many."""
     lora_rank: int = 8

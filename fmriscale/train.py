@@ -251,7 +251,7 @@ def train(config: PretrainConfig, out: Path, place: Cluster, stop: StopRequest) 
                     "step": step,
                     **summary,
                     "spike": spike_score(summary["loss"], record.losses),
-                    "lr": lr,
+                    "lr": zero.learning_rate_of(engine),
                     "grad_norm": zero.grad_norm(engine),
                     "finite": finite,
                     **({} if finite else {"bad_pairs": bad_pairs}),

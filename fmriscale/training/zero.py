@@ -247,6 +247,11 @@ def set_learning_rate(engine: Any, lr: float) -> None:
         group["lr"] = lr
 
 
+def learning_rate_of(engine: Any) -> float:
+    """Return the learning rate that the engine has, not the one that it should have."""
+    return float(engine.optimizer.param_groups[0]["lr"])
+
+
 def grad_norm(engine: Any) -> float:
     """Norm of the last step's gradient before clipping; infinite where the step was skipped."""
     return float(engine.get_global_grad_norm() or 0.0)

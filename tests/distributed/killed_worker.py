@@ -79,6 +79,22 @@ def hang() -> dict:
     return {"codes": [waiting, end(ranks[1], 60)]}
 
 
+def slow_disk() -> dict:
+    """Rank 1 cannot write its part of a checkpoint (it opens a pipe that nobody reads) until we let it."""
+    ranks = start("slow", "--train.steps", "78")
+    wait_for(lambda: lines("slow") > 0, ranks)
+    final = folder / "slow/checkpoints/step_0000075"
+    draft = final.with_suffix(".tmp")
+    draft.mkdir(parents=True)
+    os.mkfifo(draft / "rank_00001.safetensors")
+    wait_for((draft / "rank_00000.safetensors").exists, ranks)
+    time.sleep(1)
+    there = sorted(path.name for path in final.parent.iterdir())
+    with (draft / "rank_00001.safetensors").open("rb") as pipe:
+        pipe.read()
+    return {"codes": [end(pid) for pid in ranks], "meanwhile": there}
+
+
 def refused_on_one_rank() -> dict:
     """DeepSpeed refuses the settings of one rank, while the other waits for it inside of DeepSpeed."""
     board.PATIENCE_S, board.GRACE_S = 1.0, 2.0
@@ -122,6 +138,7 @@ rng = random.Random(5)
 told["kills"] = [kill_at(moment, rng) for moment in (["start", "step", "save", "save"] * n_kills)[:n_kills]]
 told["last"] = [end(pid) for pid in start("killed")]
 told["hang"] = hang()
+told["slow"] = slow_disk()
 told["refused"] = refused_on_one_rank()
 told["fallen"] = [end(pid, 60) for pid in fork_ranks(2, fall)]
 told["disagreed"] = [end(pid) for pid in fork_ranks(2, disagree)]

@@ -60,6 +60,13 @@ def test_twenty_kills_at_any_moment_leave_the_run_as_it_was(told: dict):
     assert told["stdout"].count("resumed from") >= KILLS // 2
 
 
+def test_a_checkpoint_is_one_only_when_every_rank_has_written_its_part(told: dict):
+    # DeepSpeed names it in `latest` before that.
+    slow = told["slow"]
+    assert slow["codes"] == [0, 0]
+    assert slow["meanwhile"] == ["step_0000066", "step_0000069", "step_0000072", "step_0000075.tmp"]
+
+
 def test_a_rank_that_hangs_makes_every_rank_tell_where_it_stands(told: dict):
     assert told["hang"]["codes"] == [1, 1]
     assert told["stderr"].count("Timeout (0:00:06)!") == 2

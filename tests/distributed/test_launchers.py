@@ -110,6 +110,11 @@ def processes_of(run: Path) -> list[int]:
     return found
 
 
+def resumed(record: Path, step: int) -> bool:
+    """Tell whether the record goes on, whole, after a step."""
+    return any(line.startswith(f'{{"step": {step + 2},') for line in record.read_text().splitlines())
+
+
 def slurm_ranks(port: int) -> list[dict[str, str]]:
     """What srun sets in two tasks on one node."""
     step = {"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0", "SLURM_NTASKS": "2", "SLURM_NNODES": "1"}
@@ -122,7 +127,7 @@ def test_a_signal_to_one_rank_saves_on_all_and_the_next_life_is_exactly_the_same
 ):
     options = [
         *("--config", str(recipe), "--model.dropout", "0.1", "--train.zero_stage", "2"),
-        *("--train.steps", "120", "--train.save_every", "50", "--train.eval_every", "40"),
+        *("--train.steps", "160", "--train.save_every", "50", "--train.eval_every", "40"),
     ]
     command = [sys.executable, str(repository / "fmriscale/train.py"), *options, "--out", str(tmp_path / "b")]
     processes = start_ranks(command, slurm_ranks(free_port()))
@@ -135,15 +140,23 @@ def test_a_signal_to_one_rank_saves_on_all_and_the_next_life_is_exactly_the_same
     assert [p.returncode for p in processes] == [EXIT_STOPPED] * 2, "\n".join(told)
     assert "asked to stop" in told[0] and "started by srun" in told[0]
     stopped = steps_of(tmp_path / "b")[-1]["step"]
-    assert 8 <= stopped < 120
+    assert 8 <= stopped < 160
 
     # The life that was lost had written on: those lines must go, and a torn one too.
     with record.open("a") as handle:
         handle.write(json.dumps({"step": stopped + 1, "loss": 9.9}) + '\n{"step": 3, "lo')
+    # In the next life every process is told at once, as by scancel: no thread of ours may die of it.
+    processes = start_ranks(command, slurm_ranks(free_port()))
+    until(lambda: resumed(record, stopped) or processes[0].poll() is not None)
+    for process in processes:
+        process.send_signal(signal.SIGTERM)
+    told = [p.communicate(timeout=120)[0] for p in processes]
+    assert [p.returncode for p in processes] == [EXIT_STOPPED] * 2, "\n".join(told)
+    assert f"step_{stopped:07d}" in told[0] and "resumed from" in told[0]
+
     processes = start_ranks(command, slurm_ranks(free_port()))
     told = [p.communicate(timeout=240)[0] for p in processes]
     assert [p.returncode for p in processes] == [0, 0], "\n".join(told)
-    assert f"step_{stopped:07d}" in told[0] and "resumed from" in told[0]
 
     assert sessions((2, [[*options, "--out", str(tmp_path / "a")]])) == [[0]]
     assert steps_of(tmp_path / "b") == steps_of(tmp_path / "a")

@@ -126,9 +126,9 @@ def on_speed(summary: dict[str, Any]) -> list[str]:
         sentence = f"Pre-trained minus fresh: {row['effect']:+.1f} {what}"
         if row["n"] > 1:
             between = bounds(row, lambda value: f"{value:+.1f}")
-            sentence += (
-                f" {between}, {p_told(row['p'])} ({counted(row['n'], 'fold')}), corrected t {corrected(row)}"
-            )
+            sentence += f" {between}, {p_told(row['p'])} ({counted(row['n'], 'fold')})"
+        if row["corrected_t"] is not None:
+            sentence += f", corrected t {corrected(row)}"
         sentences.append(f"{sentence}.")
     return sentences
 

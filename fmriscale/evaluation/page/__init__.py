@@ -252,9 +252,12 @@ def _units(summary: dict[str, Any]) -> dict[str, Any] | None:
         condition: [arms[arm]["by_condition"][condition]["by_unit"] for arm in ("fresh", "pretrained")]
         for condition in conditions
     }
-    values = [100 * value for both in found.values() for by_unit in both for value in by_unit.values()]
-    room = 0.05 * (max(values) - min(values)) + 0.5
-    limits = min(values) - room, max(values) + room
+    accuracies = [
+        arms[arm]["by_condition"][c]["accuracy"] for arm in ("fresh", "pretrained") for c in conditions
+    ]
+    values = _ends(accuracies) + [value for both in found.values() for by in both for value in by.values()]
+    room = 0.05 * (max(values) - min(values)) + 0.005
+    limits = 100 * (min(values) - room), 100 * (max(values) + room)
     names = list(dict.fromkeys(unit for both in found.values() for unit in both[0]))
     table = [
         (unit, [(fresh.get(unit), pretrained.get(unit)) for fresh, pretrained in found.values()])

@@ -143,7 +143,8 @@ def baselines(
 
         - run_means: logistic regression on |a - b| of the means of the two RUNS: what the identity of a run
           gives away. With task.standardize: subject it is what the published protocol rewards; in runs
-          standardised one by one the means are 0, and it is at chance by construction;
+          standardised one by one the means are 0, and it is at chance by construction. Where a run holds one
+          label, its mean also holds the label's own response, and no analysis can tell the two apart;
         - persistence: does one window continue the other, as an autoregressive process would?
         - same_run: calls pairs from one run "same"; at chance where pairs are cross-run.
 

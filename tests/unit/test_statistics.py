@@ -119,6 +119,19 @@ def test_the_correction_takes_away_what_overlapping_training_sets_feign():
     assert np.mean(np.array(corrected) < 0.05) < 0.08
 
 
+def test_people_who_share_a_training_agree_on_its_luck_and_the_corrected_t_does_not():
+    """No true difference, but trainings that differ by chance: 16 people, 4 folds, 2 seeds."""
+    rng = np.random.default_rng(6)
+    over_people, over_trainings = [], []
+    for _ in range(100):
+        luck = rng.normal(0, 0.05, (4, 2))
+        people = np.repeat(luck.mean(axis=1), 4) + rng.normal(0, 0.02, 16)
+        over_people.append(compare(people, np.zeros(16)).p < 0.05)
+        over_trainings.append(corrected_t(luck.ravel(), 1 / 3)[1])
+    assert np.mean(over_people) > 0.2
+    assert np.mean(np.array(over_trainings) < 0.05) < 0.06
+
+
 def test_holm_by_hand():
     # Sorted .005 .01 .03 .04 times 4 3 2 1 = .02 .03 .06 .04, never falling: .02 .03 .06 .06
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])

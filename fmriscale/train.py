@@ -370,8 +370,9 @@ def export(
     step: int,
 ) -> None:
     """Write the encoder of a step: weights, and what a study must know about them."""
-    encoder = Encoder(shape)
-    encoder.load_state_dict(weights)
+    with torch.device("meta"):  # no second copy of the weights
+        encoder = Encoder(shape)
+    encoder.load_state_dict(weights, assign=True)
     t_r = corpus.runs.t_r[corpus.runs.key.isin(loader.run_keys)]
     meta = {
         "feature_spaces": {name: space.to_dict() for name, space in loader.spaces.items()},

@@ -245,11 +245,23 @@ class Plan:
             f"corpus      {self.data}",
             f"checkpoint  {saved / GIB:,.2f} GiB, the last {settings.keep_last} are kept; "
             f"encoder/ {4 * self.n_parameters / GIB:,.2f} GiB",
-            f"host        {4 * self.n_parameters * gpus_a_node / GIB:,.1f} GiB a node to build weights in",
+            f"host        {self.host(gpus_a_node) / GIB:,.1f} GiB on the first node: weights while they are "
+            "built, later a copy of a checkpoint's part",
         ]
         if host := self.states(stage).host:
             lines.append(f"offloaded   {host * gpus_a_node / GIB:,.1f} GiB a node, to {settings.offload}")
         return lines
+
+    def host(self, gpus_a_node: int) -> int:
+        """Return the most bytes of host memory that ranks of the first node hold at a time.
+
+        Below stage 3 each builds the whole model, at stage 3 a block at a time. Later each keeps a copy of
+        its part of a checkpoint, and rank 0 collects the weights of encoder/.
+        """
+        whole = MASTER * self.n_parameters
+        building = whole * gpus_a_node if self.config.train.zero_stage < 3 else 0
+        copies = (MASTER + MOMENTS) * self.n_parameters * gpus_a_node // self.n_ranks
+        return max(building, copies + whole)
 
     def remedy(self) -> str:
         """Return what would fit: the least change first."""

@@ -78,6 +78,16 @@ def test_epochs_and_days_are_those_of_corpus_and_rate(recipe: Path, capsys: pyte
     assert "400 features assumed, epochs unknown" in capsys.readouterr().out
 
 
+def test_host_memory_is_that_of_building_or_of_a_copy_of_a_checkpoint(recipe: Path):
+    plans = {}
+    for stage in (1, 3):
+        line = ["--config", str(recipe), "--train.zero_stage", str(stage)]
+        plans[stage] = Plan.of(parse(PretrainConfig, line), 16, 80 * GIB)
+    n = plans[1].n_parameters
+    assert plans[1].host(8) == 4 * n * 8
+    assert plans[3].host(8) == 12 * n * 8 // 16 + 4 * n
+
+
 def test_states_shrink_with_the_ranks_as_their_stage_says():
     for stage, split in ((0, ""), (1, "o"), (2, "og"), (3, "ogw")):
         one, eight = (states(8_000_000, stage, n, "fp32") for n in (1, 8))

@@ -1,0 +1,357 @@
+"""Which pre-training helps on real data? A search on the training sides of folds alone.
+
+    python benchmarks/search.py haxby --corpus corpora/haxby --out runs/search --folds 0 1 2 3 4 5
+    python benchmarks/search.py abide --corpus corpora/abide --out runs/search --only base half_same_site
+
+A cell is one recipe of pre-training in one outer fold. What the outer fold tests is not opened: the training
+side is divided once more, an encoder is pre-trained without the inner test side, and both arms are fine-tuned
+and tested inside. A cell leaves one JSON file (a second call skips it) and one MLflow run below one study.
+Fresh arms are cells too, so that the arms of a fold see the same pairs. The loop of pre-training is plain:
+the loader, model and loss of `fmriscale/train.py` on one core, without its engine.
+"""
+
+import argparse
+import dataclasses
+import json
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import balanced_accuracy_score, roc_auc_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from fmriscale.config import PretrainConfig, StudyConfig, TrackingConfig
+from fmriscale.corpus.reader import Corpus
+from fmriscale.evaluation.cells import Cell
+from fmriscale.evaluation.fit import fit
+from fmriscale.evaluation.folds import Fold, make_folds
+from fmriscale.evaluation.material import Material, fold_pairs, prepare
+from fmriscale.evaluation.start import classifier
+from fmriscale.files import atomic_write
+from fmriscale.model.encoder import Encoder, PairClassifier, build
+from fmriscale.model.export import load_encoder, save_encoder
+from fmriscale.model.objectives import ntp_loss
+from fmriscale.recipe import parse
+from fmriscale.sampling.labelled import Windows
+from fmriscale.sampling.loader import NTPLoader
+from fmriscale.training.schedule import learning_rate
+from fmriscale.training.shape import shape_for
+from fmriscale.training.tracking import Tracker
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+N_HELD_OUT = 1024
+"""Pairs of unseen runs on which a pre-training is judged."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A data set, the question put to it, and what is tried."""
+
+    pretrain: str
+    """Recipe of pre-training that variants change."""
+    study: str
+    """Recipe of the study, whose outer test sides stay closed."""
+    variants: dict[str, list[str]]
+    """Changes to the recipe of pre-training, by name."""
+    inner_folds: int
+    """The training side is divided into so many inner folds; the first is used."""
+    sizes: list[int | None]
+    """Labelled units (people or runs) on the inner training side."""
+    probes: list[str] = field(default_factory=list)
+    """Columns of the participants table that are probed for."""
+    apart: float = 0.0
+    """Share of people kept for fine-tuning alone; 0 = those of the inner training side serve both."""
+
+
+HAXBY = {
+    "base": [],
+    "published_head": ["--train.pair", "joint", "--train.pool", "cls"],
+    "gap_5s": ["--data.pairs.gap", "2"],
+    "gap_10s": ["--data.pairs.gap", "4"],
+    "length_5s": ["--data.pairs.length", "2"],
+    "length_15s": ["--data.pairs.length", "6"],
+    "length_22s": ["--data.pairs.length", "9"],
+    "other_runs": ["--data.pairs.negatives", "{same_subject: 1}"],
+    "half_other_runs": ["--data.pairs.negatives", "{same_run: 0.5, same_subject: 0.5}"],
+    "reversed": ["--data.pairs.negatives", "{reversed: 1}"],
+    "steps_100": ["--train.steps", "100"],
+    "steps_1000": ["--train.steps", "1000"],
+    "width_128": ["--model.d_model", "128"],
+    "one_block": ["--model.n_layers", "1"],
+}
+ABIDE = {
+    "base": [],
+    "published_head": ["--train.pair", "joint", "--train.pool", "cls"],
+    "half_same_site": ["--data.pairs.negatives", "{same_dataset: 0.5, other_dataset: 0.5}"],
+    "same_site": ["--data.pairs.negatives", "{same_dataset: 1}"],
+    "same_run": ["--data.pairs.negatives", "{same_run: 1}", "--data.pairs.gap", "0"],
+    "gap_0": ["--data.pairs.gap", "0"],
+    "length_16s": ["--data.pairs.length", "8"],
+    "steps_150": ["--train.steps", "150"],
+    "steps_2400": ["--train.steps", "2400"],
+    "three_sites": ["--data.datasets", "[abide_nyu, abide_um_1, abide_usm]"],
+    "volumes_shuffled": ["--data.volume_order", "shuffled", "--data.access", "memory"],
+    "width_128": ["--model.d_model", "128"],
+}
+TARGETS = {
+    "haxby": Target("pretrain_haxby", "haxby", HAXBY, 3, [2]),
+    "abide": Target(
+        "pretrain_abide_site", "abide_site", ABIDE, 3, [None], ["DX_GROUP", "SEX", "SITE_ID"], apart=0.3
+    ),
+}
+
+
+def main() -> None:
+    """Compute the cells that are not there yet, then print the table of all that are."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("target", choices=TARGETS)
+    parser.add_argument("--corpus", required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument(
+        "--folds", type=int, nargs="+", default=[0], help="outer folds whose inside is searched"
+    )
+    parser.add_argument("--seeds", type=int, default=2, help="seeds of fine-tuning")
+    parser.add_argument("--only", nargs="+", help="variants; all when left out")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    target, folder = TARGETS[given.target], given.out / given.target
+    names = given.only or list(target.variants)
+    folder.mkdir(parents=True, exist_ok=True)
+    note = folder / "mlflow_run_id"
+    tracker = Tracker(
+        TrackingConfig(experiment="search"),
+        given.out,
+        f"search_{given.target}",
+        run_id=note.read_text() if note.exists() else None,
+    )
+    atomic_write(note, tracker.run_id or "")
+    for fold in given.folds:
+        for name in ["fresh", *names]:
+            file = folder / f"{name}_fold{fold}.json"
+            if file.exists():
+                continue
+            changes = target.variants.get(name, [])
+            run = tracker.child(f"{name}_fold{fold}")
+            run.log_params(
+                {"variant": name, "fold": fold, "changes": " ".join(changes), "target": given.target}
+            )
+            found = compute(target, given, name, fold, folder)
+            run.log_metrics(numbers(found), step=0)
+            run.close()
+            atomic_write(file, json.dumps(found, indent=1) + "\n")
+            print(json.dumps(numbers(found)), name, fold, flush=True)
+    tracker.close()
+    show(folder)
+
+
+def compute(target: Target, given: argparse.Namespace, name: str, fold: int, folder: Path) -> dict[str, Any]:
+    """Pre-train (or not), probe, fine-tune: everything inside the training side of one outer fold."""
+    began = time.process_time()
+    options = [
+        "--config",
+        str(CONFIGS / f"{target.study}.yaml"),
+        "--corpus",
+        given.corpus,
+        "--out",
+        str(folder),
+    ]
+    # None of the encoders of the study itself is needed here.
+    study = parse(StudyConfig, [*options, "--pretrained", "null", "--controls", "{}"])
+    material, unseen = inside(target, study, fold)
+    options = ["--config", str(CONFIGS / f"{target.pretrain}.yaml"), "--data.corpus", given.corpus]
+    held_out = ["--data.holdout_runs", json.dumps(unseen), "--out", str(folder / f"{name}_fold{fold}")]
+    recipe = parse(PretrainConfig, [*options, *held_out, *target.variants.get(name, [])])
+    found: dict[str, Any] = {"variant": name, "fold": fold}
+    encoder = Path(recipe.out) / "encoder"
+    if name == "fresh":
+        write_fresh(encoder, recipe, material.corpus)
+    else:
+        found |= pretrain(encoder, recipe, material.corpus)
+    found["probes"] = probes(load_encoder(encoder)[0], material.corpus, material.windows, target.probes)
+    study = dataclasses.replace(study, pretrained=str(encoder))
+    arm = "fresh" if name == "fresh" else "pretrained"
+    found["curves"] = {}
+    for size in target.sizes:
+        curves = []
+        for seed in range(given.seeds):
+            cell = Cell(arm, 0, seed, size)
+            train, test = fold_pairs(study, material, material.folds[0], size, seed)
+            model, space = classifier(study, material, cell)
+            curve = fit(study, material, cell, model, space, train, test).curve
+            curves.append([epoch["auc"] for epoch in curve])
+        found["curves"][str(size or "all")] = curves
+    found["cpu_seconds"] = time.process_time() - began
+    return found
+
+
+def inside(target: Target, study: StudyConfig, fold: int) -> tuple[Material, list[str]]:
+    """Return the training side of an outer fold, and the keys of runs that pre-training must not see.
+
+    Its only fold has the number 0: that of the inner division.
+    """
+    if target.apart:  # the people whom the study tests are in other splits
+        whole = prepare(dataclasses.replace(study, splits=["train"]))
+        runs = whole.corpus.runs
+        people = runs.loc[np.unique(whole.windows.run_N)]
+        rows = make_folds(people, "subject", round(1 / target.apart))[fold].test
+        closed = np.union1d(rows, np.flatnonzero(runs["split"] != "train"))
+    else:
+        whole = prepare(study)
+        runs = whole.corpus.runs
+        rows, closed = whole.folds[fold].train, whole.folds[fold].test
+    inner = make_folds(runs.loc[np.sort(rows)], study.folds_by, target.inner_folds)[0]
+    unseen = np.union1d(closed, inner.test)
+    keep = np.isin(whole.windows.run_N, rows)
+    windows = dataclasses.replace(
+        whole.windows,
+        **{
+            f.name: getattr(whole.windows, f.name)[keep]
+            for f in dataclasses.fields(Windows)
+            if isinstance(getattr(whole.windows, f.name), np.ndarray)
+        },
+    )
+    only = Fold(0, inner.train, inner.test, inner.left_out)
+    keys = runs["key"].iloc[unseen].tolist()
+    return Material(whole.corpus, whole.space, windows, [only]), keys
+
+
+# ---------------------------------------------------------------- pre-training
+
+
+def pretrain(folder: Path, recipe: PretrainConfig, corpus: Corpus) -> dict[str, Any]:
+    """Train on pairs of the training runs and save the encoder; return how well it does on unseen runs."""
+    settings = recipe.train
+    loader = NTPLoader(corpus, recipe.data, "train", settings.seed, settings.global_batch)
+    held_out = NTPLoader(corpus, recipe.data, "eval", settings.seed, settings.global_batch)
+    model = PairClassifier(
+        build(shape_for(recipe, loader), settings.seed).encoder, pair=settings.pair, pool=settings.pool
+    )
+    optimiser = torch.optim.AdamW(
+        model.parameters(), betas=settings.betas, weight_decay=settings.weight_decay
+    )
+    torch.manual_seed(settings.seed + 1)
+    for step in range(1, settings.steps + 1):
+        for group in optimiser.param_groups:
+            group["lr"] = learning_rate(
+                step,
+                peak=settings.lr,
+                steps=settings.steps,
+                warmup=settings.warmup_steps,
+                schedule=settings.schedule,
+            )
+        logits_BC, label_B = answers(model, loader, (step - 1) * settings.global_batch, settings.global_batch)
+        optimiser.zero_grad()
+        ntp_loss(logits_BC, label_B).mean().backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), settings.grad_clip)
+        optimiser.step()
+    model.eval()
+    with torch.no_grad():
+        parts = [answers(model, held_out, first, 256) for first in range(0, N_HELD_OUT, 256)]
+    margin_P = torch.cat([logits.diff(dim=1)[:, 0] for logits, _ in parts]).numpy()
+    label_P = torch.cat([label for _, label in parts]).numpy()
+    write(folder, model.encoder, corpus, loader)
+    return {
+        "ntp_accuracy": float(((margin_P > 0) == (label_P == 1)).mean()),
+        "ntp_auc": float(roc_auc_score(label_P, margin_P)),
+    }
+
+
+def answers(
+    model: PairClassifier, loader: NTPLoader, first: int, count: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the logits of the pairs at some positions, and the truth."""
+    batch = loader.batch(first, count)
+    # The buffers of a batch are used again.
+    left, right, t_r, label = (torch.tensor(x) for x in (batch.left, batch.right, batch.t_r, batch.label))
+    return model(left.float(), right.float(), t_r, batch.space), label
+
+
+def write_fresh(folder: Path, recipe: PretrainConfig, corpus: Corpus) -> None:
+    """Save the encoder of a recipe as it is before the first step."""
+    loader = NTPLoader(corpus, recipe.data, "train", recipe.train.seed, recipe.train.global_batch)
+    write(folder, build(shape_for(recipe, loader), recipe.train.seed).encoder, corpus, loader)
+
+
+def write(folder: Path, encoder: Encoder, corpus: Corpus, loader: NTPLoader) -> None:
+    """Save an encoder with what the fine-tuning asks of it."""
+    spaces = {name: space.to_dict() for name, space in loader.spaces.items()}
+    save_encoder(folder, encoder, {"feature_spaces": spaces, "train_runs": list(loader.run_keys)})
+
+
+# ---------------------------------------------------------------- probes
+
+
+@torch.no_grad()
+def probes(encoder: Encoder, corpus: Corpus, windows: Windows, columns: list[str]) -> dict[str, float]:
+    """Tell what a linear classifier reads from the encoder's vectors of single windows.
+
+    Balanced accuracy on groups that it was not fitted on: label, and columns of the participants table, on
+    left-out runs (people, where everybody has one run); which run, on every run's second half of windows
+    after fitting on the first; and how late in its run a window is (correlation), on left-out runs.
+    """
+    bold_NLV, t_r_N = torch.from_numpy(windows.bold_NLV).float(), torch.from_numpy(windows.t_r_N)
+    space = next(iter(encoder.config.spaces)) if len(encoder.config.spaces) == 1 else None
+    vectors = [
+        encoder.embed(x, t, space, "mean") for x, t in zip(bold_NLV.split(256), t_r_N.split(256), strict=True)
+    ]
+    vector_ND = torch.cat(vectors).numpy()
+    run_N = windows.run_N
+    quarter_N = np.unique(run_N, return_inverse=True)[1] % 4
+    late_N = windows.start_N / np.maximum(corpus.runs["n_volumes"].to_numpy()[run_N], 1)
+    labels = {"label": windows.label_N}
+    for column in columns:
+        values = [str(corpus.record(row).get("participant", {}).get(column)) for row in run_N]
+        labels[column] = np.unique(values, return_inverse=True)[1]
+    found = {name: guessed(vector_ND, label_N, quarter_N) for name, label_N in labels.items()}
+    median = np.array([np.median(windows.start_N[run_N == run]) for run in run_N])
+    found["run"] = guessed(vector_ND, run_N, (windows.start_N > median).astype(int), only=1)
+    found["late_in_run"] = guessed(vector_ND, (late_N > np.median(late_N)).astype(int), quarter_N)
+    return found
+
+
+def guessed(
+    vector_ND: np.ndarray, label_N: np.ndarray, group_N: np.ndarray, only: int | None = None
+) -> float:
+    """Return a linear classifier's balanced accuracy on each group (or one), fitted on the others."""
+    truth, guess = [], []
+    for group in np.unique(group_N) if only is None else [only]:
+        test = group_N == group
+        linear = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=300))
+        linear.fit(vector_ND[~test], label_N[~test])
+        known = np.isin(label_N[test], label_N[~test])
+        truth.append(label_N[test][known])
+        guess.append(linear.predict(vector_ND[test][known]))
+    return float(balanced_accuracy_score(np.concatenate(truth), np.concatenate(guess)))
+
+
+# ---------------------------------------------------------------- what is told
+
+
+def numbers(found: dict[str, Any]) -> dict[str, float]:
+    """Return the figures of a cell: NTP, probes, and AUC after the first, the middle and the last epoch."""
+    told = {key: found[key] for key in ("ntp_accuracy", "ntp_auc", "cpu_seconds") if key in found}
+    told |= {f"probe_{name}": value for name, value in found["probes"].items()}
+    for size, curves in found["curves"].items():
+        mean = np.mean(curves, axis=0)
+        told |= {f"auc_{size}_first": mean[0], f"auc_{size}_last": mean[-1], f"auc_{size}_mean": mean.mean()}
+    return {key: round(float(value), 4) for key, value in told.items()}
+
+
+def show(folder: Path) -> None:
+    """Print one row a variant: means over the outer folds that have it."""
+    found = [json.loads(file.read_text()) for file in sorted(folder.glob("*_fold*.json"))]
+    for name in sorted({each["variant"] for each in found}):
+        rows = [numbers(each) for each in found if each["variant"] == name]
+        mean = {key: round(float(np.mean([row[key] for row in rows])), 3) for key in rows[0]}
+        print(
+            f"| {name} | {len(rows)} | " + " | ".join(f"{key} {value}" for key, value in mean.items()) + " |"
+        )
+
+
+if __name__ == "__main__":
+    main()

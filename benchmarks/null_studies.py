@@ -146,9 +146,12 @@ def shares(
 ) -> Iterator[tuple[str, float, float, float, int]]:
     """Yield the share of p < 0.05 of each test, and of intervals that hold 0, with its interval and n."""
     values = [result[protocol][test] for result in results if protocol in result]
+    over_people = [p < ALPHA for p, _, _ in values]
+    over_folds = [p is not None and p < ALPHA for _, p, _ in values]
     found = {
-        "permutation": [p < ALPHA for p, _, _ in values],
-        "corrected_t": [p is not None and p < ALPHA for _, p, _ in values],
+        "permutation": over_people,
+        "corrected_t": over_folds,
+        "both": [a and b for a, b in zip(over_people, over_folds, strict=True)],
         "coverage": [covers for _, _, covers in values],
     }
     for name, hits in found.items():

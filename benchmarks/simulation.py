@@ -53,6 +53,8 @@ def main() -> None:
     parser.add_argument("--figure", type=Path, help="draw accuracy by protocol and by training people")
     parser.add_argument("--only", nargs="+", choices=["offsets", "timbre", "nulls"], help="these parts alone")
     options = parser.parse_args()
+    if options.figure and options.only and not {"offsets", "timbre"} <= set(options.only):
+        parser.error("--figure draws the parts offsets and timbre; leave --only out")
     figures: dict[str, dict] = {}
 
     def tell(name: str, value: float, low: float | None, high: float | None, n: int, reference: str) -> None:
@@ -239,7 +241,7 @@ def draw(path: Path, studies: dict[tuple[str, str], dict[str, Any]]) -> None:
     left.set(ylim=(0.4, 1.02), ylabel="accuracy (95 % interval over people)")
     left.set_title("What a study finds, by what is in the data", loc="left", fontsize=10)
     left.legend(frameon=False, fontsize=8)
-    curve = studies.get(("timbre", "cross_run"), {"by_size": []})["by_size"]
+    curve = studies["timbre", "cross_run"]["by_size"]
     for arm in ARMS:
         rows = [row for row in curve if row["arm"] == arm]
         sizes = [row["size"] for row in rows]

@@ -159,14 +159,17 @@ def dealt(train: TrainConfig, plan: BatchPlan, precision: str, device: torch.dev
     if train.zero_stage < 3:
         yield
         return
-    zero = _deepspeed(device).zero
+    deepspeed = _deepspeed(device)
+    deepspeed.init_distributed(torch.distributed.get_backend(), verbose=False)  # it learns of our ranks
     config = deepspeed_dict(train, plan, precision, device.type, BUCKET)
     kind = TORCH_TYPES[precision]
     away = {} if train.offload == "none" else {"remote_device": train.offload, "pin_memory": True}
 
     def deal(_parent: nn.Module, _name: str, module: nn.Module | None) -> None:
         if isinstance(module, Block):
-            zero.Init(module=module.to(device, kind), config_dict_or_path=config, dtype=kind, **away)
+            deepspeed.zero.Init(
+                module=module.to(device, kind), config_dict_or_path=config, dtype=kind, **away
+            )
 
     if train.offload == "nvme":
         check_nvme(expand(train.nvme_path or ""))

@@ -167,9 +167,9 @@ def dealt(train: TrainConfig, plan: BatchPlan, precision: str, device: torch.dev
 
     def deal(_parent: nn.Module, _name: str, module: nn.Module | None) -> None:
         if isinstance(module, Block):
-            deepspeed.zero.Init(
-                module=module.to(device, kind), config_dict_or_path=config, dtype=kind, **away
-            )
+            module.to(device, kind)
+            with _refusals(train):
+                deepspeed.zero.Init(module=module, config_dict_or_path=config, dtype=kind, **away)
 
     if train.offload == "nvme":
         check_nvme(expand(train.nvme_path or ""))
@@ -235,8 +235,15 @@ def make_engine(
     if isinstance(optimizer, PlainAdamW):
         optimizer.clip = train.grad_clip
     config = deepspeed_dict(train, plan, precision, device.type, count_parameters(model))
-    try:
+    with _refusals(train):
         return deepspeed.initialize(model=model, optimizer=optimizer, config=config)[0]
+
+
+@contextlib.contextmanager
+def _refusals(train: TrainConfig) -> Iterator[None]:
+    """Tell of what DeepSpeed refuses in `train.deepspeed` as a mistake that the user can mend."""
+    try:
+        yield
     except (ValueError, AssertionError, TypeError) as error:
         if not train.deepspeed:
             raise

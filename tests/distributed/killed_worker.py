@@ -137,7 +137,9 @@ told: dict = {"undisturbed": [end(pid) for pid in start("undisturbed")]}
 rng = random.Random(5)
 told["kills"] = [kill_at(moment, rng) for moment in (["start", "step", "save", "save"] * n_kills)[:n_kills]]
 told["last"] = [end(pid) for pid in start("killed")]
+print("one hangs", file=sys.stderr, flush=True)
 told["hang"] = hang()
+print("none hangs", file=sys.stderr, flush=True)
 told["slow"] = slow_disk()
 told["refused"] = refused_on_one_rank()
 told["fallen"] = [end(pid, 60) for pid in fork_ranks(2, fall)]

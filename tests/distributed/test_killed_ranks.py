@@ -70,7 +70,7 @@ def test_a_checkpoint_is_one_only_when_every_rank_has_written_its_part(told: dic
 def test_a_rank_that_hangs_makes_every_rank_tell_where_it_stands(told: dict):
     assert told["hang"]["codes"] == [1, 1]
     stacks = told["stderr"].split("one hangs\n")[1].split("none hangs\n")[0]
-    # The one that was stopped may hear that the other has ended before its own time is up: errors have stacks.
+    # One that was stopped may hear that the other has ended before its own time is up: errors have stacks.
     assert stacks.count("Timeout (0:00:06)!") == 2 or "Traceback (most recent call last)" in stacks
     assert stacks.count("Timeout (0:00:06)!") >= 1
     assert "all_reduce" in stacks and "fmriscale/train.py" in stacks

@@ -9,7 +9,7 @@ Parts, each from simulated signals of an ROI (no images), 17 people x 8 runs:
     nulls     hundreds of studies with a light model: how often p < 0.05 where nothing is to be found
 
 The order of tones is that of $FMRISCALE_DATA/timbre_design/events.tsv, or where that is not, a generated one.
-About three quarters of an hour on one core; finished work in the folder is used again.
+About half an hour on one core; finished work in the folder is used again.
 """
 
 import argparse

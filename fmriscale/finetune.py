@@ -121,8 +121,15 @@ def headlines(config: StudyConfig, material: "Material") -> str:
         f"{', '.join(windows.labels)}; {len(set(windows.person_N))} people, {len(set(windows.run_N))} runs, "
         f"{config.task.protocol} pairs, {config.n_folds} folds by {config.folds_by}"
     )
-    lost = f"\n{windows.n_lost} events left out: their window leaves the run or meets a censored volume"
-    return told + (lost if windows.n_lost else "")
+    if windows.n_lost:
+        told += f"\n{windows.n_lost} events left out: their window leaves the run or meets a censored volume"
+    times = sorted({f"{t_r:g}" for t_r in windows.t_r_N.tolist()})
+    if config.task.label_of == "run" and len(times) > 1:
+        told += (
+            f"\nwarning: windows differ in repetition time ({', '.join(times)} s), which rotary positions "
+            "show; where they go with the label, name data sets of one t_r in `datasets`"
+        )
+    return told
 
 
 def finished_study(out: Path, identity: str) -> str | None:
@@ -164,12 +171,17 @@ def headline(result: dict[str, Any] | str) -> str:
     if "epochs" not in result:
         auc = result["scores"]["category"]["auc"]
         return (
-            f"left out {' '.join(result['left_out'])}; {result['n_train']} training and {result['n_test']} "
+            f"left out {some(result['left_out'])}; {result['n_train']} training and {result['n_test']} "
             f"test pairs; window classifier AUC {auc:.3f}"
         )
     last = result["epochs"][result.get("reported", 0) - 1]
     tested = "" if "reported" in result else " on its own training windows"
     return f"AUC {last['auc']:.3f}, accuracy {last['accuracy']:.3f}{tested} ({last['seconds']:.0f} s)"
+
+
+def some(names: list[str], most: int = 4) -> str:
+    """Name a few of many."""
+    return " ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def duration(seconds: float) -> str:

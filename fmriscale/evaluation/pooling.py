@@ -118,7 +118,8 @@ def figures(rows: list[Row]) -> dict[str, Any]:
     """Return mean AUC and accuracy over units, the latter's interval, and accuracy by unit."""
     units = by_unit(rows, "accuracy")
     values, auc = list(units.values()), list(by_unit(rows, "auc").values())
-    low, high = interval(values)
+    # Student's interval of few units knows nothing of the ends of the scale.
+    low, high = (end if end is None else min(max(end, 0.0), 1.0) for end in interval(values))
     return {
         "auc": {
             "mean": float(np.mean(auc)) if auc else None,

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from factory import write_corpus
 from toystudy import TINY, V, options, without_times, write_encoder, write_toy
 
 from fmriscale.cli import run
@@ -17,6 +18,7 @@ from fmriscale.evaluation.fit import Reader, fit
 from fmriscale.evaluation.material import fold_pairs, prepare
 from fmriscale.evaluation.start import classifier
 from fmriscale.files import atomic_write
+from fmriscale.finetune import headlines
 from fmriscale.model.encoder import PairClassifier, build, resolve_encoder
 from fmriscale.model.export import save_encoder
 
@@ -310,3 +312,14 @@ def test_an_unseen_feature_space_gets_a_projection_that_is_trained_alone_first(p
     save_encoder(place / "flat", flat, spaces)
     assert run(options(place, "flat_out", pretrained=place / "flat", train__projection_epochs=1)) == 2
     assert "reads feature space(s) atlas (7 features)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("t_r", [2.0, 1.5])
+def test_labels_of_runs_whose_repetition_times_differ_are_warned_of(tmp_path, t_r):
+    datasets = {name: {"subjects": 4, "runs": 2, "n_volumes": 60} for name in ("one", "two")}
+    datasets["two"]["t_r"] = t_r
+    corpus = write_corpus(tmp_path / "corpus", datasets=datasets, n_features=4)
+    task = TaskConfig(label="dataset", label_of="run", partners="other_person", length=5, windows_per_run=2)
+    config = StudyConfig(out=str(tmp_path), corpus=str(corpus.folder), pretrained=None, task=task, n_folds=2)
+    said = headlines(config, prepare(config))
+    assert ("repetition time (1.5, 2 s)" in said) == (t_r != 2.0)

@@ -79,7 +79,7 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say(n):
 
 
 def test_the_interval_of_many_units_is_the_bias_corrected_bootstrap():
-    values = np.random.default_rng(3).exponential(1, 20)
+    values = np.random.default_rng(3).exponential(1, 40)
     low, high = np.array(interval(values), float)
     wanted = stats.bootstrap((values,), np.mean, n_resamples=9999, rng=np.random.default_rng(0))
     assert (low, high) == tuple(wanted.confidence_interval)

@@ -35,10 +35,11 @@ from fmriscale.evaluation.start import classifier
 from fmriscale.files import atomic_write
 from fmriscale.model.encoder import Encoder, PairClassifier, build
 from fmriscale.model.export import load_encoder, save_encoder
-from fmriscale.model.objectives import ntp_loss
 from fmriscale.recipe import parse
 from fmriscale.sampling.labelled import Windows
 from fmriscale.sampling.loader import NTPLoader
+from fmriscale.training.feed import MicroBatch, to_device
+from fmriscale.training.objective import Objective
 from fmriscale.training.schedule import learning_rate
 from fmriscale.training.shape import shape_for
 from fmriscale.training.tracking import Tracker
@@ -64,10 +65,13 @@ class Target:
     """Labelled units (people or runs) on the inner training side."""
     probes: list[str] = field(default_factory=list)
     """Columns of the participants table that are probed for."""
+    adapt: dict[str, list[str]] = field(default_factory=dict)
+    """Changes to the recipe of the study by name, with the encoder of the unchanged pre-training, `base`."""
     apart: float = 0.0
     """Share of people kept for fine-tuning alone; 0 = those of the inner training side serve both."""
 
 
+MASKED = ["--train.pair", "joint", "--train.masked_weight", "1", "--train.masked_share", "0.15"]
 HAXBY = {
     "base": [],
     "published_head": ["--train.pair", "joint", "--train.pool", "cls"],
@@ -83,6 +87,8 @@ HAXBY = {
     "steps_1000": ["--train.steps", "1000"],
     "width_128": ["--model.d_model", "128"],
     "one_block": ["--model.n_layers", "1"],
+    "masked_alone": [*MASKED, "--train.ntp_weight", "0"],
+    "masked_half": [*MASKED, "--train.ntp_weight", "0.5", "--train.masked_weight", "0.5"],
 }
 ABIDE = {
     "base": [],
@@ -97,11 +103,27 @@ ABIDE = {
     "three_sites": ["--data.datasets", "[abide_nyu, abide_um_1, abide_usm]"],
     "volumes_shuffled": ["--data.volume_order", "shuffled", "--data.access", "memory"],
     "width_128": ["--model.d_model", "128"],
+    "masked_alone": [*MASKED, "--train.ntp_weight", "0"],
+    "masked_half": [*MASKED, "--train.ntp_weight", "0.5", "--train.masked_weight", "0.5"],
+}
+ADAPT = {
+    "probe": ["--train.adapt", "probe", "--train.lr", "2e-3"],
+    "probe_first": ["--train.probe_epochs", "2"],
+    "layer_decay": ["--train.layer_decay", "0.3"],
+    "last_block": ["--train.adapt", "last_blocks"],
+    "low_rank": ["--train.adapt", "lora"],
 }
 TARGETS = {
-    "haxby": Target("pretrain_haxby", "haxby", HAXBY, 3, [2]),
+    "haxby": Target("pretrain_haxby", "haxby", HAXBY, 3, [2], adapt=ADAPT),
     "abide": Target(
-        "pretrain_abide_site", "abide_site", ABIDE, 3, [None], ["DX_GROUP", "SEX", "SITE_ID"], apart=0.3
+        "pretrain_abide_site",
+        "abide_site",
+        ABIDE,
+        3,
+        [None],
+        ["DX_GROUP", "SEX", "SITE_ID"],
+        adapt=ADAPT,
+        apart=0.3,
     ),
 }
 
@@ -120,7 +142,7 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     target, folder = TARGETS[given.target], given.out / given.target
-    names = given.only or list(target.variants)
+    names = given.only or [*target.variants, *target.adapt]
     folder.mkdir(parents=True, exist_ok=True)
     note = folder / "mlflow_run_id"
     tracker = Tracker(
@@ -135,7 +157,7 @@ def main() -> None:
             file = folder / f"{name}_fold{fold}.json"
             if file.exists():
                 continue
-            changes = target.variants.get(name, [])
+            changes = target.variants.get(name, target.adapt.get(name, []))
             run = tracker.child(f"{name}_fold{fold}")
             run.log_params(
                 {"variant": name, "fold": fold, "changes": " ".join(changes), "target": given.target}
@@ -161,14 +183,17 @@ def compute(target: Target, given: argparse.Namespace, name: str, fold: int, fol
         str(folder),
     ]
     # None of the encoders of the study itself is needed here.
-    study = parse(StudyConfig, [*options, "--pretrained", "null", "--controls", "{}"])
+    none = ["--pretrained", "null", "--controls", "{}"]
+    study = parse(StudyConfig, [*options, *none, *target.adapt.get(name, [])])
     material, unseen = inside(target, study, fold)
     options = ["--config", str(CONFIGS / f"{target.pretrain}.yaml"), "--data.corpus", given.corpus]
     held_out = ["--data.holdout_runs", json.dumps(unseen), "--out", str(folder / f"{name}_fold{fold}")]
     recipe = parse(PretrainConfig, [*options, *held_out, *target.variants.get(name, [])])
     found: dict[str, Any] = {"variant": name, "fold": fold}
     encoder = Path(recipe.out) / "encoder"
-    if name == "fresh":
+    if name in target.adapt:
+        encoder = folder / f"base_fold{fold}" / "encoder"
+    elif name == "fresh":
         write_fresh(encoder, recipe, material.corpus)
     else:
         found |= pretrain(encoder, recipe, material.corpus)
@@ -228,9 +253,8 @@ def pretrain(folder: Path, recipe: PretrainConfig, corpus: Corpus) -> dict[str, 
     settings = recipe.train
     loader = NTPLoader(corpus, recipe.data, "train", settings.seed, settings.global_batch)
     held_out = NTPLoader(corpus, recipe.data, "eval", settings.seed, settings.global_batch)
-    model = PairClassifier(
-        build(shape_for(recipe, loader), settings.seed).encoder, pair=settings.pair, pool=settings.pool
-    )
+    objective = Objective.of(settings)
+    model = objective.build(shape_for(recipe, loader))
     optimiser = torch.optim.AdamW(
         model.parameters(), betas=settings.betas, weight_decay=settings.weight_decay
     )
@@ -244,16 +268,18 @@ def pretrain(folder: Path, recipe: PretrainConfig, corpus: Corpus) -> dict[str, 
                 warmup=settings.warmup_steps,
                 schedule=settings.schedule,
             )
-        logits_BC, label_B = answers(model, loader, (step - 1) * settings.global_batch, settings.global_batch)
+        pairs = micro_batch(objective, loader, (step - 1) * settings.global_batch, settings.global_batch)
         optimiser.zero_grad()
-        ntp_loss(logits_BC, label_B).mean().backward()
+        objective.losses(model, pairs).total.mean().backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), settings.grad_clip)
         optimiser.step()
     model.eval()
     with torch.no_grad():
-        parts = [answers(model, held_out, first, 256) for first in range(0, N_HELD_OUT, 256)]
-    margin_P = torch.cat([logits.diff(dim=1)[:, 0] for logits, _ in parts]).numpy()
-    label_P = torch.cat([label for _, label in parts]).numpy()
+        parts = [micro_batch(objective, held_out, first, 256) for first in range(0, N_HELD_OUT, 256)]
+        # Whole volumes, where masked ones were trained on.
+        logits = [PairClassifier.forward(model, p.left, p.right, p.t_r, p.space) for p in parts]
+    margin_P = torch.cat(logits).diff(dim=1)[:, 0].numpy()
+    label_P = torch.cat([pairs.label for pairs in parts]).numpy()
     write(folder, model.encoder, corpus, loader)
     return {
         "ntp_accuracy": float(((margin_P > 0) == (label_P == 1)).mean()),
@@ -261,14 +287,12 @@ def pretrain(folder: Path, recipe: PretrainConfig, corpus: Corpus) -> dict[str, 
     }
 
 
-def answers(
-    model: PairClassifier, loader: NTPLoader, first: int, count: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the logits of the pairs at some positions, and the truth."""
+def micro_batch(objective: Objective, loader: NTPLoader, first: int, count: int) -> MicroBatch:
+    """Return the pairs at some positions, with their masks where the objective has any."""
     batch = loader.batch(first, count)
     # The buffers of a batch are used again.
-    left, right, t_r, label = (torch.tensor(x) for x in (batch.left, batch.right, batch.t_r, batch.label))
-    return model(left.float(), right.float(), t_r, batch.space), label
+    kept = dataclasses.replace(batch, left=batch.left.astype("f4"), right=batch.right.astype("f4"))
+    return to_device(kept, torch.device("cpu"), objective.masks(batch, first))
 
 
 def write_fresh(folder: Path, recipe: PretrainConfig, corpus: Corpus) -> None:

@@ -18,9 +18,10 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import psutil
 import torch
 import trained
 from torch import nn
@@ -200,7 +201,8 @@ def ratio(above: list[float], below: list[float]) -> tuple[float, float, float]:
 class Others:
     """How much of the machine other processes used since this was made."""
 
-    def __init__(self) -> None:
+    def __init__(self, ours: Sequence[subprocess.Popen] = ()) -> None:
+        self.processes = [psutil.Process(process.pid) for process in ours]
         self.begun, self.ours = self._machine(), self._own()
 
     def share(self) -> float:
@@ -208,10 +210,10 @@ class Others:
         busy, idle = (now - then for now, then in zip(self._machine(), self.begun, strict=True))
         return max(0.0, busy - (self._own() - self.ours)) / (busy + idle) if busy + idle else 0.0
 
-    @staticmethod
-    def _own() -> float:
+    def _own(self) -> float:
         times = os.times()
-        return times.user + times.system + times.children_user + times.children_system
+        running = sum(sum(process.cpu_times()[:2]) for process in self.processes)
+        return times.user + times.system + times.children_user + times.children_system + running
 
     @staticmethod
     def _machine() -> tuple[float, float]:
@@ -356,7 +358,7 @@ def measure_ranks(n_rounds: int, figures: Figures) -> None:
     found = turns({"one rank": groups["one rank"].turn}, 0) | turns(
         {"two ranks": groups["two ranks"].turn}, 0
     )
-    others = Others()
+    others = Others([process for group in groups.values() for process in group.processes])
     found = turns({name: group.turn for name, group in groups.items()}, n_rounds)
     busy = others.share()
     for group in groups.values():

@@ -281,9 +281,7 @@ def log_study(
         whole = arm["by_condition"]["all"]
         means = {f"{name}_{figure}": whole[figure]["mean"] for figure in ("auc", "accuracy")}
         tracker.log_metrics({key: value for key, value in means.items() if value is not None}, step=0)
-    for path in sorted(
-        p for p in out.iterdir() if p.suffix in (".yaml", ".tsv", ".txt", ".png", ".html", ".json")
-    ):
+    for path in sorted(p for p in out.iterdir() if p.suffix in TOLD):
         tracker.log_artifact(path)
     if config.keep_model:
         # The folder's name is that of the study; what a registry cannot hold in a name is left out of it.

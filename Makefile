@@ -10,9 +10,10 @@ setup: ## the environment .venv (again only when pyproject.toml or constraints.t
 demo: setup ## simulate, shard, pre-train, fine-tune in minutes; DATA=real: the same on real data
 	@tools/demo $(DATA)
 
+# Three processes: one of them mostly waits for Slurm.
 test: ## the whole test suite
 	@tools/setup --dev
-	@.venv/bin/pytest -q $(ARGS)
+	@.venv/bin/pytest -q -n 3 $(ARGS)
 
 checks: ## ruff, pyright, import-linter
 	@tools/setup --dev

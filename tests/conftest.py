@@ -7,6 +7,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
+from xdist.scheduler import LoadFileScheduling
 
 from fmriscale.files import expand
 
@@ -26,3 +27,17 @@ def data_root() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data in {folder}: set FMRISCALE_DATA to the folder that holds them")
     return folder
+
+
+class _Files(LoadFileScheduling):
+    """Deals whole files, so that no fixture is made twice; Slurm's as one, for they share a cluster."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "slurm" if "tests/slurm/" in nodeid else super()._split_scope(nodeid)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log) -> _Files:
+    """Deal files to the workers in the order of `testpaths`: what takes longest begins first."""
+    config.option.loadscopereorder = False
+    return _Files(config, log)

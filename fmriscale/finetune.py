@@ -8,37 +8,29 @@ later runs of the same command share the work, and only all of them together mak
 import argparse
 import json
 import os
-import re
 import shlex
 import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fmriscale import __version__
 from fmriscale.config import StudyConfig
 from fmriscale.errors import EXIT_OK, UserError
 from fmriscale.files import atomic_write, expand, writing_to
 from fmriscale.pool import WorkerDied, available_cores, in_order
-from fmriscale.recipe import CommandLine, flatten, parse, save_config, to_dict
+from fmriscale.recipe import CommandLine, parse, save_config
 from fmriscale.tasks import add_flags, settle
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from fmriscale.evaluation.cells import Piece
     from fmriscale.evaluation.material import Material
+    from fmriscale.logbook import Logbook
     from fmriscale.sampling.labelled import Pairs
-    from fmriscale.training.tracking import Tracker
 
 FINISHED = "finished.json"
 """File of a study's folder that says it is complete."""
 SUMMARY = "summary.json"
 """File of a study's folder that holds every number of its report."""
-BEGUN = "mlflow_run"
-"""File of a study's folder with the hash of what was logged to MLflow, and the id of the run."""
-TOLD = (".yaml", ".tsv", ".txt", ".png", ".html", ".json")
-"""Files of a study's folder that are results: MLflow gets a copy."""
 
 
 def main(args: list[str]) -> int:
@@ -50,6 +42,7 @@ def main(args: list[str]) -> int:
     from fmriscale.evaluation import material as materials
     from fmriscale.evaluation import start, study
     from fmriscale.evaluation.cells import arms, pieces, sizes
+    from fmriscale.logbook import Logbook
 
     material = materials.prepare(config)
     print(headlines(config, material))
@@ -71,19 +64,23 @@ def main(args: list[str]) -> int:
     for stale in (FINISHED, SUMMARY):  # of another recipe, or of cells that are gone
         (out / stale).unlink(missing_ok=True)
 
+    alone = flags.task_id is None
     part = [] if flags.finish else work[flags.task_id or 0 :: flags.num_tasks or 1]
-    run_missing(config, fingerprint, part)
-    again = shlex.join(["fmriscale", "finetune", *recipe])
-    if complaint := study.complain(config, fingerprint, work if flags.task_id is None else part):
-        raise UserError(f"{out}: {complaint}. This runs them, and nothing else: {again}")
-    if flags.task_id is not None:
+    with Logbook(config, material, identity, alone=alone) as logbook:
+        if logbook.uri and not flags.finish:
+            print(f"progress: mlflow ui --backend-store-uri {logbook.uri}", flush=True)
+        run_missing(config, fingerprint, part, logbook)
+        if complaint := study.complain(config, fingerprint, work if alone else part):
+            again = shlex.join(["fmriscale", "finetune", *recipe])
+            raise UserError(f"{out}: {complaint}. This runs them, and nothing else: {again}")
+        if alone:
+            with writing_to(out):
+                finish(config, material, pairs[full], identity, logbook)
+    if not alone:
         print(
             f"task {flags.task_id} of {flags.num_tasks}: its {len(part)} of {len(work)} results are there; "
             "--finish writes the summary when every task is done"
         )
-        return EXIT_OK
-    with writing_to(out):
-        finish(config, material, pairs[full], identity)
     return EXIT_OK
 
 
@@ -144,11 +141,16 @@ def finished_study(out: Path, identity: str) -> str | None:
 # ---------------------------------------------------------------- the work
 
 
-def run_missing(config: StudyConfig, fingerprint: str, part: list["Piece"]) -> None:
-    """Run the pieces that have no valid result yet, side by side, and tell each result on a line."""
+def run_missing(config: StudyConfig, fingerprint: str, part: list["Piece"], logbook: "Logbook") -> None:
+    """Run the pieces that have no valid result yet, side by side; tell each result on a line, and log it."""
     from fmriscale.evaluation import study
 
-    missing = [piece for piece in part if study.finished(config, fingerprint, piece) is None]
+    missing = []
+    for piece in part:
+        if (earlier := study.finished(config, fingerprint, piece)) is None:
+            missing.append(piece)
+        else:
+            logbook.add(piece, earlier)
     if len(missing) < len(part):
         print(f"{len(part) - len(missing)} of {len(part)} results are there and reused", flush=True)
     jobs = min(config.jobs or available_cores(), len(missing))
@@ -162,6 +164,7 @@ def run_missing(config: StudyConfig, fingerprint: str, part: list["Piece"]) -> N
         left = (time.monotonic() - started) / count * (len(missing) - count)
         ahead = f"; {duration(left)} left" if count < len(missing) else ""
         print(f"{count}/{len(missing)} {piece.name}: {headline(result)}{ahead}", flush=True)
+        logbook.add(piece, result)
 
 
 def headline(result: dict[str, Any] | str) -> str:
@@ -196,10 +199,14 @@ def duration(seconds: float) -> str:
 
 
 def finish(
-    config: StudyConfig, material: "Material", pairs: list[tuple["Pairs", "Pairs"]], identity: str
+    config: StudyConfig,
+    material: "Material",
+    pairs: list[tuple["Pairs", "Pairs"]],
+    identity: str,
+    logbook: "Logbook",
 ) -> None:
-    """Make tables, summary, report and MLflow runs from results that are all there."""
-    from fmriscale.evaluation import report, study
+    """Make tables, summary and report from results that are all there, and end the study's MLflow run."""
+    from fmriscale.evaluation import report, shuffled_order, study
     from fmriscale.evaluation.baselines import Score
     from fmriscale.evaluation.cells import Baselines, cells
     from fmriscale.evaluation.design import describe
@@ -215,6 +222,7 @@ def finish(
     controls = [{name: Score(**score) for name, score in fold["scores"].items()} for fold in folds]
     summary = summarise(config, results, controls, study.provenance(config, material))
     summary["design"] = describe(config, material, pairs)
+    summary["to_run"] = shuffled_order.commands(config) if shuffled_order.is_lacking(summary) else []
     told = report.printed(summary)
 
     save_config(config, out / "config.yaml")
@@ -225,90 +233,11 @@ def finish(
     report.draw(out / "figure.png", summary)
     write_page(out)
 
-    tracker = open_run(config, identity)
-    try:
-        log_study(tracker, config, material, results, summary)
-    except BaseException:
-        tracker.close("FAILED")
-        raise
-    tracker.close()
-    ending = f"{told}\n\n{where(out, tracker.uri if tracker.run_id else None)}"
+    logbook.finish(results, summary)
+    ending = f"{told}\n\n{where(out, logbook.uri)}"
     # Written last: its presence says that tables, report and MLflow have everything.
     atomic_write(out / FINISHED, json.dumps({"hash": identity, "told": ending}, indent=1) + "\n")
     print(f"\n{ending}")
-
-
-def open_run(config: StudyConfig, identity: str) -> "Tracker":
-    """Open the study's MLflow run; one whose logging was cut short is taken up, and begun anew."""
-    from fmriscale.training.tracking import Tracker
-
-    out = expand(config.out)
-    begun = out / BEGUN
-    logged, _, run_id = begun.read_text().strip().partition(" ") if begun.exists() else ("", "", "")
-    known = run_id if logged == identity else None
-    tracker = Tracker(config.tracking, out, f"study {out.name}", run_id=known, tags={"fmriscale": "study"})
-    atomic_write(begun, f"{identity} {tracker.run_id or ''}\n")
-    if known:
-        tracker.forget_children()
-    return tracker
-
-
-def log_study(
-    tracker: "Tracker",
-    config: StudyConfig,
-    material: "Material",
-    results: list[dict[str, Any]],
-    summary: dict[str, Any],
-) -> None:
-    """Log a study to MLflow: recipe, corpus, cells as child runs, figures and report, and the model."""
-    out, corpus = expand(config.out), material.corpus
-    tracker.log_params(flatten(to_dict(config)) | {"corpus_fingerprint": corpus.fingerprint})
-    tracker.log_dataset(
-        Path(config.corpus).name,
-        digest=corpus.fingerprint,
-        source=config.corpus,
-        schema={"space": material.space.name, "n_features": material.space.n_features},
-        profile={
-            "n_runs": len(corpus.runs),
-            "n_people": corpus.runs["person"].nunique(),
-            "n_windows": len(material.windows.label_N),
-            "fingerprint": corpus.fingerprint,
-        },
-    )
-    for result in results:
-        log_cell(tracker, result)
-    for name, arm in summary["arms"].items():
-        whole = arm["by_condition"]["all"]
-        means = {f"{name}_{figure}": whole[figure]["mean"] for figure in ("auc", "accuracy")}
-        tracker.log_metrics({key: value for key, value in means.items() if value is not None}, step=0)
-    for path in sorted(p for p in out.iterdir() if p.suffix in TOLD):
-        tracker.log_artifact(path)
-    if config.keep_model:
-        # The folder's name is that of the study; what a registry cannot hold in a name is left out of it.
-        name = re.sub(r"[^\w.-]", "_", out.resolve().name)
-        tracker.log_model(
-            out / "model", "fmriscale.model.classifier", name, example(material), f"fmriscale=={__version__}"
-        )
-
-
-def example(material: "Material", count: int = 2) -> dict[str, "np.ndarray"]:
-    """Return what a model of the study can be asked: some pairs of windows and their repetition times, s."""
-    windows = material.windows
-    first, second = windows.bold_NLV[:count], windows.bold_NLV[-count:]
-    named = {"left": first, "right": second, "t_r": windows.t_r_N[:count]}
-    return {name: value.astype("float32") for name, value in named.items()}
-
-
-def log_cell(tracker: "Tracker", result: dict[str, Any]) -> None:
-    """Log a cell as a child run: its place in the design, and its curve by epoch."""
-    place = {k: result[k] for k in ("arm", "fold", "seed", "size")}
-    name = f"{result['arm']} fold {result['fold']} seed {result['seed']}"
-    child = tracker.child(name, {k: str(v) for k, v in place.items()})
-    counts = {k: result[k] for k in ("n_train", "n_test", "n_parameters", "n_trained", "reported")}
-    child.log_params({**place, **counts})
-    for epoch in result["epochs"]:
-        child.log_metrics({k: v for k, v in epoch.items() if k != "epoch"}, step=epoch["epoch"])
-    child.close()
 
 
 def where(out: Path, uri: str | None) -> str:

@@ -10,15 +10,16 @@ from fmriscale.evaluation.baselines import Score
 from fmriscale.evaluation.cells import cells
 from fmriscale.evaluation.design import describe
 from fmriscale.evaluation.material import fold_pairs, prepare
+from fmriscale.evaluation.shuffled_order import commands, is_lacking
 from fmriscale.evaluation.summary import summarise
 from fmriscale.simulate.design import cell_of
 
 CROSS_RUN = {
-    **{"pretrained": 0.62, "fresh": 0.57, "shuffled_volumes": 0.565, "category": 0.60, "pair_logistic": 0.56},
+    **{"pretrained": 0.62, "fresh": 0.57, "shuffled_order": 0.565, "category": 0.60, "pair_logistic": 0.56},
     **{"run_means": 0.51, "persistence": 0.50, "correlation": 0.54, "same_run": 0.50, "shuffled": 0.50},
 }
 PAPER = {
-    **{"pretrained": 0.86, "fresh": 0.81, "shuffled_volumes": 0.85, "category": 0.88, "pair_logistic": 0.9},
+    **{"pretrained": 0.86, "fresh": 0.81, "shuffled_order": 0.85, "category": 0.88, "pair_logistic": 0.9},
     **{"run_means": 0.93, "persistence": 0.7, "correlation": 0.84, "same_run": 1.0, "shuffled": 0.50},
 }
 """True accuracy of arms, control and baselines."""
@@ -29,8 +30,8 @@ def config(folder: Path, **changed) -> StudyConfig:
     """Settings of a study of the timbre design."""
     task = {"label": "timbre", "condition": "condition", "delay": 0.0, **changed.pop("task", {})}
     settings = {
-        **{"out": str(folder / "study"), "corpus": str(folder / "corpus"), "pretrained": "encoder"},
-        **{"controls": {"shuffled_volumes": "other"}, "seeds": [0, 1, 2], "n_folds": 4},
+        **{"out": str(folder / "study"), "corpus": str(folder / "corpus"), "pretrained": "runs/ntp/encoder"},
+        **{"controls": {"shuffled_order": "other"}, "seeds": [0, 1, 2], "n_folds": 4},
         **{"train_sizes": [1, 2, 4, 8, 12], "train": FinetuneTrainConfig(epochs=20)},
     }
     return StudyConfig(**{**settings, **changed, "task": TaskConfig(**task)})
@@ -112,7 +113,13 @@ def summary(settings: StudyConfig, truth=CROSS_RUN, conditions=("heard", "imagin
         "versions": {"fmriscale": "0.1.0", "torch": "2.8.0", "numpy": "2.3.1", "scikit-learn": "1.7.0"},
         "corpus": {"path": "corpora/timbre", "fingerprint": "4f" * 32},
         "config_hash": "9c" * 32,
-        "encoders": {"pretrained": {f"fold {f}": f"{f}a" * 32 for f in range(settings.n_folds)}},
+        "encoders": {
+            arm: {"every fold": {"weights_sha256": f"{i}a" * 32, "volume_order": order}}
+            for i, (arm, order) in enumerate([("pretrained", "recorded"), ("shuffled_order", "shuffled")])
+            if arm == "pretrained" or arm in settings.controls
+        },
         "date": "2026-11-23",
     }
-    return {**summarise(settings, records, baselines, provenance), "design": design(settings)}
+    found = summarise(settings, records, baselines, provenance)
+    to_run = commands(settings) if is_lacking(found) else []
+    return {**found, "design": design(settings), "to_run": to_run}

@@ -117,9 +117,11 @@ class StudyConfig:
     corpus: str
     """Folder of the corpus with the labelled runs, or its URL."""
     pretrained: str | None
-    """encoder/ folder of a pre-training; {fold} is replaced by the fold number; None = fresh arm only."""
+    """encoder/ folder of a pre-training; {fold} is replaced by the fold number; None = fresh arm only (and no
+    controls)."""
     controls: dict[str, str] = field(default_factory=dict)
-    """Further arms for comparison: name and encoder/ folder, e.g. one pre-trained on shuffled volumes."""
+    """Further arms for comparison: name and encoder/ folder. shuffled_order: the same pre-training, with
+    data.volume_order shuffled; where it is left out, the report says so."""
     datasets: list[str] | None = None
     """Data sets that take part; None = all of the encoder's feature space."""
     splits: list[str] = field(default_factory=lambda: list(SPLITS))

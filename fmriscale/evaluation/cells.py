@@ -62,8 +62,8 @@ Piece = Cell | Baselines | Final
 
 
 def arms(config: StudyConfig) -> list[str]:
-    """Return the arms of a study: fresh, pretrained if there is one, then the controls."""
-    return ["fresh", *(["pretrained"] if config.pretrained is not None else []), *config.controls]
+    """Return the arms of a study: fresh; where something is pre-trained, pretrained and then the controls."""
+    return ["fresh"] if config.pretrained is None else ["fresh", "pretrained", *config.controls]
 
 
 def sizes(config: StudyConfig) -> list[int | None]:

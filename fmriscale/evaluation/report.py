@@ -7,16 +7,20 @@ from typing import Any
 
 import numpy as np
 
+from fmriscale.evaluation.shuffled_order import is_lacking
 from fmriscale.evaluation.wording import (
+    SHUFFLED_ORDER,
     area,
     clipped,
     conditions_of,
     corrected,
     effect,
+    on_lacking,
     on_power,
     on_reversal,
     on_speed,
     p_value,
+    part,
     percent,
     plural,
     setting,
@@ -54,6 +58,7 @@ def printed(summary: dict[str, Any]) -> str:
         _sizes(summary),
         _comparisons(summary),
         [line for sentence in told for line in textwrap.wrap(sentence, COLUMNS, subsequent_indent="  ")],
+        on_lacking(summary),
     ]
     return "\n\n".join("\n".join(block) for block in blocks if block)
 
@@ -64,13 +69,17 @@ def _accuracies(summary: dict[str, Any]) -> list[str]:
     shown = conditions[:MOST_CONDITIONS]
     width = COLUMNS - 7 - 19 * len(shown) if len(shown) == MOST_CONDITIONS else 34
     lines = [
-        f"{'accuracy, % [95 %]':<{width}}" + "".join(f"{clipped(c, 17):>19}" for c in shown) + f"{'AUC':>7}"
+        f"{'accuracy, % [95 %]':<{width}}"
+        + "".join(f"{clipped(part(summary, c), 17):>19}" for c in shown)
+        + f"{'AUC':>7}"
     ]
     for content in summary["arms"].values():
         by = content["by_condition"]
         name = clipped(content["title"], width - 1)
         cells = "".join(f"{within(by.get(condition)):>19}" for condition in shown)
         lines.append(f"{name:<{width}}{cells}{area(by['all']['auc']['mean']):>7}")
+    if is_lacking(summary):
+        lines.append(f"{SHUFFLED_ORDER:<{width}}{'not run':>19}")
     lines += textwrap.wrap(on_reversal(summary), COLUMNS, subsequent_indent="  ")
     if len(conditions) > len(shown):
         lines.append(f"{len(conditions) - len(shown)} more conditions are in the HTML report")
@@ -145,7 +154,7 @@ def draw(path: Path, summary: dict[str, Any]) -> None:
         axes.set_yticks(range(len(arms)), titles)
         axes.set_ylim(len(arms) - 0.5, -0.5)
         axes.axvline(100 * summary["chance"], color=GREY, lw=0.8, ls=":")
-        axes.set_title(condition if len(conditions) > 1 else "", fontsize=9, loc="left")
+        axes.set_title(part(summary, condition), fontsize=9, loc="left")
         axes.set_xlabel("accuracy, %", fontsize=8)
     limits = [axes.get_xlim() for axes in panels]
     for axes in panels:

@@ -6,6 +6,7 @@ from typing import Any
 from fmriscale.config import StudyConfig
 from fmriscale.corpus.manifest import FeatureSpace
 from fmriscale.errors import UserError
+from fmriscale.evaluation import shuffled_order
 from fmriscale.evaluation.cells import Cell, encoder_folder
 from fmriscale.evaluation.folds import Fold, refuse_seen_runs
 from fmriscale.evaluation.material import Material
@@ -35,6 +36,9 @@ def check_encoder(config: StudyConfig, material: Material, fold: Fold, arm: str 
     folder = encoder_folder(config, arm, fold.number)
     if folder is None:
         return
+    if arm == shuffled_order.ARM and not (folder / "config.json").exists():
+        make = shuffled_order.commands(config)[0].replace("\\\n ", "")
+        raise UserError(f"{folder}: no encoder of this control yet: {make}, or do without: --controls '{{}}'")
     content = read_meta(folder)
     encoder, meta = EncoderConfig(**content["encoder"]), content["meta"]
     if seen_as(material.space, meta) is None:

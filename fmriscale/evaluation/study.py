@@ -114,7 +114,9 @@ def encoders(config: StudyConfig, arm: str) -> dict[str, dict[str, Any]]:
     found = {}
     for fold in range(config.n_folds if "{fold}" in given else 1):
         content = read_meta(encoder_folder(config, arm, fold) or Path())
-        told = {key: content["meta"].get(key) for key in ("step", "corpus_fingerprint", "config_hash")}
+        meta = content["meta"]
+        told = {key: meta.get(key) for key in ("step", "corpus_fingerprint", "config_hash")}
+        told["volume_order"] = meta.get("config", {}).get("data", {}).get("volume_order")
         place = given.replace("{fold}", str(fold))
         found[f"fold {fold}" if "{fold}" in given else "every fold"] = {
             "folder": place,

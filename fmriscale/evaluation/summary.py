@@ -7,16 +7,19 @@ import numpy as np
 
 from fmriscale.config import StudyConfig
 from fmriscale.errors import UserError
+from fmriscale.evaluation import shuffled_order
 from fmriscale.evaluation.baselines import Score
 from fmriscale.evaluation.cells import Cell, arms, cells, sizes
 from fmriscale.evaluation.pooling import CHANCE, Row, adjusted, comparison, figures, of, tested
 from fmriscale.evaluation.speed import speed
 from fmriscale.evaluation.statistics import compare, interval
 from fmriscale.evaluation.verdict import verdict
+from fmriscale.evaluation.wording import SHUFFLED_ORDER
 
 TITLES = {
     "pretrained": "pre-trained",
     "fresh": "fresh",
+    shuffled_order.ARM: SHUFFLED_ORDER,
     "category": "window classifier (SVM)",
     "pair_logistic": "pair logistic",
     "correlation": "correlation",
@@ -25,7 +28,7 @@ TITLES = {
     "same_run": "same-run oracle",
     "shuffled": "shuffled labels",
 }
-"""What the tables call arms and baselines; a control of the config goes by its own name."""
+"""What the tables call arms and baselines; other controls of the config go by their own names."""
 NO_RIVALS = ("same_run", "shuffled")
 """Baselines that tell about the design, not about what can be learned; arms are not compared with them."""
 
@@ -75,12 +78,13 @@ def summarise(
     conditions = sorted({row["condition"] for row in rows})
     parts = ["all", *(conditions if len(conditions) > 1 else [])]
     trained = ["pretrained", "fresh"] if config.pretrained is not None else ["fresh"]
-    order = [*trained, *config.controls, *(name for name in TITLES if name in baselines[0])]
+    controls = [arm for arm in arms(config) if arm not in trained]
+    order = [*trained, *controls, *(name for name in TITLES if name in baselines[0])]
 
     opponents = [(trained[0], name) for name in order if name not in (trained[0], *NO_RIVALS)]
     comparisons = []
     for first, second in opponents:
-        of_parts = parts if second in ("fresh", "category", *config.controls) else ["all"]
+        of_parts = parts if second in ("fresh", "category", *controls) else ["all"]
         found = [comparison(rows, first, second, part, full, ratios[full]) for part in of_parts]
         comparisons += adjusted(found, "condition")
     summary: dict[str, Any] = {
@@ -102,7 +106,7 @@ def summarise(
         "arms": {
             name: {
                 "title": TITLES.get(name, name.replace("_", " ")),
-                "kind": "arm" if name in trained else "control" if name in config.controls else "baseline",
+                "kind": "arm" if name in trained else "control" if name in controls else "baseline",
                 "by_condition": {part: figures(of(rows, name, part, full)) for part in parts},
                 "reversed": backwards([r for r in whole if r["arm"] == name]),
             }
@@ -114,8 +118,9 @@ def summarise(
         "speed": speed(whole, ratios[full]),
         "curves": {arm: curve([r for r in whole if r["arm"] == arm]) for arm in arms(config)},
         "folds": folds(whole, baselines),
+        "provenance": provenance,
     }
-    return summary | {"verdict": verdict(summary), "provenance": provenance}
+    return summary | {"verdict": verdict(summary)}
 
 
 def check(config: StudyConfig, records: list[dict[str, Any]], baselines: list[dict[str, Score]]) -> None:

@@ -6,8 +6,9 @@ verdict asks what else could make it: leaking labels, runs that give the label a
 
 from typing import Any
 
+from fmriscale.evaluation import shuffled_order
 from fmriscale.evaluation.statistics import ALPHA, lowest_p
-from fmriscale.evaluation.wording import counted, p_value, percent, points
+from fmriscale.evaluation.wording import counted, lone_condition, p_value, percent, points
 
 SIMPLE = {
     "category": "a linear SVM on single windows",
@@ -80,6 +81,8 @@ def flaw(summary: dict[str, Any], gain: dict[str, Any]) -> str | None:
 def judge(summary: dict[str, Any], gain: dict[str, Any]) -> tuple[bool | None, str]:
     """Return whether the claim survives (None: open) and why; the first reason that applies."""
     protocol, units = summary["protocol"], counted(gain["n"], summary["unit"])
+    if only := lone_condition(summary):
+        protocol += f" ({only})"
     size = f"{difference(gain)}, {units}"
     if lowest_p(gain["n"]) > ALPHA:
         return None, (
@@ -208,7 +211,7 @@ def backwards(summary: dict[str, Any]) -> list[str]:
 
 
 def cautions(summary: dict[str, Any]) -> list[str]:
-    """Name the settings that flatter."""
+    """Name the settings that flatter, and the control that was left out."""
     told = []
     if summary["allow_seen_runs"]:
         told.append("pre-training may have seen the test runs")
@@ -216,6 +219,8 @@ def cautions(summary: dict[str, Any]) -> list[str]:
         told.append("the reported epoch was chosen on the test pairs")
     if summary["standardize"] == "subject":
         told.append("test runs took part in standardisation")
+    if shuffled_order.is_lacking(summary):
+        told.append("not run: the control that is pre-trained on volumes in shuffled order")
     return told
 
 

@@ -5,6 +5,9 @@ from typing import Any
 
 from fmriscale.evaluation.statistics import ALPHA, POWER, lowest_p
 
+SHUFFLED_ORDER = "pre-trained, time shuffled"
+"""What tables call the control that is pre-trained on volumes in shuffled order."""
+
 
 def percent(value: float | None, digits: int = 1) -> str:
     """Return a share in percent, without its sign; a dash where there is none."""
@@ -91,6 +94,16 @@ def conditions_of(summary: dict[str, Any]) -> list[str]:
     return ["all", *conditions] if len(conditions) > 1 else ["all"]
 
 
+def lone_condition(summary: dict[str, Any]) -> str:
+    """Return the condition of all pairs of a study, such as "heard to imagined"; "" where there is none."""
+    return summary["conditions"][0] if len(summary["conditions"]) == 1 else ""
+
+
+def part(summary: dict[str, Any], condition: str) -> str:
+    """Name the pairs of a condition of `conditions_of`."""
+    return (lone_condition(summary) or "all pairs") if condition == "all" else condition
+
+
 def trained_on(summary: dict[str, Any]) -> str:
     """Return what the training side of a fold is counted in."""
     return "run" if summary["folds_by"] == "run" else "subject"
@@ -102,7 +115,8 @@ def setting(summary: dict[str, Any]) -> str:
     folds = f"{counted(summary['n_folds'], 'fold')} by {by}"
     who = f"{counted(summary['n_units'], 'subject')}; " if summary["unit"] == "subject" else ""
     times = f"{counted(len(summary['seeds']), 'seed')}, {counted(summary['epochs'], 'epoch')}"
-    return f"{summary['protocol']} pairs; {who}{folds}; {times}"
+    pairs = ", ".join(filter(None, (f"{summary['protocol']} pairs", lone_condition(summary))))
+    return f"{pairs}; {who}{folds}; {times}"
 
 
 def on_speed(summary: dict[str, Any]) -> list[str]:
@@ -158,6 +172,13 @@ def on_power(summary: dict[str, Any]) -> str:
         f"Power: with {who} a true difference of {points(row['detectable'], sign='')} points is found in "
         f"{percent(POWER, 0)} % of studies (p < {ALPHA:g})."
     )
+
+
+def on_lacking(summary: dict[str, Any]) -> list[str]:
+    """Say how a control that was not run is made: a sentence, then commands; nothing where none lacks."""
+    commands = summary.get("to_run")
+    told = f"Not run: the control '{SHUFFLED_ORDER}'. This adds it, and keeps every finished cell:"
+    return [told, *commands] if commands else []
 
 
 def caveats(summary: dict[str, Any]) -> list[str]:

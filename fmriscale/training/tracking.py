@@ -21,6 +21,8 @@ MAX_VALUE = 6000
 """Characters of a parameter's value that MLflow keeps."""
 BATCH = 100
 """Parameters that MLflow takes in one call."""
+MOST_METRICS = 1000
+"""Numbers that MLflow takes in one call."""
 MAX_DIGEST = 36
 """Characters of a data set's digest that MLflow keeps."""
 ALIAS = "champion"
@@ -112,6 +114,11 @@ class Tracker:
         """The tracking URI, for people to open."""
         return self._store.uri
 
+    @property
+    def off(self) -> bool:
+        """Nothing is logged (any more): tracking is disabled, or the store has failed."""
+        return self._store.off
+
     def _open(self, name: str, run_id: str | None, tags: dict[str, str]) -> str:
         from mlflow.exceptions import MlflowException
 
@@ -122,7 +129,10 @@ class Tracker:
                 return run_id
             except MlflowException as error:
                 print(f"fmriscale: MLflow run {run_id} is gone, a new one is made ({error})")
-        run = client.create_run(self._store.experiment, run_name=name, tags=tags)
+        return self._new(name, tags)
+
+    def _new(self, name: str, tags: dict[str, str], started: float | None = None) -> str:
+        run = self._store.client.create_run(self._store.experiment, _milliseconds(started), tags, name)
         return run.info.run_id
 
     def _watch(self, interval: int) -> Any:
@@ -148,13 +158,21 @@ class Tracker:
 
     def log_metrics(self, metrics: dict[str, float], step: int) -> None:
         """Log numbers at a step, in one call."""
+        self.log_history([(step, time.time(), metrics)])
+
+    def log_history(self, history: list[tuple[int, float, dict[str, float]]]) -> None:
+        """Log numbers at many steps: each with its step, time (s since 1970) and numbers by name."""
 
         def work() -> None:
             from mlflow.entities import Metric
 
-            now = int(time.time() * 1000)
-            values = [Metric(k, float(v), now, step) for k, v in metrics.items()]
-            self._store.client.log_batch(self.run_id, metrics=values)
+            values = [
+                Metric(name, float(value), int(1000 * when), step)
+                for step, when, metrics in history
+                for name, value in metrics.items()
+            ]
+            for start in range(0, len(values), MOST_METRICS):
+                self._store.client.log_batch(self.run_id, metrics=values[start : start + MOST_METRICS])
 
         self._store.guarded(work)
 
@@ -248,27 +266,42 @@ class Tracker:
 
         self._store.guarded(work)
 
-    def child(self, name: str, tags: dict[str, str] | None = None) -> Self:
-        """Open a run nested under this one, in the same store."""
+    def child(self, name: str, tags: dict[str, str] | None = None, started: float | None = None) -> Self:
+        """Open a run nested under this one, in the same store; started: s since 1970, None = now."""
         child = object.__new__(type(self))
         child._store, child._monitor = self._store, None
-        parent = {"mlflow.parentRunId": self.run_id or ""}
-        child.run_id = self._store.guarded(lambda: child._open(name, None, {**parent, **(tags or {})}))
+        nested = {"mlflow.parentRunId": self.run_id or "", **(tags or {})}
+        child.run_id = self._store.guarded(lambda: child._new(name, nested, started))
         return child
 
-    def forget_children(self) -> None:
-        """Delete the runs nested under this one: an earlier attempt to log them did not come to its end."""
+    def children(self) -> list[dict[str, str]]:
+        """Return the runs nested under this one, the oldest first: run_id, status, and all tags of each."""
 
-        def work() -> None:
-            client, parent = self._store.client, f"tags.`mlflow.parentRunId` = '{self.run_id}'"
-            while runs := client.search_runs([self._store.experiment], parent):
-                for run in runs:
-                    client.delete_run(run.info.run_id)
+        def work() -> list[dict[str, str]]:
+            client, below = self._store.client, f"tags.`mlflow.parentRunId` = '{self.run_id}'"
+            found, page = [], None
+            while True:
+                runs = client.search_runs(
+                    [self._store.experiment], below, order_by=["start_time ASC"], page_token=page
+                )
+                found += [{"run_id": r.info.run_id, "status": r.info.status, **r.data.tags} for r in runs]
+                if not (page := runs.token):
+                    return found
 
-        self._store.guarded(work)
+        return self._store.guarded(work) or []
 
-    def close(self, status: str = "FINISHED") -> None:
-        """End the run as FINISHED, FAILED or KILLED."""
+    def delete(self, run_id: str) -> None:
+        """Delete a run of the store."""
+        self._store.guarded(lambda: self._store.client.delete_run(run_id))
+
+    def close(self, status: str = "FINISHED", ended: float | None = None) -> None:
+        """End the run as FINISHED, FAILED or KILLED; ended: s since 1970, None = now."""
         if self._monitor is not None:
             self._monitor.finish()
-        self._store.guarded(lambda: self._store.client.set_terminated(self.run_id, status=status))
+        end = _milliseconds(ended)
+        self._store.guarded(lambda: self._store.client.set_terminated(self.run_id, status, end))
+
+
+def _milliseconds(seconds: float | None) -> int | None:
+    """Return a time as MLflow keeps it."""
+    return None if seconds is None else int(1000 * seconds)

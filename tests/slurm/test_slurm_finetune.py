@@ -32,9 +32,9 @@ def design(place, out):
 
 
 def numbers(folder):
-    """Return what a study says, but for times and dates."""
+    """Return what a study says, but for times, dates, and commands that name its folder."""
     summary = json.loads((folder / "summary.json").read_text())
-    del summary["speed"], summary["provenance"]["date"]
+    del summary["speed"], summary["provenance"]["date"], summary["to_run"]
     for epoch in (epoch for curve in summary["curves"].values() for epoch in curve):
         epoch.pop("seconds", None)
     cells = {path.name: without_times(path) for path in sorted((folder / "cells").glob("*.json"))}

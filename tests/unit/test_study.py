@@ -1,8 +1,10 @@
 """Studies in pieces: shared by tasks, killed and taken up again, never summed up while a cell is missing."""
 
+import contextlib
 import json
 import os
 import shutil
+import sqlite3
 import sys
 import time
 from dataclasses import replace
@@ -11,6 +13,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from mlflow.tracking import MlflowClient
 from toystudy import V, options, without_times, write_encoder, write_toy
 
 from fmriscale.cli import run
@@ -47,7 +50,7 @@ def undisturbed(place):
 
 
 def same_results(folder, other):
-    """Compare everything that a study says, but for the time it took."""
+    """Compare everything that a study says, but for the time it took and commands that name its folder."""
     for path in sorted((other / "cells").glob("*.json")):
         assert without_times(folder / "cells" / path.name) == without_times(path)
     for name in (
@@ -59,7 +62,7 @@ def same_results(folder, other):
         assert (folder / name).read_bytes() == (other / name).read_bytes()
     mine, theirs = (json.loads((f / "summary.json").read_text()) for f in (folder, other))
     for summary in (mine, theirs):
-        del summary["speed"], summary["provenance"]["date"]
+        del summary["speed"], summary["provenance"]["date"], summary["to_run"]
         for curve in summary["curves"].values():
             for epoch in curve:
                 epoch.pop("seconds", None)
@@ -140,14 +143,15 @@ def test_a_cell_that_fails_is_named_and_nothing_is_summed_up_without_it(place, u
 
 def test_workers_and_the_parent_are_killed_and_the_next_run_does_what_is_missing(place, undisturbed, capsys):
     code = "import sys; from fmriscale import cli; sys.exit(cli.run(sys.argv[1:]))"
-    command = [sys.executable, "-c", code, *design(place, "killed", jobs=2)]
+    watched = design(place, "killed", jobs=2, tracking__enabled=True)
+    command = [sys.executable, "-c", code, *watched]
     log = (place / "log.txt").open("w")
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     parent = psutil.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
     workers: list[psutil.Process] = []
     try:
         for count, victim in ((2, "worker"), (5, "parent")):
-            while len(done := list((place / "killed").glob("*/*.json"))) < count:
+            while len(list((place / "killed").glob("*/*.json"))) < count:
                 assert parent.poll() is None, (place / "log.txt").read_text()
                 time.sleep(0.01)
             # The server of processes is the parent of the workers.
@@ -155,6 +159,8 @@ def test_workers_and_the_parent_are_killed_and_the_next_run_does_what_is_missing
             if victim == "worker":
                 max(workers, key=lambda p: p.cpu_times().user).kill()
             else:
+                while finished_runs(place / "killed") < 2:  # cells are logged while others are computed
+                    assert parent.poll() is None, (place / "log.txt").read_text()
                 parent.kill()
         _, alive = psutil.wait_procs([parent, *workers], timeout=30)
         assert not alive, "workers outlive their parent"
@@ -164,10 +170,50 @@ def test_workers_and_the_parent_are_killed_and_the_next_run_does_what_is_missing
                 process.kill()
     done = {p: p.stat().st_mtime_ns for p in (place / "killed").glob("*/*.json") if p.name != "config.json"}
     assert 5 <= len(done) < N_PIECES and not (place / "killed/results.tsv").exists()
-    assert run(design(place, "killed")) == 0
+    study_run, before = logged(place / "killed")
+    assert study_run.info.status == "RUNNING" and study_run.data.params["n_cells"] == "12"
+    whole = {r.data.tags["cell"]: r.info.run_id for r in before if r.info.status == "FINISHED"}
+    # One of the child runs is as if the kill had met it half written.
+    cut, *kept = whole
+    client(place / "killed").update_run(whole[cut], "RUNNING")
+
+    assert run(watched) == 0
     assert f"{len(done)} of {N_PIECES} results are there and reused" in capsys.readouterr().out
     assert {p: p.stat().st_mtime_ns for p in done} == done
     assert same_results(place / "killed", undisturbed)
+    again, children = logged(place / "killed")
+    assert (again.info.run_id, again.info.status) == (study_run.info.run_id, "FINISHED")
+    assert again.data.metrics["cells_finished"] == len(children) == 12
+    by_cell = {r.data.tags["cell"]: r for r in children}
+    assert set(by_cell) == {cell.name for cell in cells(config_of(place, train__epochs=3))}
+    assert all(by_cell[cell].info.run_id == whole[cell] for cell in kept)
+    assert by_cell[cut].info.run_id != whole[cut]
+    for cell, child in by_cell.items():
+        epochs = json.loads((place / f"killed/cells/{cell}.json").read_text())["epochs"]
+        history = client(place / "killed").get_metric_history(child.info.run_id, "auc")
+        assert [(m.step, m.value) for m in history] == [(e["epoch"], e["auc"]) for e in epochs]
+        assert child.info.status == "FINISHED" and child.info.start_time < child.info.end_time
+
+
+def finished_runs(folder):
+    """Count the finished runs of a store; faster than MLflow itself, which has made it."""
+    with contextlib.closing(sqlite3.connect(f"file:{folder / 'mlflow.db'}?mode=ro", uri=True)) as database:
+        return database.execute("select count(*) from runs where status = 'FINISHED'").fetchone()[0]
+
+
+def client(folder):
+    """The MLflow store of a study's folder."""
+    return MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
+
+
+def logged(folder):
+    """The parent run of the one study in a store, and its child runs."""
+    store = client(folder)
+    runs = store.search_runs([store.get_experiment_by_name("fmriscale").experiment_id])
+    [parent] = [r for r in runs if "mlflow.parentRunId" not in r.data.tags]
+    children = [r for r in runs if r.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    assert len(children) == len(runs) - 1
+    return parent, children
 
 
 def test_a_hash_knows_what_a_result_depends_on(place):

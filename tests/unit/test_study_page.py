@@ -35,7 +35,8 @@ def cross_run(root):
 
 @pytest.fixture(scope="module")
 def paper(root):
-    settings = studies.config(root, task={"protocol": "paper"}, folds_by="half", n_folds=1, train_sizes=None)
+    changed = {"folds_by": "half", "n_folds": 1, "train_sizes": None, "controls": {}}
+    settings = studies.config(root, task={"protocol": "paper"}, **changed)
     return studies.summary(settings, truth=studies.PAPER, conditions=("heard", "imagined"))
 
 
@@ -207,10 +208,43 @@ def test_a_protocol_that_confuses_label_and_run_says_so_at_once(pages):
     assert 'id="sizes"' not in pages[1]["paper"]
 
 
+def test_a_control_that_was_not_run_is_named_beside_the_result_with_its_commands(cross_run, paper, pages):
+    page, told = Reader(pages[1]["paper"]).words, " ".join(report.printed(paper).split())
+    for command in (
+        "deepspeed fmriscale/train.py --config RECIPE \\ --data.volume_order shuffled --data.access memory "
+        "--out runs/ntp_shuffled",
+        "config.yaml \\ --controls.shuffled_order runs/ntp_shuffled/encoder",
+    ):
+        assert command in page and command in told
+    title = wording.SHUFFLED_ORDER
+    assert f"{title} not run" in page and f"{title} not run" in told
+    lacks = "not run: the control that is pre-trained on volumes in shuffled order"
+    assert lacks in paper["verdict"]["sentence"]
+    # Where it was run it is an arm like others.
+    assert cross_run["arms"]["shuffled_order"]["title"] == title
+    assert "not run" not in Reader(pages[1]["cross"]).words + report.printed(cross_run)
+
+
+def test_a_condition_that_is_the_only_one_is_named_everywhere(root, tmp_path):
+    settings = studies.config(root, train_sizes=None, controls={})
+    summary = studies.summary(settings, conditions=("heard to imagined",))
+    told = report.printed(summary)
+    assert "cross_run pairs, heard to imagined; 17 subjects" in " ".join(told.split())
+    assert re.search(r"accuracy, % \[95 %\] +heard to imagined +AUC", told)
+    assert "under cross_run (heard to imagined) the pre-trained arm" in summary["verdict"]["sentence"]
+    page = Reader(written(summary, tmp_path / "study")).words
+    for fact in (
+        "cross_run pairs, heard to imagined;",
+        "heard to imagined: ",
+        "Conditions: heard to imagined.",
+    ):
+        assert fact in page, fact
+
+
 def test_one_arm_few_units_and_no_design_still_make_a_page(root, tmp_path):
     alone = {"pretrained": None, "controls": {}, "train_sizes": None, "folds_by": "half", "n_folds": 1}
     settings = studies.config(root, task={"protocol": "any"}, **alone)
-    truth = {k: v for k, v in studies.CROSS_RUN.items() if k not in ("pretrained", "shuffled_volumes")}
+    truth = {k: v for k, v in studies.CROSS_RUN.items() if k not in ("pretrained", "shuffled_order")}
     summary = studies.summary(settings, truth=truth, conditions=("",))
     del summary["design"]
     page = Reader(written(summary, tmp_path / "study")).words
@@ -231,7 +265,7 @@ def test_one_subject_has_no_interval(tmp_path, monkeypatch):
 
 def test_untrusted_text_stays_text(cross_run, tmp_path):
     evil = '<script>alert("$x$")</script>--><img src=x onerror=alert(1)>'
-    summary = json.loads(json.dumps(cross_run).replace('"shuffled_volumes"', json.dumps(evil)))
+    summary = json.loads(json.dumps(cross_run).replace('"shuffled_order"', json.dumps(evil)))
     summary["arms"][evil]["title"] = evil
     summary["label"] = evil
     summary["design"]["labels"][0] = evil

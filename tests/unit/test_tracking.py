@@ -141,18 +141,24 @@ def server(tmp_path: Path):
         process.wait()
 
 
-def test_a_study_on_a_server_has_cells_corpus_report_and_a_model_to_ask(server: str, tmp_path: Path):
+def test_a_study_of_tasks_on_a_server_has_cells_corpus_report_and_a_model_to_ask(server: str, tmp_path: Path):
     place = write_toy(tmp_path)
     changed = {"tracking__enabled": True, "tracking__uri": server, "tracking__experiment": "timbre"}
-    assert run(options(place, "my study", **changed)) == 0
-    client = MlflowClient(tracking_uri=server)
-    [experiment] = [e for e in client.search_experiments() if e.name == "timbre"]
-    [parent, *_] = [
-        r for r in client.search_runs([experiment.experiment_id]) if "mlflow.parentRunId" not in r.data.tags
-    ]
-    children = client.search_runs(
-        [experiment.experiment_id], f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'"
-    )
+    client, command = MlflowClient(tracking_uri=server), options(place, "my study", **changed)
+
+    def logged():
+        [experiment] = [e for e in client.search_experiments() if e.name == "timbre"]
+        runs = client.search_runs([experiment.experiment_id])
+        [parent] = [r for r in runs if "mlflow.parentRunId" not in r.data.tags]
+        return parent, [r for r in runs if r.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+
+    # Tasks of an array log their cells below one run, which the last step ends.
+    for task, n_cells in ((1, 2), (0, 4)):
+        assert run([*command, "--task-id", str(task), "--num-tasks", "2"]) == 0
+        parent, children = logged()
+        assert (parent.info.status, len(children)) == ("RUNNING", n_cells)
+    assert run([*command, "--finish"]) == 0
+    parent, children = logged()
     assert len(children) == 4 and all(r.info.status == "FINISHED" for r in (parent, *children))
     assert {"report.html", "figure.png"} <= {a.path for a in client.list_artifacts(parent.info.run_id)}
     [data] = [used.dataset for used in parent.inputs.dataset_inputs]

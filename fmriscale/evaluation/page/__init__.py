@@ -97,6 +97,7 @@ def page(summary: dict[str, Any], name: str, config: str = "") -> str:
         by_size=_scale(_ends(summary["size_comparisons"]), 0.0),
         strongest=_strongest(summary),
         reversal=wording.on_reversal(summary),
+        lacking=wording.on_lacking(summary),
         inks=charts.LABELS,
         speed=wording.on_speed(summary),
         power=wording.on_power(summary),
@@ -285,15 +286,14 @@ def _differences(summary: dict[str, Any]) -> dict[str, Any]:
 
     rows, conditions = summary["comparisons"], wording.conditions_of(summary)
     groups = [
-        ("all pairs" if c == "all" else c, named([row for row in rows if row["condition"] == c]))
-        for c in conditions
+        (wording.part(summary, c), named([row for row in rows if row["condition"] == c])) for c in conditions
     ]
     sizes = [
         ("all" if row["size"] is None else wording.counted(row["size"], wording.trained_on(summary)), row)
         for row in summary["size_comparisons"]
     ]
     return {
-        "comparisons": groups if len(groups) > 1 else [("", named(rows))],
+        "comparisons": groups if len(conditions) > 1 else [(wording.lone_condition(summary), named(rows))],
         "against_chance": [("", named(summary["against_chance"]))],
         "size_comparisons": [("", sizes)],
     }

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from fmriscale.evaluation.wording import clipped, plural, trained_on
+from fmriscale.evaluation.wording import clipped, part, plural, trained_on
 from fmriscale.page import ACCENT, GREY, GRID, INK, MUTED, STYLE, WARM, svg
 
 ARMS = {"pretrained": (ACCENT, "o", "-"), "fresh": (WARM, "s", "-")}
@@ -146,11 +146,10 @@ def units(summary: dict[str, Any], condition: str, limits: tuple[float, float]) 
     axes.set_xlim(-0.5, 1.5)
     axes.set_ylim(*limits)
     axes.yaxis.set_major_locator(MaxNLocator(nbins=7, steps=[1, 2, 5, 10]))
-    axes.set_title(
-        f"{clipped('all pairs' if condition == 'all' else condition, 24)}: {n_up} of {len(shared)} better"
-    )
+    axes.set_title(f"{clipped(part(summary, condition), 24)}: {n_up} of {len(shared)} better")
     text = (
-        f"Accuracy of {len(shared)} {summary['unit']}s ({condition}), {n_up} better with the pre-trained arm"
+        f"Accuracy of {len(shared)} {summary['unit']}s ({part(summary, condition)}), {n_up} better with the "
+        "pre-trained arm"
     )
     return svg(figure, f"units-{condition}", text)
 

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from typing import NoReturn
 
 EXIT_OK = 0
+EXIT_FAULT = 1
+"""A fault, with a traceback; or a training that does not converge."""
 EXIT_USAGE = 2
 """Usage or configuration: nothing was done."""
 EXIT_QUARANTINED = 3
@@ -17,6 +19,8 @@ EXIT_DAMAGE = 4
 """Damage found in a corpus or a checkpoint."""
 EXIT_STOPPED = 85
 """Stopped on request and saved: requeue me."""
+EXIT_INTERRUPTED = 130
+"""Ended by Ctrl-C."""
 
 
 class UserError(Exception):
@@ -42,7 +46,7 @@ def exit_code_of(main: Callable[[], int | None]) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         print("fmriscale: interrupted", file=sys.stderr)
-        return 130
+        return EXIT_INTERRUPTED
 
 
 def end_process(code: int) -> NoReturn:

@@ -8,6 +8,7 @@ Run again, the same command goes on from the newest checkpoint. Exit code 85: st
 saved, start me again.
 """
 
+import contextlib
 import dataclasses
 import math
 import os
@@ -74,7 +75,8 @@ def main(args: list[str] | None = None) -> int:
             print(f"{finished}; nothing to do\n" * place.leads, end="", flush=True)
             return EXIT_OK
         stop.ends = time_limit(os.environ, config.train.max_minutes, begun)
-        return train(config, out, place, stop)
+        with contextlib.closing(Watchdog(config.train.hang_minutes)) as watchdog:
+            return train(config, out, place, stop, watchdog)
     except UserError as error:
         stop.deafen()
         if not error.agreed:
@@ -87,9 +89,10 @@ def main(args: list[str] | None = None) -> int:
         raise
     finally:
         cluster.leave()
+        zero.forget_ranks()
 
 
-def train(config: PretrainConfig, out: Path, place: Cluster, stop: StopRequest) -> int:
+def train(config: PretrainConfig, out: Path, place: Cluster, stop: StopRequest, watchdog: Watchdog) -> int:
     """Run the steps that are left of a run, and export the encoder after the last."""
     settings = config.train
 
@@ -98,7 +101,6 @@ def train(config: PretrainConfig, out: Path, place: Cluster, stop: StopRequest) 
             print(text, flush=True)
 
     # The data: which pairs, in which order.
-    watchdog = Watchdog(settings.hang_minutes)
     with cluster.together():
         corpus = Corpus.open(config.data.corpus, config.data.cache, config.data.cache_gb)
         loader = open_loader(corpus, config, place, "train")
@@ -310,7 +312,6 @@ def train(config: PretrainConfig, out: Path, place: Cluster, stop: StopRequest) 
         ending = "FINISHED"
         return EXIT_OK
     finally:
-        watchdog.close()
         feed.close()
         if record and tracker:
             record.close()

@@ -6,6 +6,7 @@ of every other rank reads it.
 
 import contextlib
 import datetime
+import faulthandler
 import json
 import os
 import sys
@@ -14,6 +15,8 @@ import time
 
 import torch.distributed as dist
 from torch.distributed import PrefixStore, TCPStore  # pyright: ignore[reportPrivateImportUsage]
+
+from fmriscale.errors import EXIT_FAULT
 
 LOOK_S = 1.0
 """Seconds between looks at the board."""
@@ -80,9 +83,11 @@ class Board:
         reason : str
             Why.
         code : int
-            Exit code of those that have to be ended.
+            Exit code of those that have to be ended; where it tells of a fault, the stacks of all threads
+            are written first: the fault may be that another rank hangs, or is gone.
         """
         self._alarmed = True
+        _write_stacks(code)
         with contextlib.suppress(dist.DistError):  # rank 0 is gone, and the store with it
             self._store.set("alarm", json.dumps([self.rank, reason, code]))
             self._await("seen", 5 * LOOK_S)
@@ -108,19 +113,31 @@ class Board:
             time.sleep(0.02)
 
     def _look_out(self, store: PrefixStore) -> None:
+        """Wait for an alarm, or the end of rank 0, which keeps the store; this rank must end then too."""
+        grace, code = PATIENCE_S, EXIT_FAULT
         while not self._over.wait(LOOK_S):
             try:
                 if not store.check(["alarm"]):
                     continue
                 rank, reason, code = json.loads(store.get("alarm"))
                 store.add("seen", 1)
+                grace, why = GRACE_S, f"rank {rank} failed ({reason})"
             except dist.DistError:
-                return
+                if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+                    return  # the launcher kept the store, and is gone: the ranks save before they end
+                rank, why = 0, "rank 0 is gone"
             if rank != self.rank:
-                print(f"rank {self.rank} ends: rank {rank} failed ({reason})", file=sys.stderr, flush=True)
-            if not self._over.wait(GRACE_S):
+                print(f"rank {self.rank} ends: {why}", file=sys.stderr, flush=True)
+            if not self._over.wait(grace):
+                _write_stacks(code)
                 os._exit(code)
             return
+
+
+def _write_stacks(code: int) -> None:
+    """Write the stacks of all threads, where a fault is what ends this rank and no user's mistake."""
+    if code == EXIT_FAULT:
+        faulthandler.dump_traceback(sys.__stderr__ or 2)
 
 
 def _connect(patience: datetime.timedelta) -> PrefixStore:

@@ -12,13 +12,15 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from fmriscale.errors import UserError
+from fmriscale.errors import EXIT_FAULT, EXIT_INTERRUPTED, UserError
 from fmriscale.training.board import Board
 
 TIMEOUT = datetime.timedelta(minutes=30)
 """Longest wait for another rank, at the start and in any exchange."""
 _board: Board | None = None
 """Of this rank, from `join` to `leave`; None where there is one rank."""
+_environment: dict[str, str | None] = {}
+"""Variables that `join` has set, as they were before."""
 
 
 @dataclass(frozen=True)
@@ -120,13 +122,16 @@ def join() -> Cluster:
         torch.cuda.set_device(device)
     elif "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // place["local_size"]))
-    os.environ.update(
-        RANK=str(place["rank"]),
-        WORLD_SIZE=str(place["world_size"]),
-        LOCAL_RANK=str(index),  # DeepSpeed takes it for the number of the device
-        MASTER_ADDR=place["address"],
-        MASTER_PORT=str(place["port"] or _free_port()),
-    )
+    ours = {
+        "RANK": str(place["rank"]),
+        "WORLD_SIZE": str(place["world_size"]),
+        "LOCAL_RANK": str(index),  # DeepSpeed takes it for the number of the device
+        "MASTER_ADDR": place["address"],
+        "MASTER_PORT": str(place["port"] or _free_port()),
+    }
+    global _board, _environment
+    _environment = {name: os.environ.get(name) for name in ours}
+    os.environ.update(ours)
     try:
         backend = "nccl" if gpus else "gloo"
         dist.init_process_group(backend, timeout=TIMEOUT, device_id=device if gpus else None)
@@ -140,7 +145,6 @@ def join() -> Cluster:
         raise UserError(
             f"rank {place['rank']} of {place['world_size']} met nobody at {where} ({reason[:200]})"
         ) from error
-    global _board
     _board = Board(place["rank"], place["world_size"], TIMEOUT) if place["world_size"] > 1 else None
     return Cluster(
         place["rank"],
@@ -153,11 +157,19 @@ def join() -> Cluster:
 
 
 def leave() -> None:
-    """Take leave of the other ranks, so that none of them sees a broken connection."""
+    """Take leave of the other ranks, so that none of them sees a broken connection; `join` may follow."""
+    global _board
     if _board:
         _board.close()
     if dist.is_initialized():
         dist.destroy_process_group()
+    _board = None
+    for name, value in _environment.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+    _environment.clear()
 
 
 def alarm(error: BaseException) -> None:
@@ -165,7 +177,8 @@ def alarm(error: BaseException) -> None:
     if _board:
         kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
         reason = " ".join(f"{kind}{error}".split())[:500]
-        _board.alarm(reason, error.exit_code if isinstance(error, UserError) else 1)
+        code = EXIT_FAULT if isinstance(error, Exception) else EXIT_INTERRUPTED
+        _board.alarm(reason, error.exit_code if isinstance(error, UserError) else code)
 
 
 def total(values: torch.Tensor) -> torch.Tensor:

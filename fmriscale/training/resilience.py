@@ -17,6 +17,8 @@ SAFETY = 20.0
 """Seconds that are left at a time limit when all has gone as it did before."""
 OUTCOME = "FMRISCALE_OUTCOME"
 """Environment variable with the file in which a batch script learns how its ranks ended."""
+TOLD = 0.8
+"""A rank that hangs tells where it stands after this share of the time that it may."""
 
 
 class StopRequest:
@@ -124,8 +126,10 @@ def is_late(now: float, ends: float, stretch: float, save_seconds: float) -> boo
 class Watchdog:
     """Ends a process that has made no step for too long, after writing the stacks of all its threads.
 
-    A rank that hangs stops all others in their next exchange, so each of them tells where it stands. The
-    timer runs outside the interpreter: neither a lock nor a library that holds it can keep it from firing.
+    A rank that hangs stops all others in their next exchange, so each of them tells where it stands. It does
+    so some time before it ends, since a launcher kills all ranks as soon as one has ended; one that was
+    stopped does so as soon as it is woken. Both timers run outside the interpreter: neither a lock nor a
+    library that holds it can keep them from firing.
 
     Parameters
     ----------
@@ -135,15 +139,19 @@ class Watchdog:
 
     def __init__(self, minutes: float) -> None:
         self.seconds = 60 * minutes
+        faulthandler.register(signal.SIGALRM, file=sys.__stderr__ or 2)
         self.beat()
 
     def beat(self) -> None:
         """Say that we are alive."""
+        signal.setitimer(signal.ITIMER_REAL, TOLD * self.seconds)
         faulthandler.dump_traceback_later(self.seconds, exit=True, file=sys.__stderr__ or 2)
 
     def close(self) -> None:
         """Watch no longer."""
+        signal.setitimer(signal.ITIMER_REAL, 0)
         faulthandler.cancel_dump_traceback_later()
+        faulthandler.unregister(signal.SIGALRM)
 
 
 class NonFiniteError(UserError):

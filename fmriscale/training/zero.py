@@ -1,6 +1,7 @@
 """DeepSpeed: its dictionary is derived from our settings here, and nowhere else is it imported."""
 
 import contextlib
+import importlib
 import math
 import os
 import sys
@@ -291,6 +292,12 @@ def whole_weights(module: nn.Module, device: torch.device, keep: bool) -> dict[s
             if keep:
                 weights[name] = parameter.detach().float().cpu().clone()
     return weights
+
+
+def forget_ranks() -> None:
+    """Make DeepSpeed forget the ranks' groups, which it would look for in a process's next training."""
+    if groups := sys.modules.get("deepspeed.utils.groups"):
+        importlib.reload(groups)
 
 
 def _deepspeed(device: torch.device) -> Any:

@@ -20,10 +20,15 @@ from fmriscale.training import board, cluster
 folder, n_kills = Path(sys.argv[1]), int(sys.argv[2])
 
 
+def work(name: str, *options: str) -> int:
+    """Be a rank in a life of a run; return the exit code of train.py."""
+    line = ["--config", str(folder / "recipe.yaml"), "--out", str(folder / name), *options]
+    return train.exit_code_of(lambda: train.main(line))
+
+
 def start(name: str, *options: str) -> list[int]:
     """Begin a life of a run; its ranks end with the exit code of train.py."""
-    line = ["--config", str(folder / "recipe.yaml"), "--out", str(folder / name), *options]
-    return fork_ranks(2, lambda: os._exit(train.exit_code_of(lambda: train.main(line))))
+    return fork_ranks(2, lambda: os._exit(work(name, *options)))
 
 
 def end(pid: int, patience: float = 120) -> int:
@@ -69,14 +74,56 @@ def kill_at(moment: str, rng: random.Random) -> dict:
     return {"moment": moment, "victim": victim, "codes": codes, "drafts": drafts, "lines": lines("killed")}
 
 
+def log_of_its_own(name: str) -> None:
+    """Let this rank write its errors, and its stacks, into a file."""
+    os.dup2(os.open(folder / f"{name}{os.environ['RANK']}.log", os.O_WRONLY | os.O_CREAT), 2)
+
+
 def hang() -> dict:
-    """A rank that is stopped in a step: the other must not wait for ever."""
-    ranks = start("hung", "--train.hang_minutes", "0.1", "--train.steps", "100000")
+    """A rank is stopped in a step, and woken when the other has ended: both must tell where they stand."""
+
+    def rank() -> None:
+        log_of_its_own("hung")
+        os._exit(work("hung", "--train.hang_minutes", "0.1", "--train.steps", "100000"))
+
+    ranks = fork_ranks(2, rank)
     wait_for(lambda: lines("hung") > 5, ranks)
     os.kill(ranks[1], signal.SIGSTOP)
     waiting = end(ranks[0], 60)
     os.kill(ranks[1], signal.SIGCONT)
     return {"codes": [waiting, end(ranks[1], 60)]}
+
+
+def orphans() -> dict:
+    """Ranks whose launcher is killed: nobody hands on a signal, or tells them that they are alone."""
+
+    def rank() -> None:
+        os.environ["TORCHELASTIC_RUN_ID"] = "a launcher whose children are the ranks"
+        code = work("orphans", "--train.steps", "100000", "--train.save_every", "100000")
+        (folder / f"orphan{os.environ['RANK']}").write_text(str(code))
+        os._exit(0)
+
+    if not (launcher := os.fork()):
+        fork_ranks(2, rank)
+        signal.pause()
+    told = [folder / f"orphan{rank}" for rank in range(2)]
+    wait_for(lambda: lines("orphans") > 5 or told[0].exists(), [launcher])
+    os.kill(launcher, signal.SIGKILL)
+    end(launcher)
+    limit = time.monotonic() + 60
+    while not all(path.exists() for path in told) and time.monotonic() < limit:
+        time.sleep(0.01)
+    return {"codes": [int(path.read_text() or -1) for path in told], "steps": lines("orphans")}
+
+
+def twice() -> None:
+    """Two trainings in one process, as in a notebook, and a mistake between them."""
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        del os.environ[name]
+    codes = [work("once", "--train.steps", "3"), work("once", "--train.steps", "4", "--train.seed", "9")]
+    codes.append(work("once more", "--train.steps", "3", "--train.zero_stage", "3"))
+    left = [signal.getitimer(signal.ITIMER_REAL), os.environ.get("RANK")]
+    (folder / "twice.json").write_text(json.dumps([codes, left]))
 
 
 def slow_disk() -> dict:
@@ -98,15 +145,13 @@ def slow_disk() -> dict:
 def refused_on_one_rank() -> dict:
     """DeepSpeed refuses the settings of one rank, while the other waits for it inside of DeepSpeed."""
     board.PATIENCE_S, board.GRACE_S = 1.0, 2.0
-    line = ["--config", str(folder / "recipe.yaml"), "--out", str(folder / "refused")]
     wrong = ["--train.deepspeed", json.dumps({"zero_optimization": {"sub_group_size": "many"}})]
 
-    def work() -> None:
-        args = line + wrong * (os.environ["RANK"] == "1")
-        os._exit(train.exit_code_of(lambda: train.main(args)))
+    def rank() -> None:
+        os._exit(work("refused", *(wrong * (os.environ["RANK"] == "1"))))
 
     begun = time.monotonic()
-    codes = [end(pid, 60) for pid in fork_ranks(2, work)]
+    codes = [end(pid, 60) for pid in fork_ranks(2, rank)]
     return {"codes": codes, "seconds": time.monotonic() - begun}
 
 
@@ -118,6 +163,16 @@ def fall() -> None:
         cluster.alarm(ZeroDivisionError("a bug"))
         signal.pause()
     cluster.everyones("there?")
+
+
+def lose_the_first() -> None:
+    """Rank 0 is killed while another rank waits for something else than an exchange."""
+    board.PATIENCE_S = 1.0
+    log_of_its_own("lost")
+    place = cluster.join()
+    if place.leads:
+        os.kill(os.getpid(), signal.SIGKILL)
+    signal.pause()
 
 
 def disagree() -> None:
@@ -137,11 +192,12 @@ told: dict = {"undisturbed": [end(pid) for pid in start("undisturbed")]}
 rng = random.Random(5)
 told["kills"] = [kill_at(moment, rng) for moment in (["start", "step", "save", "save"] * n_kills)[:n_kills]]
 told["last"] = [end(pid) for pid in start("killed")]
-print("one hangs", file=sys.stderr, flush=True)
 told["hang"] = hang()
-print("none hangs", file=sys.stderr, flush=True)
+told["orphans"] = orphans()
+told["twice"] = [end(pid) for pid in fork_ranks(1, twice)]
 told["slow"] = slow_disk()
 told["refused"] = refused_on_one_rank()
 told["fallen"] = [end(pid, 60) for pid in fork_ranks(2, fall)]
+told["lost"] = [end(pid, 60) for pid in fork_ranks(2, lose_the_first)]
 told["disagreed"] = [end(pid) for pid in fork_ranks(2, disagree)]
 (folder / "told.json").write_text(json.dumps(told))

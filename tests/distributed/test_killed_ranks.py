@@ -10,6 +10,8 @@ import pytest
 from factory import write_corpus
 from ranks import clean_environment, steps_of
 
+from fmriscale.errors import EXIT_STOPPED
+
 pytestmark = pytest.mark.distributed
 
 WORKER = Path(__file__).with_name("killed_worker.py")
@@ -67,13 +69,34 @@ def test_a_checkpoint_is_one_only_when_every_rank_has_written_its_part(told: dic
     assert slow["meanwhile"] == ["step_0000066", "step_0000069", "step_0000072", "step_0000075.tmp"]
 
 
-def test_a_rank_that_hangs_makes_every_rank_tell_where_it_stands(told: dict):
+def test_every_rank_of_a_run_that_hangs_tells_where_it_stands_before_any_of_them_ends(told: dict):
     assert told["hang"]["codes"] == [1, 1]
-    stacks = told["stderr"].split("one hangs\n")[1].split("none hangs\n")[0]
-    # One that was stopped may hear that the other has ended before its own time is up: errors have stacks.
-    assert stacks.count("Timeout (0:00:06)!") == 2 or "Traceback (most recent call last)" in stacks
-    assert stacks.count("Timeout (0:00:06)!") >= 1
-    assert "all_reduce" in stacks and "fmriscale/train.py" in stacks
+    waited, stopped = ((told["folder"] / f"hung{rank}.log").read_text() for rank in range(2))
+    # Rank 0 told it, waited for a launcher's other ranks to do so too, and ended in time.
+    head, tail = waited.split("Timeout (0:00:06)!")
+    for stacks in (head, tail):
+        assert "all_reduce" in stacks and 'fmriscale/train.py", line' in stacks and "thread.py" in stacks
+    # Rank 1 did so when it was woken, before it met the lost connection, or its own end.
+    first = stopped.partition("Timeout (0:00:06)!")[0].partition("Traceback")[0]
+    assert 'fmriscale/train.py", line' in first and "most recent call first" in first and "thread.py" in first
+
+
+def test_a_rank_that_lost_rank_0_ends_and_tells_where_it_stood(told: dict):
+    assert told["lost"] == [-signal.SIGKILL, 1]
+    log = (told["folder"] / "lost1.log").read_text()
+    assert "rank 1 ends: rank 0 is gone" in log and "in lose_the_first" in log
+
+
+def test_ranks_whose_launcher_was_killed_save_and_end(told: dict):
+    steps = told["orphans"]["steps"] - 1  # the last line tells of the save
+    assert told["orphans"]["codes"] == [EXIT_STOPPED] * 2 and steps > 5
+    assert (told["folder"] / f"orphans/checkpoints/step_{steps:07d}/manifest.json").exists()
+
+
+def test_one_process_may_train_twice(told: dict):
+    assert told["twice"] == [0]
+    codes, left = json.loads((told["folder"] / "twice.json").read_text())
+    assert codes == [0, 2, 0] and left == [[0.0, 0.0], None]
 
 
 def test_what_one_rank_finds_impossible_ends_all_of_them(told: dict):
@@ -90,3 +113,4 @@ def test_what_deepspeed_refuses_on_one_rank_does_not_leave_the_others_waiting(to
 def test_a_rank_that_fails_and_cannot_end_is_ended_with_the_others(told: dict):
     assert told["fallen"] == [1, 1]
     assert "rank 0 ends: rank 1 failed (ZeroDivisionError: a bug)" in told["stderr"]
+    assert "in fall" in told["stderr"].partition("(ZeroDivisionError: a bug)")[2]  # where rank 0 waited

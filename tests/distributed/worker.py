@@ -5,6 +5,7 @@ that make its runs one after the other. Writes SESSIONS.out: for each session th
 the error that a user would see.
 """
 
+import contextlib
 import importlib
 import json
 import os
@@ -22,7 +23,7 @@ from fmriscale.files import expand
 from fmriscale.recipe import parse
 from fmriscale.train import train
 from fmriscale.training import cluster, zero
-from fmriscale.training.resilience import StopRequest
+from fmriscale.training.resilience import StopRequest, Watchdog
 
 
 def warm_up() -> None:
@@ -61,7 +62,8 @@ def make(runs: list[list[str]], results: Path) -> None:
     for args in runs:
         config = parse(PretrainConfig, args)
         try:
-            told.append(train(config, expand(config.out), place, StopRequest()))
+            with contextlib.closing(Watchdog(config.train.hang_minutes)) as watchdog:
+                told.append(train(config, expand(config.out), place, StopRequest(), watchdog))
         except UserError as error:
             told.append(f"{error.exit_code}: {error}")
     if place.leads:

@@ -3,6 +3,7 @@
 import importlib
 import sys
 
+import fmriscale
 from fmriscale.errors import EXIT_OK, EXIT_USAGE, exit_code_of
 
 VERBS = {
@@ -19,9 +20,7 @@ VERBS = {
 
 def usage() -> str:
     """Return the help text of the command."""
-    from fmriscale import __version__
-
-    lines = [f"fmriscale {__version__}", "", "usage: fmriscale VERB --help", ""]
+    lines = [f"fmriscale {fmriscale.__version__}", "", "usage: fmriscale VERB --help", ""]
     lines += [f"  {verb:<10} {text}" for verb, (_, text) in VERBS.items()]
     lines += ["", "Pre-training is started by a launcher: deepspeed fmriscale/train.py --config FILE"]
     return "\n".join(lines)
@@ -29,8 +28,11 @@ def usage() -> str:
 
 def run(args: list[str]) -> int:
     """Run one verb and return its exit code."""
-    if not args or args[0] in ("-h", "--help", "--version"):
+    if not args or args[0] in ("-h", "--help", "help"):
         print(usage())
+        return EXIT_OK
+    if args[0] in ("-V", "--version"):
+        print(f"fmriscale {fmriscale.__version__}")
         return EXIT_OK
     verb, rest = args[0], args[1:]
     if verb not in VERBS:

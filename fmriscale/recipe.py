@@ -1,23 +1,24 @@
 """From a YAML recipe and a command line to a configuration, and back.
 
-jsonargparse makes file, dotted overrides, `--help` and `--print_config` from the dataclasses of `config.py`.
+jsonargparse makes file, dotted overrides, `--help` and `--print_config` from the dataclasses of `config/`.
 """
 
 import argparse
 import dataclasses
 import difflib
 import hashlib
+import itertools
 import json
 import re
 import sys
 import typing
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from fmriscale import config as definitions
 from fmriscale.errors import UserError
 from fmriscale.files import atomic_write
+from fmriscale.recipe_file import read_recipe_file
 
 Config = TypeVar("Config")
 
@@ -36,7 +37,7 @@ def parse(cls: type[Config], args: list[str] | None = None, prog: str = "fmrisca
     Parameters
     ----------
     cls : type
-        One of the recipe dataclasses of `config.py`.
+        One of the recipe dataclasses of `config/`.
     args : list of str, optional
         Command line without the program's name; None = `sys.argv[1:]`. `--local_rank=N`, which the
         DeepSpeed launcher puts first, is accepted and ignored (the rank is read from the environment).
@@ -53,48 +54,81 @@ def parse(cls: type[Config], args: list[str] | None = None, prog: str = "fmrisca
     UserError
         An unknown key, a value of the wrong type or out of range, a file that is not there.
     """
+    args = list(sys.argv[1:] if args is None else args)
+    args = [a for a in args if not a.startswith(("--local_rank=", "--local-rank="))]
+    files = {file: read_recipe_file(cls, file) for file in _config_files(args)}
+    parser = _parser(cls, prog)
+    try:
+        return _fill(cls, parser, args)
+    except UserError as refusal:
+        for file, given in files.items():
+            _refuse_entry(cls, file, given)
+            try:
+                _fill(cls, parser, ["--config", file])
+            except UserError as alone:
+                if str(alone) == str(refusal):  # the file is at fault, no override
+                    raise UserError(f"{file}: {refusal}") from refusal
+        if not files and "are required" in str(refusal):
+            raise UserError(f"{refusal}; give a recipe: --config FILE") from refusal
+        raise
+
+
+def _config_files(args: list[str]) -> list[str]:
+    """Return what --config is given."""
+    apart = [file for option, file in itertools.pairwise(args) if option == "--config"]
+    return apart + [a.partition("=")[2] for a in args if a.startswith("--config=")]
+
+
+def _parser(cls: type, prog: str) -> Any:
+    """Return a parser of a recipe class, or of one entry of a recipe's list."""
     import jsonargparse
 
     jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    args = list(sys.argv[1:] if args is None else args)
-    args = [a for a in args if not a.startswith(("--local_rank=", "--local-rank="))]
     parser = jsonargparse.ArgumentParser(
         prog=prog, description=(cls.__doc__ or "").strip(), exit_on_error=False, allow_abbrev=False
     )
     parser.add_argument("--config", action="config", help="YAML recipe; later options override it.")
     parser.add_class_arguments(cls, as_group=False)
+    return parser
+
+
+def _fill(cls: type[Config], parser: Any, given: list[str] | dict[str, Any]) -> Config:
+    """Make an instance of a class from a command line, or from a mapping.
+
+    Raises
+    ------
+    UserError
+        What the parser or the class refuses, in one line.
+    """
+    import jsonargparse
+
     try:
-        parsed = parser.parse_args(args)
-        for file in parsed.config or ():
-            _refuse_empty_unknown(cls, Path(file))
+        parsed = parser.parse_object(given) if isinstance(given, dict) else parser.parse_args(given)
         values = vars(parser.instantiate(parsed))
         return cls(**{k: v for k, v in values.items() if k != "config"})
     except (jsonargparse.ArgumentError, ValueError, TypeError, OSError) as error:
         raise UserError(_explain(str(error), parser)) from error
 
 
-def _refuse_empty_unknown(cls: type, file: Path) -> None:
-    """Refuse an unknown key that holds an empty mapping: the parser drops it without a word."""
-    import yaml
-
-    for key, known in _empty_unknown(cls, yaml.safe_load(file.read_text())):
-        near = difflib.get_close_matches(key.rpartition(".")[2], known, n=1)
-        meant = f". Did you mean '{near[0]}'?" if near else ""
-        raise UserError(f"{file}: Option '{key}' is not accepted{meant} (--help lists every key)")
-
-
-def _empty_unknown(cls: type, given: Any, prefix: str = "") -> Iterator[tuple[str, list[str]]]:
-    """Yield unknown keys of a recipe class that hold an empty mapping, with the keys it knows."""
+def _refuse_entry(cls: type, file: str, given: dict[str, Any]) -> None:
+    """Refuse the entry of a recipe's list that is wrong, by number and name: the parser names the list."""
     hints = typing.get_type_hints(cls)
-    for key, value in given.items() if isinstance(given, dict) else ():
-        if key not in hints and value == {}:
-            yield f"{prefix}{key}", list(hints)
-        inner = [c for c in (hints.get(key), *typing.get_args(hints.get(key))) if dataclasses.is_dataclass(c)]
-        entries = value if isinstance(value, list) else [value]
-        for recipe in inner:
-            for number, entry in enumerate(entries):
-                place = f"{prefix}{key}[{number}]." if isinstance(value, list) else f"{prefix}{key}."
-                yield from _empty_unknown(typing.cast(type, recipe), entry, place)
+    for key in given:
+        inner = [c for c in typing.get_args(hints.get(key)) if dataclasses.is_dataclass(c)]
+        if not inner or not isinstance(given[key], list):
+            continue
+        parser = _parser(typing.cast(type, inner[0]), "")
+        for number, entry in enumerate(given[key]):
+            name = f" '{entry['name']}'" if isinstance(entry, dict) and "name" in entry else ""
+            where = f"{file}: {key}[{number}]{name}"
+            if not isinstance(entry, dict):
+                raise UserError(f"{where}: '{_short(str(entry))}' is no mapping of keys to values")
+            if higher := sorted((set(entry) - set(typing.get_type_hints(inner[0]))) & set(hints)):
+                raise UserError(f"{where}: '{higher[0]}' is a key of the recipe itself; move it out of {key}")
+            try:
+                _fill(typing.cast(type, inner[0]), parser, entry)
+            except UserError as refusal:
+                raise UserError(f"{where}: {refusal}") from refusal
 
 
 def _explain(message: str, parser: Any) -> str:
@@ -102,9 +136,12 @@ def _explain(message: str, parser: Any) -> str:
     line = " ".join(message.split())
     line = re.sub(r"Parser key \"([\w.]+)\": Problem with given class_path '[\w.]+': ", r"\1: ", line)
     line = re.sub(r"<class '(\w+)'>|typing\.", lambda found: found[1] or "", line)
-    must = r"\1 is '\3'; it must be \2"
-    line = re.sub(r'Parser key "(.+?)": Expected an? (.+)\. Got value: (.*)', must, line)
-    line = re.sub(r'Parser key "(.+?)": Does not .*Subtypes: \[(.+)\] Errors:.*Given value: (.*)', must, line)
+    for pattern in (
+        r'Parser key "(.+?)": Expected an? (.+)\. Got value: (.*)',
+        r'Parser key "(.+?)": Does not .*Subtypes: \[(.+)\] Errors:.*Given value: (.*)',
+    ):
+        if wrong := re.fullmatch(pattern, line):
+            line = f"{wrong[1]} is '{_short(wrong[3])}'; it must be {_type_words(wrong[2])}"
     for pattern in (
         r"Group '(.+?)' does not accept option '(.+?)'",
         r"(?:Option '|arguments: --)()([\w.-]+)",
@@ -113,7 +150,21 @@ def _explain(message: str, parser: Any) -> str:
             key = ".".join(filter(None, unknown.groups()))
             line += f". Did you mean '{near}'?" if (near := _nearest(key, parser)) else ""
             break
+    loose = re.search(r"unrecognized arguments: (\S+\.ya?ml)\b", line)
+    line += f". A recipe is given as --config {loose[1]}" if loose else ""
     return f"{line} (--help lists every key)"
+
+
+def _type_words(types: str) -> str:
+    """Write types as a recipe's reader knows them: "Literal['a'], NoneType" is "a or null"."""
+    words = re.sub(r"Literal\[(.*?)\]", lambda found: found[1].replace("'", ""), types)
+    *first, last = words.replace("NoneType", "null").split(", ")
+    return f"{', '.join(first)} or {last}" if first else last
+
+
+def _short(value: str) -> str:
+    """Cut a long value."""
+    return value if len(value) <= 60 else f"{value[:57]}..."
 
 
 def _nearest(key: str, parser: Any) -> str | None:

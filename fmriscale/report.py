@@ -1,33 +1,22 @@
 """`fmriscale report FOLDER`: what a folder holds, drawn into one self-contained HTML page."""
 
-import argparse
 import sys
 
 from fmriscale.errors import EXIT_OK, UserError
 from fmriscale.files import expand
+from fmriscale.recipe import CommandLine
 
 
 def main(args: list[str] | None = None) -> int:
     """Write the report of a study, or of a pre-training run."""
-    parser = argparse.ArgumentParser(
-        "fmriscale report", description="A study, or the curves of a pre-training run.", exit_on_error=False
-    )
-    parser.add_argument(
-        "folder", metavar="FOLDER", nargs="?", help="what finetune or train.py wrote (its `out`)"
-    )
+    parser = CommandLine("fmriscale report", description="A study, or the curves of a pre-training run.")
+    parser.add_argument("folder", metavar="FOLDER", help="what finetune or train.py wrote (its `out`)")
     parser.add_argument("--out", metavar="FILE", help="HTML file (FOLDER/report.html)")
     args = sys.argv[1:] if args is None else args
     if {"-h", "--help"} & set(args):
         print(parser.format_help())
         return EXIT_OK
-    try:
-        given, rest = parser.parse_known_args(args)
-    except argparse.ArgumentError as error:
-        raise UserError(f"{error} (--help lists every option)") from error
-    if rest or given.folder is None:
-        raise UserError(
-            f"{' '.join(parser.format_usage().split())}; not understood: {' '.join(rest) or args}"
-        )
+    given = parser.parse_args(args)
     folder = expand(given.folder)
     path = expand(given.out) if given.out else folder / "report.html"
     # Imported here: drawing is slow to import.

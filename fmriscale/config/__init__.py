@@ -6,6 +6,8 @@ fills it, dotted options override it (`--train.lr 3e-4`), unknown or mistyped ke
 """
 
 from fmriscale.config.corpus import (
+    MAX_T_R,
+    MIN_T_R,
     SPLITS,
     CorpusConfig,
     DatasetConfig,
@@ -35,6 +37,8 @@ __all__ = [
     "FeatureConfig",
     "FinetuneTrainConfig",
     "KINDS",
+    "MAX_T_R",
+    "MIN_T_R",
     "ModelConfig",
     "PairConfig",
     "PretrainConfig",

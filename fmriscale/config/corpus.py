@@ -1,9 +1,21 @@
 """Settings of `fmriscale shard`: data sets, features, cleaning, quality, splits."""
 
-from dataclasses import dataclass, field
-from typing import Literal
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
 
 SPLITS = ("train", "val", "test")
+MIN_T_R, MAX_T_R = 0.05, 30.0
+"""Repetition times outside these, s, are milliseconds taken for seconds or the reverse."""
+
+
+def _shares(where: str, config: object, *names: str) -> None:
+    """Refuse a share that is none: often it is a percentage."""
+    for name in names:
+        value = getattr(config, name)
+        if not 0 <= value <= 1:
+            raise ValueError(f"{where}.{name} is a share from 0 to 1, not {value:g}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +48,19 @@ class FeatureConfig:
         given = [k for k in kinds if getattr(self, k) is not None]
         if len(given) != 1:
             raise ValueError(f"features '{self.name}': give exactly one of {', '.join(kinds)} (got {given})")
+        if self.columns is not None and self.columns < 1:
+            raise ValueError(f"features '{self.name}': columns must be 1 or more, not {self.columns}")
+
+    def map_files(self, function: Callable[[str], Any]) -> dict[str, Any]:
+        """Return the fields by name, with a function applied to every path of a file."""
+        fields = asdict(self)
+        for name in ("labels_img", "labels_gii", "labels", "mask_img", "template", "parcels"):
+            value = fields[name]
+            if isinstance(value, str):
+                fields[name] = function(value)
+            elif value is not None and name != "labels":  # a list of labels holds their names
+                fields[name] = [function(path) for path in value]
+        return fields
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +131,9 @@ class QualityConfig:
     max_repeated: float = 0.05
     """Largest share of volumes that repeat the one before, as scanners and padding leave them."""
 
+    def __post_init__(self) -> None:
+        _shares("quality", self, "min_coverage", "max_missing", "max_censored", "max_repeated")
+
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetConfig:
@@ -157,6 +185,12 @@ class DatasetConfig:
     licence: str = "unknown"
     """Licence of the data, kept with the corpus."""
 
+    def __post_init__(self) -> None:
+        if self.t_r is not None and not MIN_T_R <= self.t_r <= MAX_T_R:
+            raise ValueError(f"t_r of {self.t_r:g} s is implausible; give seconds, or leave it out")
+        if self.weight is not None and not 0 <= self.weight < math.inf:
+            raise ValueError(f"weight must be 0 or more, not {self.weight:g}")
+
 
 @dataclass(frozen=True, kw_only=True)
 class SplitConfig:
@@ -168,6 +202,11 @@ class SplitConfig:
     """Share of people held out for testing."""
     salt: str = "fmriscale"
     """Changes the draw; keep it for the life of a corpus."""
+
+    def __post_init__(self) -> None:
+        _shares("split", self, "val", "test")
+        if self.val + self.test > 1:
+            raise ValueError(f"split: val {self.val:g} and test {self.test:g} are more than everybody")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,3 +225,10 @@ class CorpusConfig:
     """Most runs of a shard: the piece of work that a job array deals out and a killed task loses."""
     jobs: int = 0
     """Worker processes; 0 = one per available core, 1 = this process does the work itself."""
+
+    def __post_init__(self) -> None:
+        if not self.out.strip():
+            raise ValueError("out is empty; give the folder of the corpus")
+        for name, least in (("shard_mb", 1), ("shard_runs", 1), ("jobs", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be {least} or more, not {getattr(self, name)}")

@@ -10,7 +10,7 @@ from fmriscale.corpus.state import load_state, read_state
 from fmriscale.corpus.writer import EncodedRun
 from fmriscale.files import expand
 from fmriscale.ingest.fingerprint import fingerprints
-from fmriscale.ingest.plan import Shard, make_plan
+from fmriscale.ingest.plan import MEMBER_BYTES, Shard, make_plan
 from fmriscale.ingest.shards import timed_run
 from fmriscale.pool import available_cores, in_order
 
@@ -18,8 +18,6 @@ SAMPLING_SECONDS = 60.0
 """Time after which no further data set is tried, s."""
 ONE_IS_ENOUGH = 3.0
 """A first run that took this long, s, tells as much as a second would."""
-MEMBERS_BYTES = 4096
-"""Tar headers and padding of a run."""
 
 
 @dataclass
@@ -32,6 +30,8 @@ class Yield:
     """Length of the recordings, s."""
     seconds: float = 0
     """Time that one process took, s."""
+    refused: str = "no time was left to read one of its runs"
+    """Why nothing is known, where nothing is."""
 
 
 def describe(config: CorpusConfig, num_tasks: int) -> str:
@@ -53,7 +53,7 @@ def describe(config: CorpusConfig, num_tasks: int) -> str:
         if not rate.bytes_in and time.monotonic() - started < SAMPLING_SECONDS:
             rate = _one_run(shards)
         if not rate.bytes_in:
-            unknown.append(dataset.name)
+            unknown.append(f"{dataset.name}: {rate.refused}")
         todo = [s for s in shards if s.name in missing]
         size, size_todo = (sum(s.bytes_in for s in part) for part in (shards, todo))
         scale = 1 / rate.bytes_in if rate.bytes_in else 0.0
@@ -70,7 +70,7 @@ def describe(config: CorpusConfig, num_tasks: int) -> str:
     lines = aligned(rows)
     lines.append(f"about {_duration(seconds_left)} with {tasks}{jobs} jobs; hours and GB out are estimates")
     if unknown:
-        lines.append(f"not counted, no run was read: {', '.join(unknown)}")
+        lines += ["not counted, as nothing is known of their runs:", *(f"  {line}" for line in unknown)]
     if rejections:
         lines.append(f"{len(rejections)} files are no usable runs; --finish lists them in quarantine.tsv")
     return "\n".join(lines)
@@ -98,10 +98,12 @@ def _one_run(shards: list[Shard]) -> Yield:
             if isinstance(result, EncodedRun):
                 found = Yield(
                     bytes_in=shard.bytes_in / len(shard.runs),
-                    bytes_out=sum(map(len, result.members.values())) + MEMBERS_BYTES,
+                    bytes_out=sum(map(len, result.members.values())) + MEMBER_BYTES,
                     recorded=result.row["t_r"] * result.row["n_volumes"],
                     seconds=seconds,
                 )
+            elif not found.bytes_in:
+                found.refused = f"{result.source}: {result.reason}: {result.detail}"
             if found.bytes_in and time.monotonic() - started > ONE_IS_ENOUGH:
                 break
     return found

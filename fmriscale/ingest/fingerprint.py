@@ -55,17 +55,13 @@ def _settings(dataset: DatasetConfig) -> dict[str, Any]:
     settings = to_dict(dataset)
     for field in ("root", *MANIFEST_ONLY):
         del settings[field]
-    settings["features"] = {k: _stamped(v) for k, v in settings["features"].items()}
+    settings["features"] = dataset.features.map_files(_stamped)
     return settings
 
 
-def _stamped(value: Any) -> Any:
-    """Replace the path of a file by name, size and time; leave every other setting."""
-    if isinstance(value, list):
-        return [_stamped(v) for v in value]
-    if isinstance(value, str) and expand(value).is_file():
-        return [Path(value).name, *_stamp(expand(value))]
-    return value
+def _stamped(path: str) -> list[Any]:
+    """Return name, size and time of a file."""
+    return [Path(path).name, *_stamp(expand(path))]
 
 
 def _below(file: Path, root: Path) -> str:

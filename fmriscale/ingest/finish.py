@@ -137,19 +137,15 @@ def _sweep(folder: Path, states: set[Path]) -> None:
 def _recipe(config: CorpusConfig) -> str:
     """Return the recipe as YAML, the same whatever the folder's name and the number of jobs."""
     kept = to_dict(dataclasses.replace(config, out=".", jobs=0))
-    for dataset in kept["datasets"]:
-        dataset["root"] = _rooted(dataset["root"])
-        dataset["features"] = {k: _rooted(v) for k, v in dataset["features"].items()}
+    for entry, dataset in zip(kept["datasets"], config.datasets, strict=True):
+        entry["root"] = _rooted(dataset.root)
+        entry["features"] = dataset.features.map_files(_rooted)
     return yaml.safe_dump(kept, sort_keys=False)
 
 
-def _rooted(value: Any) -> Any:
+def _rooted(path: str) -> str:
     """Make the relative path of a file or folder absolute: the recipe will be read from elsewhere."""
-    if isinstance(value, list):
-        return [_rooted(v) for v in value]
-    if isinstance(value, str) and not value.startswith(("$", "~")) and Path(value).exists():
-        return str(Path(value).absolute())
-    return value
+    return path if path.startswith(("$", "~")) else str(Path(path).absolute())
 
 
 def _tables(

@@ -77,9 +77,6 @@ def _check_recipe(config: CorpusConfig) -> None:
     """Refuse what is wrong whatever the files hold."""
     if not config.datasets:
         raise UserError("the recipe lists no data set; give at least one under datasets")
-    for setting in ("shard_mb", "shard_runs"):
-        if getattr(config, setting) < 1:
-            raise UserError(f"{setting}: {getattr(config, setting)} is too small; 1 is the least")
     spaces: dict[str, tuple[DatasetConfig, Features]] = {}
     names: set[str] = set()
     for dataset in config.datasets:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fmriscale.config import DatasetConfig, QualityConfig
+from fmriscale.config import MAX_T_R, MIN_T_R, DatasetConfig, QualityConfig
 from fmriscale.ingest import gifti, grayordinates
 from fmriscale.ingest.arrays import read_array
 from fmriscale.ingest.cifti import open_series
@@ -22,9 +22,6 @@ from fmriscale.ingest.grayordinates import reduce_series
 from fmriscale.ingest.quality import Rejected, check_length, check_motion
 from fmriscale.ingest.sources import RunSource
 from fmriscale.ingest.volumes import open_image
-
-MIN_T_R, MAX_T_R = 0.05, 30.0
-"""Repetition times outside these, s, are milliseconds taken for seconds or the reverse."""
 
 
 @dataclasses.dataclass(frozen=True)

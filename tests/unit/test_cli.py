@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fmriscale import cli
+from fmriscale import __version__, cli
 from fmriscale.errors import EXIT_DAMAGE, EXIT_USAGE, DamageError, UserError, exit_code_of
 
 SCRIPTS = Path(sys.executable).parent
@@ -20,6 +20,18 @@ def test_help_lists_every_verb():
     done = fmriscale("--help")
     assert done.returncode == 0 and not done.stderr
     assert all(f"  {verb}" in done.stdout for verb in cli.VERBS)
+
+
+def test_the_version_is_one_line(capsys: pytest.CaptureFixture[str]):
+    assert cli.run(["--version"]) == 0 and capsys.readouterr().out == f"fmriscale {__version__}\n"
+
+
+def test_report_without_a_folder_says_what_it_needs(capsys: pytest.CaptureFixture[str]):
+    for args in ([], ["a", "b"]):
+        assert cli.run(["report", *args]) == EXIT_USAGE
+        error = capsys.readouterr().err
+        assert "usage: fmriscale report" in error and error.count("\n") == 1
+        assert ("FOLDER" if not args else "unrecognized arguments: b") in error
 
 
 def test_an_unknown_verb_is_a_usage_error_that_names_the_verbs():

@@ -55,7 +55,7 @@ def test_the_rank_that_launchers_put_first_is_accepted(tmp_path: Path, launcher:
             CorpusConfig,
             {"datasets": [{**DATASET, "features": {"name": "f", "colums": 3}}]},
             [],
-            ["'columns'"],
+            ["datasets[0] 'a'", "'features.columns'"],
         ),
         (CorpusConfig, {"datasets": [{**DATASET, "denoize": {}}]}, [], ["datasets[0].denoize", "'denoise'"]),
         (
@@ -88,6 +88,11 @@ def test_an_unknown_key_is_refused_by_name_with_the_nearest(tmp_path: Path, cls,
         (PretrainConfig, ['--data.pairs.negatives={"same_day": 1}'], ["same_day", "same_run"]),
         (PretrainConfig, ['--data.pairs.negatives={"same_run": -1}'], ["negatives", "0 or more"]),
         (StudyConfig, ["--folds_by=day"], ["folds_by", "'day'", "subject"]),
+        (CorpusConfig, ["--split.val=0.6", "--split.test=0.5"], ["0.6", "0.5", "more than everybody"]),
+        (CorpusConfig, ["--split.val=20"], ["split.val", "share", "20"]),
+        (CorpusConfig, ["--jobs=-3"], ["jobs", "0 or more", "-3"]),
+        (CorpusConfig, ["--shard_runs=0"], ["shard_runs", "1 or more"]),
+        (CorpusConfig, ["--out= "], ["out is empty", "folder"]),
         (SimulateConfig, ["--shape=[1,b]"], ["shape", "b"]),
     ],
 )
@@ -96,6 +101,61 @@ def test_a_value_of_the_wrong_type_or_range_is_refused_with_what_it_must_be(tmp_
         parse(cls, ["--config", recipe(tmp_path, cls), *options])
     message = str(refusal.value)
     assert all(word in message for word in words) and "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", ["empty", "fmriscale shard"]),
+        ("- a\n", ["no mapping"]),
+        ("out: [a\nb: 1\n", ["line 2", "not YAML"]),
+        ("out: a\njobs: 1\njobs: 2\n", ["line 3", "'jobs'", "second time"]),
+        (yaml.safe_dump(MINIMAL[StudyConfig]), ["a recipe of fmriscale finetune, not of fmriscale shard"]),
+        (yaml.safe_dump({"out": "a"}), ["required: datasets"]),
+        (
+            yaml.safe_dump({"out": "a", "datasets": [DATASET, {**DATASET, "name": "b", "kind": "niftis"}]}),
+            ["datasets[1] 'b'", "'niftis'", "fmriprep, bids, hcp or arrays"],
+        ),
+        (
+            yaml.safe_dump({"out": "a", "datasets": [{**DATASET, "split": {"val": 0.1}}]}),
+            ["datasets[0] 'a'", "'split' is a key of the recipe itself"],
+        ),
+        (yaml.safe_dump({"out": "a", "datasets": ["b"]}), ["datasets[0]", "'b' is no mapping"]),
+        (yaml.safe_dump({**MINIMAL[CorpusConfig], "shard_mb": "x" * 99}), ["shard_mb", "xxx...", "int"]),
+    ],
+)
+def test_a_recipe_that_is_wrong_is_named_with_line_or_entry(tmp_path: Path, text: str, words: list[str]):
+    file = tmp_path / "mine.yaml"
+    file.write_text(text)
+    with pytest.raises(UserError) as refusal:
+        parse(CorpusConfig, ["--config", str(file), "--split.val", "0.2"])
+    message = str(refusal.value)
+    assert message.startswith(f"{file}: ") and all(word in message for word in words) and "\n" not in message
+
+
+def test_a_wrong_override_is_not_blamed_on_the_recipe(tmp_path: Path):
+    with pytest.raises(UserError, match=r"^split\.val is 'abc'; it must be float"):
+        parse(CorpusConfig, ["--config", recipe(tmp_path, CorpusConfig), "--split.val", "abc"])
+    with pytest.raises(UserError, match="give a recipe: --config FILE"):
+        parse(CorpusConfig, [])
+    with pytest.raises(UserError, match=r"given as --config mine\.yaml"):
+        parse(CorpusConfig, ["mine.yaml"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"t_r": 2000}, ["2000 s", "seconds"]),
+        ({"weight": -1}, ["weight", "-1"]),
+        ({"quality": {"max_missing": 20}}, ["quality.max_missing", "share", "20"]),
+        ({"features": {"name": "f", "columns": 0}}, ["columns", "1 or more"]),
+    ],
+)
+def test_a_setting_that_no_run_could_meet_is_refused_at_once(tmp_path: Path, changes: dict, words: list[str]):
+    file = recipe(tmp_path, CorpusConfig, datasets=[{**DATASET, **changes}])
+    with pytest.raises(UserError) as refusal:
+        parse(CorpusConfig, ["--config", file])
+    assert all(word in str(refusal.value) for word in ["datasets[0] 'a'", *words])
 
 
 def test_features_need_exactly_one_meaning_of_their_columns(tmp_path: Path):

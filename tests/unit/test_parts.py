@@ -115,7 +115,7 @@ def test_slurm_array_says_which_part(sources, tmp_path, monkeypatch, capsys):
         (["--num-tasks", "2"], "needs --task-id"),
         (["--finish", "--plan"], "one of"),
         (["--task-id", "x"], "invalid int"),
-        (["--shard_runs", "0"], "1 is the least"),
+        (["--shard_runs", "0"], "shard_runs must be 1 or more"),
     ],
 )
 def test_wrong_flags(sources, tmp_path, capsys, flags, words):

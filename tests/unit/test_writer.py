@@ -1,10 +1,12 @@
 import dataclasses
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import webdataset
+import yaml
 from scans import T_R, brain_like, confounds, corpus, dataset, fragile, write_atlas, write_fmriprep_run
 
 from fmriscale.config import DenoiseConfig, SplitConfig
@@ -179,3 +181,18 @@ def test_json_of_a_run_is_plain(tmp_path, study):
     line = (tmp_path / ".build/toy-000000.json").read_text()
     assert json.loads(line)["shard"]["n_runs"] == 6
     assert "NaN" not in line
+
+
+def test_a_file_called_like_a_feature_space_or_label_is_nothing_to_a_corpus(tmp_path, study, monkeypatch):
+    labels = ["a", "b", "c", "d", "e", "f"]
+    given = dataclasses.replace(study, features=dataclasses.replace(study.features, labels=labels))
+    monkeypatch.chdir(tmp_path)
+    build(corpus(Path("made"), given))
+    before = content(tmp_path / "made")
+    for name in ("slabs", *labels):
+        (tmp_path / name).write_text("chance")
+    build(corpus(Path("made"), given))
+    assert content(tmp_path / "made") == before
+    kept = yaml.safe_load((tmp_path / "made/recipe.yaml").read_text())["datasets"][0]["features"]
+    assert (kept["name"], kept["labels"]) == ("slabs", labels)
+    assert kept["labels_img"] == given.features.labels_img

@@ -106,7 +106,7 @@ def summary(settings: StudyConfig, truth=CROSS_RUN, conditions=("heard", "imagin
         )
     baselines = []
     for fold in range(settings.n_folds):
-        arms = ("pretrained", "fresh", *settings.controls)
+        arms = ("pretrained", "fresh", "shuffled_order")
         found = {name: rows(truth[name], fold) for name in truth if name not in arms}
         baselines.append({n: Score(mean(r, "auc"), mean(r, "accuracy"), r) for n, r in found.items()})
     provenance = {

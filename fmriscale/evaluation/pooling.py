@@ -79,7 +79,7 @@ def comparison(
     size : int or None
         Of the training side.
     ratio : float or None
-        n_test / n_train, for the corrected t over folds and seeds; None with one fold.
+        n_test / n_train of the folds, for the corrected t over folds and seeds; None with one fold.
 
     Returns
     -------

@@ -73,13 +73,15 @@ def _accuracies(summary: dict[str, Any]) -> list[str]:
         + "".join(f"{clipped(part(summary, c), 17):>19}" for c in shown)
         + f"{'AUC':>7}"
     ]
+    lacking = is_lacking(summary)
     for content in summary["arms"].values():
+        if lacking and content["kind"] == "baseline":
+            lines.append(f"{SHUFFLED_ORDER:<{width}}{'not run':>19}")
+            lacking = False
         by = content["by_condition"]
         name = clipped(content["title"], width - 1)
         cells = "".join(f"{within(by.get(condition)):>19}" for condition in shown)
         lines.append(f"{name:<{width}}{cells}{area(by['all']['auc']['mean']):>7}")
-    if is_lacking(summary):
-        lines.append(f"{SHUFFLED_ORDER:<{width}}{'not run':>19}")
     lines += textwrap.wrap(on_reversal(summary), COLUMNS, subsequent_indent="  ")
     if len(conditions) > len(shown):
         lines.append(f"{len(conditions) - len(shown)} more conditions are in the HTML report")

@@ -122,14 +122,15 @@ def corrected_t(difference_J: ArrayLike, test_over_train: float) -> tuple[float 
     plain t test finds too much. The correction adds n_test / n_train to 1 / J:
     t = mean / sqrt((1/J + n_test/n_train) variance), with J - 1 degrees of freedom (Nadeau & Bengio 2003,
     Machine Learning 52, 239-281, for random subsampling; for repeated k-fold cross-validation Bouckaert &
-    Frank 2004, PAKDD, LNAI 3056, 3-12).
+    Frank 2004, PAKDD, LNAI 3056, 3-12). Either has n_train + n_test = n: the ratio is rho / (1 - rho) with
+    rho = n_test / n, the share of the data by which two test sides overlap.
 
     Parameters
     ----------
     difference_J : array-like of float
         One a fold and seed.
     test_over_train : float
-        Size of a test side over that of its training side.
+        Size of a test side over that of all the rest, also where only a part of the rest trains.
 
     Returns
     -------

@@ -74,7 +74,7 @@ def summarise(
     full = sizes(config)[-1]
     rows = tested(records, baselines, full)
     whole = [record for record in records if record["size"] == full]
-    ratios = {size: test_over_train(config, records, size) for size in sizes(config)}
+    ratio = test_over_train(config)
     conditions = sorted({row["condition"] for row in rows})
     parts = ["all", *(conditions if len(conditions) > 1 else [])]
     trained = ["pretrained", "fresh"] if config.pretrained is not None else ["fresh"]
@@ -85,7 +85,7 @@ def summarise(
     comparisons = []
     for first, second in opponents:
         of_parts = parts if second in ("fresh", "category", *controls) else ["all"]
-        found = [comparison(rows, first, second, part, full, ratios[full]) for part in of_parts]
+        found = [comparison(rows, first, second, part, full, ratio) for part in of_parts]
         comparisons += adjusted(found, "condition")
     summary: dict[str, Any] = {
         "question": f"Were two windows of brain activity recorded under the same {config.task.label}?",
@@ -112,10 +112,10 @@ def summarise(
             }
             for name in order
         },
-        **by_size(config, rows, ratios),
+        **by_size(config, rows, ratio),
         "comparisons": comparisons,
-        "against_chance": [comparison(rows, name, "chance", "all", full, ratios[full]) for name in order],
-        "speed": speed(whole, ratios[full]),
+        "against_chance": [comparison(rows, name, "chance", "all", full, ratio) for name in order],
+        "speed": speed(whole, ratio),
         "curves": {arm: curve([r for r in whole if r["arm"] == arm]) for arm in arms(config)},
         "folds": folds(whole, baselines),
         "provenance": provenance,
@@ -153,10 +153,13 @@ def check(config: StudyConfig, records: list[dict[str, Any]], baselines: list[di
         )
 
 
-def test_over_train(config: StudyConfig, records: list[dict[str, Any]], size: int | None) -> float | None:
-    """Return n_test / n_train of a size, mean over its cells; None with one fold: nothing is resampled."""
-    shares = [r["n_test"] / r["n_train"] for r in records if r["size"] == size]
-    return float(np.mean(shares)) if config.n_folds > 1 else None
+def test_over_train(config: StudyConfig) -> float | None:
+    """Return n_test / n_train as the folds cut them; None with one fold: nothing is resampled.
+
+    Also where a training side is made smaller: what is corrected for is the data that splits have in common,
+    and test sides do not share more because less of the rest is used.
+    """
+    return 1 / (config.n_folds - 1) if config.n_folds > 1 else None
 
 
 def pairs(rows: list[dict[str, Any]]) -> tuple[tuple[str, str, int], ...]:
@@ -164,12 +167,10 @@ def pairs(rows: list[dict[str, Any]]) -> tuple[tuple[str, str, int], ...]:
     return tuple(sorted((row["condition"], row["unit"], row["n"]) for row in rows))
 
 
-def by_size(
-    config: StudyConfig, rows: list[Row], ratios: dict[int | None, float | None]
-) -> dict[str, list[dict[str, Any]]]:
+def by_size(config: StudyConfig, rows: list[Row], ratio: float | None) -> dict[str, list[dict[str, Any]]]:
     """Return the arms at every size of the training side, and their difference at each."""
     found, differences = [], []
-    for size, ratio in ratios.items():
+    for size in sizes(config):
         for arm in arms(config):
             content = figures(of(rows, arm, "all", size))
             accuracy = content["accuracy"]

@@ -168,6 +168,26 @@ def test_sizes_of_the_training_side():
     assert done["arms"]["fresh"]["by_condition"]["all"]["accuracy"]["mean"] == pytest.approx(fresh[-1])
 
 
+def test_a_smaller_training_side_is_corrected_as_the_folds_are_cut():
+    config = study(train_sizes=[1, 6])
+    records = [
+        record(
+            cell,
+            n_train=60 * (cell.size or 0),
+            scores=[
+                row | {"accuracy": 0.6 + 0.01 * cell.fold * (cell.arm == "pretrained")}
+                for row in rows_of(cell.arm, cell.fold, cell.seed)
+            ],
+        )
+        for cell in cells(config)
+    ]
+    done = summarise(config, records, [baselines(fold) for fold in range(4)], {})
+    # Two people of eight are left out, however few of the other six train: 2 / 6.
+    wanted = corrected_t([0, 0, 0.01, 0.01, 0.02, 0.02, 0.03, 0.03], 2 / 6)
+    for row in done["size_comparisons"]:
+        assert (row["corrected_t"], row["corrected_p"]) == pytest.approx(wanted)
+
+
 def test_runs_left_out_are_one_unit_a_fold_and_one_condition_is_all():
     config = study(folds_by="run", n_folds=2, seeds=[0], pretrained=None)
     rows = {f: [{"condition": "", "unit": f"fold {f}", "n": 9, "accuracy": 0.6, "auc": None}] for f in (0, 1)}

@@ -30,6 +30,7 @@ from fmriscale.config import ModelConfig, TrainConfig
 from fmriscale.model.encoder import build, resolve_encoder
 from fmriscale.model.flops import train_flops
 from fmriscale.model.objectives import ntp_loss
+from fmriscale.training.heap import keep_pages
 
 FEATURES, LENGTH, BATCH = 417, 5, 256
 WIDTH, LAYERS, HEADS = FEATURES + 3, 3, 2
@@ -381,6 +382,7 @@ def main() -> None:
     if options.as_rank:
         as_rank()
         return
+    keep_pages()  # for all contenders: ranks of train.py do
     figures = Figures(trained.device_name(options.device))
     print(f"{figures.device}, torch {torch.__version__}")
     if options.device == "cuda":

@@ -14,6 +14,7 @@ import torch.distributed as dist
 
 from fmriscale.errors import EXIT_FAULT, EXIT_INTERRUPTED, UserError
 from fmriscale.training.board import Board
+from fmriscale.training.heap import keep_pages
 
 TIMEOUT = datetime.timedelta(minutes=30)
 """Longest wait for another rank, at the start and in any exchange."""
@@ -120,8 +121,10 @@ def join() -> Cluster:
     device = torch.device("cuda", index) if gpus else torch.device("cpu")
     if gpus:
         torch.cuda.set_device(device)
-    elif "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // place["local_size"]))
+    else:
+        keep_pages()
+        if "OMP_NUM_THREADS" not in os.environ:
+            torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // place["local_size"]))
     ours = {
         "RANK": str(place["rank"]),
         "WORLD_SIZE": str(place["world_size"]),

@@ -141,6 +141,9 @@ def deepspeed_dict(
             "reduce_bucket_size": bucket,
             "allgather_bucket_size": bucket,
             "overlap_comm": device == "cuda",
+            # Below stage 3 DeepSpeed sums the whole bucket either way. With False it does so in place, which
+            # spares a CPU four copies of all gradients.
+            **({"reduce_scatter": False} if device == "cpu" and train.zero_stage < 3 else {}),
             **_offload(train),
         },
         # torch's fused AdamW also where the state is offloaded: DeepSpeed's own compiles for minutes.

@@ -36,10 +36,13 @@ def expand(path: str | Path, relative_to: Path | None = None) -> Path:
     return expanded if relative_to is None or expanded.is_absolute() else relative_to / expanded
 
 
-def sha256_file(path: Path) -> str:
-    """Return the sha256 of a file in hexadecimal, read in blocks."""
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
+def sha256_file(*paths: Path) -> str:
+    """Return the sha256 of a file, or of several one after the other, in hexadecimal; read in blocks."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as handle:
+            hashlib.file_digest(handle, lambda: digest)
+    return digest.hexdigest()
 
 
 def write_durably(path: Path, data: str | bytes) -> None:

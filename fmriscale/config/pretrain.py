@@ -218,6 +218,8 @@ class TrainConfig:
                 f"train.keep_every {self.keep_every} is no multiple of train.save_every {self.save_every}, "
                 "so no checkpoint would be kept for good"
             )
+        if not self.lr > 0:
+            raise ValueError(f"train.lr is {self.lr}; it must be above 0")
         if self.hang_minutes <= 0 or (self.max_minutes is not None and self.max_minutes <= 0):
             raise ValueError("train.hang_minutes and train.max_minutes must be above 0")
         if self.offload != "none" and self.zero_stage == 0:

@@ -104,6 +104,8 @@ class FinetuneTrainConfig:
         ):
             if getattr(self, name) < low:
                 raise ValueError(f"train.{name} is {getattr(self, name)}; it must be at least {low}")
+        if not self.lr > 0 or not (self.head_lr is None or self.head_lr > 0):
+            raise ValueError("train.lr and train.head_lr must be above 0")
         if not 0 < self.layer_decay <= 1:
             raise ValueError(f"train.layer_decay is {self.layer_decay}; give a factor above 0, at most 1")
 
@@ -152,6 +154,10 @@ class StudyConfig:
     """MLflow."""
 
     def __post_init__(self) -> None:
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds is {self.seeds}; give one or more, each once: a seed is a training")
+        if self.jobs < 0:
+            raise ValueError(f"jobs is {self.jobs}; it must be 0 or more")
         for name in self.controls:
             if not re.fullmatch("[a-z][a-z0-9_]*", name) or name in ("fresh", "pretrained"):
                 raise ValueError(

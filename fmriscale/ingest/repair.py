@@ -34,6 +34,8 @@ def main(args: list[str] | None = None) -> int:
         "--jobs", type=int, default=0, metavar="N", help="processes; 0 = one per available core"
     )
     given = parser.parse_args(args)
+    if given.jobs < 0:
+        raise UserError(f"--jobs is {given.jobs}; it must be 0 or more")
     folder, jobs = expand(given.corpus), given.jobs or available_cores()
     if not (folder / "corpus.json").is_file():
         read_manifest(folder)  # says what the folder is not

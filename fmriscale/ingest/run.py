@@ -90,7 +90,7 @@ def _process(run: RunSource, dataset: DatasetConfig) -> EncodedRun:
         "sample_mask": sample_mask,
         "events": read_events(run.events, shift) if run.events else read_evs(run.evs, shift),
         "source": run.source,
-        "source_sha256": _sha256(run.path),
+        "source_sha256": _source_hash(run),
         "quality": {**measured, **seen, "missing_features": np.flatnonzero(missing).tolist()},
         "denoise": _applied(denoise, confounds, dropped, signals.t_r),
     }
@@ -111,10 +111,16 @@ def _process(run: RunSource, dataset: DatasetConfig) -> EncodedRun:
 # ---------------------------------------------------------------- details of the record
 
 
+def _source_hash(run: RunSource) -> str:
+    """Hash the files that hold the signals: of a GIFTI pair the left one, then the right one."""
+    files = (run.path,) if run.right is None else (run.path, run.right)
+    return _hashed(files, tuple(file.stat().st_mtime_ns for file in files))
+
+
 @lru_cache(maxsize=4)
-def _sha256(path: Path) -> str:
-    """Hash a source file; an archive of many runs is hashed once."""
-    return sha256_file(path)
+def _hashed(files: tuple[Path, ...], times: tuple[int, ...]) -> str:
+    """Hash files as they were at these times; an archive of many runs is hashed once."""
+    return sha256_file(*files)
 
 
 def _short(value: Any) -> float | None:

@@ -1,3 +1,4 @@
+import hashlib
 import json
 
 import nibabel as nib
@@ -119,6 +120,20 @@ def test_sides_that_say_so_cannot_be_swapped(tmp_path, atlas):
         load_features(swapped)
     with pytest.raises(Rejected, match=r"run\.func\.gii is of CortexLeft"):
         open_hemisphere(tmp_path / "run.func.gii", "R")
+
+
+def test_the_source_of_a_run_is_both_hemispheres(tmp_path, atlas):
+    left, content = hemisphere(seed=1), {}
+    for subject, right in (("01", hemisphere(seed=2)), ("02", hemisphere(seed=3))):
+        for side, values in (("L", left), ("R", right)):
+            stem = f"sub-{subject}_task-rest_hemi-{side}_space-fsaverage5_bold"
+            path = write_func(tmp_path / f"in/sub-{subject}/func/{stem}.func.gii", values, 1.5)
+            content[subject] = content.get(subject, b"") + path.read_bytes()
+    _, quarantine = build(corpus(tmp_path / "out", dataset(tmp_path / "in", kind="bids", features=atlas)))
+    assert quarantine.empty  # one left side, two right ones: two recordings
+    opened = Corpus.open(tmp_path / "out")
+    hashes = [opened.record(i)["source_sha256"] for i in range(2)]
+    assert hashes == [hashlib.sha256(content[s]).hexdigest() for s in ("01", "02")]
 
 
 def test_a_corpus_of_surfaces(tmp_path, atlas):

@@ -30,10 +30,16 @@ def data_root() -> Path:
 
 
 class _Files(LoadFileScheduling):
-    """Deals whole files, so that no fixture is made twice; Slurm's as one, for they share a cluster."""
+    """Deals whole files, so that no fixture is made twice.
+
+    The tests of Slurm go together, for they share a cluster; so do those that start ranks, which would
+    crowd the cores if two of them ran at once.
+    """
 
     def _split_scope(self, nodeid: str) -> str:
-        return "slurm" if "tests/slurm/" in nodeid else super()._split_scope(nodeid)
+        file = super()._split_scope(nodeid)
+        folder = str(Path(file).parent)
+        return folder if folder in ("tests/slurm", "tests/distributed") else file
 
 
 @pytest.hookimpl(optionalhook=True)

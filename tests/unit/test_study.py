@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import sqlite3
+import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -17,14 +18,14 @@ from mlflow.tracking import MlflowClient
 from toystudy import V, options, without_times, write_encoder, write_toy
 
 from fmriscale.cli import run
-from fmriscale.config import StudyConfig, TaskConfig
+from fmriscale.config import DataConfig, PretrainConfig, StudyConfig, TaskConfig
 from fmriscale.errors import DamageError
-from fmriscale.evaluation import study
+from fmriscale.evaluation import shuffled_order, study
 from fmriscale.evaluation.cells import Baselines, Cell, Final, arms, cells, pieces
 from fmriscale.model.classifier import HEAD, SameLabel, load_classifier, save_classifier
 from fmriscale.model.encoder import PairClassifier
 from fmriscale.model.export import load_encoder
-from fmriscale.recipe import parse
+from fmriscale.recipe import parse, save_config
 
 N_PIECES = 2 + 12 + 1
 """Baselines of two folds, three arms x two folds x two seeds, the final fit."""
@@ -89,6 +90,41 @@ def test_a_control_is_an_arm_with_its_own_start(undisturbed):
         for arm in ("fresh", "pretrained", "shuffled_volumes")
     ]
     assert curves[0] == curves[1] != curves[2]
+
+
+def test_the_commands_of_the_control_repeat_the_recorded_pre_training(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for fold in (0, 1):
+        data = DataConfig(corpus="corpora/x", holdout_runs=[f"*_run-0{fold}"])
+        save_config(
+            PretrainConfig(out=f"runs/ntp{fold}", data=data), tmp_path / f"runs/ntp{fold}/config.yaml"
+        )
+    study_config = StudyConfig(out="a study", corpus="", pretrained="runs/ntp{fold}/encoder", n_folds=2)
+    train, again = shuffled_order.commands(study_config)
+    # A shell does with them what it does; its deepspeed and fmriscale tell what they were asked.
+    asked = 'deepspeed() { printf "%s\\t" "$@"; echo; }; fmriscale() { deepspeed "$@"; }; '
+    told = subprocess.run(
+        ["bash", "-c", f"{asked}{train}\n{again}"], capture_output=True, text=True, check=True
+    )
+    *trainings, tune = [line.split("\t")[:-1] for line in told.stdout.splitlines()]
+    for fold, (script, *options_of) in enumerate(trainings):
+        recipe = parse(PretrainConfig, options_of)
+        assert script == "fmriscale/train.py" and recipe.data.holdout_runs == [f"*_run-0{fold}"]
+        assert (recipe.data.volume_order, recipe.out) == ("shuffled", f"runs/ntp{fold}_shuffled")
+    assert tune == [
+        *("finetune", "--config", "a study/config.yaml"),
+        *("--controls.shuffled_order", "runs/ntp{fold}_shuffled/encoder"),
+    ]
+
+
+def test_a_control_that_is_not_there_yet_is_refused_with_its_command_and_may_be_left_out(place, capsys):
+    lacking = design(place, "refused", controls='{"shuffled_order": "nowhere/encoder"}')
+    assert run(lacking) == 2
+    told = capsys.readouterr().err
+    assert "no encoder of this control yet: deepspeed fmriscale/train.py --config" in told
+    assert "--data.volume_order shuffled" in told and "--controls '{}'" in told and told.count("\n") == 1
+    assert arms(parse(StudyConfig, [*lacking[1:], "--controls", "{}"])) == ["fresh", "pretrained"]
+    assert arms(parse(StudyConfig, [*lacking[1:], "--pretrained", "null"])) == ["fresh"]
 
 
 def test_tasks_of_an_array_and_a_finish_are_the_same_study(place, undisturbed, capsys):

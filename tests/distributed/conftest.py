@@ -54,7 +54,7 @@ def sessions(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[lis
             env=clean_environment(),
             capture_output=True,
             text=True,
-            timeout=900,
+            timeout=550,
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return json.loads(path.with_suffix(".out").read_text())

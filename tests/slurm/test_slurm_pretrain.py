@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -50,7 +51,8 @@ def undisturbed(recipe: Path, repository: Path, tmp_path_factory: pytest.TempPat
     runs = [["--config", str(recipe), "--out", str(folder / "run")]]
     (folder / "runs.json").write_text(json.dumps([{"ranks": 2, "runs": runs}]))
     worker = [sys.executable, "tests/distributed/worker.py", str(folder / "runs.json")]
-    subprocess.run(worker, cwd=repository, check=True, capture_output=True, timeout=200)
+    done = subprocess.run(worker, cwd=repository, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stdout + done.stderr
     return steps_of(folder / "run")
 
 
@@ -77,7 +79,7 @@ def submit(cluster, repository: Path, run: Path, recipe: Path, *options: str, **
     return job, log
 
 
-def until(what, log: Path, timeout: float = 120) -> None:
+def until(what, log: Path, timeout: float = 240) -> None:
     """Wait until something is true, or fail with the log."""
     end = time.monotonic() + timeout
     while not what():
@@ -91,36 +93,28 @@ def saved(run: Path) -> int:
     return int(names[-1].removeprefix("step_")) if names else 0
 
 
-def test_a_request_to_stop_ends_in_the_same_run_though_slurmctld_was_restarted(
-    slurm_cluster, recipe: Path, undisturbed: list[dict], tmp_path: Path, repository: Path
-):
-    run = tmp_path / "run"
-    job, log = submit(slurm_cluster, repository, run, recipe, "--nodes=2")
-    until(lambda: len(steps_of(run)) >= 5, log)
-    slurm_cluster.restart_controller()
-    slurm_cluster.run("scancel", "--batch", "--signal=USR1", job)
-    fields = slurm_cluster.wait(job, timeout=150)
-    told = log.read_text()
-    assert fields["JobState"] == "COMPLETED" and fields["Restarts"] == "1", told
-    assert "the ranks are asked to save" in told and "asked to stop" in told
-    assert "life 1, on node" in told and "life 2, on node" in told and "resumed from" in told
-    assert "2 x CPU (1 on this node" in told and "ZeRO stage 2" in told
-    assert steps_of(run) == undisturbed
-    _, meta = load_encoder(run / "encoder")
-    assert meta["step"] == STEPS
-    assert not list(repository.glob(f"slurm-{job}*"))
+@pytest.fixture(scope="module")
+def limited(
+    slurm_cluster, recipe: Path, repository: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[str, Path, Path]]:
+    """A job that no signal asks before its time limit, and that may come back once: its id, log and run.
 
-
-def test_a_killed_rank_a_dead_node_and_the_time_limit_cost_only_time(
-    slurm_cluster, recipe: Path, undisturbed: list[dict], tmp_path: Path, repository: Path
-):
-    # Beside it, on a node of its own, a job that no signal asks before its time limit; it may come back once.
-    long = tmp_path / "long"
-    limited, its_log = submit(
-        *(slurm_cluster, repository, long, recipe, "--nodelist=node03", "--time=1", "--signal=B:CONT@1"),
+    It takes two minutes, beside the jobs of the other tests.
+    """
+    run = tmp_path_factory.mktemp("limited") / "run"
+    job, log = submit(
+        *(slurm_cluster, repository, run, recipe, "--nodelist=node03", "--time=1", "--signal=B:CONT@1"),
         "--train.steps=1000000",
         MAX_RESTARTS="1",
     )
+    yield job, log, run
+    slurm_cluster.run("scancel", "--quiet", job)
+
+
+@pytest.mark.usefixtures("limited")
+def test_a_killed_rank_and_a_dead_node_cost_only_time(
+    slurm_cluster, recipe: Path, undisturbed: list[dict], tmp_path: Path, repository: Path
+):
     run = tmp_path / "run"
     job, log = submit(slurm_cluster, repository, run, recipe, "--nodes=2")
     try:
@@ -132,22 +126,13 @@ def test_a_killed_rank_a_dead_node_and_the_time_limit_cost_only_time(
         first = saved(run)
         until(lambda: saved(run) > first, log)
         slurm_cluster.node("poweroff", "node02")
-        fields = slurm_cluster.wait(job, timeout=150)
+        fields = slurm_cluster.wait(job, timeout=300)
         told = log.read_text()
         assert fields["JobState"] == "COMPLETED" and fields["Restarts"] == "2", told
         assert "life 3, on node[01,03]" in told
         assert steps_of(run) == undisturbed
     finally:
         slurm_cluster.mend()
-
-    # The limited job has stopped itself twice in time, and may not begin a third life.
-    fields = slurm_cluster.wait(limited, timeout=120)
-    told = its_log.read_text()
-    assert told.count("asked to stop (time limit): saved at step") == 2 and "resumed from" in told
-    assert "no more lives: MAX_RESTARTS is 1" in told
-    assert (fields["JobState"], fields["ExitCode"], fields["Restarts"]) == ("FAILED", "85:0", "1")
-    steps = [line["step"] for line in steps_of(long)]
-    assert steps == list(range(1, len(steps) + 1))
 
 
 def test_a_cancelled_job_and_a_refused_configuration_do_not_come_back(
@@ -160,10 +145,41 @@ def test_a_cancelled_job_and_a_refused_configuration_do_not_come_back(
     job, log = submit(slurm_cluster, repository, run, recipe, "--train.steps=1000000")
     until(lambda: saved(run) >= 20, log)
     slurm_cluster.run("scancel", job)
-    fields = slurm_cluster.wait(job, timeout=60)
+    fields = slurm_cluster.wait(job, timeout=120)
     assert (fields["JobState"], fields["Restarts"]) == ("CANCELLED", "0"), log.read_text()
-    fields = slurm_cluster.wait(wrong, timeout=60)
+    fields = slurm_cluster.wait(wrong, timeout=120)
     assert (fields["JobState"], fields["ExitCode"], fields["Restarts"]) == ("FAILED", "2:0", "0")
     assert its_log.read_text().count("train.stepz") == 1  # rank 0 tells it for all
     time.sleep(6)
     assert slurm_cluster.job(job)["JobState"] == "CANCELLED", log.read_text()
+
+
+def test_a_job_stops_itself_before_its_time_limit_and_begins_no_life_too_many(slurm_cluster, limited):
+    job, log, run = limited
+    fields = slurm_cluster.wait(job, timeout=300)
+    told = log.read_text()
+    assert told.count("asked to stop (time limit): saved at step") == 2 and "resumed from" in told
+    assert "no more lives: MAX_RESTARTS is 1" in told
+    assert (fields["JobState"], fields["ExitCode"], fields["Restarts"]) == ("FAILED", "85:0", "1")
+    steps = [line["step"] for line in steps_of(run)]
+    assert steps == list(range(1, len(steps) + 1))
+
+
+def test_a_request_to_stop_ends_in_the_same_run_though_slurmctld_was_restarted(
+    slurm_cluster, recipe: Path, undisturbed: list[dict], tmp_path: Path, repository: Path
+):
+    run = tmp_path / "run"
+    job, log = submit(slurm_cluster, repository, run, recipe, "--nodes=2")
+    until(lambda: len(steps_of(run)) >= 5, log)
+    slurm_cluster.restart_controller()
+    slurm_cluster.run("scancel", "--batch", "--signal=USR1", job)
+    fields = slurm_cluster.wait(job, timeout=300)
+    told = log.read_text()
+    assert fields["JobState"] == "COMPLETED" and fields["Restarts"] == "1", told
+    assert "the ranks are asked to save" in told and "asked to stop" in told
+    assert "life 1, on node" in told and "life 2, on node" in told and "resumed from" in told
+    assert "2 x CPU (1 on this node" in told and "ZeRO stage 2" in told
+    assert steps_of(run) == undisturbed
+    _, meta = load_encoder(run / "encoder")
+    assert meta["step"] == STEPS
+    assert not list(repository.glob(f"slurm-{job}*"))

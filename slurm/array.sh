@@ -1,5 +1,8 @@
-# Sourced by shard.sh and finetune.sh with their own name and arguments, in a job, at the root of the repository.
-# It makes the environment, and has the array's first task submit the job that finishes what all tasks prepare.
+# Sourced by shard.sh and finetune.sh, in a job, with their verb and arguments: goes to the root of the repository, makes
+# the environment, and has the array's first task submit the job that finishes what all tasks prepare. Leaves `work`: the
+# verb's options.
+[ $# -ge 2 ] || { echo "usage: sbatch [--array=0-15] slurm/$1.sh CONFIG [--dotted.override VALUE ...]" >&2 && exit 2; }
+cd "$SLURM_SUBMIT_DIR" || exit 2
 [ ! -f slurm/env.sh ] || . slurm/env.sh
 [ ! -f .venv/bin/activate ] || . .venv/bin/activate
 export PYTHONUNBUFFERED=1 PYTHONFAULTHANDLER=1 OMP_NUM_THREADS=1
@@ -21,3 +24,4 @@ case " $* " in
   *" --finish "*) unset "${!SLURM_ARRAY@}" ;;
   *) [ "${SLURM_ARRAY_TASK_ID:-none}" != "${SLURM_ARRAY_TASK_MIN:-}" ] || submit_finish "$@" ;;
 esac
+work=(--config "$2" --jobs "${SLURM_CPUS_PER_TASK:-1}" "${@:3}")

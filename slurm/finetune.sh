@@ -14,12 +14,7 @@
 # the summary, the report and MLflow when the whole array has ended, well or badly. That job names the cells that
 # are missing, if any are: submit the same line again, with any --array, and only those are computed. Without
 # --array one job does it all. slurm/env.sh, if there is one, is sourced first.
-set -o pipefail
-
-[ $# -ge 1 ] || { echo "usage: sbatch [--array=0-15] slurm/finetune.sh CONFIG [--dotted.override VALUE ...]" >&2 && exit 2; }
-cd "${SLURM_SUBMIT_DIR:?submit this with sbatch, from the root of the repository}" || exit 2
-[ -f slurm/array.sh ] || { echo "finetune.sh: no slurm/array.sh in $PWD: submit from the root of the repository" >&2 && exit 2; }
-. slurm/array.sh finetune "$@"
-config=$1
-shift
-fmriscale finetune --config "$config" --jobs "${SLURM_CPUS_PER_TASK:-1}" "$@"
+. "${SLURM_SUBMIT_DIR:?submit this with sbatch, from the root of the repository}/slurm/array.sh" finetune "$@" || {
+  echo "finetune.sh: submit it from the root of the repository" >&2 && exit 2
+}
+fmriscale finetune "${work[@]}"

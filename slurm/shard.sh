@@ -14,14 +14,9 @@
 # badly. That job tells which shards are missing, if any are: submit the same line again, with any --array, and
 # only those are built. Without --array one job does it all. slurm/env.sh, if there is one, is sourced first.
 # Runs in quarantine do not fail the job (the table at its end lists them), so that another job may depend on it.
-set -o pipefail
-
-[ $# -ge 1 ] || { echo "usage: sbatch [--array=0-15] slurm/shard.sh CONFIG [--dotted.override VALUE ...]" >&2 && exit 2; }
-cd "${SLURM_SUBMIT_DIR:?submit this with sbatch, from the root of the repository}" || exit 2
-[ -f slurm/array.sh ] || { echo "shard.sh: no slurm/array.sh in $PWD: submit from the root of the repository" >&2 && exit 2; }
-. slurm/array.sh shard "$@"
-config=$1
-shift
-fmriscale-shard --config "$config" --jobs "${SLURM_CPUS_PER_TASK:-1}" "$@"
+. "${SLURM_SUBMIT_DIR:?submit this with sbatch, from the root of the repository}/slurm/array.sh" shard "$@" || {
+  echo "shard.sh: submit it from the root of the repository" >&2 && exit 2
+}
+fmriscale-shard "${work[@]}"
 code=$?
 [ "$code" -eq 3 ] || exit "$code" # 3: done, but runs were quarantined

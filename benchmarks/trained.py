@@ -15,6 +15,7 @@ import torch
 
 from fmriscale.config import PretrainConfig, TrainConfig
 from fmriscale.recipe import parse
+from fmriscale.training.cpu_rate import product_flops
 from fmriscale.training.plan import GIB, Plan
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -34,10 +35,12 @@ def corpus() -> Iterator[Path]:
         yield Path(scratch)
 
 
-def run(folder: Path, settings: dict[str, Any]) -> tuple[list[dict], str]:
+def run(folder: Path, settings: dict[str, Any], n_ranks: int = 1) -> tuple[list[dict], str]:
     """Train; return the lines of metrics.jsonl and the log."""
+    launcher = [f"--nproc-per-node={n_ranks}"] if n_ranks > 1 else []
     with tempfile.TemporaryDirectory(dir=folder) as out:
-        command = [sys.executable, str(ROOT / "fmriscale/train.py"), *line_of(folder, Path(out), settings)]
+        command = [sys.executable, *(["-m", "torch.distributed.run", *launcher] if launcher else [])]
+        command += [str(ROOT / "fmriscale/train.py"), *line_of(folder, Path(out), settings)]
         # This process may be a rank itself: nothing of that is handed on.
         ours = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
         clean = {k: v for k, v in os.environ.items() if k not in ours}
@@ -91,6 +94,29 @@ def steady(lines: list[dict], key: str) -> float:
     """Median of a figure over the later two thirds of the steps."""
     values = [line[key] for line in lines if "event" not in line and key in line]
     return statistics.median(values[len(values) // 3 :]) if values else 0.0
+
+
+PLANNED = {
+    "paper": ({"model.preset": "paper"}, 1),
+    "paper_two_ranks": ({"model.preset": "paper"}, 2),
+    "tiny": ({"model.preset": "tiny"}, 1),
+}
+"""What `fmriscale plan --cpu` is checked on, and on how many ranks."""
+
+
+def measure_plan(tell: Tell, others: Callable[[], Callable[[], float]]) -> None:
+    """Rates of runs of train.py over those that `fmriscale plan --cpu` says."""
+    with corpus() as folder:
+        for name, (settings, n_ranks) in PLANNED.items():
+            busy = others()
+            more = settings | {"train.steps": 24, "train.save_every": 24}
+            lines, _ = run(folder, more, n_ranks)
+            config = parse(PretrainConfig, line_of(folder, folder / "unused", more))
+            plan = Plan.of(config, n_ranks, 1, "cpu")
+            planned = n_ranks * plan.pairs_per_s_on_cpu(product_flops(n_ranks))
+            found = steady(lines, "pairs_per_s")
+            print(f"{name}: {found:,.0f} pairs/s by train.py, {planned:,.0f} planned")
+            tell(f"rate_of_plan_{name}", found / planned, "x", "0.8-1.25", 16, busy())
 
 
 GPU_RUNS = {

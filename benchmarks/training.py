@@ -6,8 +6,8 @@
 Contenders take short turns, round after round; a figure is the median over rounds of the ratio within a
 round, so that a machine that is slow for a while slows both sides of it. One thread is timed in CPU-seconds,
 more in wall-clock seconds: these need a quiet machine, and what others used of it is told. Two ranks are
-two processes of one thread each, against one of one thread. Checkpoints, and all that is measured on a GPU,
-are of runs of train.py (see trained.py).
+two processes of one thread each, against one of one thread. What is told of checkpoints, of `fmriscale plan`
+and on a GPU is of runs of train.py (see trained.py).
 """
 
 import argparse
@@ -370,7 +370,7 @@ def measure_ranks(n_rounds: int, figures: Figures) -> None:
 
 
 def main() -> None:
-    parts = ("steps", "engine", "ranks", "checkpoint")
+    parts = ("steps", "engine", "ranks", "plan", "checkpoint")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7, help="of which medians are taken")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of one process")
@@ -394,6 +394,8 @@ def main() -> None:
             measure_engine(options.threads, options.rounds, figures)
         if "ranks" in options.only:
             measure_ranks(options.rounds, figures)
+        if "plan" in options.only:
+            trained.measure_plan(figures.tell, lambda: Others().share)
         if "checkpoint" in options.only:
             others = Others()
             share, told = trained.checkpoint_share()

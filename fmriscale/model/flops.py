@@ -33,3 +33,29 @@ def forward_flops(config: EncoderConfig, space: str | None = None, length: int |
 def train_flops(config: EncoderConfig, space: str | None = None, length: int | None = None) -> int:
     """Operations of forward and backward of one pair: the backward pass costs twice the forward."""
     return 3 * forward_flops(config, space, length)
+
+
+def done_flops(
+    config: EncoderConfig, space: str | None = None, length: int | None = None, *, every_token: bool = False
+) -> int:
+    """Operations of forward and backward of one pair as it is computed: the last block for CLS alone.
+
+    Parameters
+    ----------
+    config : EncoderConfig
+        The encoder.
+    space, length : optional
+        Of the pair; else the first space and the encoder's own length.
+    every_token : bool
+        The last block computes all tokens (pool: mean, or masked volumes).
+    """
+    if every_token:
+        return train_flops(config, space, length)
+    tokens, d = 2 * (length or config.length) + 2, config.d_model
+    whole = tokens * (8 * d * d + 4 * d * config.d_ff) + 4 * tokens * tokens * d
+    feed = 4 * d * config.d_ff
+    if config.positions == "rotary":  # keys and values of all tokens
+        last = 4 * d * d + 4 * tokens * d * d + 4 * tokens * d + feed
+    else:
+        last = 8 * d * d + 4 * config.n_heads * tokens * d + feed
+    return train_flops(config, space, length) - 3 * (whole - last)

@@ -2,14 +2,18 @@
 
 Assumed, not known: the GPU reaches --mfu of its dense 16-bit peak (half of that in float32), and CUDA, NCCL
 and fragmentation take 8 % of its memory. Small models stay below the usual 40 %: a rate that was measured in
-a short run and is given as --pairs-per-s is worth more. Counted, and checked against allocations of real
-steps: parameters, gradients, optimiser states, DeepSpeed's buffers, and activations.
+a short run and is given as --pairs-per-s is worth more. With --cpu the speed of this machine's matrix product
+is measured, and what a step costs beside is estimated (see cpu_rate.py). Counted, and checked against
+allocations of real steps: parameters, gradients, optimiser states, DeepSpeed's buffers, and activations.
 """
 
 import argparse
 import dataclasses
 import sys
 from dataclasses import dataclass
+from typing import Literal
+
+import psutil
 
 from fmriscale.config import PretrainConfig
 from fmriscale.corpus.reader import Corpus
@@ -20,6 +24,7 @@ from fmriscale.model.flops import GPUS, train_flops
 from fmriscale.model.memory import activation_bytes
 from fmriscale.recipe import parse
 from fmriscale.sampling.loader import NTPLoader
+from fmriscale.training.cpu_rate import cpu_pairs_per_s, product_flops
 from fmriscale.training.memory import MASTER, MOMENTS, States, itemsize, states
 from fmriscale.training.objective import Objective
 from fmriscale.training.schedule import BatchPlan, plan_batch
@@ -48,6 +53,9 @@ def main(args: list[str] | None = None) -> int:
     parser.add_argument("--gpu-gb", type=float, help="memory of a GPU, GiB (that of the model)")
     parser.add_argument("--mfu", type=float, default=0.4, help="share of the peak that is reached (0.4)")
     parser.add_argument("--pairs-per-s", type=float, help="measured rate of one GPU, instead of --mfu")
+    parser.add_argument(
+        "--cpu", action="store_true", help="on CPUs such as this machine's: --gpus ranks a node"
+    )
     args = sys.argv[1:] if args is None else args
     if {"-h", "--help"} & set(args):
         print(parser.format_help())
@@ -58,11 +66,18 @@ def main(args: list[str] | None = None) -> int:
     if min(place.nodes, place.gpus, place.mfu, place.gpu_gb or 1, place.pairs_per_s or 1) <= 0:
         raise UserError("--nodes, --gpus, --gpu-gb, --mfu and --pairs-per-s must be above 0")
     config = parse(PretrainConfig, rest, prog="fmriscale plan")
-    plan = Plan.of(config, place.nodes * place.gpus, (place.gpu_gb or GPUS[place.gpu][0]) * GIB)
-    rate = place.pairs_per_s or plan.pairs_per_s(GPUS[place.gpu][1] * 1e12 * place.mfu)
-    source = f"assumed: {place.mfu:.0%} of the {GPUS[place.gpu][1]} dense 16-bit TFLOP/s of {place.gpu}"
+    memory = psutil.virtual_memory().total / place.gpus if place.cpu else GPUS[place.gpu][0] * GIB
+    memory = place.gpu_gb * GIB if place.gpu_gb else memory
+    plan = Plan.of(config, place.nodes * place.gpus, memory, "cpu" if place.cpu else "gpu")
     if place.pairs_per_s:
-        source = f"measured: {place.pairs_per_s:,.0f} on one GPU"
+        rate, source = place.pairs_per_s, f"measured: {place.pairs_per_s:,.0f} on one {plan.unit}"
+    elif place.cpu:
+        product = product_flops(place.gpus)
+        rate = plan.pairs_per_s_on_cpu(product)
+        source = f"estimated: a rank's matrix product does {product / 1e9:,.0f} GFLOP/s here"
+    else:
+        rate = plan.pairs_per_s(GPUS[place.gpu][1] * 1e12 * place.mfu)
+        source = f"assumed: {place.mfu:.0%} of the {GPUS[place.gpu][1]} dense 16-bit TFLOP/s of {place.gpu}"
     print("\n".join([plan.title(place.nodes), "", *plan.table(), "", *plan.facts(rate, source, place.gpus)]))
     if plan.total(config.train.zero_stage, config.train.activation_checkpointing) <= plan.usable:
         return EXIT_OK
@@ -72,7 +87,7 @@ def main(args: list[str] | None = None) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A run on GPUs that are not there yet."""
+    """A run on GPUs that are not there yet, or on CPUs."""
 
     config: PretrainConfig
     shape: EncoderConfig
@@ -87,9 +102,13 @@ class Plan:
     """What is known of the corpus."""
     resident: int
     """Bytes of the corpus that every GPU holds."""
+    device: Literal["gpu", "cpu"] = "gpu"
+    """What a rank computes on."""
 
     @classmethod
-    def of(cls, config: PretrainConfig, n_ranks: int, memory: float) -> "Plan":
+    def of(
+        cls, config: PretrainConfig, n_ranks: int, memory: float, device: Literal["gpu", "cpu"] = "gpu"
+    ) -> "Plan":
         """Resolve model, batch and corpus.
 
         Raises
@@ -129,7 +148,13 @@ class Plan:
             sequences=sequences,
             data=data,
             resident=resident,
+            device=device,
         )
+
+    @property
+    def unit(self) -> str:
+        """What one rank computes on, in words."""
+        return "GPU" if self.device == "gpu" else "rank"
 
     @property
     def usable(self) -> float:
@@ -137,16 +162,23 @@ class Plan:
         return USABLE * self.memory
 
     def precision(self, stage: int) -> str:
-        """Return the precision on a GPU with 16-bit hardware; stage 0 has float32 alone."""
+        """Return the precision on a GPU with 16-bit hardware; CPUs and stage 0 have float32 alone."""
         chosen = self.config.train.precision
-        if stage == 0:
+        if stage == 0 or (self.device == "cpu" and chosen == "auto"):
             return "fp32"
         return "bf16" if chosen == "auto" else chosen
 
     def states(self, stage: int) -> States:
         """Return what a rank holds beside activations."""
         offload = self.config.train.offload if stage > 0 else "none"
-        return states(self.n_parameters, stage, self.n_ranks, self.precision(stage), offload=offload)
+        return states(
+            self.n_parameters,
+            stage,
+            self.n_ranks,
+            self.precision(stage),
+            offload=offload,
+            overlap=self.device == "gpu",
+        )
 
     def activations(self, stage: int, n_pairs: int, recompute: bool) -> int:
         """Return the most bytes of activations over all spaces and lengths."""
@@ -158,9 +190,10 @@ class Plan:
                 n_features=features,
                 length=length,
                 itemsize=size,
+                mask_itemsize=1 if self.device == "gpu" else size,
                 recompute=recompute,
                 alone=train.pair == "siamese",
-                every_token=train.pool == "mean" or train.masked_weight > 0,
+                every_token=self.every_token,
             ).total
             for _, features, length in self.sequences
         )
@@ -176,6 +209,28 @@ class Plan:
         per_rank = self.config.train.global_batch // self.n_ranks
         return plan_batch(per_rank, most, 1).micro if most > 0 else 0
 
+    @property
+    def every_token(self) -> bool:
+        """Whether the last block computes more than CLS."""
+        return self.config.train.pool == "mean" or self.config.train.masked_weight > 0
+
+    def pairs_per_s_on_cpu(self, flops: float) -> float:
+        """Return the rate of one rank whose matrix product does so many operations a second."""
+        return min(
+            cpu_pairs_per_s(
+                self.shape,
+                self.batch,
+                self.n_parameters,
+                flops,
+                space=space,
+                length=length,
+                every_token=self.every_token,
+                recompute=self.config.train.activation_checkpointing,
+                stage=self.config.train.zero_stage,
+            )
+            for space, _, length in self.sequences
+        )
+
     def pairs_per_s(self, flops: float) -> float:
         """Return the rate of one GPU that does so many operations a second."""
         per_pair = max(train_flops(self.shape, space, length) for space, _, length in self.sequences)
@@ -188,7 +243,7 @@ class Plan:
         shape, n_gpus = self.shape, self.n_ranks // n_nodes
         return (
             f"{shape.preset}: {self.n_parameters:,} parameters, width {shape.d_model}, {shape.n_layers} "
-            f"layers, {shape.n_heads} heads; {n_nodes} x {n_gpus} GPUs of {self.memory / GIB:g} GiB"
+            f"layers, {shape.n_heads} heads; {n_nodes} x {n_gpus} {self.unit}s of {self.memory / GIB:.3g} GiB"
         )
 
     def table(self) -> list[str]:
@@ -203,7 +258,10 @@ class Plan:
 
         held = [self.states(stage) for stage in stages]
         lines = [
-            row("GiB on each GPU", [f"{'> ' if stage == chosen else ''}ZeRO {stage}" for stage in stages]),
+            row(
+                f"GiB on each {self.unit}",
+                [f"{'> ' if stage == chosen else ''}ZeRO {stage}" for stage in stages],
+            ),
             row("precision", [self.precision(stage) for stage in stages]),
             gib("parameters", [h.weights for h in held]),
             gib("gradients", [h.gradients for h in held]),
@@ -238,15 +296,15 @@ class Plan:
         days = settings.steps * batch.pairs / total / 86400
         duration = f"{days:,.1f} days" if days >= 2 else f"{24 * days:,.1f} hours"
         saved = (MASTER + MOMENTS) * self.n_parameters
+        host = "weights while they are built, later a copy of a checkpoint's part"
         lines = [
             f"batch       {batch.pairs} pairs = {batch.micro} x {batch.accumulation} accumulated x "
-            f"{batch.world} GPUs",
+            f"{batch.world} {self.unit}s",
             f"speed       {total:,.0f} pairs/s, {settings.steps:,} steps in {duration} ({source})",
             f"corpus      {self.data}",
             f"checkpoint  {saved / GIB:,.2f} GiB, the last {settings.keep_last} are kept; "
             f"encoder/ {4 * self.n_parameters / GIB:,.2f} GiB",
-            f"host        {self.host(gpus_a_node) / GIB:,.1f} GiB on the first node: weights while they are "
-            "built, later a copy of a checkpoint's part",
+            f"host        {self.host(gpus_a_node) / GIB:,.1f} GiB on the first node: {host}",
         ]
         if host := self.states(stage).host:
             lines.append(f"offloaded   {host * gpus_a_node / GIB:,.1f} GiB a node, to {settings.offload}")

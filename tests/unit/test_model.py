@@ -14,7 +14,7 @@ from fmriscale.model.attention import sdpa_backend
 from fmriscale.model.dropout import Dropout
 from fmriscale.model.encoder import Encoder, build, count_parameters, in_space, resolve_encoder
 from fmriscale.model.export import load_encoder, save_encoder
-from fmriscale.model.flops import forward_flops
+from fmriscale.model.flops import done_flops, forward_flops
 from fmriscale.model.objectives import group_sums, ntp_loss
 
 V, L, B = 21, 5, 6
@@ -193,6 +193,9 @@ def test_flops_are_those_that_torch_counts(preset: str):
     with sdpa_kernel(SDPBackend.MATH), counter, torch.no_grad():
         model.head(model.encoder(*pairs(), every_token=True)[:, 0])
     assert counter.get_total_flops() == B * forward_flops(config)
+    with sdpa_kernel(SDPBackend.MATH), counter, torch.no_grad():
+        model(*pairs())
+    assert counter.get_total_flops() == B * done_flops(config) / 3
 
 
 def test_group_sums_count_each_pair_once_and_leave_fillers_out():

@@ -1,5 +1,6 @@
 """`fmriscale plan`: what it says must be so."""
 
+import dataclasses
 import json
 import re
 import shlex
@@ -109,3 +110,19 @@ def test_states_shrink_with_the_ranks_as_their_stage_says():
 def test_mistakes_are_named(recipe: Path, options, said: str, capsys: pytest.CaptureFixture[str]):
     assert run(["plan", "--config", str(recipe), *options]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_on_cpus_the_rate_is_that_of_this_machine_and_ranks_pay_for_their_exchange(
+    recipe: Path, capsys: pytest.CaptureFixture[str]
+):
+    line = ["plan", "--cpu", "--config", str(recipe), "--model.preset", "tiny", "--gpus", "2"]
+    assert run(line) == 0
+    text = capsys.readouterr().out
+    assert cells(text, "precision") == ["fp32"] * 4
+    assert re.search(r"estimated: a rank's matrix product does [1-9][\d,]* GFLOP/s here", text)
+    config = parse(PretrainConfig, ["--config", str(recipe), "--model.preset", "tiny"])
+    one, two = (Plan.of(config, n, 8 * GIB, "cpu").pairs_per_s_on_cpu(1e11) for n in (1, 2))
+    assert 0.5 * one < two < one
+    assert Plan.of(config, 1, 8 * GIB, "cpu").pairs_per_s_on_cpu(2e11) < 2 * one  # AdamW is no faster
+    every = dataclasses.replace(config, train=dataclasses.replace(config.train, pool="mean"))
+    assert Plan.of(every, 1, 8 * GIB, "cpu").pairs_per_s_on_cpu(1e11) < one

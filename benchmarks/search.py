@@ -2,6 +2,7 @@
 
     python benchmarks/search.py haxby --corpus corpora/haxby --out runs/search --folds 0 1 2 3 4 5
     python benchmarks/search.py abide --corpus corpora/abide --out runs/search --only base half_same_site
+    python benchmarks/search.py alice --corpus corpora/alice --out runs/search
 
 A cell is one recipe of pre-training in one outer fold. What the outer fold tests is not opened: the training
 side is divided once more, an encoder is pre-trained without the inner test side, and both arms are fine-tuned
@@ -66,7 +67,8 @@ class Target:
     probes: list[str] = field(default_factory=list)
     """Columns of the participants table that are probed for."""
     adapt: dict[str, list[str]] = field(default_factory=dict)
-    """Changes to the recipe of the study by name, with the encoder of the unchanged pre-training, `base`."""
+    """Changes to the recipe of the study by name, with the encoder of the unchanged pre-training, `base`;
+    and, as `fresh_NAME`, with a fresh one."""
     apart: float = 0.0
     """Share of people kept for fine-tuning alone; 0 = those of the inner training side serve both."""
 
@@ -106,6 +108,19 @@ ABIDE = {
     "masked_alone": [*MASKED, "--train.ntp_weight", "0"],
     "masked_half": [*MASKED, "--train.ntp_weight", "0.5", "--train.masked_weight", "0.5"],
 }
+SIAMESE = ["--train.pair", "siamese"]
+ALICE = {
+    "base": SIAMESE,
+    "joint": [],
+    "gap_10s": [*SIAMESE, "--data.pairs.gap", "5"],
+    "length_20s": [*SIAMESE, "--data.pairs.length", "10"],
+    "length_60s": [*SIAMESE, "--data.pairs.length", "30"],
+    "far_negatives": [*SIAMESE, "--data.pairs.min_distance", "60"],
+    "reversed": [*SIAMESE, "--data.pairs.negatives", "{reversed: 1}"],
+    "width_32": [*SIAMESE, "--model.d_model", "32"],
+    "masked_alone": [*MASKED, "--train.ntp_weight", "0"],
+    "volumes_shuffled": [*SIAMESE, "--data.volume_order", "shuffled", "--data.access", "memory"],
+}
 ADAPT = {
     "probe": ["--train.adapt", "probe", "--train.lr", "2e-3"],
     "probe_first": ["--train.probe_epochs", "2"],
@@ -114,6 +129,7 @@ ADAPT = {
     "low_rank": ["--train.adapt", "lora"],
 }
 TARGETS = {
+    "alice": Target("pretrain_alice", "alice", ALICE, 3, [4, None], adapt=ADAPT),
     "haxby": Target("pretrain_haxby", "haxby", HAXBY, 3, [2], adapt=ADAPT),
     "abide": Target(
         "pretrain_abide_site",
@@ -142,7 +158,8 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     target, folder = TARGETS[given.target], given.out / given.target
-    names = given.only or [*target.variants, *target.adapt]
+    adapted = [*target.adapt, *(f"fresh_{name}" for name in target.adapt)]
+    names = given.only or [*target.variants, *adapted]
     folder.mkdir(parents=True, exist_ok=True)
     note = folder / "mlflow_run_id"
     tracker = Tracker(
@@ -157,7 +174,7 @@ def main() -> None:
             file = folder / f"{name}_fold{fold}.json"
             if file.exists():
                 continue
-            changes = target.variants.get(name, target.adapt.get(name, []))
+            changes = target.variants.get(name, adaptation(target, name))
             run = tracker.child(f"{name}_fold{fold}")
             run.log_params(
                 {"variant": name, "fold": fold, "changes": " ".join(changes), "target": given.target}
@@ -184,7 +201,7 @@ def compute(target: Target, given: argparse.Namespace, name: str, fold: int, fol
     ]
     # None of the encoders of the study itself is needed here.
     none = ["--pretrained", "null", "--controls", "{}"]
-    study = parse(StudyConfig, [*options, *none, *target.adapt.get(name, [])])
+    study = parse(StudyConfig, [*options, *none, *adaptation(target, name)])
     material, unseen = inside(target, study, fold)
     options = ["--config", str(CONFIGS / f"{target.pretrain}.yaml"), "--data.corpus", given.corpus]
     held_out = ["--data.holdout_runs", json.dumps(unseen), "--out", str(folder / f"{name}_fold{fold}")]
@@ -193,13 +210,13 @@ def compute(target: Target, given: argparse.Namespace, name: str, fold: int, fol
     encoder = Path(recipe.out) / "encoder"
     if name in target.adapt:
         encoder = folder / f"base_fold{fold}" / "encoder"
-    elif name == "fresh":
+    elif is_fresh(name):
         write_fresh(encoder, recipe, material.corpus)
     else:
         found |= pretrain(encoder, recipe, material.corpus)
     found["probes"] = probes(load_encoder(encoder)[0], material.corpus, material.windows, target.probes)
     study = dataclasses.replace(study, pretrained=str(encoder))
-    arm = "fresh" if name == "fresh" else "pretrained"
+    arm = "fresh" if is_fresh(name) else "pretrained"
     found["curves"] = {}
     for size in target.sizes:
         curves = []
@@ -212,6 +229,16 @@ def compute(target: Target, given: argparse.Namespace, name: str, fold: int, fol
         found["curves"][str(size or "all")] = curves
     found["cpu_seconds"] = time.process_time() - began
     return found
+
+
+def is_fresh(name: str) -> bool:
+    """Tell whether a cell's encoder was never pre-trained."""
+    return name.split("_")[0] == "fresh"
+
+
+def adaptation(target: Target, name: str) -> list[str]:
+    """Return what a cell changes in the recipe of the study."""
+    return target.adapt.get(name.removeprefix("fresh_"), [])
 
 
 def inside(target: Target, study: StudyConfig, fold: int) -> tuple[Material, list[str]]:

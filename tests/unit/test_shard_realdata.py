@@ -1,6 +1,7 @@
 """Real scans: Haxby 2001 in two layouts, ABIDE and Alice arrays, a raw studyforrest run; nothing vanishes."""
 
 import dataclasses
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -156,11 +157,14 @@ def test_a_raw_bids_run_with_its_own_mask_and_a_grid_of_parcels(recipe, data_roo
     np.testing.assert_allclose(opened.bold(1)[:, plane[inside]], expected, atol=5e-3)
 
 
-def test_alice_listening_to_a_story(recipe, data_root, tmp_path):
+def test_alice_listening_to_a_story(recipe, data_root, tmp_path, monkeypatch):
+    monkeypatch.setenv("PWD", str(Path(__file__).parents[2]))
     _, quarantine = build(dataclasses.replace(recipe("corpus_alice.yaml"), out=str(tmp_path), jobs=1))
     assert quarantine.source.tolist() == ["6mm/s33-timecourses.txt"]
     opened = Corpus.open(tmp_path)
     assert len(opened.runs) == 27 and set(opened.runs.t_r) == {2.0} and set(opened.runs.n_volumes) == {362}
     assert opened.spaces["alice_rois_6mm"].labels == ("LATL", "RATL", "LPTL", "LIPL", "LPreM", "LIFG")
+    moments = opened.record(0)["events"]
+    assert [e["onset"] for e in moments] == list(range(0, 720, 30)) and moments[-1]["moment"] == "m24"
     table = np.loadtxt(data_root / "alice_rois/6mm/s18-timecourses.txt")
     np.testing.assert_allclose(opened.mean_std(0)[0], table.mean(axis=0), rtol=1e-6)

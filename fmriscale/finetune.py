@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
 FINISHED = "finished.json"
 """File of a study's folder that says it is complete."""
-SUMMARY = "summary.json"
-"""File of a study's folder that holds every number of its report."""
 
 
 def main(args: list[str]) -> int:
@@ -41,7 +39,7 @@ def main(args: list[str]) -> int:
     os.environ["OMP_NUM_THREADS"] = "1"
     from fmriscale.evaluation import material as materials
     from fmriscale.evaluation import start, study
-    from fmriscale.evaluation.cells import arms, pieces, sizes
+    from fmriscale.evaluation.cells import SUMMARY, arms, pieces, sizes
     from fmriscale.logbook import Logbook
 
     material = materials.prepare(config)
@@ -208,7 +206,7 @@ def finish(
     """Make tables, summary and report from results that are all there, and end the study's MLflow run."""
     from fmriscale.evaluation import report, shuffled_order, study
     from fmriscale.evaluation.baselines import Score
-    from fmriscale.evaluation.cells import Baselines, cells
+    from fmriscale.evaluation.cells import SUMMARY, Baselines, cells
     from fmriscale.evaluation.design import describe
     from fmriscale.evaluation.page import write_page
     from fmriscale.evaluation.summary import summarise

@@ -9,6 +9,9 @@ from pathlib import Path
 from fmriscale.config import StudyConfig
 from fmriscale.files import expand
 
+SUMMARY = "summary.json"
+"""File of a study's folder that holds every number of its report."""
+
 
 @dataclass(frozen=True)
 class Cell:

@@ -8,7 +8,7 @@ from typing import Any
 
 from fmriscale.evaluation import shuffled_order
 from fmriscale.evaluation.statistics import ALPHA, lowest_p
-from fmriscale.evaluation.wording import counted, lone_condition, p_value, percent, points
+from fmriscale.evaluation.wording import bounds, counted, lone_condition, p_told, percent, points
 
 SIMPLE = {
     "category": "a linear SVM on single windows",
@@ -106,7 +106,7 @@ def judge(summary: dict[str, Any], gain: dict[str, Any]) -> tuple[bool | None, s
         return None, (
             f"Open: under {protocol} the pre-trained arm is ahead of the fresh one by {size}, but those of a "
             "fold share one trained model, and trainings do not agree (corrected resampled t over folds and "
-            f"seeds: p {equals(gain['corrected_p'])}): more seeds or folds would tell"
+            f"seeds: {p_told(gain['corrected_p'])}): more seeds or folds would tell"
         )
     return True, f"Yes: the pre-trained arm's advantage survives {protocol}: {size}{corrected(gain)}"
 
@@ -163,7 +163,7 @@ def where(summary: dict[str, Any]) -> list[str]:
     ]
     told = []
     if rows:
-        each = ", ".join(f"{r['condition']} {points(r['effect'])} (p {equals(r['p_holm'])})" for r in rows)
+        each = ", ".join(f"{r['condition']} {points(r['effect'])} ({p_told(r['p_holm'])})" for r in rows)
         told.append(f"by condition, Holm-adjusted: {each}")
     small = [
         row
@@ -193,7 +193,7 @@ def sooner(summary: dict[str, Any]) -> list[str]:
     counts = f", {never[0]} pre-trained and {never[1]} fresh cells never do" if any(never) else ""
     return [
         f"to reach the fresh arm's best AUC it needs {row['effect']:+.1f} epochs [{row['low']:+.1f}, "
-        f"{row['high']:+.1f}] (p {equals(row['p'])}, {counted(row['n'], 'fold')}{few}{counts}{beside(row)})"
+        f"{row['high']:+.1f}] ({p_told(row['p'])}, {counted(row['n'], 'fold')}{few}{counts}{beside(row)})"
     ]
 
 
@@ -267,14 +267,13 @@ def within(summary: dict[str, Any], name: str, title: str | None = None) -> str:
     """Return an accuracy with its interval, percent, after its title."""
     figure = accuracy(summary, name)
     head = summary["arms"][name]["title"] if title is None else title
-    between = "" if figure["low"] is None else f" [{percent(figure['low'])}, {percent(figure['high'])}]"
-    return f"{head} {percent(figure['mean'])} %{between}".strip()
+    return f"{head} {percent(figure['mean'])} % {bounds(figure, percent)}".strip()
 
 
 def difference(row: dict[str, Any]) -> str:
     """Return a difference in accuracy with interval and p."""
-    between = "" if row["low"] is None else f" [{points(row['low'])}, {points(row['high'])}]"
-    return f"{points(row['effect'])} points of accuracy{between}, p {equals(row['p'])}"
+    size = f"{points(row['effect'])} points of accuracy {bounds(row, points)}".strip()
+    return f"{size}, {p_told(row['p'])}"
 
 
 def seen(row: dict[str, Any]) -> str:
@@ -288,17 +287,11 @@ def corrected(row: dict[str, Any]) -> str:
     """Give the corrected t's p after that over units."""
     if row["corrected_p"] is None:
         return ""
-    return f" (corrected resampled t over folds and seeds: p {equals(row['corrected_p'])})"
+    return f" (corrected resampled t over folds and seeds: {p_told(row['corrected_p'])})"
 
 
 def beside(row: dict[str, Any]) -> str:
     """Give the corrected t's p where units are too few for a p of their own."""
     if row["corrected_p"] is None or lowest_p(row["n"]) <= ALPHA:
         return ""
-    return f"; corrected resampled t over folds and seeds: p {equals(row['corrected_p'])}"
-
-
-def equals(p: float) -> str:
-    """Return `= 0.016` or `< 0.0001`."""
-    text = p_value(p)
-    return f"< {text[1:]}" if text.startswith("<") else f"= {text}"
+    return f"; corrected resampled t over folds and seeds: {p_told(row['corrected_p'])}"

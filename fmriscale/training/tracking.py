@@ -216,7 +216,7 @@ class Tracker:
     def log_model(
         self, folder: Path, loader: str, registered: str, example: dict[str, Any], requirement: str
     ) -> None:
-        """Log a model's folder, register it, and point the alias at this newest version.
+        """Log a model's folder, register it, and point the alias at this newest version; once a run.
 
         Nothing is pickled: MLflow keeps the files of the folder and the name of the module that loads them
         (`_load_pyfunc(folder)`, whose result has `predict`).
@@ -242,6 +242,8 @@ class Tracker:
             from mlflow.models import Model, infer_signature
 
             client = self._store.client
+            if client.search_model_versions(f"name = '{registered}' and run_id = '{self.run_id}'"):
+                return
             logging.getLogger("mlflow").setLevel(logging.WARNING)
             mlflow.set_tracking_uri(self.uri)
             mlflow.set_experiment(experiment_id=self._store.experiment)

@@ -109,6 +109,7 @@ def test_a_finished_study_is_told_again_and_logged_once(done, place, capsys):
         {r.info.run_id for r in runs if "mlflow.parentRunId" not in r.data.tags} for runs in (first, again)
     ]
     assert len(again) == 1 + 4 and parents[0] == parents[1]
+    assert len(client.search_model_versions("name = 'out'")) == 1
     assert all(r.info.status == "FINISHED" for r in again)
 
 

@@ -12,12 +12,11 @@ from matplotlib.ticker import MaxNLocator
 
 from fmriscale.errors import DamageError, UserError
 from fmriscale.evaluation import wording
+from fmriscale.evaluation.cells import SUMMARY
 from fmriscale.evaluation.page import charts
 from fmriscale.files import atomic_write
 from fmriscale.page import environment
 
-SUMMARY = "summary.json"
-"""What the page is drawn from, in the study's folder."""
 SHORT = 24
 """Characters of a value that shares its line of the provenance with others."""
 MOST_FOLDS = 12

@@ -3,13 +3,15 @@
 The light model stands for an encoder and its head: random features of a window's mean (the "encoder", drawn
 once for a study), a logistic regression that guesses the label, and "same" where the two guesses agree. Two
 arms are two draws of the features: neither is better but by luck. Heard and imagined tones are studies of
-their own, as their noise is: an experiment of 17 people gives two.
+their own, as their noise is: an experiment of 17 people gives two. Where few people train, the features are
+drawn anew in every training, so that the arms are equal in truth.
 """
 
 import json
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from sklearn.linear_model import LogisticRegression
 
 from fmriscale.config import SimulateConfig, StudyConfig, TaskConfig
 from fmriscale.evaluation.baselines import baselines, score
+from fmriscale.evaluation.folds import Fold, smaller
 from fmriscale.evaluation.material import Material, conditions, fold_pairs, prepare, units
 from fmriscale.evaluation.pooling import by_unit, pooled
 from fmriscale.evaluation.statistics import ALPHA, compare, corrected_t
@@ -27,6 +30,8 @@ from fmriscale.simulate.build import simulate
 
 N_FEATURES = 32
 CONDITIONS = ("heard", "imagined")
+FEW, N_TRAININGS, N_DRAWS = (1, 2, 4), 3, 5
+"""Training people; trainings a fold; pairs of arms an experiment and condition."""
 
 
 def study(corpus: Path, condition: str, protocol: str) -> StudyConfig:
@@ -49,21 +54,27 @@ def light_arm(
     config: StudyConfig, material: Material, sides: list[tuple[Pairs, Pairs]], draw: int
 ) -> list[dict]:
     """Return the rows of an arm's scores, as those of a cell, in all folds."""
-    mean_NV = material.windows.bold_NLV.mean(axis=1, dtype=np.float32)
-    rng = np.random.default_rng([draw, 7])
-    to_features = rng.standard_normal((mean_NV.shape[1], N_FEATURES)) / mean_NV.shape[1] ** 0.5
-    feature_NF = np.tanh(mean_NV @ to_features)
     rows = []
     for fold, (train, test) in zip(material.folds, sides, strict=True):
         members = np.unique(np.concatenate([train.left_P, train.right_P]))
-        guess = LogisticRegression(C=0.1).fit(feature_NF[members], material.windows.label_N[members])
-        lean_N = guess.decision_function(feature_NF)
-        agree_P = lean_N[test.left_P] * lean_N[test.right_P]
-        of_fold = score(
-            agree_P, 0.0, test.same_P, units(config, material, fold, test), conditions(config, material, test)
-        )
-        rows += [{**row, "fold": fold.number, "seed": 0} for row in of_fold.rows]
-    return rows
+        rows += light_cell(config, material, fold, test, members, [draw, 7])
+    return [{**row, "seed": 0} for row in rows]
+
+
+def light_cell(
+    config: StudyConfig, material: Material, fold: Fold, test: Pairs, members: np.ndarray, draw: list[int]
+) -> list[dict]:
+    """Return the rows of scores of one training, on some of the windows."""
+    mean_NV = material.windows.bold_NLV.mean(axis=1, dtype=np.float32)
+    to_features = np.random.default_rng(draw).standard_normal((mean_NV.shape[1], N_FEATURES))
+    feature_NF = np.tanh(mean_NV @ to_features / mean_NV.shape[1] ** 0.5)
+    guess = LogisticRegression(C=0.1).fit(feature_NF[members], material.windows.label_N[members])
+    lean_N = guess.decision_function(feature_NF)
+    agree_P = lean_N[test.left_P] * lean_N[test.right_P]
+    scored = score(
+        agree_P, 0.0, test.same_P, units(config, material, fold, test), conditions(config, material, test)
+    )
+    return [{**row, "fold": fold.number} for row in scored.rows]
 
 
 _SIDES: dict[tuple[str, ...], tuple[np.ndarray, list[tuple[Pairs, Pairs]]]] = {}
@@ -73,7 +84,7 @@ def all_pairs(config: StudyConfig, material: Material) -> list[tuple[Pairs, Pair
     """Return the pairs of every fold; they depend on the design alone, so that studies share them."""
     windows = material.windows
     design = np.stack([windows.run_N, windows.start_N, windows.label_N])
-    place = (config.task.protocol, *windows.conditions)
+    place = (config.task.protocol, str(config.n_folds), *windows.conditions)
     if place not in _SIDES or not np.array_equal(_SIDES[place][0], design):
         _SIDES[place] = design, [fold_pairs(config, material, fold) for fold in material.folds]
     return _SIDES[place][1]
@@ -141,6 +152,56 @@ def run(experiment: SimulateConfig, n_studies: int, n_more: int, log: Path) -> l
     return done[:n_studies]
 
 
+def with_few(experiment: SimulateConfig, n_experiments: int, log: Path) -> list[dict[str, Any]]:
+    """Compare equal arms where few people train; what the log has is not run again.
+
+    Returns
+    -------
+    list of dict
+        n_folds and size; p over people (p); of the corrected t with n_test / n_train as the folds are cut
+        (as_cut), and with n_train as few as train (as_trained).
+    """
+    done = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    known = {row["experiment"] for row in done}
+    with tempfile.TemporaryDirectory(prefix="fmriscale-") as folder, log.open("a") as handle:
+        for seed in sorted(set(range(n_experiments)) - known):
+            corpus = Path(folder) / str(seed)
+            simulate(replace(experiment, seed=5000 + seed), corpus)
+            found = [
+                {"experiment": seed, **row}
+                for condition in CONDITIONS
+                for n_folds in (experiment.n_subjects, 4)
+                for row in equal_arms(replace(study(corpus, condition, "cross_run"), n_folds=n_folds), seed)
+            ]
+            handle.write("".join(json.dumps(row) + "\n" for row in found))
+            handle.flush()
+            done += found
+    return done
+
+
+def equal_arms(config: StudyConfig, seed: int) -> Iterator[dict[str, Any]]:
+    """Yield comparisons of two arms whose every training draws its features anew, by training people."""
+    material = prepare(config)
+    windows = material.windows
+    runs = material.corpus.runs.loc[np.unique(windows.run_N)]
+    tests = [test for _, test in all_pairs(config, material)]
+    for draw, size in product(range(N_DRAWS), FEW):
+        rows: list[list[dict]] = [[], []]
+        for fold, training, arm in product(material.folds, range(N_TRAININGS), (0, 1)):
+            kept = np.isin(windows.run_N, smaller(fold, runs, "subject", size, training))
+            place = [seed, draw, arm, fold.number, training]
+            cell = light_cell(config, material, fold, tests[fold.number], kept.nonzero()[0], place)
+            rows[arm] += [{**row, "seed": training} for row in cell]
+        people = [list(by_unit(of_arm, "accuracy").values()) for of_arm in rows]
+        first, second = (np.array(list(pooled(r, "accuracy", ["fold", "seed"]).values())) for r in rows)
+        share = len(people[0]) / config.n_folds / size
+        yield {
+            **{"n_folds": config.n_folds, "size": size, "p": compare(people[0], people[1]).p},
+            "as_cut": corrected_t(first - second, 1 / (config.n_folds - 1))[1],
+            "as_trained": corrected_t(first - second, share)[1],
+        }
+
+
 def shares(
     results: list[dict[str, Any]], protocol: str, test: str
 ) -> Iterator[tuple[str, float, float, float, int]]:
@@ -155,5 +216,10 @@ def shares(
         "coverage": [covers for _, _, covers in values],
     }
     for name, hits in found.items():
-        between = binomtest(sum(hits), len(hits)).proportion_ci(0.95, "exact")
-        yield name, sum(hits) / len(hits), float(between.low), float(between.high), len(hits)
+        yield name, *share(hits), len(hits)
+
+
+def share(hits: list[bool]) -> tuple[float, float, float]:
+    """Return the share of hits with its exact 95 % interval."""
+    between = binomtest(sum(hits), len(hits)).proportion_ci(0.95, "exact")
+    return sum(hits) / len(hits), float(between.low), float(between.high)

@@ -1,15 +1,16 @@
 """What a study finds where the truth is known: simulated people in the design of the real timbre experiment.
 
-    python benchmarks/simulation.py [--folder DIR] [--json FILE] [--figure FILE] [--only PART ...]
+    python benchmarks/simulation.py [--seeds N] [--folder DIR] [--json FILE] [--figure FILE] [--only PART ...]
 
 Parts, each from simulated signals of an ROI (no images), 17 people x 8 runs:
 
     offsets   runs differ by offsets, not by timbre: `paper` pairs look good, `cross_run` pairs do not
-    timbre    timbre and no offsets: both do; pre-trained and fresh arm by number of training people
+    timbre    timbre and no offsets: both do; pre-trained and fresh arm by number of training people, each
+              person left out in turn
     nulls     hundreds of studies with a light model: how often p < 0.05 where nothing is to be found
 
 The order of tones is that of $FMRISCALE_DATA/timbre_design/events.tsv, or where that is not, a generated one.
-About half an hour on one core; finished work in the folder is used again.
+About 75 minutes on one core; finished work in the folder is used again.
 """
 
 import argparse
@@ -37,8 +38,14 @@ WORLDS = {"offsets": {"timbre": 0.0, "run_offset": 1.0}, "timbre": {"timbre": 0.
 """Strengths, in standard deviations of a voxel's noise."""
 N_VOXELS, N_PEOPLE = 64, 17
 SIZES = [1, 2, 4, 8, 15]
-"""Training people; nine folds leave at most two out."""
-N_STUDIES, N_MORE = 200, 20
+"""Training people."""
+N_SEEDS = 3
+N_STUDIES, N_MORE, N_EXPERIMENTS = 200, 20, 8
+FEW_TESTS = {
+    "p": "equal arms, 1 to 4 training people: the test over people",
+    "as_cut": "the same: corrected t, n_test / n_train as the folds are cut",
+    "as_trained": "the same: corrected t, n_train as few as train",
+}
 ARMS = ("pretrained", "fresh")
 BASELINES = ("category", "run_means", "same_run", "shuffled")
 
@@ -49,6 +56,9 @@ def main() -> None:
     """Run the parts, print a line a figure, write JSON and the drawing."""
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--folder", type=Path, help="corpora, encoders and studies; kept, and used again")
+    parser.add_argument(
+        "--seeds", type=int, default=N_SEEDS, help="trainings of an arm in a fold, cross-run pairs"
+    )
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     parser.add_argument("--figure", type=Path, help="draw accuracy by protocol and by training people")
     parser.add_argument("--only", nargs="+", choices=["offsets", "timbre", "nulls"], help="these parts alone")
@@ -73,7 +83,7 @@ def main() -> None:
         for world in ("offsets", "timbre"):
             if world in parts:
                 for protocol in ("paper", "cross_run"):
-                    studies[world, protocol] = protocol_study(folder, world, protocol)
+                    studies[world, protocol] = protocol_study(folder, world, protocol, options.seeds)
                     tell_study(world, protocol, studies[world, protocol], tell)
         if "nulls" in parts:
             null_part(folder, tell)
@@ -108,10 +118,11 @@ def design() -> list[Any]:
     return ["--events", "null"]
 
 
-def protocol_study(folder: Path, world: str, protocol: str) -> dict[str, Any]:
+def protocol_study(folder: Path, world: str, protocol: str, n_seeds: int) -> dict[str, Any]:
     """Simulate, pre-train and fine-tune; return the summary of the study.
 
-    `paper` pre-trains on runs 1-4 of the people whose runs 5-8 it tests; `cross_run` on 48 other people.
+    `paper` pre-trains on runs 1-4 of the people whose runs 5-8 it tests, and has ten seeds; `cross_run`
+    pre-trains on 48 other people.
     """
     recipes, name = REPOSITORY / "configs", f"{world}_{protocol}"
     corpus, encoder, out = (folder / f"{name}_{what}" for what in ("corpus", "encoder", "study"))
@@ -130,13 +141,11 @@ def protocol_study(folder: Path, world: str, protocol: str) -> dict[str, Any]:
         recipes / {"paper": "timbre_paper.yaml", "cross_run": "timbre_simulated.yaml"}[protocol],
     ]
     changed: dict[str, Any] = {"out": out, "corpus": corpus, "pretrained": encoder / "encoder", "jobs": 1}
-    changed |= {"tracking.enabled": "false", "keep_model": "false"}
-    if protocol == "paper":
-        changed |= {"seeds": [0]}
-    elif world == "timbre":
-        changed |= {"n_folds": -(-N_PEOPLE // 2), "train_sizes": SIZES, "seeds": [0]}
-    else:
-        changed |= {"seeds": [0]}
+    changed |= {"tracking.enabled": "false", "keep_model": "false", "controls": "{}"}
+    if protocol == "cross_run":
+        changed["seeds"] = [*range(n_seeds)]
+    if (world, protocol) == ("timbre", "cross_run"):
+        changed |= {"n_folds": N_PEOPLE, "train_sizes": SIZES}
     verb("finetune", *recipe, *(word for key, value in changed.items() for word in (f"--{key}", value)))
     return json.loads((out / "summary.json").read_text())
 
@@ -170,12 +179,20 @@ def tell_study(world: str, protocol: str, summary: dict[str, Any], tell: Tell) -
             found = summary["arms"][name]["by_condition"]["all"]["accuracy"]
             about = chance if name in ARMS else summary["arms"][name]["title"]
             tell(f"{world}_{protocol}_{name}", found["mean"], found["low"], found["high"], found["n"], about)
+    row = summary["comparisons"][0]
+    tell(f"{world}_{protocol}_gain", row["effect"], row["low"], row["high"], row["n"], tests(row))
     for row in summary["by_size"] if len(summary["sizes"]) > 1 else ():
         name = f"{world}_{row['arm']}_{row['size']}_people"
         tell(name, row["accuracy"], row["low"], row["high"], summary["n_units"], f"AUC {row['auc']:.3f}")
     for row in summary["size_comparisons"] if len(summary["sizes"]) > 1 else ():
         name = f"{world}_gain_{row['size']}_people"
-        tell(name, row["effect"], row["low"], row["high"], row["n"], f"Holm p {row['p_holm']:.2g}")
+        tell(name, row["effect"], row["low"], row["high"], row["n"], tests(row))
+
+
+def tests(row: dict[str, Any]) -> str:
+    """Tell p over people, the same adjusted over sizes, and p of the corrected t over folds and seeds."""
+    over_folds = "one fold" if row["corrected_p"] is None else f"{row['corrected_p']:.2g}"
+    return f"p {row['p']:.2g}, Holm {row['p_holm']:.2g}; corrected t: {over_folds}"
 
 
 def null_part(folder: Path, tell: Tell) -> None:
@@ -189,6 +206,10 @@ def null_part(folder: Path, tell: Tell) -> None:
         experiment = replace(experiment, **strengths)
         log = folder / f"nulls_{world}.jsonl"
         results[world] = null_studies.run(experiment, N_STUDIES, N_MORE, log)
+        few = null_studies.with_few(experiment, N_EXPERIMENTS, folder / f"few_{world}.jsonl")
+        for test, reference in FEW_TESTS.items():
+            hits = [row[test] < 0.05 for row in few]
+            tell(f"{world}_few_train_{test}", *null_studies.share(hits), len(hits), reference)
     questions = {
         "null_chance": ("offsets", "cross_run", "chance", "an arm against 0.5, no timbre: 0.05 is right"),
         "null_paper_chance": ("offsets", "paper", "chance", "an arm against 0.5, no timbre, published pairs"),

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Iterable, Iterator
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ TRIES = 2
 """Work that has killed this many processes is given up."""
 STARTS = 5
 """Attempts to start a process."""
+END_SECONDS = 5.0
+"""How long a process that is stopped is waited for, s."""
 
 
 def available_cores() -> int:
@@ -103,6 +106,7 @@ class _Worker:
             self.pipe, theirs = context.Pipe()
             self._process = context.Process(target=_serve, args=(function, theirs, here), daemon=True)
             try:
+                _start_server()
                 self._process.start()
                 break
             except (EOFError, OSError):  # the server of processes was killed; the next start starts it too
@@ -125,9 +129,23 @@ class _Worker:
         return value
 
     def end(self) -> None:
-        """Stop the process."""
+        """Stop the process, and wait until it writes no more."""
         self.pipe.close()
         self._process.terminate()
+        self._process.join(END_SECONDS)
+
+
+def _start_server() -> None:
+    """Start the server of processes with Ctrl-C held back for good: the terminal sends it to all of them.
+
+    While the server imports what all processes share, Python would end it with a traceback.
+    """
+    resource_tracker.ensure_running()  # first: the server starts it too, and it lets Ctrl-C through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _serve(function: Callable[..., Any], pipe: Connection, here: tuple[dict[str, str], str]) -> None:

@@ -5,10 +5,7 @@ import json
 import os
 import shutil
 import zlib
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
-from itertools import repeat
-from multiprocessing import get_context
 from pathlib import Path
 
 import nibabel as nib
@@ -18,6 +15,7 @@ from fmriscale import __version__
 from fmriscale.config import SimulateConfig
 from fmriscale.errors import EXIT_OK, UserError
 from fmriscale.files import atomic_write, expand, fsync_folder, sha256_file, writing_to
+from fmriscale.pool import WorkerDied, available_cores, in_order
 from fmriscale.recipe import config_hash, parse, to_dict
 from fmriscale.simulate import corpus, signal
 from fmriscale.simulate.anatomy import Anatomy, anatomy
@@ -127,9 +125,12 @@ def check(config: SimulateConfig) -> tuple[Anatomy, Design]:
 def write_derivative(config: SimulateConfig, place: Anatomy, design: Design, folder: Path) -> None:
     """Write images, confounds and events, subjects in parallel."""
     write_root(config, folder, place, design)
-    jobs = min(config.n_subjects, len(os.sched_getaffinity(0)))
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        list(pool.map(write_subject, repeat(config), repeat(folder), repeat(design), design.subjects))
+    work = [(config, folder, design, subject) for subject in design.subjects]
+    for written in in_order(write_subject, work, min(config.n_subjects, available_cores())):
+        if isinstance(written, WorkerDied):
+            raise UserError(
+                "simulate: a process died twice (out of memory?); make shape or n_volumes smaller"
+            )
 
 
 def write_root(config: SimulateConfig, folder: Path, place: Anatomy, design: Design) -> None:
@@ -158,7 +159,7 @@ def write_subject(config: SimulateConfig, folder: Path, design: Design, subject:
     place = anatomy(config)
     texture = BrainTexture(place)
     func = folder / label(subject) / "func"
-    func.mkdir(parents=True)
+    func.mkdir(parents=True, exist_ok=True)
     for number in range(config.n_runs):
         events = design.events(subject, number)
         task = events["condition"].iloc[0]

@@ -1,6 +1,11 @@
 import dataclasses
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -181,6 +186,34 @@ def test_json_of_a_run_is_plain(tmp_path, study):
     line = (tmp_path / ".build/toy-000000.json").read_text()
     assert json.loads(line)["shard"]["n_runs"] == 6
     assert "NaN" not in line
+
+
+IMPORTS_SLOWLY = "import time\ntime.sleep(1)\n\ndef work(seconds):\n    time.sleep(seconds)\n"
+INTERRUPTED = """
+import slow
+from fmriscale.errors import exit_code_of
+from fmriscale.pool import in_order
+print("go", flush=True)
+raise SystemExit(exit_code_of(lambda: list(in_order(slow.work, [(60,)] * 2, 2))))
+"""
+
+
+@pytest.mark.parametrize("seconds", [0.3, 2])  # while the processes' server imports, and while they work
+def test_ctrl_c_ends_all_processes_in_one_line(tmp_path, seconds):
+    (tmp_path / "slow.py").write_text(IMPORTS_SLOWLY)
+    job = subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTED],
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        text=True,
+    )
+    assert job.stdout and job.stdout.readline() == "go\n"
+    time.sleep(seconds)
+    os.killpg(job.pid, signal.SIGINT)
+    _, error = job.communicate(timeout=30)
+    assert (job.returncode, error) == (130, "fmriscale: interrupted\n")
 
 
 def test_a_file_called_like_a_feature_space_or_label_is_nothing_to_a_corpus(tmp_path, study, monkeypatch):

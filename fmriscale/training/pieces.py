@@ -4,6 +4,7 @@ DeepSpeed deals these among the ranks in another way at each ZeRO stage, and its
 stage and the number of ranks that wrote them. Told by parameter and place, they fit any.
 """
 
+import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -58,11 +59,12 @@ class Holdings:
                 f"train.deepspeed: with these settings DeepSpeed takes its {type(self._zero).__name__}, "
                 "whose state fmriscale cannot save; leave data_types.grad_accum_dtype out"
             )
-        for master in self._masters():
+        for number, master in enumerate(self._masters()):
             state = self._states[master]
             if "step" not in state:  # before the first step that was not skipped
-                state["step"] = torch.zeros((), dtype=torch.float32, device=master.device)
-                state.update({kind: torch.zeros_like(master) for kind in KINDS[1:]})
+                with self._at_hand(number):
+                    state["step"] = torch.zeros((), dtype=torch.float32, device=master.device)
+                    state.update({kind: torch.zeros_like(master) for kind in KINDS[1:]})
         self.pieces = list(self._find())
         self.share = self.pieces if self._stage > 0 else list(self._deal(world_size))
 
@@ -168,16 +170,22 @@ class Holdings:
         padded[: piece.size] = values
         self._zero.set_local_hp_param(padded, parameter, _key(kind))
 
+    @contextlib.contextmanager
+    def _at_hand(self, number: int) -> Iterator[None]:
+        """Have a group of masters and moments in memory where they are kept on a disk, and put it back."""
+        kept_on_disk = self._stage == 3 and self._zero._swappable_optimizer_subgroup(number)
+        if kept_on_disk:
+            self._zero._optimizer_states_and_gradient_swap_in(number)
+        yield
+        if kept_on_disk:
+            self._zero._optimizer_states_and_gradient_swap_out(number)
+
     def _spread_slices(self) -> None:
         """At stage 3: from the float32 slices to those that compute, as DeepSpeed does after a step."""
         zero = self._zero
         for number in range(len(zero.fp16_groups)):
-            swapped = zero._swappable_optimizer_subgroup(number)
-            if swapped:
-                zero._prepare_sub_group(number, set())
-            zero._reassign_or_swap_out_partitioned_parameters(number)
-            if swapped:
-                zero._release_sub_group(number, set())
+            with self._at_hand(number):
+                zero._reassign_or_swap_out_partitioned_parameters(number)
         if zero.persistent_parameters:
             zero.persistent_parameters[0].partition(zero.persistent_parameters)
         zero.checkpoint_event_epilogue()

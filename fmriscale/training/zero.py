@@ -116,10 +116,10 @@ def deepspeed_dict(
     UserError
         `train.deepspeed` has a key that one of our settings decides, or there is nothing to offload from.
     """
-    if train.offload != "none" and device == "cpu":
+    if train.offload == "cpu" and device == "cpu":
         raise UserError(
-            f"train.offload {train.offload} takes states off a GPU, but this rank has none and they lie in "
-            "host memory anyway: set train.offload none"
+            "train.offload cpu takes states off a GPU, but this rank has none and they lie in host memory "
+            "anyway: set train.offload none, or nvme"
         )
     for key, ours in DERIVED.items():
         inner: Any = train.deepspeed

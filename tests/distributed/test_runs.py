@@ -142,7 +142,9 @@ def test_a_run_goes_on_with_other_ranks_and_stages_within_1e_5(runs, chain: str)
 
 
 @pytest.mark.parametrize("stage", range(4))
-def test_steps_that_are_not_finite_leave_the_weights_alone_and_are_counted(runs, stage: int):
+def test_steps_that_are_not_finite_leave_the_weights_alone_and_are_counted_and_named(
+    runs, broken: Path, stage: int
+):
     folder, codes = runs
     assert codes[f"bad{stage}"] == 0
     steps = steps_of(folder / f"bad{stage}")
@@ -153,7 +155,11 @@ def test_steps_that_are_not_finite_leave_the_weights_alone_and_are_counted(runs,
     encoder, _ = load_encoder(folder / f"bad{stage}/encoder")
     assert all(p.isfinite().all() for p in encoder.parameters())
     manifest = json.loads((folder / f"bad{stage}/checkpoints/step_0000030/manifest.json").read_text())
-    assert manifest["state"]["bad_steps"] == len(bad)
+    assert manifest["state"]["bad_steps"] == len(bad) and manifest["state"]["adam_step"] == 30 - len(bad)
+    key = Corpus.open(broken).runs.key.iloc[3]
+    named = [pair for x in steps if not x["finite"] for pair in x["bad_pairs"]]
+    assert len(named) >= len(bad) and all(key in pair for pair in named)
+    assert [x["lr"] for x in steps] == [min(step, 2) / 2 * 0.003 for step in range(1, 31)]
 
 
 def test_too_many_of_them_end_the_run_and_name_the_pairs(runs):
@@ -169,14 +175,8 @@ def test_activations_computed_again_do_not_change_the_run(runs):
     assert codes["again"] == 0 and steps_of(folder / "again") == steps_of(folder / "whole3")
 
 
-def test_bad_pairs_are_named_and_the_learning_rate_does_not_fall_behind(runs, broken: Path):
+def test_a_run_that_gave_up_has_left_a_checkpoint_of_its_last_good_weights(runs):
     folder, _ = runs
-    key = Corpus.open(broken).runs.key.iloc[3]
-    steps = steps_of(folder / "bad2")
-    named = [pair for x in steps if not x["finite"] for pair in x["bad_pairs"]]
-    assert named and all(key in pair for pair in named)
-    assert [x["lr"] for x in steps] == [min(step, 2) / 2 * 0.003 for step in range(1, 31)]
-    # The run that gave up has left a checkpoint of its last good weights.
     manifest = json.loads((folder / "hopeless/checkpoints/step_0000001/manifest.json").read_text())
     assert manifest["state"]["adam_step"] == 0 and manifest["state"]["bad_steps"] == 1
 

@@ -2,12 +2,17 @@
 
 import json
 import math
+import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from factory import write_corpus
+from torch.utils import cpp_extension
 
 from fmriscale.config import ModelConfig, PretrainConfig, TrainConfig
 from fmriscale.errors import UserError
@@ -21,7 +26,7 @@ from fmriscale.training.objective import Losses, Objective
 from fmriscale.training.resilience import NonFiniteGuard, StopRequest, is_late, time_limit
 from fmriscale.training.schedule import plan_batch
 from fmriscale.training.telemetry import SPIKE, Record, Tally, numbers, spike_score
-from fmriscale.training.zero import check_nvme, deepspeed_dict, pick_precision
+from fmriscale.training.zero import PlainAdamW, check_nvme, deepspeed_dict, pick_precision
 
 # ---------------------------------------------------------------- who am I
 
@@ -92,13 +97,13 @@ def test_keys_that_are_ours_are_refused_by_name(raw: dict, said: str):
         deepspeed_dict(train, plan_batch(256, 8, 1), "fp32", "cpu", 10)
 
 
-def test_states_are_offloaded_from_a_gpu_only_and_by_zero_only():
+def test_states_are_offloaded_from_where_they_are_and_by_zero_only():
     nvme = TrainConfig(zero_stage=3, offload="nvme", nvme_path="/scratch")
     zero = deepspeed_dict(nvme, plan_batch(256, 8, 1), "bf16", "cuda", 10)["zero_optimization"]
     place = {"device": "nvme", "pin_memory": True, "nvme_path": "/scratch"}
     assert zero["offload_optimizer"] == zero["offload_param"] == place
     with pytest.raises(UserError, match=r"has none .* set train.offload none"):
-        deepspeed_dict(nvme, plan_batch(256, 8, 1), "fp32", "cpu", 10)
+        deepspeed_dict(TrainConfig(offload="cpu"), plan_batch(256, 8, 1), "fp32", "cpu", 10)
     for wrong, said in (
         ({"zero_stage": 0, "offload": "cpu"}, "needs train.zero_stage 1, 2 or 3"),
         ({"zero_stage": 3, "offload": "nvme"}, "a folder in train.nvme_path"),
@@ -113,6 +118,34 @@ def test_a_disk_that_cannot_be_used_is_refused_beforehand(tmp_path: Path, monkey
     monkeypatch.setenv("CC", str(tmp_path / "no_compiler"))
     with pytest.raises(UserError, match=r"async_io operator, which cannot be built here: .*libaio-dev"):
         check_nvme(tmp_path)
+
+
+def test_states_that_are_kept_on_a_disk_do_not_change_the_run(tmp_path: Path, repository: Path):
+    built = Path(os.environ.get("TORCH_EXTENSIONS_DIR") or cpp_extension.get_default_build_root())
+    if not any(built.glob("**/async_io/async_io.so")):
+        pytest.skip(f"no async_io operator of DeepSpeed in {built}: it needs libaio, and minutes to build")
+    try:
+        check_nvme(tmp_path)
+    except UserError as error:
+        pytest.skip(str(error))
+    write_corpus(tmp_path / "corpus")
+    train = "--train.zero_stage 3 --train.global_batch 8 --train.schedule constant --train.warmup_steps 2"
+    line = ["--config", str(repository / "configs/pretrain_demo.yaml"), "--tracking.enabled", "false"]
+    line += ["--data.corpus", str(tmp_path / "corpus"), "--train.eval_every", "0", *train.split()]
+    on_disk = ["--train.offload", "nvme", "--train.nvme_path", str(tmp_path)]
+    lives = [("memory", "6", []), ("disk", "3", on_disk), ("disk", "6", on_disk)]
+    lines = [
+        [*line, "--out", str(tmp_path / out), "--train.steps", steps, *more] for out, steps, more in lives
+    ]
+    code = (
+        "import json, sys; from fmriscale.train import main; [main(line) for line in json.loads(sys.argv[1])]"
+    )
+    done = subprocess.run([sys.executable, "-c", code, json.dumps(lines)], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.count("resumed from") == 1, done.stdout + done.stderr
+    records = [(tmp_path / out / "metrics.jsonl").read_text().splitlines() for out in ("memory", "disk")]
+    losses = [[x["loss"] for x in map(json.loads, record) if "event" not in x] for record in records]
+    assert len(losses[0]) == 6 and losses[0] == pytest.approx(losses[1], abs=1e-6)
+    assert any((tmp_path / "zero_stage_3").rglob("*.swp"))
 
 
 def test_precision_is_what_the_device_can_do():
@@ -153,6 +186,23 @@ def test_a_signal_only_sets_a_flag():
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def test_a_gradient_that_is_not_finite_leaves_weights_and_moments_as_they_were():
+    weights = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
+    adamw = PlainAdamW([weights], lr=0.1, fused=True)
+    weights.grad = torch.tensor([0.5, -0.5])
+    adamw.step()
+    before = [weights.detach().clone(), *(value.clone() for value in adamw.state[weights].values())]
+    for bad in (math.nan, math.inf):
+        weights.grad = torch.tensor([0.5, bad])
+        adamw.step()
+        assert adamw.overflow
+    after = [weights.detach(), *adamw.state[weights].values()]
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    weights.grad = torch.tensor([0.5, -0.5])
+    adamw.step()
+    assert not adamw.overflow and not torch.equal(weights, before[0])
 
 
 def test_bad_steps_are_counted_and_only_many_in_a_row_end_the_run():

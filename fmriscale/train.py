@@ -22,7 +22,7 @@ from fmriscale import __version__
 from fmriscale.config import PretrainConfig
 from fmriscale.corpus.reader import Corpus
 from fmriscale.errors import EXIT_OK, EXIT_STOPPED, UserError, end_process, exit_code_of
-from fmriscale.files import expand
+from fmriscale.files import expand, writing_to
 from fmriscale.model.encoder import Encoder, EncoderConfig
 from fmriscale.model.export import read_meta, save_encoder
 from fmriscale.model.flops import train_flops
@@ -146,9 +146,11 @@ def train(config: PretrainConfig, out: Path, place: Cluster, stop: StopRequest, 
 
     # The records: rank 0 alone writes.
     record = tracker = None
+    with cluster.together(), writing_to(out):
+        if place.leads:
+            save_config(config, out / "config.yaml")
+            record = Record(out / "metrics.jsonl", start)
     if place.leads:
-        save_config(config, out / "config.yaml")
-        record = Record(out / "metrics.jsonl", start)
         tracker = Tracker(config.tracking, out.parent, out.name, run_id=state.get("mlflow_run_id"))
         tracker.log_params(
             flatten(to_dict(config)) | {"world_size": place.world_size, "precision": precision}

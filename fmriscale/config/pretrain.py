@@ -220,6 +220,10 @@ class TrainConfig:
             )
         if not self.lr > 0:
             raise ValueError(f"train.lr is {self.lr}; it must be above 0")
+        lowest = {"steps": 1, "global_batch": 1, "max_micro_batch": 1, "eval_pairs": 1, "log_every": 1}
+        for name, low in {**lowest, "max_bad_steps": 1, "warmup_steps": 0, "eval_every": 0}.items():
+            if getattr(self, name) < low:
+                raise ValueError(f"train.{name} is {getattr(self, name)}; it must be at least {low}")
         if self.hang_minutes <= 0 or (self.max_minutes is not None and self.max_minutes <= 0):
             raise ValueError("train.hang_minutes and train.max_minutes must be above 0")
         if self.offload != "none" and self.zero_stage == 0:

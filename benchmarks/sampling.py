@@ -10,7 +10,6 @@ matters less; a plain copy of as many bytes is timed in turn with the others, an
 """
 
 import argparse
-import io
 import json
 import os
 import subprocess
@@ -24,6 +23,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pandas as pd
+import sampling_webdataset
 
 from fmriscale.config import DataConfig, PairConfig
 from fmriscale.corpus.manifest import (
@@ -36,7 +36,7 @@ from fmriscale.corpus.manifest import (
 from fmriscale.corpus.reader import Corpus
 from fmriscale.corpus.writer import ShardWriter, encode_run
 from fmriscale.sampling.loader import NTPLoader
-from fmriscale.sampling.tables import Draw
+from fmriscale.sampling.tables import PARTNER, Draw, in_lines
 
 BATCH, LENGTH, V, T, RUNS = 256, 5, 424, 300, 400
 BATCH_BYTES = BATCH * 2 * LENGTH * V * 2
@@ -62,6 +62,7 @@ def main() -> None:
         corpus_size(corpus, Path(folder), tell)
         order(corpus, tell)
         randomness(corpus, tell)
+        waiting(corpus, Path(folder), tell)
         if options.peers:
             peers(corpus, options.peers, Path(folder), tell)
     if options.json:
@@ -151,56 +152,27 @@ def throughput(corpus: Corpus, tell: Callable) -> None:
     window = loader_of(corpus, shuffle="window", shuffle_shards=2).parts[0]
     drawn = compared({"window": lambda i: window.draw(i * BATCH, BATCH)})["window"]
     tell("draw_window_us", np.median(drawn) * 1e6, "us a batch", "the windowed shuffle")
-    for name, every, about in (
-        ("webdataset", False, "one random pair of each run that is decoded"),
-        ("webdataset_buffered", True, "all pairs of a run, among 2,000 at a time"),
-    ):
-        piped = min(webdataset_seconds(corpus, every) for _ in range(3))
-        tell(f"{name}_pairs_per_s", BATCH / piped, "pairs/s", about, 3)
-        tell(f"speedup_vs_{name}", piped / np.median(took["mmap"]), "x", "aim 300" if not every else "", 3)
-
-
-def webdataset_seconds(corpus: Corpus, every: bool) -> float:
-    """A plain pipeline that does the job: decode runs, cut one or every pair, shuffle, batch."""
-    import webdataset
-
-    rng = np.random.default_rng(0)
-
-    def cut(samples):
-        for sample in samples:
-            bold = np.load(io.BytesIO(sample["bold.npy"]), allow_pickle=False)
-            starts = range(0, len(bold) - 2 * LENGTH + 1, 2)
-            for start in starts if every else [int(rng.choice(starts))]:
-                yield bold[start : start + LENGTH], bold[start + LENGTH : start + 2 * LENGTH], 1
-                other = int(rng.integers(0, len(bold) - LENGTH + 1))
-                yield bold[start : start + LENGTH], bold[other : other + LENGTH], 0
-
     shards = [str(corpus.folder / shard["path"]) for shard in corpus.manifest["shards"]]
-    pipeline = webdataset.DataPipeline(
-        webdataset.ResampledShards(shards),
-        webdataset.tarfile_to_samples(),
-        cut,
-        webdataset.shuffle(2000 if every else 200),
-        webdataset.batched(BATCH, collation_fn=collate),
-    )
-    found = iter(pipeline)
-    next(found)
-    return seconds(lambda _: next(found), 40 if every else 5)
-
-
-def collate(pairs: list) -> tuple[np.ndarray, ...]:
-    left, right, label = zip(*pairs, strict=True)
-    return np.stack(left), np.stack(right), np.array(label)
+    for name, pipeline, about in sampling_webdataset.PIPELINES:
+        batches = iter(pipeline(shards))
+        next(batches)
+        piped = [seconds(lambda _, batches=batches: next(batches), 5) for _ in range(5)]
+        tell(f"{name}_pairs_per_s", BATCH / np.median(piped), "pairs/s", about, 5)
+        tell(f"speedup_vs_{name}", np.median(piped) / np.median(took["mmap"]), "x", "ours mmap", 5)
 
 
 # ---------------------------------------------------------------- size of the corpus
 
 
 def simulated(corpus: Corpus, folder: Path, n: int) -> Path:
-    """A corpus of n runs in 50 data sets: all are the first 100 runs of the small one, over and over."""
+    """A corpus of n runs in 50 data sets: all are the first 100 runs of the small one, over and over.
+
+    That of 100 runs has 5 data sets: with 50, none would have two people, and no negative could come from
+    another run of its data set, which costs more than one of the same run.
+    """
     runs = corpus.runs.iloc[np.arange(n) % 100].reset_index(drop=True)
     person = np.arange(n) // 4
-    runs["dataset"] = [f"ds{p % 50:06d}" for p in person]
+    runs["dataset"] = [f"ds{p % min(50, n // 20):06d}" for p in person]
     runs["subject"] = [f"{p:06d}" for p in person]
     runs["run"] = [f"{i % 4 + 1:02d}" for i in range(n)]
     runs["person"] = runs.dataset + "/" + runs.subject
@@ -240,7 +212,7 @@ def corpus_size(corpus: Corpus, folder: Path, tell: Callable) -> None:
     loaders = {n: loader_of(Corpus.open(path)) for n, path in folders.items()}
     part = loaders[100_000].parts[0]
     index = sum(x.nbytes for x in part.table if isinstance(x, np.ndarray)) + part.rows.nbytes
-    tell("index_bytes_per_run", index / 100_000 + 8 + 4, "bytes", "aim 200; with addresses and t_r", 1)
+    tell("index_bytes_per_run", index / 100_000 + 8, "bytes", "aim 200; with addresses", 1)
     took = compared({n: (lambda i, x=x: x.batch(i * BATCH, BATCH)) for n, x in loaders.items()})
     for n in (10_000, 100_000):
         slower = np.median(took[n] / took[100]) - 1
@@ -255,11 +227,13 @@ def order(corpus: Corpus, tell: Callable) -> None:
     for shuffle in ("exact", "window"):
         part = loader_of(corpus, shuffle=shuffle, shuffle_shards=16).parts[0]
         table, n_runs, n_shards = part.table, 100_000, 2_000
-        runs = np.repeat(table.runs[:1], n_runs)
+        runs = in_lines(n_runs)
+        runs[:] = table.runs[0]
         runs["subject"] = runs["person"] = np.arange(n_runs)
-        runs["reach"] = runs["windows"] = 1000
+        runs["reach"] = 1000
         first = np.arange(n_runs + 1, dtype=np.int64) * 1000
-        everyone = np.tile(np.arange(n_runs, dtype=np.int32), 3)
+        everyone = np.zeros(3 * n_runs, PARTNER)
+        everyone["run"], everyone["windows"] = np.tile(np.arange(n_runs), 3), 1000
         part.table = table._replace(
             run_first=first,
             run_span=np.arange(n_runs + 1, dtype=np.int32),
@@ -270,7 +244,6 @@ def order(corpus: Corpus, tell: Callable) -> None:
             subject_first=np.arange(n_runs + 1, dtype=np.int32),
             dataset_first=np.array([0, n_runs], np.int32),
             partners=everyone,
-            longest=np.full(3 * n_runs, 1000, np.int32),
             shard_run=np.linspace(0, n_runs, n_shards + 1).astype(np.int32),
             dataset_shard=np.array([0, n_shards], np.int32),
         )
@@ -332,6 +305,30 @@ def many_shards(loader: NTPLoader, n: int):
     part.table = part.table._replace(shard_run=bounds, dataset_shard=np.array([0, n], np.int32))
     part._memo = part._memo._replace(blocks=np.zeros(n + 1, np.int64))
     return part
+
+
+# ---------------------------------------------------------------- in training
+
+
+def waiting(corpus: Corpus, folder: Path, tell: Callable) -> None:
+    """Share of a step that ranks wait for pairs, in real training of the paper model."""
+    recipe = {
+        "out": str(folder / "run"),
+        "data": {"corpus": str(corpus.folder), "pairs": {"negatives": KINDS}},
+        "model": {"preset": "paper"},
+        "train": {"steps": 20, "global_batch": 256, "max_micro_batch": 128, "zero_stage": 1},
+    }
+    (folder / "recipe.json").write_text(json.dumps(recipe))  # JSON is YAML
+    script = Path(__file__).parents[1] / "fmriscale/train.py"
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [sys.executable, *launch, script, "--config", folder / "recipe.json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900)
+    if done.returncode:
+        raise RuntimeError(f"training failed:\n{done.stdout}{done.stderr}")
+    lines = [json.loads(line) for line in (folder / "run/metrics.jsonl").read_text().splitlines()]
+    shares = [line["data_wait_share"] for line in lines if "data_wait_share" in line]
+    about = "of a step, paper model, 2 ranks; aim 0.01"
+    tell("data_wait_share", float(np.median(shares)), "", about, len(shares))
 
 
 # ---------------------------------------------------------------- others

@@ -15,6 +15,7 @@ from numba import njit
 from fmriscale.sampling.tables import (
     ANYWHERE,
     KIND_BLOCK,
+    OTHER_DATASET,
     POSITIVE,
     REVERSED,
     SAME_DATASET,
@@ -175,7 +176,7 @@ def _window_start(table, run, k):
     if table.runs[run].start >= 0:
         return np.int64(table.runs[run].start) + k * table.runs[run].stride
     index = table.run_first[run] + k
-    span = table.runs[run].span
+    span = table.run_span[run]
     while span + 1 < table.run_span[run + 1] and table.span_first[span + 1] <= index:
         span += 1
     return table.span_start[span] + (index - table.span_first[span]) * table.runs[run].stride
@@ -201,21 +202,6 @@ def distant_shifts(n_windows, stride, gap, near, length):
 
 
 @njit(cache=True, error_model="numpy", forceinline=True)
-def _how_many_longer(longest, first, last, k):
-    """Return how many runs of a list, longest first, have a window k."""
-    if longest[last - 1] > k:  # as for most windows, where runs are about equally long
-        return last - first
-    low, high = first, last
-    while low < high:
-        middle = (low + high) // 2
-        if longest[middle] > k:
-            low = middle + 1
-        else:
-            high = middle
-    return low - first
-
-
-@njit(cache=True, error_model="numpy", forceinline=True)
 def _is_partner(own, its, kind):
     """Tell whether another run can hold the right sequence of this kind; both are of `table.runs`."""
     if kind == SAME_SUBJECT:
@@ -226,8 +212,8 @@ def _is_partner(own, its, kind):
 
 
 @njit(cache=True, error_model="numpy", forceinline=True)
-def _partner(table, run, k, kind, key):
-    """Draw one of the runs of this kind that have a window k; each is as likely."""
+def _partners(table, run, k, kind):
+    """Return the first of the listed runs that a kind is drawn from, and how many of them have a window k."""
     n_runs = len(table.runs)
     if kind == SAME_SUBJECT:
         s = table.runs[run].subject
@@ -237,15 +223,27 @@ def _partner(table, run, k, kind, key):
         first, last = n_runs + table.dataset_first[d], n_runs + table.dataset_first[d + 1]
     else:
         first, last = 2 * n_runs, 3 * n_runs
-    n = _how_many_longer(table.longest, first, last, k)
+    if table.partners[last - 1].windows > k:  # as for most windows, where runs are about equally long
+        return first, last - first
+    low, high = first, last
+    while low < high:
+        middle = (low + high) // 2
+        if table.partners[middle].windows > k:
+            low = middle + 1
+        else:
+            high = middle
+    return first, low - first
+
+
+@njit(cache=True, error_model="numpy", forceinline=True)
+def _partner(table, run, k, kind, key):
+    """Draw one of the runs of this kind that have a window k; each is as likely."""
+    first, n = _partners(table, run, k, kind)
     place = 0
-    for turn in range(_TRIES):
-        place = int(uniform(key, turn) * n)
-        other = table.partners[first + place]
-        if other != run and _is_partner(table.runs[run], table.runs[other], kind):
-            return other
-    for turn in range(n):  # hardly any run suits: take the next one that does
-        other = table.partners[first + (place + turn) % n]
+    for turn in range(_TRIES + n):
+        # Where hardly any run suits, the next one that does is taken.
+        place = int(uniform(key, turn) * n) if turn < _TRIES else (place + 1) % n
+        other = table.partners[first + place].run
         if other != run and _is_partner(table.runs[run], table.runs[other], kind):
             return other
     return np.int32(-1)  # not reached: `reach` says that there is one
@@ -266,7 +264,7 @@ def _nearby(table, run, k, kind, partner, at, window, seed_key, key):
         shard = first + permute((at[1] - j) % n_shards, n_shards, shards_key)
         begin, end = table.shard_run[shard], table.shard_run[shard + 1]
         other = begin + int(uniform(key, _TRIES + 2 * turn + 1) * (end - begin))
-        has_k = table.runs[other].windows > k
+        has_k = table.runs[other].reach[POSITIVE] > k
         if has_k and _is_partner(table.runs[run], table.runs[other], kind):
             return np.int32(other)
     return partner
@@ -292,7 +290,7 @@ def _anywhere(table, run, start, u):
     subject = table.runs[run].subject
     first, last = table.subject_first[subject], table.subject_first[subject + 1]
     own = first
-    while table.partners[own] != run:
+    while table.partners[own].run != run:
         own += 1
     base, before = table.subject_starts[first], table.subject_starts[own]
     blocked = before + _starts_before(table, run, start - table.length)
@@ -301,7 +299,7 @@ def _anywhere(table, run, start, u):
     if drawn >= blocked:
         drawn += resumed - blocked
     place = np.searchsorted(table.subject_starts[first : last + 1], drawn, side="right") - 1 + first
-    rest, other = drawn - table.subject_starts[place], table.partners[place]
+    rest, other = drawn - table.subject_starts[place], table.partners[place].run
     for span in range(table.run_span[other], table.run_span[other + 1]):
         n = max(0, table.span_stop[span] - table.length + 1 - table.span_start[span])
         if rest < n:
@@ -317,12 +315,8 @@ def _substitute(table, run, k, kinds, turn, key):
     Where no declared kind is possible at this place of the run, the kind in turn (or the first that the run
     can have at all) is returned and the place is moved.
     """
-    for again in range(_TRIES):
-        kind = kinds[int(uniform(key, again) * KIND_BLOCK)]
-        if k < table.runs[run].reach[kind]:
-            return kind, k
-    for again in range(KIND_BLOCK):
-        kind = kinds[again]
+    for again in range(_TRIES + KIND_BLOCK):
+        kind = kinds[int(uniform(key, again) * KIND_BLOCK) if again < _TRIES else again - _TRIES]
         if k < table.runs[run].reach[kind]:
             return kind, k
     for again in range(KIND_BLOCK):
@@ -345,71 +339,81 @@ def draw_pairs(first, table, mixture, seed, window, memo, out):
     seed_key = fold(0, seed)
     partner_key, kind_key = fold(seed_key, _PARTNER), fold(seed_key, _KIND)
     n_block, n_pairs = len(mixture.which), len(out.kind)
-    windows, epochs, blocks = np.empty((3, n_pairs), np.int64)
+    windows, epochs, blocks, draws = np.empty((4, n_pairs), np.int64)
     for i in range(n_pairs):
         place = (first + i) % n_block
         d = mixture.which[place]
         # Even draws of a data set are positives, odd ones negatives; each has its own pass over the windows.
         draw = (first + i) // n_block * mixture.quotas[d] + mixture.occurrence[place]
-        begin = table.run_first[table.dataset_first[d]]
-        n_windows = table.run_first[table.dataset_first[d + 1]] - begin
+        begin, end = table.run_first[table.dataset_first[d]], table.run_first[table.dataset_first[d + 1]]
+        n_windows = end - begin
         epoch, index = (draw // 2) // n_windows, (draw // 2) % n_windows
         stream, at = (_NEGATIVES if draw % 2 else _POSITIVES), np.int64(0)
         if window == 0:
             chosen = begin + permute(index, n_windows, fold(fold(fold(seed_key, stream), d), epoch))
         else:
             chosen, at = windowed(table, d, index, epoch, stream, window, seed_key, memo)
-        windows[i], epochs[i], blocks[i] = chosen, epoch, at
+        windows[i], epochs[i], blocks[i], draws[i] = chosen, epoch, at, draw
         out.dataset[i] = d
     # The table of many runs is not in the cache. Short loops over all pairs let the processor wait for many
-    # of its lines at once; they are then there for the long loop that draws the negatives.
+    # of its lines at once; a loop finds there what the loops before it have asked for.
     for i in range(n_pairs):
         low, high = table.dataset_first[out.dataset[i]], table.dataset_first[out.dataset[i] + 1]
         begin, end = table.run_first[low], table.run_first[high]
         guess = min(low + int((windows[i] - begin) / (end - begin) * (high - low)), high - 1)
         out.run_left[i] = _run_of(table.run_first, low, high, guess, windows[i])
+    ks = windows
     for i in range(n_pairs):
         run = out.run_left[i]
-        out.start_left[i] = _window_start(table, run, windows[i] - table.run_first[run])
-
-    for i in range(n_pairs):
-        position = first + i
-        block, place = position // n_block, position % n_block
-        d, run, epoch, at = out.dataset[i], out.run_left[i], epochs[i], blocks[i]
-        draw = block * mixture.quotas[d] + mixture.occurrence[place]
-        k, start = windows[i] - table.run_first[run], np.int64(out.start_left[i])
-        follows = table.length + table.runs[run].gap
-
-        kind, right_run, right_start = POSITIVE, np.int64(run), start + follows
-        if draw % 2:
-            key = fold(partner_key, position)
-            turn = (draw // 2) % KIND_BLOCK
-            kind = mixture.kinds[d, turn]
-            if k >= table.runs[run].reach[kind]:
-                kind, k = _substitute(table, run, k, mixture.kinds[d], turn, fold(kind_key, position))
-            if kind == SAME_RUN:
-                n_run = table.runs[run].windows
-                n, low, left_out = distant_shifts(
-                    n_run, table.runs[run].stride, table.runs[run].gap, table.runs[run].near, table.length
-                )
-                shift = table.runs[run].near + int(uniform(key, 0) * n)
-                shift += left_out if shift >= low else 0
-                right_start = _window_start(table, run, (k + shift) % n_run) + follows
-            elif kind == ANYWHERE:
-                right_run, right_start = _anywhere(table, run, start, uniform(key, 0))
-            elif kind != REVERSED:
-                right_run = _partner(table, run, k, kind, key)
-                if window > 0 and kind != SAME_SUBJECT:
-                    e = table.runs[right_run].dataset
-                    if e != d:  # how far that data set is, to a block
-                        its = (block * mixture.quotas[e] + place * mixture.quotas[e] // n_block) // 2
-                        n_its = (
-                            table.run_first[table.dataset_first[e + 1]]
-                            - table.run_first[table.dataset_first[e]]
-                        )
-                        n_shards = table.dataset_shard[e + 1] - table.dataset_shard[e]
-                        epoch, at = its // n_its, its % n_its * n_shards // n_its
-                    right_run = _nearby(table, run, k, kind, right_run, (epoch, at), window, seed_key, key)
-                right_start = _window_start(table, right_run, k) + table.length + table.runs[right_run].gap
-        out.run_right[i], out.start_right[i] = right_run, right_start
+        ks[i] -= table.run_first[run]  # from here on the number in the run
+        out.start_left[i] = _window_start(table, run, ks[i])
+        out.row_left[i], out.t_r[i] = table.runs[run].row, table.runs[run].t_r
+    for i in range(n_pairs):  # kinds; and of the other runs that negatives come from, the first that is tried
+        run, kind = out.run_left[i], POSITIVE
+        out.run_right[i] = run
+        if draws[i] % 2:
+            kinds, turn = mixture.kinds[out.dataset[i]], (draws[i] // 2) % KIND_BLOCK
+            kind = kinds[turn]
+            if ks[i] >= table.runs[run].reach[kind]:
+                kind, ks[i] = _substitute(table, run, ks[i], kinds, turn, fold(kind_key, first + i))
+            if kind in (SAME_SUBJECT, SAME_DATASET, OTHER_DATASET):
+                its_first, n = _partners(table, run, ks[i], kind)
+                place = int(uniform(fold(partner_key, first + i), 0) * n)
+                out.run_right[i] = table.partners[its_first + place].run
         out.kind[i] = kind
+    for i in range(n_pairs):  # right as it is where that first run will do, and of positives
+        run = out.run_right[i]
+        out.start_right[i] = _window_start(table, run, ks[i]) + table.length + table.runs[run].gap
+        out.row_right[i] = table.runs[run].row
+    for i in range(n_pairs):  # the other negatives, and those for which it will not
+        run, kind, k = out.run_left[i], out.kind[i], ks[i]
+        if kind in (POSITIVE, REVERSED):
+            continue
+        key, right_run = fold(partner_key, first + i), np.int64(run)
+        if kind == SAME_RUN:
+            own = table.runs[run]
+            n_own = own.reach[POSITIVE]
+            n, low, left_out = distant_shifts(n_own, own.stride, own.gap, own.near, table.length)
+            shift = own.near + int(uniform(key, 0) * n)
+            k = (k + shift + (left_out if shift >= low else 0)) % n_own
+        elif kind == ANYWHERE:
+            right_run, out.start_right[i] = _anywhere(
+                table, run, np.int64(out.start_left[i]), uniform(key, 0)
+            )
+        else:
+            right_run = _partner(table, run, k, kind, key)
+            if window > 0 and kind != SAME_SUBJECT:
+                e, at = table.runs[right_run].dataset, (epochs[i], blocks[i])
+                if e != out.dataset[i]:  # how far that data set is, to a block
+                    block, place = (first + i) // n_block, (first + i) % n_block
+                    its = (block * mixture.quotas[e] + place * mixture.quotas[e] // n_block) // 2
+                    n_its = (
+                        table.run_first[table.dataset_first[e + 1]] - table.run_first[table.dataset_first[e]]
+                    )
+                    n_shards = table.dataset_shard[e + 1] - table.dataset_shard[e]
+                    at = (its // n_its, its % n_its * n_shards // n_its)
+                right_run = _nearby(table, run, k, kind, right_run, at, window, seed_key, key)
+        if kind != ANYWHERE:
+            follows = table.length + table.runs[right_run].gap
+            out.start_right[i] = _window_start(table, right_run, k) + follows
+        out.run_right[i], out.row_right[i] = right_run, table.runs[right_run].row

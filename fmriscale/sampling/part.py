@@ -111,7 +111,6 @@ class Part:
         self.too_short = len(rows) - len(self.rows)
         self.windows = np.diff(self.table.run_first[self.table.dataset_first])
         self.numbers = np.asarray(numbers, np.int16)
-        self._t_r = corpus.runs.t_r.to_numpy(np.float32)[self.rows]
         self._kinds = kinds_of(self.table, data.pairs.negatives)
         self._check_kinds()
         n_shards, n_datasets = len(self.table.shard_run) - 1, len(datasets)
@@ -149,9 +148,9 @@ class Part:
 
     def draw(self, first: int, count: int) -> Draw:
         """Return the places of the pairs at positions `first` to `first + count - 1`, without their data."""
-        runs, starts = np.empty((2, count), np.int32), np.empty((2, count), np.int32)
-        kind, dataset = np.empty(count, np.int8), np.empty(count, np.int16)
-        out = Draw(runs[0], starts[0], runs[1], starts[1], kind, dataset)
+        runs, starts, rows = np.empty((3, 2, count), np.int32)
+        kind, dataset, t_r = np.empty(count, np.int8), np.empty(count, np.int16), np.empty(count, np.float32)
+        out = Draw(runs[0], starts[0], runs[1], starts[1], kind, dataset, rows[0], rows[1], t_r)
         with self._lock:
             draw_pairs(first, self.table, self.mixture, self.seed, self._window, self._memo, out)
         return out
@@ -170,9 +169,9 @@ class Part:
             label=(draw.kind == 0).astype(np.int64),
             kind=draw.kind,
             dataset=self.numbers[draw.dataset],
-            t_r=self._t_r[draw.run_left],
-            run_left=self.rows[draw.run_left],
-            run_right=self.rows[draw.run_right],
+            t_r=draw.t_r,
+            run_left=draw.row_left,
+            run_right=draw.row_right,
             start_left=draw.start_left,
             start_right=draw.start_right,
             space=self.space.name,

@@ -13,14 +13,25 @@ KIND_BLOCK = 240
 RUN = np.dtype(
     [
         *((name, np.int32) for name in ("stride", "gap", "near", "subject", "person", "dataset")),
-        *((name, np.int32) for name in ("start", "span", "windows")),
+        *((name, np.int32) for name in ("start", "row")),
+        ("t_r", np.float32),
         ("reach", np.int32, 7),
     ]
 )
 """What is known of a run, 64 bytes: volumes between neighbouring windows; volumes between left and right;
 windows that a same_run negative keeps away (at least 1); numbers of the subject (of one data set), of the
-person (who may be in several) and of the data set; first volume of window 0 (-1: several spans); first
-span; number of windows; and how many of them, from the first, can have a negative of each kind."""
+person (who may be in several) and of the data set; first volume of window 0 (-1: several spans); row of the
+corpus; repetition time, s; number of windows (reach[POSITIVE]), and how many of them, from the first, can
+have a negative of each kind."""
+PARTNER = np.dtype([("run", np.int32), ("windows", np.int32)])
+"""A run that negatives are drawn from, and its number of windows."""
+
+
+def in_lines(n: int) -> np.ndarray:
+    """Return n empty records of runs, none of which lies in two lines of the processor's cache (64 bytes)."""
+    raw = np.zeros((n + 1) * RUN.itemsize, np.uint8)
+    first = -raw.ctypes.data % RUN.itemsize
+    return raw[first : first + n * RUN.itemsize].view(RUN)
 
 
 class Table(NamedTuple):
@@ -42,7 +53,7 @@ class Table(NamedTuple):
     span_stop: np.ndarray
     """int32 [S]: volume after the last one."""
     runs: np.ndarray
-    """RUN [R]."""
+    """RUN [R], from `in_lines`."""
     subject_first: np.ndarray
     """int32 [P + 1]: bounds of each subject in `partners`."""
     subject_starts: np.ndarray
@@ -50,9 +61,7 @@ class Table(NamedTuple):
     dataset_first: np.ndarray
     """int32 [D + 1]: first run of each data set, and bounds in the second part of `partners`."""
     partners: np.ndarray
-    """int32 [3 R]: all runs by subject, by data set, and in one list; those with most windows first."""
-    longest: np.ndarray
-    """int32 [3 R]: their numbers of windows."""
+    """PARTNER [3 R]: all runs by subject, by data set, and in one list; those with most windows first."""
     shard_run: np.ndarray
     """int32 [H + 1]: first run of each shard."""
     dataset_shard: np.ndarray
@@ -96,3 +105,9 @@ class Draw(NamedTuple):
     """int8 [B]: 0 for a positive, else the kind of negative."""
     dataset: np.ndarray
     """int16 [B]: data set of the left sequence."""
+    row_left: np.ndarray
+    """int32 [B]: row of the corpus."""
+    row_right: np.ndarray
+    """int32 [B]: row of the corpus."""
+    t_r: np.ndarray
+    """float32 [B]: repetition time of the left run, s."""

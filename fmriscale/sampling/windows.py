@@ -12,12 +12,14 @@ from fmriscale.sampling.kernels import distant_shifts
 from fmriscale.sampling.tables import (
     ANYWHERE,
     OTHER_DATASET,
+    PARTNER,
+    POSITIVE,
     REVERSED,
-    RUN,
     SAME_DATASET,
     SAME_RUN,
     SAME_SUBJECT,
     Table,
+    in_lines,
 )
 
 
@@ -101,22 +103,24 @@ def find_windows(
 
     by_subject = np.lexsort((-n_windows, subject))
     by_length = np.argsort(-n_windows, kind="stable")
-    partners = np.concatenate((by_subject, np.lexsort((-n_windows, dataset)), by_length))
+    partners = np.empty(3 * n, PARTNER)
+    partners["run"] = np.concatenate((by_subject, np.lexsort((-n_windows, dataset)), by_length))
+    partners["windows"] = n_windows[partners["run"]]
     allowed = distant_shifts_of(n_windows, stride, gap, near, length)
     blocked = 4 * length + int(np.max(gap, initial=0))
     reach = _reach(n_windows, n_starts, allowed, dataset, subject, person, blocked)
-    table, int32 = np.zeros(n, RUN), np.int32
+    table, int32 = in_lines(n), np.int32
     for name, values in (("stride", stride), ("gap", gap), ("near", near), ("reach", reach)):
         table[name] = values
-    table["span"] = np.searchsorted(span_run, np.arange(n))
-    table["windows"] = n_windows
-    table["start"] = np.where(np.bincount(span_run, minlength=n) == 1, span_start[table["span"]], -1)
+    run_span = np.searchsorted(span_run, np.arange(n + 1))
+    table["start"] = np.where(np.diff(run_span) == 1, span_start[run_span[:-1]], -1)
+    table["row"], table["t_r"] = rows, t_r
     for name, values in (("subject", subject), ("person", person), ("dataset", dataset)):
         table[name] = values
     return Table(
         length=length,
         run_first=_before(n_windows),
-        run_span=np.searchsorted(span_run, np.arange(n + 1)).astype(int32),
+        run_span=run_span.astype(int32),
         span_first=_before(n_span)[:-1],
         span_start=span_start.astype(int32),
         span_stop=span_stop.astype(int32),
@@ -126,8 +130,7 @@ def find_windows(
         ),
         subject_starts=_before(n_starts[by_subject]),
         dataset_first=dataset_first.astype(int32),
-        partners=partners.astype(int32),
-        longest=n_windows[partners].astype(int32),
+        partners=partners,
         shard_run=shard_run.astype(int32),
         dataset_shard=np.searchsorted(shard_run, dataset_first).astype(int32),
     ), rows.astype(int32)
@@ -177,11 +180,12 @@ def _reach(
     person: np.ndarray,
     blocked: int,
 ) -> np.ndarray:
-    """Return how many windows of each run can have a negative of each kind, int64 [R, 1 + kinds].
+    """Return how many windows of each run there are, and can have a negative of each kind [R, 1 + kinds].
 
     A negative from another run takes the window with the same number; there must be a run that has it.
     """
     reach = np.zeros((len(n_windows), 1 + len(KINDS)), np.int64)
+    reach[:, POSITIVE] = n_windows
     reach[:, SAME_RUN] = np.where(allowed > 0, n_windows, 0)
     reach[:, REVERSED] = n_windows
     for kind, group, apart in (

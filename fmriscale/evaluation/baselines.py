@@ -192,7 +192,8 @@ def category(windows: Windows, mean_NV: np.ndarray, train: Pairs, test: Pairs) -
     if splits := inner_splits(windows, members, test):
         search = GridSearchCV(svm(penalty), {"linearsvc__C": list(PENALTIES)}, cv=splits, refit=False)
         penalty = search.fit(x, label).best_params_["linearsvc__C"]
-        unseen_NK = np.full((len(mean_NV), len(windows.labels)), np.nan)
+        # Labels that only the other side of a transfer has are unknown here.
+        unseen_NK = np.full((len(mean_NV), len(np.unique(label))), np.nan)
         for kept, left_out in splits:
             fitted = svm(penalty).fit(x[kept], label[kept])
             unseen_NK[members[left_out]] = decisions(fitted, x[left_out])

@@ -120,6 +120,16 @@ def test_guesses_agree_whatever_the_number_of_labels(n_labels):
     assert abs(right[test.same_P == 1].mean() - right[test.same_P == 0].mean()) < 0.15
 
 
+def test_the_window_classifier_may_be_tested_on_labels_that_it_has_not_learned():
+    windows = many_labels(1.0)
+    train, test = sides(windows, TaskConfig())
+    known = [windows.label_N[side] < 5 for side in (train.left_P, train.right_P)]
+    fewer = Pairs(*(part[known[0] & known[1]] for part in (train.left_P, train.right_P, train.same_P)))
+    value, threshold = category(windows, windows.bold_NLV.mean(axis=1, dtype=np.float32), fewer, test)
+    assert np.isfinite(value).all() and np.isfinite(threshold)
+    assert roc_auc_score(test.same_P, value) > 0.6
+
+
 def test_the_window_classifier_never_sees_a_test_label():
     windows = many_labels(0.5)
     train, test = sides(windows, TaskConfig())

@@ -3,6 +3,7 @@
 FOLDER/recipe.yaml is the run. Every life is two ranks forked from this process.
 """
 
+import contextlib
 import json
 import os
 import random
@@ -74,6 +75,16 @@ def kill_at(moment: str, rng: random.Random) -> dict:
     return {"moment": moment, "victim": victim, "codes": codes, "drafts": drafts, "lines": lines("killed")}
 
 
+def flip_a_byte() -> str:
+    """Damage the newest checkpoint; return its folder."""
+    newest = max((folder / "killed/checkpoints").glob("step_*[0-9]"))
+    path = newest / "rank_00001.safetensors"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    return str(newest)
+
+
 def log_of_its_own(name: str) -> None:
     """Let this rank write its errors, and its stacks, into a file."""
     os.dup2(os.open(folder / f"{name}{os.environ['RANK']}.log", os.O_WRONLY | os.O_CREAT), 2)
@@ -104,6 +115,7 @@ def orphans() -> dict:
         os._exit(0)
 
     if not (launcher := os.fork()):
+        os.setpgid(0, 0)
         fork_ranks(2, rank)
         signal.pause()
     told = [folder / f"orphan{rank}" for rank in range(2)]
@@ -113,7 +125,9 @@ def orphans() -> dict:
     limit = time.monotonic() + 60
     while not all(path.exists() for path in told) and time.monotonic() < limit:
         time.sleep(0.01)
-    return {"codes": [int(path.read_text() or -1) for path in told], "steps": lines("orphans")}
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(launcher, signal.SIGKILL)
+    return {"codes": [path.read_text() if path.exists() else "" for path in told], "steps": lines("orphans")}
 
 
 def twice() -> None:
@@ -190,7 +204,11 @@ def disagree() -> None:
 warm_up()
 told: dict = {"undisturbed": [end(pid) for pid in start("undisturbed")]}
 rng = random.Random(5)
-told["kills"] = [kill_at(moment, rng) for moment in (["start", "step", "save", "save"] * n_kills)[:n_kills]]
+told["kills"] = []
+for moment in (["start", "step", "save", "save"] * n_kills)[:n_kills]:
+    if len(told["kills"]) == n_kills // 2:
+        told["flipped"] = flip_a_byte()
+    told["kills"].append(kill_at(moment, rng))
 told["last"] = [end(pid) for pid in start("killed")]
 told["hang"] = hang()
 told["orphans"] = orphans()

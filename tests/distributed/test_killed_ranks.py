@@ -11,6 +11,7 @@ from factory import write_corpus
 from ranks import clean_environment, steps_of
 
 from fmriscale.errors import EXIT_STOPPED
+from fmriscale.training.telemetry import SPIKE
 
 pytestmark = pytest.mark.distributed
 
@@ -53,6 +54,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict:
 
 def test_twenty_kills_at_any_moment_leave_the_run_as_it_was(told: dict):
     assert told["undisturbed"] == told["last"] == [0, 0], told["stderr"][-3000:]
+    assert all(x["spike"] < SPIKE for x in steps_of(told["folder"] / "undisturbed"))  # no false alarm
     assert len(told["kills"]) == KILLS
     assert all(-signal.SIGKILL in life["codes"] for life in told["kills"])
     assert any(life["drafts"] for life in told["kills"])  # some died with a checkpoint half written
@@ -60,6 +62,8 @@ def test_twenty_kills_at_any_moment_leave_the_run_as_it_was(told: dict):
     runs = [told["folder"] / name / "encoder/model.safetensors" for name in ("killed", "undisturbed")]
     assert runs[0].read_bytes() == runs[1].read_bytes()
     assert told["stdout"].count("resumed from") >= KILLS // 2
+    damage = "is skipped: rank_00001.safetensors has other content than its sha256 tells"
+    assert f"checkpoint {told['flipped']} {damage}" in told["stdout"]
 
 
 def test_a_checkpoint_is_one_only_when_every_rank_has_written_its_part(told: dict):
@@ -89,7 +93,7 @@ def test_a_rank_that_lost_rank_0_ends_and_tells_where_it_stood(told: dict):
 
 def test_ranks_whose_launcher_was_killed_save_and_end(told: dict):
     steps = told["orphans"]["steps"] - 1  # the last line tells of the save
-    assert told["orphans"]["codes"] == [EXIT_STOPPED] * 2 and steps > 5
+    assert told["orphans"]["codes"] == [str(EXIT_STOPPED)] * 2 and steps > 5
     assert (told["folder"] / f"orphans/checkpoints/step_{steps:07d}/manifest.json").exists()
 
 

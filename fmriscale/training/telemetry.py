@@ -209,7 +209,7 @@ def peak_flops(device: torch.device, precision: str) -> float:
         return GPUS[known][1] * (0.5e12 if precision == "fp32" else 1e12) if known else 0.0
     n, best = 512, math.inf
     left, right = torch.ones(2, n, n)
-    for _ in range(4):
+    for _ in range(32):  # the first ones wait for threads to start
         begun = time.perf_counter()
         torch.mm(left, right)
         best = min(best, time.perf_counter() - begun)

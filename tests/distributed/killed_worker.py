@@ -185,9 +185,11 @@ def lose_the_first() -> None:
     """Rank 0 is killed while another rank waits for something else than an exchange."""
     board.PATIENCE_S = 1.0
     log_of_its_own("lost")
-    place = cluster.join()
+    place, joined = cluster.join(), folder / "lost1.joined"
     if place.leads:
+        wait_for(joined.exists, [])
         os.kill(os.getpid(), signal.SIGKILL)
+    joined.touch()
     signal.pause()
 
 

@@ -92,10 +92,11 @@ def judge(summary: dict[str, Any], gain: dict[str, Any]) -> tuple[bool | None, s
     if not above_chance(summary, "pretrained") and not above_chance(summary, "fresh"):
         both = " and ".join(within(summary, name) for name in ("pretrained", "fresh"))
         return False, f"No: both arms are at chance under {protocol} ({both}), {units}{seen(gain)}"
-    if gain["p"] >= ALPHA:
-        return False, f"No: the pre-trained arm's advantage does not survive {protocol}: {size}{seen(gain)}"
-    if gain["effect"] < 0:
+    if gain["effect"] < 0 and gain["p"] < ALPHA and trainings_agree(gain):
         return False, f"No: under {protocol} the pre-trained arm is worse than the fresh one: {size}"
+    if gain["effect"] < 0 or gain["p"] >= ALPHA:
+        beyond = corrected(gain) if gain["p"] < ALPHA else seen(gain)
+        return False, f"No: the pre-trained arm's advantage does not survive {protocol}: {size}{beyond}"
     if above_chance(summary, "run_means") and standing(summary, "run_means"):
         return None, (
             f"Open: under {protocol} the pre-trained arm is ahead of the fresh one by {size}, but run means "

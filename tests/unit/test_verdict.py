@@ -112,6 +112,11 @@ def test_an_advantage_that_survives():
         ({"gained": 0.601}, False, ["No: the pre-trained arm's advantage does not survive", "80 %"]),
         ({"gained": 0.55}, False, ["worse than the fresh one: -5.0"]),
         ({"gained": 0.5}, False, ["worse than the fresh one: -10.0"]),
+        (
+            {"gained": 0.55, "spread": 0.05},
+            False,
+            ["advantage does not survive", "-5.0", "corrected resampled t"],
+        ),
         # A gain may be that of runs.
         ({"run_means": 0.65}, None, ["ahead of the fresh one by +5.0", "run means alone score 65.0 %"]),
         ({"run_means": 0.6}, True, ["Yes"]),

@@ -59,7 +59,7 @@ def parse(cls: type[Config], args: list[str] | None = None, prog: str = "fmrisca
     files = {file: read_recipe_file(cls, file) for file in _config_files(args)}
     parser = _parser(cls, prog)
     try:
-        return _fill(cls, parser, args)
+        return _beside(_fill(cls, parser, args), list(files))
     except UserError as refusal:
         for file, given in files.items():
             _refuse_entry(cls, file, given)
@@ -77,6 +77,18 @@ def _config_files(args: list[str]) -> list[str]:
     """Return what --config is given."""
     apart = [file for option, file in itertools.pairwise(args) if option == "--config"]
     return apart + [a.partition("=")[2] for a in args if a.startswith("--config=")]
+
+
+def _beside(config: Config, files: list[str]) -> Config:
+    """Fill in {recipe}, the folder of the recipe file, where events are looked for."""
+    if not files or not isinstance(config, definitions.CorpusConfig):
+        return config
+    folder = str(Path(files[-1]).absolute().parent).replace("{", "{{").replace("}", "}}")
+    datasets = [
+        dataclasses.replace(dataset, events=dataset.events and dataset.events.replace("{recipe}", folder))
+        for dataset in config.datasets
+    ]
+    return dataclasses.replace(config, datasets=datasets)
 
 
 def _parser(cls: type, prog: str) -> Any:

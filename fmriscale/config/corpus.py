@@ -172,8 +172,9 @@ class DatasetConfig:
     name_pattern: str | None = None
     """Regular expression with named groups (subject, session, task, run, ...) for the path below root."""
     events: str | None = None
-    """Path of a run's events file with {root}, {dir}, {stem}, {array}, {subject}, {task}, ...; or the folder
-    of the raw BIDS data set, where they are looked up; None = beside the run, by BIDS inheritance."""
+    """Path of a run's events file with {recipe} (the recipe's folder), {root}, {dir}, {stem}, {array},
+    {subject}, {task}, ...; or the folder of the raw BIDS data set, where they are looked up; None = beside
+    the run, by BIDS inheritance."""
     denoise: DenoiseConfig = field(default_factory=DenoiseConfig)
     """Cleaning of every run."""
     quality: QualityConfig = field(default_factory=QualityConfig)

@@ -84,7 +84,8 @@ def comparison(
     Returns
     -------
     dict
-        condition, first, second; fields of `Comparison` over units; p_holm (= p), corrected_t, corrected_p.
+        condition, first, second; fields of `Comparison` over units; corrected_t, corrected_p; p_holm and
+        corrected_p_holm, which are p and corrected_p until they are `adjusted`.
     """
     left, right = of(rows, first, part, size), of(rows, second, part, size)
     units = by_unit(left, "accuracy")
@@ -103,15 +104,18 @@ def comparison(
     return {
         **{"condition": part, "first": first, "second": second},
         **tested,
-        **{"p_holm": tested["p"], "corrected_t": t, "corrected_p": p},
+        **{"p_holm": tested["p"], "corrected_t": t, "corrected_p": p, "corrected_p_holm": p},
     }
 
 
 def adjusted(rows: list[dict[str, Any]], family: str) -> list[dict[str, Any]]:
-    """Adjust p over the rows that differ in condition or size; that of "all" pairs is a test of its own."""
-    members = [row for row in rows if row[family] != "all"]
-    corrected = iter(holm([row["p"] for row in members]))
-    return [row if row[family] == "all" else row | {"p_holm": next(corrected)} for row in rows]
+    """Adjust both p over the rows that differ in condition or size; "all" pairs are a test of their own."""
+    told = list(rows)
+    for test in ("p", "corrected_p"):
+        members = [place for place, row in enumerate(rows) if row[family] != "all" and row[test] is not None]
+        for place, p in zip(members, holm([rows[place][test] for place in members]), strict=True):
+            told[place] = told[place] | {f"{test}_holm": p}
+    return told
 
 
 def figures(rows: list[Row]) -> dict[str, Any]:

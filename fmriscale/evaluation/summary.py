@@ -60,9 +60,9 @@ def summarise(
         - arms: by name title, kind (arm, control, baseline), and for "all" pairs and each condition (where
           there are several) AUC, accuracy with its interval over units, and accuracy by unit; reversed: AUC
           and accuracy on windows that run backwards, and over folds what was lost (drop);
-        - comparisons: paired differences of accuracy over units, p_holm adjusted over the conditions;
-          corrected_t over folds and seeds; against_chance: likewise, of an arm or baseline and 0.5;
-        - by_size, size_comparisons: the arms by size of the training side, p_holm adjusted over the sizes;
+        - comparisons: paired differences of accuracy over units, and corrected_t over folds and seeds, both
+          p adjusted over the conditions; against_chance: likewise, of an arm or baseline and 0.5;
+        - by_size, size_comparisons: the arms by size of the training side, adjusted over the sizes likewise;
         - speed, curves, folds, verdict.
 
     Raises

@@ -73,6 +73,11 @@ def corrected(row: dict[str, Any]) -> str:
     return "-" if t is None else f"{t:.2f} ({p_value(row['corrected_p'])})"
 
 
+def corrected_holm(row: dict[str, Any]) -> str:
+    """Return the p of the corrected t, adjusted."""
+    return "-" if row["corrected_t"] is None else p_value(row["corrected_p_holm"])
+
+
 def counted(n: int, what: str) -> str:
     """Return a number of things: `1 seed`, `3 seeds`."""
     return f"{n:,} {what if n == 1 else plural(what)}"

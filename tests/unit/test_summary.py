@@ -186,6 +186,7 @@ def test_a_smaller_training_side_is_corrected_as_the_folds_are_cut():
     wanted = corrected_t([0, 0, 0.01, 0.01, 0.02, 0.02, 0.03, 0.03], 2 / 6)
     for row in done["size_comparisons"]:
         assert (row["corrected_t"], row["corrected_p"]) == pytest.approx(wanted)
+        assert row["corrected_p_holm"] == pytest.approx(2 * wanted[1])
 
 
 def test_runs_left_out_are_one_unit_a_fold_and_one_condition_is_all():

@@ -178,10 +178,13 @@ def test_what_is_open_by_its_protocol_says_no_more_of_the_arms():
 def test_small_training_sides_are_told_apart():
     summary = judged()
     row = next(r for r in summary["comparisons"] if r["second"] == "fresh")
-    sizes = [{**row, "size": size, "p_holm": p} for size, p in ((1, 0.001), (4, 0.3), (10, 0.001))]
-    summary |= {"sizes": [1, 4, 10], "size_comparisons": sizes}
+    found = ((1, 0.001, 0.02), (2, 0.001, 0.06), (4, 0.3, 0.02), (10, 0.001, 0.02))
+    sizes = [{**row, "size": size, "p_holm": p, "corrected_p_holm": q} for size, p, q in found]
+    summary |= {"sizes": [1, 2, 4, 10], "size_comparisons": sizes}
     told = verdict(summary)["sentence"]
-    assert "trained on fewer, it is ahead (Holm-adjusted p < 0.05): +5.0 with 1 subject;" in told
+    assert (
+        "trained on fewer, it is ahead (p < 0.05 by both tests, Holm-adjusted): +5.0 with 1 subject;" in told
+    )
 
 
 def test_conditions_are_given_with_their_adjusted_p():

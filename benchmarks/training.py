@@ -6,8 +6,9 @@
 Contenders take short turns, round after round; a figure is the median over rounds of the ratio within a
 round, so that a machine that is slow for a while slows both sides of it. One thread is timed in CPU-seconds,
 more in wall-clock seconds: these need a quiet machine, and what others used of it is told. Two ranks are
-two processes of one thread each, against one of one thread. What is told of checkpoints, of `fmriscale plan`
-and on a GPU is of runs of train.py (see trained.py).
+two processes of one thread each, against one of one thread: with as many pairs a rank as the one has (two
+ranks make a step of twice the pairs), and with as many pairs a step. What is told of checkpoints, of
+`fmriscale plan` and on a GPU is of runs of train.py (see trained.py).
 """
 
 import argparse
@@ -39,8 +40,8 @@ RATE = 1e-6
 """Learning rate: nothing is learnt by heart, or gradients would become denormal numbers, which are slow."""
 TURN_S = 0.4
 """A contender's turn takes at least so long: short, so that those of a round meet the same machine."""
-RANK_STEPS = 3
-"""Steps of ranks in their turn."""
+RANK_STEPS = 4
+"""Steps of ranks in their turn, after one that is not timed: they have stood still, and caches are cold."""
 SHAPE = resolve_encoder(ModelConfig(preset="paper"), {"stg": FEATURES}, LENGTH)
 
 
@@ -132,14 +133,16 @@ def bare_loop(model: nn.Module, loss_of: Callable[[], torch.Tensor]) -> Callable
     return step
 
 
-def in_engine(n_pairs: int = BATCH) -> Callable[[], int]:
-    """Our model in the DeepSpeed engine that train.py makes (ZeRO stage 1, float32)."""
+def in_engine(n_pairs: int = BATCH, stage: int = 1) -> Callable[[], int]:
+    """Our model in the DeepSpeed engine that train.py makes (float32); n_pairs is of all ranks together."""
     from fmriscale.training import cluster, zero
     from fmriscale.training.schedule import plan_batch
 
     place = cluster.join()
     plan = plan_batch(n_pairs, n_pairs, place.world_size)
-    engine = zero.make_engine(build(SHAPE, 0), TrainConfig(lr=RATE), plan, "fp32", place.device)
+    engine = zero.make_engine(
+        build(SHAPE, 0), TrainConfig(lr=RATE, zero_stage=stage), plan, "fp32", place.device
+    )
     engine.train()
     left, right, t_r, label = pairs(plan.micro)
 
@@ -227,16 +230,17 @@ class Others:
         return sum(ticks) - idle, idle
 
 
-def as_rank() -> None:
-    """Be one rank of `Ranks`: some steps of a batch in all for every line on stdin; rank 0 prints pairs/s."""
+def as_rank(stage: int, n_pairs: int) -> None:
+    """Be one rank of `Ranks`: some steps of n_pairs in all for every line on stdin; rank 0 prints pairs/s."""
     torch.set_num_threads(1)
-    step = in_engine()
+    step = in_engine(n_pairs, stage)
     for _ in sys.stdin:
+        step()
         torch.distributed.barrier()
         begun = time.perf_counter()
         for _ in range(RANK_STEPS):
             step()
-        rate = RANK_STEPS * BATCH / (time.perf_counter() - begun)
+        rate = RANK_STEPS * n_pairs / (time.perf_counter() - begun)
         if os.environ["RANK"] == "0":
             print(json.dumps(rate), flush=True)
     torch.distributed.destroy_process_group()
@@ -245,14 +249,14 @@ def as_rank() -> None:
 class Ranks:
     """Processes of one thread each that train together, and stand still between their turns."""
 
-    def __init__(self, n: int) -> None:
+    def __init__(self, n: int, stage: int, n_pairs: int) -> None:
         with socket.socket() as s:
             s.bind(("127.0.0.1", 0))
             port = str(s.getsockname()[1])
         place = {"WORLD_SIZE": str(n), "LOCAL_SIZE": str(n), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         self.processes = [
             subprocess.Popen(
-                [sys.executable, __file__, "--as-rank"],
+                [sys.executable, __file__, "--as-rank", str(stage), str(n_pairs)],
                 env={**os.environ, **place, "RANK": str(r), "LOCAL_RANK": str(r), "OMP_NUM_THREADS": "1"},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -312,7 +316,7 @@ class Figures(dict[str, dict]):
 def rates(found: Rounds, unit: str, scale: float = 1.0) -> None:
     for name, values in found.items():
         print(
-            f"{name:28}{statistics.median(values) / scale:9.1f} {unit}  ({max(values) / scale:.1f} at best)"
+            f"{name:30}{statistics.median(values) / scale:9.1f} {unit}  ({max(values) / scale:.1f} at best)"
         )
 
 
@@ -354,19 +358,25 @@ def measure_engine(threads: int, n_rounds: int, figures: Figures) -> None:
 
 
 def measure_ranks(n_rounds: int, figures: Figures) -> None:
-    """Two ranks of one thread against one."""
-    groups = {"one rank": Ranks(1), "two ranks": Ranks(2)}
-    found = turns({"one rank": groups["one rank"].turn}, 0) | turns(
-        {"two ranks": groups["two ranks"].turn}, 0
-    )
+    """Two ranks of one thread against one, at ZeRO stages 0 and 1."""
+    groups = {
+        f"{n} rank(s), ZeRO {stage}, {n_pairs} pairs": Ranks(n, stage, n_pairs)
+        for stage in (0, 1)
+        for n, n_pairs in ((1, BATCH), (2, 2 * BATCH), (2, BATCH))
+    }
+    for group in groups.values():  # they start one after the other
+        group.turn()
     others = Others([process for group in groups.values() for process in group.processes])
     found = turns({name: group.turn for name, group in groups.items()}, n_rounds)
     busy = others.share()
     for group in groups.values():
         group.close()
     rates(found, "pairs/s")
-    speedup = ratio(found["two ranks"], found["one rank"])
-    figures.tell("two_rank_speedup", speedup, "x", ">= 1.8", n_rounds, busy)
+    for stage in (0, 1):
+        one = found[f"1 rank(s), ZeRO {stage}, {BATCH} pairs"]
+        for name, n_pairs in (("", 2 * BATCH), ("_same_step", BATCH)):
+            speedup = ratio(found[f"2 rank(s), ZeRO {stage}, {n_pairs} pairs"], one)
+            figures.tell(f"two_ranks_zero{stage}{name}", speedup, "x", ">= 1.8", n_rounds, busy)
 
 
 def main() -> None:
@@ -377,10 +387,10 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda: other figures")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     parser.add_argument("--only", nargs="+", choices=parts, default=parts, help="leave others out")
-    parser.add_argument("--as-rank", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--as-rank", type=int, nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.as_rank:
-        as_rank()
+        as_rank(*options.as_rank)
         return
     keep_pages()  # for all contenders: ranks of train.py do
     figures = Figures(trained.device_name(options.device))

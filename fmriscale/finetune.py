@@ -35,6 +35,10 @@ def main(args: list[str]) -> int:
     """Run the verb; return the exit code."""
     flags, recipe = read_flags(args)
     config = parse(StudyConfig, recipe, prog="fmriscale finetune")
+    out = expand(config.out)
+    for name, what in (("corpus.json", "a corpus"), ("metrics.jsonl", "a pre-training run")):
+        if (out / name).exists():
+            raise UserError(f"{out}: holds {what}, which a study would spoil; choose another out")
     # One thread a process: cells run side by side, and results do not depend on the number of cores.
     os.environ["OMP_NUM_THREADS"] = "1"
     from fmriscale.evaluation import material as materials
@@ -53,14 +57,16 @@ def main(args: list[str]) -> int:
         size: [materials.fold_pairs(config, material, fold, size, config.seeds[0]) for fold in material.folds]
         for size in {sizes(config)[0], full}
     }
-    out, fingerprint, work = expand(config.out), material.corpus.fingerprint, pieces(config)
+    fingerprint, work = material.corpus.fingerprint, pieces(config)
     identity = study.study_hash(config, fingerprint)
     whole = all(study.finished(config, fingerprint, piece) for piece in work)
     if whole and flags.task_id is None and (earlier := finished_study(out, identity)):
         print(f"finished already, nothing to do\n\n{earlier}")
         return EXIT_OK
-    for stale in (FINISHED, SUMMARY):  # of another recipe, or of cells that are gone
-        (out / stale).unlink(missing_ok=True)
+    materials.verify(material)
+    with writing_to(out):
+        for stale in (FINISHED, SUMMARY):  # of another recipe, or of cells that are gone
+            (out / stale).unlink(missing_ok=True)
 
     alone = flags.task_id is None
     part = [] if flags.finish else work[flags.task_id or 0 :: flags.num_tasks or 1]

@@ -56,7 +56,7 @@ def parse(cls: type[Config], args: list[str] | None = None, prog: str = "fmrisca
     """
     args = list(sys.argv[1:] if args is None else args)
     args = [a for a in args if not a.startswith(("--local_rank=", "--local-rank="))]
-    files = {file: read_recipe_file(cls, file) for file in _config_files(args)}
+    files = {file: read_recipe_file(cls, file, prog) for file in _config_files(args)}
     parser = _parser(cls, prog)
     try:
         return _beside(_fill(cls, parser, args), list(files))

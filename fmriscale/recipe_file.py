@@ -11,7 +11,7 @@ from fmriscale.config import CorpusConfig, PretrainConfig, SimulateConfig, Study
 from fmriscale.errors import UserError
 
 
-def read_recipe_file(cls: type, file: str) -> dict[str, Any]:
+def read_recipe_file(cls: type, file: str, prog: str) -> dict[str, Any]:
     """Return the content of a recipe file.
 
     Parameters
@@ -20,6 +20,8 @@ def read_recipe_file(cls: type, file: str) -> dict[str, Any]:
         The recipe dataclass that it is to fill.
     file : str
         Its path.
+    prog : str
+        The command that reads it, for messages.
 
     Raises
     ------
@@ -47,11 +49,11 @@ def read_recipe_file(cls: type, file: str) -> dict[str, Any]:
         raise UserError(f"{file}: line {line}: '{key}' stands here a second time; keep one of them")
     if not isinstance(given, dict):
         what = "empty" if given is None else "no mapping of keys to values"
-        raise UserError(f"{file}: {what}; {_door(cls)} needs a recipe (configs/ has examples)")
+        raise UserError(f"{file}: {what}; {prog} needs a recipe (configs/ has examples)")
     if set(given) - set(typing.get_type_hints(cls)):
         for other in (CorpusConfig, PretrainConfig, SimulateConfig, StudyConfig):
             if set(given) <= set(typing.get_type_hints(other)):
-                raise UserError(f"{file}: a recipe of {_door(other)}, not of {_door(cls)}")
+                raise UserError(f"{file}: a recipe of {_door(other)}, not of {prog}")
     for key, known in _empty_unknown(cls, given):
         near = difflib.get_close_matches(key.rpartition(".")[2], known, n=1)
         meant = f". Did you mean '{near[0]}'?" if near else ""
@@ -60,7 +62,7 @@ def read_recipe_file(cls: type, file: str) -> dict[str, Any]:
 
 
 def _door(cls: type) -> str:
-    """Return the command of a recipe class: its docstring starts with it."""
+    """Return the command that a recipe is for: the docstring of its class starts with it."""
     return (cls.__doc__ or "").split("`")[1]
 
 

@@ -19,6 +19,8 @@ def main(args: list[str] | None = None) -> int:
     given = parser.parse_args(args)
     folder = expand(given.folder)
     path = expand(given.out) if given.out else folder / "report.html"
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder; give --out the name of a file, e.g. {path / 'report.html'}")
     # Imported here: drawing is slow to import.
     if (folder / "summary.json").exists():
         from fmriscale.evaluation.page import write_page

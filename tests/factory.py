@@ -14,6 +14,7 @@ from fmriscale.corpus.manifest import (
     QUARANTINE_COLUMNS,
     RUN_COLUMNS,
     FeatureSpace,
+    details_hash,
     segments_of,
     split_of,
     write_manifest,
@@ -96,6 +97,7 @@ def write_corpus(
                             },
                             "segments": segments_of(spec.get("sample_mask"), run["record"]["n_volumes"]),
                             "sha256": hashlib.sha256(run["members"]["bold.npy"]).hexdigest(),
+                            "details": details_hash(run["members"]),
                             **run["figures"],
                         }
                     )

@@ -1,5 +1,6 @@
 """Settings of pre-training: pairs, data, encoder, optimisation, tracking."""
 
+import math
 import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -122,7 +123,14 @@ class ModelConfig:
     n_heads: int | None = None
     """Attention heads; must divide the width (the paper preset pads its width up with zero columns)."""
     dropout: float | None = None
-    """Dropout rate."""
+    """Dropout rate, 0 to below 1."""
+
+    def __post_init__(self) -> None:
+        for name in ("d_model", "n_layers", "n_heads"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"model.{name} is {value}; it must be at least 1")
+        if self.dropout is not None and not 0 <= self.dropout < 1:
+            raise ValueError(f"model.dropout is {self.dropout}; give a rate from 0 to below 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,8 +226,10 @@ class TrainConfig:
                 f"train.keep_every {self.keep_every} is no multiple of train.save_every {self.save_every}, "
                 "so no checkpoint would be kept for good"
             )
-        if not self.lr > 0:
-            raise ValueError(f"train.lr is {self.lr}; it must be above 0")
+        if not 0 < self.lr < math.inf:
+            raise ValueError(f"train.lr is {self.lr}; it must be above 0, and finite")
+        if not 0 <= self.weight_decay < math.inf:
+            raise ValueError(f"train.weight_decay is {self.weight_decay}; give 0 or more")
         lowest = {"steps": 1, "global_batch": 1, "max_micro_batch": 1, "eval_pairs": 1, "log_every": 1}
         for name, low in {**lowest, "max_bad_steps": 1, "warmup_steps": 0, "eval_every": 0}.items():
             if getattr(self, name) < low:

@@ -1,5 +1,6 @@
 """Settings of `fmriscale finetune`: the task, the training of a cell, folds and arms."""
 
+import math
 import re
 from dataclasses import dataclass, field
 from typing import Literal
@@ -104,8 +105,11 @@ class FinetuneTrainConfig:
         ):
             if getattr(self, name) < low:
                 raise ValueError(f"train.{name} is {getattr(self, name)}; it must be at least {low}")
-        if not self.lr > 0 or not (self.head_lr is None or self.head_lr > 0):
-            raise ValueError("train.lr and train.head_lr must be above 0")
+        rates = [self.lr] if self.head_lr is None else [self.lr, self.head_lr]
+        if not all(0 < rate < math.inf for rate in rates):
+            raise ValueError("train.lr and train.head_lr must be above 0, and finite")
+        if not 0 <= self.weight_decay < math.inf:
+            raise ValueError(f"train.weight_decay is {self.weight_decay}; give 0 or more")
         if not 0 < self.layer_decay <= 1:
             raise ValueError(f"train.layer_decay is {self.layer_decay}; give a factor above 0, at most 1")
 
@@ -156,6 +160,12 @@ class StudyConfig:
     def __post_init__(self) -> None:
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds is {self.seeds}; give one or more, each once: a seed is a training")
+        if min(self.seeds) < 0:
+            raise ValueError(f"seeds is {self.seeds}; give numbers of 0 or more")
+        if unknown := [split for split in self.splits if split not in SPLITS]:
+            raise ValueError(f"splits has '{unknown[0]}'; choose from {', '.join(SPLITS)}")
+        if self.train_sizes == []:
+            raise ValueError("train_sizes is empty; give sizes, or null for one study of all there are")
         if self.jobs < 0:
             raise ValueError(f"jobs is {self.jobs}; it must be 0 or more")
         for name in self.controls:

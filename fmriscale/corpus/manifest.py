@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from fmriscale.config import SplitConfig
-from fmriscale.errors import UserError
+from fmriscale.errors import DamageError, UserError
 from fmriscale.files import fsync_folder, write_durably
 
 FORMAT = 1
@@ -247,6 +247,12 @@ def _holds(path: Path, text: str) -> bool:
     return path.is_file() and path.read_bytes() == text.encode()
 
 
+def details_hash(members: dict[str, bytes]) -> str:
+    """Return the first 16 hexadecimal digits of the sha256 of all members but the signals."""
+    rest = b"".join(members[name] for name in ("json", "mean.npy", "std.npy"))
+    return hashlib.sha256(rest).hexdigest()[:16]
+
+
 def read_manifest(folder: Path) -> tuple[dict[str, Any], pd.DataFrame]:
     """Read corpus.json and runs.tsv.
 
@@ -261,6 +267,8 @@ def read_manifest(folder: Path) -> tuple[dict[str, Any], pd.DataFrame]:
     ------
     UserError
         The folder is not a corpus, or of a format this version does not read.
+    DamageError
+        corpus.json or runs.tsv is not what was written.
     """
     path = folder / "corpus.json"
     if not path.is_file():
@@ -268,9 +276,10 @@ def read_manifest(folder: Path) -> tuple[dict[str, Any], pd.DataFrame]:
     try:
         corpus = json.loads(path.read_text())
     except ValueError as error:
-        raise UserError(f"{path}: not readable as JSON ({error}); rebuild the corpus") from error
-    if corpus.get("format") != FORMAT:
-        raise UserError(f"{path}: format {corpus.get('format')}, this version reads {FORMAT}; re-shard")
+        raise DamageError(f"{path}: not readable as JSON ({error}); rebuild the corpus") from error
+    found = corpus.get("format") if isinstance(corpus, dict) else None
+    if found != FORMAT:
+        raise UserError(f"{path}: format {found}, this version reads {FORMAT}; re-shard")
     text: Any = {c: "str" for c in RUN_COLUMNS if c not in _NUMBERS}
     try:
         runs = pd.read_csv(
@@ -282,5 +291,5 @@ def read_manifest(folder: Path) -> tuple[dict[str, Any], pd.DataFrame]:
         )
         runs = runs.loc[:, RUN_COLUMNS].astype(_NUMBERS)
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{folder / 'runs.tsv'}: {error}; rebuild the corpus") from error
+        raise DamageError(f"{folder / 'runs.tsv'}: {error}; rebuild the corpus") from error
     return corpus, runs

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fmriscale.corpus.manifest import FeatureSpace, read_manifest
+from fmriscale.corpus.manifest import FeatureSpace, details_hash, read_manifest
 from fmriscale.corpus.remote import RemoteShards
 from fmriscale.corpus.transfer import is_url
 from fmriscale.errors import DamageError, UserError
@@ -202,10 +202,14 @@ class Corpus:
                         if extension != "bold.npy" and (content := tar.extractfile(member)):
                             found[extension] = content.read()
                         if len(found) == 3:
-                            return found
+                            break
         except (OSError, tarfile.TarError) as error:
             raise self.damage(index, str(error)) from error
-        raise self.damage(index, f"only {sorted(found)} follow the array")
+        if len(found) < 3:
+            raise self.damage(index, f"only {sorted(found)} follow the array")
+        if details_hash(found) != row.details:
+            raise self.damage(index, "json, mean.npy or std.npy: another hash than in runs.tsv")
+        return found
 
     def map(self, shard: str) -> mmap.mmap:
         """Map a shard once a process, if it has the size that the manifest tells."""
@@ -215,10 +219,10 @@ class Corpus:
                 with path.open("rb") as handle:
                     mapped = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
             except (OSError, ValueError) as error:
-                raise DamageError(f"{path}: {error}; shard the corpus again") from error
+                raise DamageError(f"{path}: {error}; {self._remedy}") from error
             if len(mapped) != (size := self._sizes.get(shard, len(mapped))):
                 what = f"the shard has {len(mapped)} bytes instead of {size}"
-                raise DamageError(f"{path}: {what}; delete it and shard the corpus again")
+                raise DamageError(f"{path}: {what}; {self._remedy}")
             self._maps[shard] = mapped
         return self._maps[shard]
 
@@ -226,4 +230,11 @@ class Corpus:
         """Name the shard, key and offset of damage, and the remedy."""
         row = self.runs.iloc[index]
         where = f"{self.locate(row.shard)}: run {row.key} at byte {row.offset}"
-        return DamageError(f"{where}: {what}; delete the shard and shard the corpus again")
+        return DamageError(f"{where}: {what}; {self._remedy}")
+
+    @property
+    def _remedy(self) -> str:
+        """What mends a shard."""
+        if self.remote:
+            return f"delete this file, and it is fetched from {self} again"
+        return f"fmriscale verify {self} --repair builds it again"

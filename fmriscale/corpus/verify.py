@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fmriscale.corpus.manifest import QUARANTINE_COLUMNS, RUN_COLUMNS, fingerprint_of
+from fmriscale.corpus.manifest import QUARANTINE_COLUMNS, RUN_COLUMNS, details_hash, fingerprint_of
 from fmriscale.corpus.reader import MEMBER_HEADER, NPY_HEADER
-from fmriscale.corpus.writer import details_hash
 
 MEMBERS = ("bold.npy", "json", "mean.npy", "std.npy")
 """Members of a run, in their order."""

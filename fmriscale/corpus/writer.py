@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from fmriscale.corpus.manifest import details_hash
 from fmriscale.corpus.reader import MEMBER_HEADER, NPY_HEADER
 from fmriscale.files import fsync_folder, sha256_file
 
@@ -80,12 +81,6 @@ def encode_run(
         "details": details_hash(members),
     }
     return EncodedRun(row["key"], row, members)
-
-
-def details_hash(members: dict[str, bytes]) -> str:
-    """Return the first 16 hexadecimal digits of the sha256 of all members but the signals."""
-    rest = b"".join(members[name] for name in ("json", "mean.npy", "std.npy"))
-    return hashlib.sha256(rest).hexdigest()[:16]
 
 
 class ShardWriter:

@@ -9,6 +9,7 @@ from fmriscale.corpus.manifest import FeatureSpace
 from fmriscale.corpus.reader import Corpus
 from fmriscale.errors import UserError
 from fmriscale.evaluation.folds import Fold, make_folds, smaller
+from fmriscale.sampling.access import verify_runs
 from fmriscale.sampling.cut import cut_windows
 from fmriscale.sampling.labelled import Pairs, Windows, draw_pairs, members_of, side_conditions
 
@@ -54,6 +55,17 @@ def prepare(config: StudyConfig) -> Material:
         for size in config.train_sizes or ():
             smaller(fold, used, config.folds_by, size, seed=0)  # now, and not in the middle of the study
     return Material(corpus, space, windows, folds)
+
+
+def verify(material: Material) -> None:
+    """Check every run that takes part against its sha256: what is damaged must not decide a study.
+
+    Raises
+    ------
+    DamageError
+        A run is not what the manifest says.
+    """
+    verify_runs(material.corpus, np.unique(material.windows.run_N))
 
 
 def fold_pairs(

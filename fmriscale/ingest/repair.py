@@ -8,6 +8,7 @@ import pandas as pd
 from fmriscale.config import CorpusConfig
 from fmriscale.corpus.lock import FolderLock
 from fmriscale.corpus.manifest import read_manifest
+from fmriscale.corpus.transfer import is_url
 from fmriscale.corpus.verify import MANIFEST, Damage, check_manifest, check_shard
 from fmriscale.corpus.writer import EncodedRun, ShardWriter
 from fmriscale.errors import EXIT_DAMAGE, EXIT_OK, UserError
@@ -36,6 +37,11 @@ def main(args: list[str] | None = None) -> int:
     given = parser.parse_args(args)
     if given.jobs < 0:
         raise UserError(f"--jobs is {given.jobs}; it must be 0 or more")
+    if is_url(given.corpus):
+        raise UserError(
+            f"{given.corpus}: lies on a server; verify the folder that was uploaded (what training fetches "
+            "is checked as it comes)"
+        )
     folder, jobs = expand(given.corpus), given.jobs or available_cores()
     if not (folder / "corpus.json").is_file():
         read_manifest(folder)  # says what the folder is not

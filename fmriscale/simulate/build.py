@@ -32,6 +32,7 @@ def main(args: list[str]) -> int:
     """Run the verb; return the exit code."""
     config = parse(SimulateConfig, args, prog="fmriscale simulate")
     out = expand(config.out)
+    check(config)  # a folder is judged by settings that make sense alone
     if is_finished(config, out):
         print(f"{out}: already written with these settings, nothing to do")
         return EXIT_OK
@@ -105,8 +106,12 @@ def simulate(config: SimulateConfig, out: Path) -> None:
 
 def check(config: SimulateConfig) -> tuple[Anatomy, Design]:
     """Refuse sizes and strengths that cannot make the experiment; return the anatomy and the events."""
-    if min(config.n_subjects, config.n_runs, config.first_subject) < 1:
-        raise UserError("simulate: n_subjects, n_runs and first_subject must be at least 1")
+    lowest = dict.fromkeys(("n_subjects", "n_runs", "first_subject", "n_roi_voxels"), 1)
+    for name, low in (*lowest.items(), ("seed", 0)):
+        if getattr(config, name) < low:
+            raise UserError(f"simulate: {name} is {getattr(config, name)}; it must be at least {low}")
+    if not config.voxel_mm > 0:
+        raise UserError(f"simulate: voxel_mm is {config.voxel_mm}; give the edge of a voxel, above 0 mm")
     if len(config.shape) != 3 or min(config.shape) < 6:
         raise UserError(f"simulate: shape is {config.shape}; give three sizes of at least 6 voxels")
     if not 0 <= config.individual <= 1:

@@ -9,6 +9,7 @@ allocations of real steps: parameters, gradients, optimiser states, DeepSpeed's 
 
 import argparse
 import dataclasses
+import math
 import sys
 from dataclasses import dataclass
 from typing import Literal
@@ -17,6 +18,7 @@ import psutil
 
 from fmriscale.config import PretrainConfig
 from fmriscale.corpus.reader import Corpus
+from fmriscale.corpus.transfer import is_url
 from fmriscale.errors import EXIT_OK, EXIT_USAGE, UserError
 from fmriscale.files import expand
 from fmriscale.model.encoder import EncoderConfig, resolve_encoder
@@ -63,8 +65,11 @@ def main(args: list[str] | None = None) -> int:
         place, rest = parser.parse_known_args(args)
     except argparse.ArgumentError as error:
         raise UserError(f"{error} (--help lists every option)") from error
-    if min(place.nodes, place.gpus, place.mfu, place.gpu_gb or 1, place.pairs_per_s or 1) <= 0:
-        raise UserError("--nodes, --gpus, --gpu-gb, --mfu and --pairs-per-s must be above 0")
+    given = (place.nodes, place.gpus, place.mfu, place.gpu_gb, place.pairs_per_s)
+    if not all(0 < number < math.inf for number in given if number is not None):
+        raise UserError("--nodes, --gpus, --gpu-gb, --mfu and --pairs-per-s must be above 0, and finite")
+    if place.mfu > 1:
+        raise UserError(f"--mfu is {place.mfu:g}; it is a share of the peak, at most 1 (0.4 = 40 %)")
     config = parse(PretrainConfig, rest, prog="fmriscale plan")
     memory = psutil.virtual_memory().total / place.gpus if place.cpu else GPUS[place.gpu][0] * GIB
     memory = place.gpu_gb * GIB if place.gpu_gb else memory
@@ -118,26 +123,26 @@ class Plan:
         """
         settings = config.train
         batch = plan_batch(settings.global_batch, settings.max_micro_batch, n_ranks)
-        folder, resident = expand(config.data.corpus), 0
-        if folder.exists():
-            corpus = Corpus.open(folder)
+        where, resident = config.data.corpus, 0
+        if is_url(where) or expand(where).exists():
+            corpus = Corpus.open(where, config.data.cache, config.data.cache_gb)
             mapped = dataclasses.replace(config.data, access="mmap", volume_order="recorded", verify=False)
             loader = NTPLoader(corpus, mapped, "train", settings.seed, settings.global_batch)
             shape = shape_for(config, loader)
             sequences = [(part.space.name, part.space.n_features, part.length) for part in loader.parts]
             pairs = 2 * loader.n_windows
             epochs = settings.steps * settings.global_batch / pairs
-            data = f"{folder}: {pairs:,} pairs an epoch, {epochs:,.1f} epochs in the run"
+            data = f"{corpus}: {pairs:,} pairs an epoch, {epochs:,.1f} epochs in the run"
             if config.data.access == "device":
                 runs = corpus.runs[corpus.runs.key.isin(loader.run_keys)]
                 resident = int(2 * (runs.n_volumes * runs.n_features).sum())
         else:
             length = config.data.pairs.length
             if not isinstance(length, int):
-                raise UserError(f"{folder} is not there: data.pairs.length '{length}' cannot be made volumes")
+                raise UserError(f"{where} is not there: data.pairs.length '{length}' cannot be made volumes")
             sequences = [("any", FEATURES, length)]
             shape = resolve_encoder(config.model, {"any": FEATURES}, length)
-            data = f"{folder} is not there yet; {FEATURES} features assumed, epochs unknown"
+            data = f"{where} is not there yet; {FEATURES} features assumed, epochs unknown"
         return cls(
             config=config,
             shape=shape,

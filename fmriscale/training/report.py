@@ -6,7 +6,6 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-import yaml
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -14,6 +13,8 @@ from fmriscale.errors import DamageError, UserError
 from fmriscale.files import atomic_write
 from fmriscale.page import ACCENT, GREY, INK, MUTED, STYLE, WARM, WIDTH, environment, svg
 
+STEP = {"step", "loss", "finite", "seen", "pairs_per_s"}
+"""What the line of a step has at least."""
 POINTS = 400
 """Most points of a curve: each is the mean of as many steps as it takes."""
 MOST_DATASETS = 12
@@ -30,20 +31,19 @@ def write_report(folder: Path, path: Path) -> None:
     folder : Path
         Of the run: metrics.jsonl, config.yaml.
     path : Path
-        HTML file; its folder must exist.
+        HTML file; its folder is made where there is none.
 
     Raises
     ------
     UserError
         The run has made no step yet, or the file cannot be written.
     DamageError
-        A line that is not JSON, other than a last one cut off in writing.
+        A line that is none of a run's, other than a last one cut off in writing.
     """
     steps, evals = read_metrics(folder / "metrics.jsonl")
     if not steps:
         raise UserError(f"{folder / 'metrics.jsonl'}: no step yet; come back when the run has made some")
     settings = folder / "config.yaml"
-    config = yaml.safe_load(settings.read_text()) if settings.exists() else {}
     page = (
         environment("fmriscale.training")
         .get_template("report.html.jinja")
@@ -52,7 +52,7 @@ def write_report(folder: Path, path: Path) -> None:
             tiles=_tiles(steps, evals),
             charts=_charts(steps, evals),
             bad=[line["step"] for line in steps if not line["finite"]],
-            config=yaml.safe_dump(config, sort_keys=False) if config else "",
+            config=settings.read_text(errors="replace") if settings.exists() else "",
         )
     )
     try:
@@ -67,10 +67,14 @@ def read_metrics(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]
     found = []
     for number, line in enumerate(lines, 1):
         try:
-            found.append(json.loads(line))
+            content = json.loads(line)
         except ValueError as error:
             if number < len(lines):
                 raise DamageError(f"{path}: line {number} is not JSON ({error}); remove it") from error
+            continue
+        if not isinstance(content, dict) or not ("event" in content or content.keys() >= STEP):
+            raise DamageError(f"{path}: line {number} is no step that train.py wrote; remove it")
+        found.append(content)
     steps = [line for line in found if "event" not in line]
     return steps, [line for line in found if line.get("event") == "eval"]
 
@@ -103,7 +107,7 @@ def _tiles(steps: list[dict[str, Any]], evals: list[dict[str, Any]]) -> list[tup
     tiles = [
         (f"{last['step']:,}", "steps"),
         (f"{sum(last['seen'].values()):,}", "pairs seen"),
-        (f"{curve(steps, 'loss')[1][-1]:.4f}", "training loss"),
+        (f"{loss[-1]:.4f}" if len(loss := curve(steps, "loss")[1]) else "none", "training loss"),
     ]
     if evals:
         best = max(evals, key=lambda line: line["acc"])

@@ -91,6 +91,16 @@ def test_an_unknown_key_is_refused_by_name_with_the_nearest(tmp_path: Path, cls,
         (PretrainConfig, ["--train.global_batch=0"], ["train.global_batch", "at least 1"]),
         (PretrainConfig, ["--train.steps=-1"], ["train.steps", "at least 1"]),
         (PretrainConfig, ["--train.warmup_steps=-1"], ["train.warmup_steps", "at least 0"]),
+        (PretrainConfig, ["--train.lr=.inf"], ["train.lr", "finite"]),
+        (PretrainConfig, ["--train.weight_decay=-1"], ["train.weight_decay", "0 or more"]),
+        (PretrainConfig, ["--model.n_heads=0"], ["model.n_heads", "at least 1"]),
+        (StudyConfig, ["--model.n_layers=0"], ["model.n_layers", "at least 1"]),
+        (StudyConfig, ["--model.dropout=1.5"], ["model.dropout", "below 1"]),
+        (StudyConfig, ["--train.weight_decay=-1"], ["train.weight_decay", "0 or more"]),
+        (StudyConfig, ["--train.head_lr=.inf"], ["train.head_lr", "finite"]),
+        (StudyConfig, ["--splits=[train,tset]"], ["splits", "'tset'", "test"]),
+        (StudyConfig, ["--train_sizes=[]"], ["train_sizes is empty", "null"]),
+        (StudyConfig, ["--seeds=[-1]"], ["seeds", "0 or more"]),
         (StudyConfig, ["--train.lr=-1"], ["train.lr", "above 0"]),
         (StudyConfig, ["--seeds=[]"], ["seeds", "one or more"]),
         (StudyConfig, ["--seeds=[0,1,0]"], ["seeds", "each once"]),
@@ -136,7 +146,7 @@ def test_a_recipe_that_is_wrong_is_named_with_line_or_entry(tmp_path: Path, text
     file = tmp_path / "mine.yaml"
     file.write_text(text)
     with pytest.raises(UserError) as refusal:
-        parse(CorpusConfig, ["--config", str(file), "--split.val", "0.2"])
+        parse(CorpusConfig, ["--config", str(file), "--split.val", "0.2"], prog="fmriscale shard")
     message = str(refusal.value)
     assert message.startswith(f"{file}: ") and all(word in message for word in words) and "\n" not in message
 
@@ -198,9 +208,11 @@ def test_the_hash_is_of_the_settings_and_stays(tmp_path: Path):
 
 
 def test_every_setting_is_documented():
-    tree = ast.parse(Path(config.__file__).read_text())
-    bare = []
-    for cls in (node for node in tree.body if isinstance(node, ast.ClassDef)):
+    trees = [ast.parse(path.read_text()) for path in Path(config.__file__).parent.glob("*.py")]
+    classes = [node for tree in trees for node in tree.body if isinstance(node, ast.ClassDef)]
+    bare, names = [], {cls.name for cls in classes}
+    assert {cls.__name__ for cls in MINIMAL} < names
+    for cls in classes:
         for field, after in zip(cls.body, [*cls.body[1:], None], strict=True):
             documented = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
             if isinstance(field, ast.AnnAssign) and not documented:

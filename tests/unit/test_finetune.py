@@ -1,6 +1,7 @@
 """The study end to end on a toy corpus: files, MLflow, reuse, and what it must refuse."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +14,7 @@ from toystudy import TINY, V, options, without_times, write_encoder, write_toy
 from fmriscale.cli import run
 from fmriscale.config import ModelConfig, StudyConfig, TaskConfig
 from fmriscale.corpus.manifest import FeatureSpace
+from fmriscale.corpus.reader import Corpus
 from fmriscale.evaluation.cells import Cell
 from fmriscale.evaluation.fit import Reader, fit
 from fmriscale.evaluation.material import fold_pairs, prepare
@@ -260,6 +262,24 @@ def test_what_would_fool_us_is_refused(place, capsys):
     assert run(options(place, "refused", folds_by="run", n_folds=3)) == 2
     assert "no cross_run pairs" in capsys.readouterr().err
     assert not (place / "refused").exists()
+    (place / "file").write_text("mine")
+    assert run(options(place, "file")) == 2
+    assert "file" in capsys.readouterr().err and (place / "file").read_text() == "mine"
+    before = sorted(path.name for path in (place / "corpus").iterdir())
+    assert run(options(place, "corpus")) == 2
+    assert "holds a corpus" in capsys.readouterr().err
+    assert sorted(path.name for path in (place / "corpus").iterdir()) == before
+
+
+def test_a_flipped_byte_in_a_run_that_takes_part_stops_the_study(place, tmp_path, capsys):
+    damaged = shutil.copytree(place / "corpus", tmp_path / "corpus")
+    runs = Corpus.open(damaged).runs
+    shard = damaged / runs["shard"].iloc[0]
+    content = bytearray(shard.read_bytes())
+    content[int(runs.offset.iloc[0]) + 7] ^= 1
+    shard.write_bytes(bytes(content))
+    assert run(options(tmp_path, "out", pretrained=place / "encoder")) == 4
+    assert f"run {runs.key.iloc[0]}" in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
 def test_an_encoder_with_learned_positions_needs_its_own_window_length(place, capsys):

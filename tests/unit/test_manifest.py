@@ -1,6 +1,7 @@
 """The manifest: splits that never move, segments, feature spaces, and a corpus that reads back."""
 
 import json
+import tarfile
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from fmriscale.config import SplitConfig
 from fmriscale.corpus.manifest import FeatureSpace, parse_segments, segments_of, split_of
 from fmriscale.corpus.reader import Corpus
-from fmriscale.errors import UserError
+from fmriscale.errors import DamageError, UserError
 
 
 def test_split_depends_on_the_person_alone_and_has_the_shares():
@@ -74,9 +75,27 @@ def test_what_is_no_corpus_is_said_plainly(tmp_path):
     with pytest.raises(UserError, match="format 99, this version reads 1"):
         Corpus.open(tmp_path)
     (tmp_path / "corpus.json").write_text("{")
-    with pytest.raises(UserError, match="not readable as JSON"):
+    with pytest.raises(DamageError, match="not readable as JSON"):
         Corpus.open(tmp_path)
     (tmp_path / "corpus.json").write_text(json.dumps(manifest))
     (tmp_path / "runs.tsv").write_text("key\tdataset\nx\ty\n")
-    with pytest.raises(UserError, match=r"runs\.tsv.*rebuild"):
+    with pytest.raises(DamageError, match=r"runs\.tsv.*rebuild"):
         Corpus.open(tmp_path)
+    (tmp_path / "corpus.json").write_text("[]")
+    with pytest.raises(UserError, match="format None"):
+        Corpus.open(tmp_path)
+
+
+@pytest.mark.parametrize("member", ["json", "mean.npy", "std.npy"])
+def test_a_flipped_byte_beside_the_signals_is_damage(tmp_path, member):
+    corpus = write_corpus(tmp_path)
+    shard = tmp_path / corpus.runs["shard"].iloc[0]
+    with tarfile.open(shard) as tar:
+        place = tar.getmember(f"{corpus.runs.key.iloc[0]}.{member}")
+    damaged = bytearray(shard.read_bytes())
+    damaged[place.offset_data + place.size - 3] ^= 1  # a digit, or a low bit of the last number
+    shard.write_bytes(bytes(damaged))
+    for read in (corpus.record, corpus.mean_std):
+        with pytest.raises(DamageError, match=rf"{corpus.runs.key.iloc[0]}.*another hash.*--repair"):
+            read(0)
+    assert corpus.record(1)

@@ -105,6 +105,9 @@ def test_slurm_array_says_which_part(sources, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("SLURM_ARRAY_TASK_COUNT", "2")
     assert shard(tmp_path, config) == 2
     assert "gaps" in capsys.readouterr().err
+    monkeypatch.delenv("SLURM_ARRAY_TASK_MIN")
+    assert shard(tmp_path, config) == 2
+    assert "SLURM_ARRAY_TASK_MIN" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from factory import write_corpus
+from web import serving
 
 from fmriscale.cli import run
 from fmriscale.config import PretrainConfig
@@ -103,6 +104,10 @@ def test_states_shrink_with_the_ranks_as_their_stage_says():
     [
         (["--gpus", "two"], "argument --gpus: invalid int value: 'two'"),
         (["--gpus", "0"], "must be above 0"),
+        (["--gpu-gb", "0"], "must be above 0"),
+        (["--pairs-per-s", "0"], "must be above 0"),
+        (["--mfu", "nan"], "finite"),
+        (["--mfu", "40"], "a share of the peak"),
         (["--gpus", "3"], "train.global_batch 256 does not divide by 3 ranks"),
         (["--model.presett", "1b"], "Did you mean"),
     ],
@@ -110,6 +115,26 @@ def test_states_shrink_with_the_ranks_as_their_stage_says():
 def test_mistakes_are_named(recipe: Path, options, said: str, capsys: pytest.CaptureFixture[str]):
     assert run(["plan", "--config", str(recipe), *options]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_a_recipe_of_another_verb_is_told_in_the_name_of_this_one(
+    recipe: Path, capsys: pytest.CaptureFixture[str]
+):
+    other = recipe.with_name("study.yaml")
+    other.write_text('{"out": "a", "corpus": "b", "pretrained": null, "seeds": [0]}')
+    assert run(["plan", "--config", str(other)]) == 2
+    assert "a recipe of fmriscale finetune, not of fmriscale plan" in capsys.readouterr().err
+
+
+def test_a_corpus_on_a_server_is_planned_like_its_folder(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setenv("FMRISCALE_CACHE", str(recipe.parent / "cache"))
+    assert run(["plan", "--config", str(recipe)]) == 0
+    here = capsys.readouterr().out
+    with serving(recipe.parent / "corpus") as server:
+        assert run(["plan", "--config", str(recipe), "--data.corpus", server.url]) == 0
+        assert capsys.readouterr().out == here.replace(str(recipe.parent / "corpus"), server.url)
 
 
 def test_on_cpus_the_rate_is_that_of_this_machine_and_ranks_pay_for_their_exchange(

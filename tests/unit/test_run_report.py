@@ -63,6 +63,22 @@ def test_mistakes_and_damage_are_named(folder: Path, capsys: pytest.CaptureFixtu
     record = folder / "metrics.jsonl"
     record.write_text("{broken\n" + record.read_text())
     assert run(["report", str(folder)]) == 4
+    for stranger in ("17\n", '{"step": 1}\n'):
+        record.write_text(stranger)
+        assert run(["report", str(folder)]) == 4
+        assert "line 1 is no step" in capsys.readouterr().err
     record.write_text("")
     assert run(["report", str(folder)]) == 2
     assert "no step yet" in capsys.readouterr().err
+    assert run(["report", str(folder), "--out", str(folder)]) == 2
+    assert "is a folder; give --out" in capsys.readouterr().err
+
+
+def test_a_run_that_never_was_finite_and_has_no_readable_recipe_is_drawn_all_the_same(folder: Path):
+    record = folder / "metrics.jsonl"
+    lines = [json.loads(line) for line in record.read_text().splitlines()[:5]]
+    bad = [line | {"loss": None, "grad_norm": None, "finite": False} for line in lines]
+    record.write_text("".join(json.dumps(line) + "\n" for line in bad))
+    (folder / "config.yaml").write_bytes(b"model: [\xff")
+    assert run(["report", str(folder)]) == 0
+    assert "1, 2, 3, 4, 5" in (folder / "report.html").read_text()

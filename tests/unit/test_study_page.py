@@ -285,6 +285,10 @@ def test_mistakes_and_damage_are_named(tmp_path, capsys):
     (tmp_path / "summary.json").write_text("{broken")
     assert run(["report", str(tmp_path)]) == 4
     assert "not JSON" in capsys.readouterr().err
+    for stranger in ("[1]", "{}"):
+        (tmp_path / "summary.json").write_text(stranger)
+        assert run(["report", str(tmp_path)]) == 4
+        assert "not as fmriscale finetune writes it" in capsys.readouterr().err
 
 
 # ---- a real browser

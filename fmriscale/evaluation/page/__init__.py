@@ -31,7 +31,7 @@ def write_page(folder: Path, path: Path | None = None) -> Path:
     folder : Path
         Of the study: summary.json and, where there is one, config.yaml.
     path : Path, optional
-        HTML file; report.html in the folder if not given. Its folder must exist.
+        HTML file; report.html in the folder if not given. Its folder is made where there is none.
 
     Returns
     -------
@@ -43,7 +43,7 @@ def write_page(folder: Path, path: Path | None = None) -> Path:
     UserError
         The study is not finished, or the file cannot be written.
     DamageError
-        summary.json is not JSON.
+        summary.json is not what was written.
     """
     path = path or folder / "report.html"
     try:
@@ -52,8 +52,10 @@ def write_page(folder: Path, path: Path | None = None) -> Path:
         raise UserError(f"{folder / SUMMARY}: no such file; finish the study first") from error
     except ValueError as error:
         raise DamageError(f"{folder / SUMMARY}: not JSON ({error}); run the study again") from error
+    if not isinstance(summary, dict) or not {"verdict", "arms", "provenance"} <= summary.keys():
+        raise DamageError(f"{folder / SUMMARY}: not as fmriscale finetune writes it; run the study again")
     settings = folder / "config.yaml"
-    config = settings.read_text() if settings.exists() else ""
+    config = settings.read_text(errors="replace") if settings.exists() else ""
     try:
         atomic_write(path, page(summary, folder.resolve().name, config))
     except OSError as error:

@@ -393,6 +393,9 @@ def export(
 
 def is_finished(config: PretrainConfig, out: Path) -> str:
     """Say so if this run has been made already ('' = not); refuse to take another's folder for it."""
+    for name, what in (("corpus.json", "a corpus"), ("cells", "a study")):
+        if (out / name).exists():
+            raise UserError(f"{out}: holds {what}, which a pre-training would spoil; choose another `out`")
     folder = out / "encoder"
     if not (folder / "config.json").exists():
         return ""

@@ -44,7 +44,10 @@ restarts=${SLURM_RESTART_COUNT:-0} limit=${MAX_RESTARTS:-50}
 # The job may come back on other nodes: the meeting point is found anew in each life.
 MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 MASTER_PORT=$((20000 + (SLURM_JOB_ID + restarts) % 10000))
-: "${SLURM_JOB_END_TIME:=$(date -d "$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%e)" +%s 2>/dev/null)}"
+[ -n "${SLURM_JOB_END_TIME:-}" ] || { # an older Slurm; where squeue has no answer, the ranks know of no end
+  ends=$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%e)
+  SLURM_JOB_END_TIME=${ends:+$(date -d "$ends" +%s 2>/dev/null)}
+}
 export MASTER_ADDR MASTER_PORT SLURM_JOB_END_TIME # ranks stop by themselves before the end
 [ -z "${SLURM_CPUS_PER_TASK:-}" ] || {
   export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK # srun does not take it from sbatch by itself

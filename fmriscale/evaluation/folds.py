@@ -59,9 +59,11 @@ def make_folds(runs: pd.DataFrame, by: str, n_folds: int) -> list[Fold]:
         unit = run_order(runs) + 1
         units = sorted(set(unit.tolist()))
     if n_folds < 2 or n_folds > len(units):
+        remedy = f"give from 2 to {len(units)} folds"
+        if len(units) == 1:
+            remedy = f"one {by} cannot be shared out" + (": take folds_by: run" if by == "subject" else "")
         raise UserError(
-            f"n_folds is {n_folds}, but {len(units)} {by}s take part; give from 2 to {len(units)} folds"
-            + ("" if len(units) > 1 else f" (one {by} cannot be shared out)")
+            f"n_folds is {n_folds}, but {len(units)} {by}{'s'[: len(units) > 1]} take part; {remedy}"
         )
     folds = []
     for number in range(n_folds):

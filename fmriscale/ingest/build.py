@@ -17,7 +17,8 @@ import pandas as pd
 from fmriscale.config import CorpusConfig
 from fmriscale.corpus.inspect import table
 from fmriscale.corpus.lock import FolderLock
-from fmriscale.errors import EXIT_OK, EXIT_QUARANTINED
+from fmriscale.corpus.manifest import read_manifest
+from fmriscale.errors import EXIT_OK, EXIT_QUARANTINED, UserError
 from fmriscale.files import expand, writing_to
 from fmriscale.ingest.estimate import describe
 from fmriscale.ingest.finish import finish
@@ -40,6 +41,9 @@ def main(args: list[str] | None = None) -> int:
         return EXIT_OK
     plan, rejections = make_plan(config)
     with _builder(config) as (folder, lock):
+        if leaving := leavers(config, folder):
+            warning = f"{folder} holds data set {', '.join(leaving)}, which the recipe does not list"
+            print(f"fmriscale: warning: {warning}: it is removed when this build ends", file=sys.stderr)
         if not flags.finish:
             build_shards(plan, folder, config.jobs, lock)
         manifest, quarantine = finish(config, plan, rejections, lock, again)
@@ -84,6 +88,15 @@ def build_part(config: CorpusConfig, task_id: int, num_tasks: int) -> str:
         f"task {task_id} of {num_tasks}: {len(part)} of {len(plan)} shards, {n_built} built now, "
         f"{n_rejected} runs rejected; --finish writes the manifest when every task is done"
     )
+
+
+def leavers(config: CorpusConfig, folder: Path) -> list[str]:
+    """Return the data sets of a corpus that its recipe does not list (any more)."""
+    try:
+        there = read_manifest(folder)[0]["datasets"]
+    except UserError:  # none yet, or one that this build writes anew
+        return []
+    return sorted(set(there) - {dataset.name for dataset in config.datasets})
 
 
 @contextlib.contextmanager

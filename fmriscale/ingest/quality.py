@@ -45,7 +45,7 @@ def check_length(n_volumes: int, quality: QualityConfig, what: str = "volumes") 
     if n_volumes < quality.min_volumes:
         raise Rejected(
             "too_short",
-            f"{n_volumes} {what}, quality.min_volumes asks for {quality.min_volumes}",
+            f"{max(n_volumes, 0)} {what}, quality.min_volumes asks for {quality.min_volumes}",
         )
 
 

@@ -94,6 +94,14 @@ def test_finish_names_missing_shards_and_the_command(sources, tmp_path, capsys):
     assert not (tmp_path / "c/corpus.json").exists()
 
 
+def test_a_data_set_that_the_recipe_drops_is_named_before_it_goes(sources, tmp_path, capsys):
+    assert shard(tmp_path, recipe(sources, tmp_path / "c")) == 0
+    assert "warning" not in capsys.readouterr().err
+    assert shard(tmp_path, recipe(sources, tmp_path / "c", "a")) == 0
+    assert "holds data set b, which the recipe does not list" in capsys.readouterr().err
+    assert set(Corpus.open(tmp_path / "c").runs.dataset) == {"a"}
+
+
 def test_slurm_array_says_which_part(sources, tmp_path, monkeypatch, capsys):
     config = recipe(sources, tmp_path / "c")
     array = {"ID": "2", "MIN": "1", "MAX": "3", "COUNT": "3"}

@@ -170,6 +170,10 @@ def test_a_finished_run_is_not_made_again_nor_taken_for_another(tmp_path: Path):
     assert is_finished(parse(PretrainConfig, [*settings, "--train.log_every", "1"]), out)
     with pytest.raises(UserError, match=r"finished encoder of another run: train\.seed was 0, is 1"):
         is_finished(parse(PretrainConfig, [*settings, "--train.seed", "1"]), out)
+    for stranger, what in (("corpus.json", "a corpus"), ("cells", "a study")):
+        (tmp_path / what / stranger).mkdir(parents=True)
+        with pytest.raises(UserError, match=f"holds {what}"):
+            is_finished(made, tmp_path / what)
 
 
 # ---------------------------------------------------------------- being stopped, going wrong

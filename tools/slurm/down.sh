@@ -9,7 +9,7 @@ purge=${1:-}
 [ -z "$purge" ] || [ "$purge" = --purge ] || die "down takes --purge or nothing"
 [ "$(id -u)" = 0 ] || die "must be root"
 if [ ! -e "$ROOT/etc/.slt" ]; then
-  [ -d "$ROOT/log" ] && [ "$purge" = --purge ] && rm -rf "$ROOT"
+  [ -e "$ROOT/log/.slt" ] && [ "$purge" = --purge ] && rm -rf "$ROOT"
   echo "slurm_testbed: nothing is up in $ROOT"
   exit 0
 fi

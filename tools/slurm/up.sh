@@ -24,9 +24,11 @@ fail() {
 [ "${#ROOT}" -le 40 ] || die "SLT_ROOT is too long for unix sockets: $ROOT"
 [[ $NET =~ ^[0-9]+\.[0-9]+\.[0-9]+$ ]] || die "SLT_NET must be three octets: $NET"
 [ "$NODES" -ge 1 ] && [ "$NODES" -le 99 ] || die "SLT_NODES must be 1..99"
+[ -z "$(ls -A "$ROOT" 2>/dev/null)" ] || [ -e "$ROOT/log/.slt" ] || [ -e "$ROOT/etc/.slt" ] || die "$ROOT holds other files: name another SLT_ROOT"
 unshare --net --uts --mount --ipc --pid --fork true 2>/dev/null || die "cannot make namespaces (needs CAP_SYS_ADMIN)"
 mkdir -p "$ROOT"/{bin,etc,log,munge,run,spool,state,dev}
 chmod 755 "$ROOT" "$ROOT"/{bin,etc,munge,run}
+: >"$ROOT/log/.slt" # what down --purge may remove
 
 # 1. packages ----------------------------------------------------------------
 need=()

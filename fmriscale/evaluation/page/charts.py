@@ -148,8 +148,8 @@ def units(summary: dict[str, Any], condition: str, limits: tuple[float, float]) 
     axes.yaxis.set_major_locator(MaxNLocator(nbins=7, steps=[1, 2, 5, 10]))
     axes.set_title(f"{clipped(part(summary, condition), 24)}: {n_up} of {len(shared)} better")
     text = (
-        f"Accuracy of {len(shared)} {summary['unit']}s ({part(summary, condition)}), {n_up} better with the "
-        "pre-trained arm"
+        f"Accuracy of {len(shared)} {plural(summary['unit'])} ({part(summary, condition)}), {n_up} better "
+        "with the pre-trained arm"
     )
     return svg(figure, f"units-{condition}", text)
 

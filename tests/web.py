@@ -30,6 +30,8 @@ class FolderServer(ThreadingHTTPServer):
         How many bodies of a path are still sent with one flipped byte.
     ranges, lengths, chunks : bool
         Whether Range is understood; whether the length of a body is told, or else that of chunks of it.
+    retry_after : int
+        The wait that an answer with `status` asks for, s; 0 = none.
     pause : float
         Wait after each 16 KiB, s.
     busy : int
@@ -47,7 +49,7 @@ class FolderServer(ThreadingHTTPServer):
         self.flips: Counter[str] = Counter()
         self.drop_after: int | None = None
         self.ranges, self.lengths, self.chunks = True, True, False
-        self.status, self.pause = 500, 0.0
+        self.status, self.retry_after, self.pause = 500, 0, 0.0
         self.busy = 0
         self.connections: set[socket.socket] = set()
 
@@ -109,6 +111,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, status: int, body: bytes, content_range: str | None = None, name: str = "") -> None:
         self.send_response(status)
+        if self.server.retry_after and status == self.server.status:
+            self.send_header("Retry-After", str(self.server.retry_after))
         if content_range:
             self.send_header("Content-Range", content_range)
         if self.server.lengths:

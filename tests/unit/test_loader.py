@@ -7,7 +7,7 @@ from factory import write_corpus
 from fmriscale.config import KINDS, DataConfig, PairConfig, SplitConfig
 from fmriscale.corpus.reader import Corpus
 from fmriscale.errors import DamageError, UserError
-from fmriscale.sampling.loader import NTPLoader
+from fmriscale.sampling.loader import NTPLoader, changed_data
 from fmriscale.sampling.persistence import area_under_curve
 
 ALL_KINDS = {"same_run": 0.4, "same_subject": 0.3, "same_dataset": 0.2, "reversed": 0.1}
@@ -113,6 +113,25 @@ def test_seed_changes_the_order_and_the_fingerprint(corpus):
     a, b, again = loader_of(corpus), loader_of(corpus, seed=1), loader_of(corpus)
     assert a.fingerprint == again.fingerprint != b.fingerprint
     assert not np.array_equal(a.batch(0, 64).start_left, b.batch(0, 64).start_left)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"standardize": "subject"},
+        {"shuffle": "window"},
+        {"volume_order": "shuffled", "access": "memory"},
+        {"holdout_runs": ["*_run-01"]},
+        {"weights": {"alpha": 3.0, "beta": 1.0}},
+        *({"pairs": {name: 7}} for name in ("length", "stride", "gap", "min_distance", "first")),
+        {"pairs": {"negatives": {"same_run": 1.0}}},
+    ],
+    ids=str,
+)
+def test_whatever_changes_what_is_read_changes_the_fingerprint(corpus, changed):
+    plain, other = loader_of(corpus), loader_of(corpus, **changed)
+    assert other.fingerprint != plain.fingerprint
+    assert changed_data(plain.state, other.state), "a resumed run would not say what has changed"
 
 
 def test_pairs_never_touch_censored_volumes(tmp_path):

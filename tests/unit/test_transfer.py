@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import io
+import threading
 
 import numpy as np
 import pytest
@@ -54,6 +55,21 @@ def test_a_server_without_ranges_sends_again_what_is_there_and_it_is_skipped(ser
 def test_errors_that_pass_are_waited_for(server):
     server.errors["a/b c.tar"], server.status = 3, 503
     assert get(server) == CONTENT
+
+
+def test_a_server_gets_the_rest_that_it_asks_for(server):
+    waits = []
+
+    class Clock(threading.Event):
+        def wait(self, timeout=None):
+            waits.append(timeout)
+            return False
+
+    server.errors["a/b c.tar"], server.status, server.retry_after = 1, 503, 7
+    part = io.BytesIO()
+    complete(open_source(server.url), "a/b c.tar", part, SIZE, SHA256, Patience("the file", 100.0, Clock()))
+    assert part.getvalue() == CONTENT
+    assert len(waits) == 1 and 0.75 * 7 <= waits[0] <= 7
 
 
 def test_a_flipped_byte_is_fetched_again(server):

@@ -5,7 +5,6 @@ it has one parent, whose id lies in the study's folder, and one child a cell, wi
 """
 
 import contextlib
-import fcntl
 import re
 from collections import defaultdict
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ from fmriscale import __version__
 from fmriscale.config import StudyConfig
 from fmriscale.evaluation.cells import Cell, Piece, cells
 from fmriscale.evaluation.study import digest
-from fmriscale.files import atomic_write, expand, writing_to
+from fmriscale.files import atomic_write, expand, one_at_a_time, writing_to
 from fmriscale.recipe import flatten, to_dict
 from fmriscale.training.tracking import Tracker
 
@@ -82,9 +81,7 @@ class Logbook:
         if self.config.tracking.uri is None:
             yield
             return
-        with (self.out / f".{BEGUN}.lock").open("a") as file:
-            with contextlib.suppress(OSError):  # a file system without locks
-                fcntl.lockf(file, fcntl.LOCK_EX)
+        with one_at_a_time(self.out / f".{BEGUN}.lock"):
             yield
 
     def _log_settings(self, tracker: Tracker) -> None:

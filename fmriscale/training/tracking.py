@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from fmriscale.config import TrackingConfig
+from fmriscale.files import one_at_a_time
 
 MAX_VALUE = 6000
 """Characters of a parameter's value that MLflow keeps."""
@@ -50,14 +51,28 @@ class _Store:
         from mlflow.tracking import MlflowClient
 
         folder.mkdir(parents=True, exist_ok=True)
-        self.client = MlflowClient(tracking_uri=self.uri)
-        known = self.client.get_experiment_by_name(config.experiment)
-        artifacts = None if config.uri else (folder / "mlartifacts").as_uri()
-        self.experiment = (
-            known.experiment_id
-            if known
-            else self.client.create_experiment(config.experiment, artifact_location=artifacts)
-        )
+        artifacts, turn = None, contextlib.nullcontext()
+        if self.uri.startswith("sqlite:///"):
+            database = Path(self.uri.removeprefix("sqlite:///")).resolve()
+            # MLflow would leave artifacts in the working directory, and makes the tables of a new file
+            # without looking whether another process is about it.
+            artifacts = (database.parent / "mlartifacts").as_uri()
+            turn = one_at_a_time(database.with_name(f".{database.name}.lock"))
+        with turn:
+            self.client = MlflowClient(tracking_uri=self.uri)
+            self.experiment = self._experiment(config.experiment, artifacts)
+
+    def _experiment(self, name: str, artifacts: str | None) -> str:
+        from mlflow.exceptions import MlflowException
+
+        if known := self.client.get_experiment_by_name(name):
+            return known.experiment_id
+        try:
+            return self.client.create_experiment(name, artifact_location=artifacts)
+        except MlflowException:
+            if known := self.client.get_experiment_by_name(name):  # made by another process meanwhile
+                return known.experiment_id
+            raise
 
     def guarded(self, work: Callable[[], Any]) -> Any:
         """Do something with the store; the first failure is told once and switches tracking off."""

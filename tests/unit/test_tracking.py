@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+import multiprocessing
 import os
 import signal
 import socket
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import mlflow
@@ -19,8 +21,12 @@ from mlflow.tracking import MlflowClient
 from toystudy import options, write_toy
 
 from fmriscale.cli import run
-from fmriscale.config import TrackingConfig
+from fmriscale.config import StudyConfig, TrackingConfig
+from fmriscale.evaluation.cells import cells
+from fmriscale.evaluation.material import Material, prepare
+from fmriscale.logbook import Logbook
 from fmriscale.model.classifier import SameLabel
+from fmriscale.recipe import parse
 from fmriscale.training.tracking import MAX_VALUE, Tracker
 
 
@@ -115,6 +121,53 @@ def test_load_and_memory_of_the_machine_are_logged_on_request(store: Path):
         TrackingConfig(system_metrics=0)
 
 
+def begin(gate: Barrier, config: StudyConfig, material: Material, task: int) -> None:
+    """Be a task of an array that logs one cell, once all processes are ready."""
+    gate.wait(60)
+    with Logbook(config, material, "study", alone=False) as logbook:
+        logbook.add(cells(config)[task], "nothing came of it")
+
+
+def all_begin(place: Path, uri: str) -> dict[str, list[str]]:
+    """Start two tasks of one study and one of another at once; return the cells that MLflow has by study."""
+    processes = multiprocessing.get_context("fork")  # the libraries are loaded, so that all arrive together
+    gate, started = processes.Barrier(3), []
+    for name, task in (("array", 0), ("array", 1), ("other", 0)):
+        changed = {"tracking__enabled": True, "tracking__uri": uri, "tracking__experiment": "at once"}
+        config = parse(StudyConfig, options(place, name, **changed)[1:])
+        started.append(processes.Process(target=begin, args=(gate, config, prepare(config), task)))
+    for process in started:
+        process.start()
+    for process in started:
+        process.join(60)
+        assert process.exitcode == 0
+    client = MlflowClient(tracking_uri=uri)
+    [experiment] = [e for e in client.search_experiments() if e.name == "at once"]
+    runs = client.search_runs([experiment.experiment_id])
+    found = {r.info.run_id: r.info.run_name for r in runs if "mlflow.parentRunId" not in r.data.tags}
+    assert all(client.get_run(run_id).data.params["task.label"] == "timbre" for run_id in found)
+    assert all(len(client.get_run(run_id).inputs.dataset_inputs) == 1 for run_id in found)
+    below = [r for r in runs if "mlflow.parentRunId" in r.data.tags]
+    return {
+        name: sorted(r.data.tags["cell"] for r in below if r.data.tags["mlflow.parentRunId"] == run_id)
+        for run_id, name in found.items()
+    }
+
+
+BEGUN_AT_ONCE = {
+    "study array": ["fresh_fold0_seed0", "pretrained_fold0_seed0"],
+    "study other": ["fresh_fold0_seed0"],
+}
+
+
+def test_tasks_and_studies_that_begin_at_once_share_a_new_database_and_a_run_a_study(tmp_path: Path, capfd):
+    uri = f"sqlite:///{tmp_path}/store.db"
+    assert all_begin(write_toy(tmp_path), uri) == BEGUN_AT_ONCE
+    experiment = MlflowClient(tracking_uri=uri).get_experiment_by_name("at once")
+    assert experiment and experiment.artifact_location == f"file://{tmp_path}/mlartifacts"
+    assert "warning" not in capfd.readouterr().err
+
+
 @pytest.fixture
 def server(tmp_path: Path):
     """A real server with a database and its own store of artifacts; the address of it."""
@@ -143,6 +196,7 @@ def server(tmp_path: Path):
 
 def test_a_study_of_tasks_on_a_server_has_cells_corpus_report_and_a_model_to_ask(server: str, tmp_path: Path):
     place = write_toy(tmp_path)
+    assert all_begin(place, server) == BEGUN_AT_ONCE
     changed = {"tracking__enabled": True, "tracking__uri": server, "tracking__experiment": "timbre"}
     client, command = MlflowClient(tracking_uri=server), options(place, "my study", **changed)
 

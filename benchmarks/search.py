@@ -71,6 +71,8 @@ class Target:
     and, as `fresh_NAME`, with a fresh one."""
     apart: float = 0.0
     """Share of people kept for fine-tuning alone; 0 = those of the inner training side serve both."""
+    amount: dict[str, float] = field(default_factory=dict)
+    """Share of the people that pre-training may see, by name of the variant."""
 
 
 MASKED = ["--train.pair", "joint", "--train.masked_weight", "1", "--train.masked_share", "0.15"]
@@ -140,6 +142,7 @@ TARGETS = {
         ["DX_GROUP", "SEX", "SITE_ID"],
         adapt=ADAPT,
         apart=0.3,
+        amount={"people_half": 0.5, "people_quarter": 0.25, "people_eighth": 0.125},
     ),
 }
 
@@ -159,7 +162,7 @@ def main() -> None:
     torch.set_num_threads(1)
     target, folder = TARGETS[given.target], given.out / given.target
     adapted = [*target.adapt, *(f"fresh_{name}" for name in target.adapt)]
-    names = given.only or [*target.variants, *adapted]
+    names = given.only or [*target.variants, *target.amount, *adapted]
     folder.mkdir(parents=True, exist_ok=True)
     note = folder / "mlflow_run_id"
     tracker = Tracker(
@@ -203,6 +206,7 @@ def compute(target: Target, given: argparse.Namespace, name: str, fold: int, fol
     none = ["--pretrained", "null", "--controls", "{}"]
     study = parse(StudyConfig, [*options, *none, *adaptation(target, name)])
     material, unseen = inside(target, study, fold)
+    unseen += beyond(target.amount.get(name, 1.0), material.corpus, unseen)
     options = ["--config", str(CONFIGS / f"{target.pretrain}.yaml"), "--data.corpus", given.corpus]
     held_out = ["--data.holdout_runs", json.dumps(unseen), "--out", str(folder / f"{name}_fold{fold}")]
     recipe = parse(PretrainConfig, [*options, *held_out, *target.variants.get(name, [])])
@@ -270,6 +274,13 @@ def inside(target: Target, study: StudyConfig, fold: int) -> tuple[Material, lis
     only = Fold(0, inner.train, inner.test, inner.left_out)
     keys = runs["key"].iloc[unseen].tolist()
     return Material(whole.corpus, whole.space, windows, [only]), keys
+
+
+def beyond(share: float, corpus: Corpus, unseen: list[str]) -> list[str]:
+    """Return keys of the runs of all but a share of the people whose runs are not unseen anyway."""
+    seen = corpus.runs.loc[~corpus.runs["key"].isin(unseen)]
+    people = np.random.default_rng(0).permutation(sorted(seen["person"].unique()))
+    return seen.loc[seen["person"].isin(people[round(share * len(people)) :]), "key"].tolist()
 
 
 # ---------------------------------------------------------------- pre-training
@@ -343,7 +354,7 @@ def probes(encoder: Encoder, corpus: Corpus, windows: Windows, columns: list[str
 
     Balanced accuracy on groups that it was not fitted on: label, and columns of the participants table, on
     left-out runs (people, where everybody has one run); which run, on every run's second half of windows
-    after fitting on the first; and how late in its run a window is (correlation), on left-out runs.
+    after fitting on the first; and in which half of its run a window is, on left-out runs.
     """
     bold_NLV, t_r_N = torch.from_numpy(windows.bold_NLV).float(), torch.from_numpy(windows.t_r_N)
     space = next(iter(encoder.config.spaces)) if len(encoder.config.spaces) == 1 else None

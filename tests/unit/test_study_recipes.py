@@ -43,8 +43,10 @@ def genres(data):
         for task, number in [("Training", 1), ("Training", 2), ("Training", 3), ("Test", 1)]:
             name = f"sub-{subject:03d}_task-{task}_run-{number:02d}"
             clips = ["'jazz'", *np.roll(GENRES, number), "jazz'"]
+            # Who the data belong to may add a column; this one is not of the release.
+            voice = [["instrumental", "vocal"][i % 2] for i in range(len(clips))]
             events = [
-                {"onset": 15.0 * i, "duration": 15.0, "genre": clip, "track": i, "start": 0, "end": 15}
+                {"onset": 15.0 * i, "duration": 15.0, "genre": clip, "voice": voice[i], "track": i, "end": 15}
                 for i, clip in enumerate(clips)
             ]
             folder = data / "ds003720" / name.split("_")[0] / "func"
@@ -132,3 +134,22 @@ def test_from_the_download_to_the_pairs(
             assert pairs.same_P.mean() == 0.5
             # As published, "same timbre" is "same run"; else no pair is of one run.
             assert (one_run == (pairs.same_P == 1)).all() if study == "timbre_paper" else not one_run.any()
+
+
+def test_any_column_of_the_events_is_a_label(repository, data, tmp_path):
+    genres(data)
+    recipe = parse(CorpusConfig, ["--config", str(repository / "configs/corpus_ds003720.yaml")])
+    build(dataclasses.replace(recipe, out=str(tmp_path / "corpus"), datasets=recipe.datasets[:1], jobs=1))
+    recipe = ["--config", str(repository / "configs/genre_ds003720.yaml"), "--pretrained", "null"]
+    given = ["--corpus", str(tmp_path / "corpus"), "--controls", "{}", "--task.label", "voice"]
+    config = parse(StudyConfig, [*recipe, *given])
+    material = prepare(config)
+    assert list(material.windows.labels) == ["instrumental", "vocal"]
+    record = material.corpus.record(0)
+    heard = [event["voice"] for event in record["events"][1:]]
+    of_first = material.windows.label_N[material.windows.run_N == 0]
+    assert [material.windows.labels[label] for label in of_first] == heard
+    train, test = fold_pairs(config, material, material.folds[0])
+    for pairs in (train, test):
+        same = material.windows.label_N[pairs.left_P] == material.windows.label_N[pairs.right_P]
+        np.testing.assert_array_equal(same, pairs.same_P == 1)

@@ -75,7 +75,8 @@ def main(args: list[str] | None = None) -> int:
             print(f"{finished}; nothing to do\n" * place.leads, end="", flush=True)
             return EXIT_OK
         stop.ends = time_limit(os.environ, config.train.max_minutes, begun)
-        with contextlib.closing(Watchdog(config.train.hang_minutes)) as watchdog:
+        turn = place.local_rank / place.local_size
+        with contextlib.closing(Watchdog(config.train.hang_minutes, turn)) as watchdog:
             return train(config, out, place, stop, watchdog)
     except UserError as error:
         stop.deafen()
@@ -98,7 +99,8 @@ def train(config: PretrainConfig, out: Path, place: Cluster, stop: StopRequest, 
 
     def say(text: str) -> None:
         if place.leads:
-            print(text, flush=True)
+            with contextlib.suppress(OSError):  # a log on a full disk, a closed pipe
+                print(text, flush=True)
 
     # The data: which pairs, in which order.
     with cluster.together():
@@ -189,15 +191,13 @@ def train(config: PretrainConfig, out: Path, place: Cluster, stop: StopRequest, 
         """Copy a checkpoint; it is written while training goes on."""
         if checkpoints.pending:
             conclude()
-        if record:
-            record.sync()
         run_id = cluster.leaders(tracker.run_id if tracker else None)
         state.update(step=step, samples_seen=step * plan.pairs, bad_steps=guard.total, mlflow_run_id=run_id)
         checkpoints.save(engine, state)
 
     def conclude(must: bool = False) -> None:
         """Make a checkpoint of what was copied, once all ranks have written it."""
-        told = checkpoints.commit()
+        told = checkpoints.commit(record.sync if record else None)
         if record:
             record.write({"event": "save", **told})
         say(save_line(told))
@@ -300,17 +300,17 @@ def train(config: PretrainConfig, out: Path, place: Cluster, stop: StopRequest, 
 
         # The end product.
         weights = zero.whole_weights(engine.module.encoder, place.device, keep=place.leads)
-        if place.leads and record and tracker:
-            export(out / "encoder", config, shape, weights, corpus, loader, settings.steps)
-            if best := state.get("best"):
-                weights = checkpoints.weights(best["step"], weights, prefix="encoder.")
-                export(out / "encoder_best", config, shape, weights, corpus, loader, best["step"])
-                say(
-                    f"best: step {best['step']} with held-out loss {best['loss']:.4f}, {out / 'encoder_best'}"
-                )
-            for path in (out / "config.yaml", out / "metrics.jsonl", out / "encoder" / "config.json"):
-                tracker.log_artifact(path, "encoder" if path.parent.name == "encoder" else None)
-            say(f"done: {out / 'encoder'}")
+        with cluster.together(), writing_to(out):
+            if place.leads and record and tracker:
+                export(out / "encoder", config, shape, weights, corpus, loader, settings.steps)
+                if best := state.get("best"):
+                    weights = checkpoints.weights(best["step"], weights, prefix="encoder.")
+                    export(out / "encoder_best", config, shape, weights, corpus, loader, best["step"])
+                    told = f"best: step {best['step']} with held-out loss {best['loss']:.4f}"
+                    say(f"{told}, {out / 'encoder_best'}")
+                for path in (out / "config.yaml", out / "metrics.jsonl", out / "encoder" / "config.json"):
+                    tracker.log_artifact(path, "encoder" if path.parent.name == "encoder" else None)
+                say(f"done: {out / 'encoder'}")
         ending = "FINISHED"
         return EXIT_OK
     finally:

@@ -6,12 +6,12 @@ of every other rank reads it.
 
 import contextlib
 import datetime
-import faulthandler
 import json
 import os
 import sys
 import threading
 import time
+import traceback
 
 import torch.distributed as dist
 from torch.distributed import PrefixStore, TCPStore  # pyright: ignore[reportPrivateImportUsage]
@@ -87,7 +87,7 @@ class Board:
             are written first: the fault may be that another rank hangs, or is gone.
         """
         self._alarmed = True
-        _write_stacks(code)
+        self._write_stacks(code)
         with contextlib.suppress(dist.DistError):  # rank 0 is gone, and the store with it
             self._store.set("alarm", json.dumps([self.rank, reason, code]))
             self._await("seen", 5 * LOOK_S)
@@ -129,15 +129,25 @@ class Board:
             if rank != self.rank:
                 print(f"rank {self.rank} ends: {why}", file=sys.stderr, flush=True)
             if not self._over.wait(grace):
-                _write_stacks(code)
+                self._write_stacks(code)
                 os._exit(code)
             return
 
+    def _write_stacks(self, code: int) -> None:
+        """Write the stacks of all threads, where a fault is what ends this rank and no user's mistake.
 
-def _write_stacks(code: int) -> None:
-    """Write the stacks of all threads, where a fault is what ends this rank and no user's mistake."""
-    if code == EXIT_FAULT:
-        faulthandler.dump_traceback(sys.__stderr__ or 2)
+        In one piece: the ranks of a machine often write into one log, and at the same moment.
+        """
+        if code != EXIT_FAULT:
+            return
+        lines = [f"rank {self.rank} of {self.world_size}, where its threads stand:"]
+        names = {thread.ident: thread.name for thread in threading.enumerate()}
+        for ident, frame in sys._current_frames().items():
+            lines.append(f"Thread {names.get(ident, ident)} (most recent call first):")
+            calls = traceback.walk_stack(frame)  # no lines of source: their disk may be what hangs
+            lines += [f'  File "{f.f_code.co_filename}", line {n} in {f.f_code.co_name}' for f, n in calls]
+        with contextlib.suppress(OSError):
+            os.write(2, ("\n".join(lines) + "\n").encode())
 
 
 def _connect(patience: datetime.timedelta) -> PrefixStore:

@@ -9,6 +9,7 @@ pickled, and any number of ranks at any ZeRO stage can go on from it.
 import json
 import shutil
 import time
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -180,8 +181,13 @@ class Checkpoints:
         """Whether this rank's thread still writes."""
         return self._pending is not None and not self._pending.file.done()
 
-    def commit(self) -> dict[str, Any]:
+    def commit(self, sync: Callable[[], None] | None = None) -> dict[str, Any]:
         """Wait until all ranks have written, make that a checkpoint, and remove those that need not stay.
+
+        Parameters
+        ----------
+        sync : callable, optional
+            Rank 0: bring to disk what the checkpoint relies on; there is none where that fails.
 
         Returns
         -------
@@ -202,6 +208,7 @@ class Checkpoints:
         if self.place.leads:
             try:
                 if not error:
+                    (sync or (lambda: None))()
                     self._finish(final, pending, {name: told for name, told, _ in ranks})
             except OSError as failure:
                 error = f"{failure.strerror} ({failure.filename or pending.draft})"

@@ -1,5 +1,6 @@
 """Being stopped, going wrong and hanging: what a run must notice by itself."""
 
+import contextlib
 import faulthandler
 import os
 import signal
@@ -18,7 +19,9 @@ SAFETY = 20.0
 OUTCOME = "FMRISCALE_OUTCOME"
 """Environment variable with the file in which a batch script learns how its ranks ended."""
 TOLD = 0.8
-"""A rank that hangs tells where it stands after this share of the time that it may."""
+"""The first rank of a machine that hangs tells where it stands after this share of the time that it may."""
+TURNS = 0.1
+"""The others do so, and end, up to this share of it later, so that in one log no stack runs into another."""
 
 
 class StopRequest:
@@ -135,17 +138,20 @@ class Watchdog:
     ----------
     minutes : float
         Longest time without a beat.
+    turn : float
+        Place of this rank among those of its machine, from 0 to 1: they tell one after the other.
     """
 
-    def __init__(self, minutes: float) -> None:
+    def __init__(self, minutes: float, turn: float = 0.0) -> None:
         self.seconds = 60 * minutes
+        self.later = TURNS * turn * self.seconds
         faulthandler.register(signal.SIGALRM, file=sys.__stderr__ or 2)
         self.beat()
 
     def beat(self) -> None:
         """Say that we are alive."""
-        signal.setitimer(signal.ITIMER_REAL, TOLD * self.seconds)
-        faulthandler.dump_traceback_later(self.seconds, exit=True, file=sys.__stderr__ or 2)
+        signal.setitimer(signal.ITIMER_REAL, TOLD * self.seconds + self.later)
+        faulthandler.dump_traceback_later(self.seconds + self.later, exit=True, file=sys.__stderr__ or 2)
 
     def close(self) -> None:
         """Watch no longer."""
@@ -199,4 +205,5 @@ def note_outcome(word: str) -> None:
     The exit code of srun is not enough: it is that of whichever task ended worst.
     """
     if path := os.environ.get(OUTCOME):
-        Path(path).write_text(word + "\n")
+        with contextlib.suppress(OSError):  # on a full disk the exit code must do
+            Path(path).write_text(word + "\n")

@@ -1,5 +1,6 @@
 """What is measured and told: sums by kind and data set, `metrics.jsonl`, the console."""
 
+import contextlib
 import json
 import math
 import os
@@ -111,6 +112,8 @@ class Tally:
 class Record:
     """`metrics.jsonl`: one line a step and one an evaluation; written by rank 0 alone.
 
+    What a full disk does not take is kept, and written as soon as there is room.
+
     Parameters
     ----------
     path : Path
@@ -137,21 +140,34 @@ class Record:
             except (ValueError, KeyError, TypeError):
                 continue  # cut off by a crash in the middle of a line
         atomic_write(path, "".join(kept))
-        self._file = path.open("a")
+        self._file = path.open("ab", buffering=0)
+        self._unwritten = b""
 
     def write(self, line: dict[str, Any]) -> None:
         """Append a line; numbers that are not finite become null."""
         line = _finite(line)
-        self._file.write(json.dumps(line, allow_nan=False) + "\n")
-        self._file.flush()
+        self._unwritten += (json.dumps(line, allow_nan=False) + "\n").encode()
+        with contextlib.suppress(OSError):
+            self._write()
         self._remember(line)
 
     def _remember(self, line: dict[str, Any]) -> None:
         if "event" not in line and line.get("loss") is not None:
             self.losses.append(line["loss"])
 
+    def _write(self) -> None:
+        while self._unwritten:
+            self._unwritten = self._unwritten[self._file.write(self._unwritten) :]
+
     def sync(self) -> None:
-        """Force the lines to disk, before a checkpoint that relies on them."""
+        """Force the lines to disk, before a checkpoint that relies on them.
+
+        Raises
+        ------
+        OSError
+            Disk full, ...
+        """
+        self._write()
         os.fsync(self._file.fileno())
 
     def close(self) -> None:

@@ -168,12 +168,16 @@ def dealt(train: TrainConfig, plan: BatchPlan, precision: str, device: torch.dev
     config = deepspeed_dict(train, plan, precision, device.type, BUCKET)
     kind = TORCH_TYPES[precision]
     away = {} if train.offload == "none" else {"remote_device": train.offload, "pin_memory": True}
+    swapper = None  # one for all blocks: another would empty the folder that the first writes to
 
     def deal(_parent: nn.Module, _name: str, module: nn.Module | None) -> None:
+        nonlocal swapper
         if isinstance(module, Block):
             module.to(device, kind)
             with _refusals(train):
-                deepspeed.zero.Init(module=module, config_dict_or_path=config, dtype=kind, **away)
+                swapper = deepspeed.zero.Init(
+                    module=module, config_dict_or_path=config, dtype=kind, param_swapper=swapper, **away
+                ).param_swapper
 
     if train.offload == "nvme":
         check_nvme(expand(train.nvme_path or ""))

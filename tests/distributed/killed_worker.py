@@ -150,10 +150,11 @@ def slow_disk() -> dict:
     draft = final.with_suffix(".tmp")
     draft.mkdir(parents=True)
     os.mkfifo(draft / "rank_00001.safetensors")
-    wait_for((draft / "rank_00000.safetensors").exists, ranks)
+    parts = os.open(draft, os.O_RDONLY)  # whatever the folder is called by then
+    wait_for(lambda: os.access("rank_00000.safetensors", os.F_OK, dir_fd=parts), ranks)
     time.sleep(1)
     there = sorted(path.name for path in final.parent.iterdir())
-    with (draft / "rank_00001.safetensors").open("rb") as pipe:
+    with os.fdopen(os.open("rank_00001.safetensors", os.O_RDONLY, dir_fd=parts), "rb") as pipe:
         pipe.read()
     return {"codes": [end(pid) for pid in ranks], "meanwhile": there}
 

@@ -24,11 +24,16 @@ def free_port() -> int:
 
 
 def start_ranks(command: list[str], environments: list[dict[str, str]]) -> list[subprocess.Popen]:
-    """Start one process for each environment."""
+    """Start one process for each environment; each is the first of a process group of its own."""
     base = clean_environment()
     return [
         subprocess.Popen(
-            command, env={**base, **env}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            command,
+            env={**base, **env},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            process_group=0,
         )
         for env in environments
     ]

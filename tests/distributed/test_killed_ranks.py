@@ -45,7 +45,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict:
         env=clean_environment(),
         capture_output=True,
         text=True,
-        timeout=550,
+        timeout=420,
     )
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     told = json.loads((folder / "told.json").read_text())

@@ -145,11 +145,11 @@ def test_a_signal_to_one_rank_saves_on_all_and_the_next_life_is_exactly_the_same
     # The life that was lost had written on: those lines must go, and a torn one too.
     with record.open("a") as handle:
         handle.write(json.dumps({"step": stopped + 1, "loss": 9.9}) + '\n{"step": 3, "lo')
-    # In the next life every process is told at once, as by scancel: no thread of ours may die of it.
+    # In the next life every process is told at once, as by scancel: no helper of a rank may die of it.
     processes = start_ranks(command, slurm_ranks(free_port()))
     until(lambda: resumed(record, stopped) or processes[0].poll() is not None)
     for process in processes:
-        process.send_signal(signal.SIGTERM)
+        os.killpg(process.pid, signal.SIGTERM)
     told = [p.communicate(timeout=120)[0] for p in processes]
     assert [p.returncode for p in processes] == [EXIT_STOPPED] * 2, "\n".join(told)
     assert f"step_{stopped:07d}" in told[0] and "resumed from" in told[0]

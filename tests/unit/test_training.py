@@ -1,8 +1,11 @@
 """Parts of training that need no second rank."""
 
+import itertools
 import json
 import math
 import os
+import re
+import resource
 import signal
 import subprocess
 import sys
@@ -132,6 +135,7 @@ def test_states_that_are_kept_on_a_disk_do_not_change_the_run(tmp_path: Path, re
     train = "--train.zero_stage 3 --train.global_batch 8 --train.schedule constant --train.warmup_steps 2"
     line = ["--config", str(repository / "configs/pretrain_demo.yaml"), "--tracking.enabled", "false"]
     line += ["--data.corpus", str(tmp_path / "corpus"), "--train.eval_every", "0", *train.split()]
+    line += ["--model.d_model", "512"]  # DeepSpeed keeps what is below 1 MiB in memory
     on_disk = ["--train.offload", "nvme", "--train.nvme_path", str(tmp_path)]
     lives = [("memory", "6", []), ("disk", "3", on_disk), ("disk", "6", on_disk)]
     lines = [
@@ -145,7 +149,8 @@ def test_states_that_are_kept_on_a_disk_do_not_change_the_run(tmp_path: Path, re
     records = [(tmp_path / out / "metrics.jsonl").read_text().splitlines() for out in ("memory", "disk")]
     losses = [[x["loss"] for x in map(json.loads, record) if "event" not in x] for record in records]
     assert len(losses[0]) == 6 and losses[0] == pytest.approx(losses[1], abs=1e-6)
-    assert any((tmp_path / "zero_stage_3").rglob("*.swp"))
+    kept = [path.name for path in (tmp_path / "zero_stage_3").rglob("*.swp")]
+    assert any(name.startswith("exp_avg_sq") for name in kept) and any("param" in name for name in kept)
 
 
 def test_precision_is_what_the_device_can_do():
@@ -207,6 +212,42 @@ def test_a_gradient_that_is_not_finite_leaves_weights_and_moments_as_they_were()
     weights.grad = torch.tensor([0.5, -0.5])
     adamw.step()
     assert not adamw.overflow and not torch.equal(weights, before[0])
+
+
+HANGING = """
+import os, threading, time
+from fmriscale.training.resilience import Watchdog
+
+def deep(n, rank):
+    if n:
+        deep(n - 1, rank)
+    else:
+        (hangs_in_rank_0, hangs_in_rank_1)[rank]()
+
+def hangs_in_rank_0():
+    time.sleep(60)
+
+def hangs_in_rank_1():
+    time.sleep(60)
+
+begin = time.monotonic() + 0.5
+for rank in range(2):
+    if not os.fork():
+        for _ in range(8):
+            threading.Thread(target=deep, args=(40, rank), daemon=True).start()
+        watchdog = Watchdog(5 / 60, turn=rank)
+        time.sleep(begin - time.monotonic())
+        watchdog.beat()
+        time.sleep(60)
+for _ in range(2):
+    os.wait()
+"""
+
+
+def test_stacks_of_ranks_that_hang_together_do_not_run_into_each_other():
+    log = subprocess.run([sys.executable, "-c", HANGING], capture_output=True, text=True, timeout=60).stderr
+    told = [rank for rank, _ in itertools.groupby(re.findall(r"in hangs_in_rank_(\d)", log))]
+    assert told == ["0", "1", "0", "1"]  # each of them before any of them ends
 
 
 def test_bad_steps_are_counted_and_only_many_in_a_row_end_the_run():
@@ -289,6 +330,24 @@ def test_the_record_is_cut_back_to_the_step_that_is_resumed(tmp_path: Path):
 
 
 # ---------------------------------------------------------------- persistence baseline
+
+
+def test_lines_that_a_full_disk_does_not_take_are_written_when_there_is_room(tmp_path: Path):
+    record = Record(tmp_path / "metrics.jsonl", 0)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+    try:
+        for step in range(1, 11):  # the limit cuts a line in two
+            record.write({"step": step, "loss": 0.5})
+        with pytest.raises(OSError, match="File too large"):
+            record.sync()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert (tmp_path / "metrics.jsonl").stat().st_size == 100
+    record.sync()
+    record.close()
+    lines = [json.loads(text) for text in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert lines == [{"step": step, "loss": 0.5} for step in range(1, 11)]
 
 
 def test_persistence_is_the_correlation_of_the_two_volumes_at_the_border():

@@ -127,7 +127,7 @@ def deepspeed_dict(
             inner = inner.get(part) if isinstance(inner, dict) else None
         if inner is not None:
             raise UserError(f"train.deepspeed.{key}: this is derived; set {ours} instead")
-    bucket = min(BUCKET, n_parameters)
+    bucket = min(BUCKET, n_parameters + n_parameters % 2)  # DeepSpeed takes none that is odd
     derived = {
         "train_batch_size": plan.pairs,
         "train_micro_batch_size_per_gpu": plan.micro,

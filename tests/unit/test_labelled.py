@@ -227,6 +227,9 @@ def test_pairs_of_a_person_depend_on_nobody_else():
     own = first[all_three.left_P]
     np.testing.assert_array_equal(alone.right_P, all_three.right_P[own])
     np.testing.assert_array_equal(alone.left_P, all_three.left_P[own])
+    # Nor does one draw serve for all: people of one design are paired differently.
+    of_each = [all_three.right_P[design.person_N[all_three.left_P] == person] % 24 for person in "012"]
+    assert all((of_each[0] != other).any() for other in of_each[1:])
 
 
 def test_of_very_many_windows_some_are_looked_at(monkeypatch):

@@ -78,6 +78,9 @@ def test_the_dictionary_is_derived_and_expert_settings_are_merged_into_it():
     assert zero["stage"] == 2 and "offload_param" not in zero
     assert zero["offload_optimizer"] == {"device": "cpu", "pin_memory": True, "ratio": 0.5}
     assert zero["reduce_bucket_size"] == 1000 and made["comms_logger"] == {}
+    # Masked volumes of an odd number of features make a model with an odd number of parameters.
+    odd = deepspeed_dict(TrainConfig(), plan_batch(256, 8, 4), "bf16", "cuda", 1001)["zero_optimization"]
+    assert odd["reduce_bucket_size"] == odd["allgather_bucket_size"] == 1002
 
 
 @pytest.mark.parametrize(

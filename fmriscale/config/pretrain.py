@@ -232,13 +232,7 @@ class TrainConfig:
             raise ValueError(f"train.weight_decay is {self.weight_decay}; give 0 or more")
         lowest = {"seed": 0, "warmup_steps": 0, "eval_every": 0}
         ones = ("steps", "global_batch", "max_micro_batch", "eval_pairs", "log_every", "max_bad_steps")
-        for name, low in {
-            **lowest,
-            "max_bad_steps": 1,
-            "seed": 0,
-            "warmup_steps": 0,
-            "eval_every": 0,
-        }.items():
+        for name, low in (lowest | dict.fromkeys(ones, 1)).items():
             if getattr(self, name) < low:
                 raise ValueError(f"train.{name} is {getattr(self, name)}; it must be at least {low}")
         if self.hang_minutes <= 0 or (self.max_minutes is not None and self.max_minutes <= 0):

@@ -85,7 +85,7 @@ def comparison(
     -------
     dict
         condition, first, second; fields of `Comparison` over units; corrected_t, corrected_p; p_holm and
-        corrected_p_holm, which are p and corrected_p until they are `adjusted`.
+        corrected_p_holm, which are p and corrected_p until they are `adjusted`; by_seed, means over folds.
     """
     left, right = of(rows, first, part, size), of(rows, second, part, size)
     units = by_unit(left, "accuracy")
@@ -96,15 +96,19 @@ def comparison(
         other_units, other_cells = by_unit(right, "accuracy"), pooled(right, "accuracy", ["fold", "seed"])
     tested = asdict(compare(list(units.values()), [other_units[unit] for unit in units]))
     # A baseline has one figure a fold, which meets every seed of the arm.
-    differences = [
-        value - other_cells.get((fold, seed), other_cells.get((fold, None), np.nan))
+    differences = {
+        (fold, seed): value - other_cells.get((fold, seed), other_cells.get((fold, None), np.nan))
         for (fold, seed), value in cells.items()
-    ]
-    t, p = (None, None) if ratio is None else corrected_t(differences, ratio)
+    }
+    t, p = (None, None) if ratio is None else corrected_t(list(differences.values()), ratio)
+    seeds: dict[Any, list[float]] = defaultdict(list)
+    for (_, seed), difference in differences.items():
+        seeds[seed].append(difference)
     return {
         **{"condition": part, "first": first, "second": second},
         **tested,
         **{"p_holm": tested["p"], "corrected_t": t, "corrected_p": p, "corrected_p_holm": p},
+        "by_seed": [float(np.mean(of_seed)) for of_seed in seeds.values()],
     }
 
 

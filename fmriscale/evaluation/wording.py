@@ -74,8 +74,9 @@ def corrected(row: dict[str, Any]) -> str:
 
 
 def corrected_holm(row: dict[str, Any]) -> str:
-    """Return the p of the corrected t, adjusted."""
-    return "-" if row["corrected_t"] is None else p_value(row["corrected_p_holm"])
+    """Return the p of the corrected t, adjusted; summaries of older studies do not have it."""
+    p = row.get("corrected_p_holm")
+    return "-" if p is None else p_value(p)
 
 
 def counted(n: int, what: str) -> str:
@@ -163,6 +164,15 @@ def on_reversal(summary: dict[str, Any]) -> str:
                 f"{content['title']} {percent(content['reversed']['accuracy'])} % (loss {loss} points)"
             )
     return f"With test windows run backwards in time: {', '.join(told)}." if told else ""
+
+
+def on_seeds(summary: dict[str, Any]) -> str:
+    """Give the difference of the arms by seed: all folds of a seed start the fresh arm from one draw."""
+    for row in summary["comparisons"]:
+        if row["second"] == "fresh" and len(row.get("by_seed", ())) > 1:
+            each = ", ".join(points(effect) for effect in row["by_seed"])
+            return f"Pre-trained minus fresh by seed, a draw of the fresh weights each: {each} points."
+    return ""
 
 
 def on_power(summary: dict[str, Any]) -> str:

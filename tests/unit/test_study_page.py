@@ -129,7 +129,7 @@ def test_the_printed_table_holds_every_arm_and_fits_a_terminal(cross_run, paper)
         text = " ".join(lines)
         for content in summary["arms"].values():
             found = content["by_condition"]["all"]
-            line = next(line for line in lines if line.startswith(content["title"]))
+            line = next(line for line in lines if line.startswith(f"{content['title']}  "))
             assert wording.within(found) in line and line.endswith(wording.area(found["auc"]["mean"]))
         gain = summary["comparisons"][0]
         line = next(line for line in lines if line.startswith("pre-trained - fresh"))

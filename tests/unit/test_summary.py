@@ -11,6 +11,7 @@ from fmriscale.evaluation.cells import cells
 from fmriscale.evaluation.speed import speed
 from fmriscale.evaluation.statistics import corrected_t
 from fmriscale.evaluation.summary import summarise
+from fmriscale.evaluation.wording import on_seeds
 
 PEOPLE = [f"p{i}" for i in range(8)]
 EPOCHS = 4
@@ -126,6 +127,8 @@ def test_conditions_are_compared_apart_and_adjusted_and_all_pairs_too(done):
     assert heard["p_holm"] == pytest.approx(2 * heard["p"])
     every = row(done, "pretrained", "fresh")
     assert every["effect"] == pytest.approx(0.1 * 2 / 3)
+    assert every["by_seed"] == pytest.approx([0.1 * 2 / 3] * len(done["seeds"]))
+    assert f"by seed, a draw of the fresh weights each: {', '.join(['+6.7'] * 2)} points." in on_seeds(done)
     assert every["p_holm"] == every["p"]
 
 
@@ -186,7 +189,7 @@ def test_a_smaller_training_side_is_corrected_as_the_folds_are_cut():
     wanted = corrected_t([0, 0, 0.01, 0.01, 0.02, 0.02, 0.03, 0.03], 2 / 6)
     for row in done["size_comparisons"]:
         assert (row["corrected_t"], row["corrected_p"]) == pytest.approx(wanted)
-        assert row["corrected_p_holm"] == pytest.approx(2 * wanted[1])
+        assert row["corrected_p_holm"] == pytest.approx(2 * row["corrected_p"])
 
 
 def test_runs_left_out_are_one_unit_a_fold_and_one_condition_is_all():

@@ -102,6 +102,7 @@ def page(summary: dict[str, Any], name: str, config: str = "") -> str:
         inks=charts.LABELS,
         speed=wording.on_speed(summary),
         power=wording.on_power(summary),
+        seeds=wording.on_seeds(summary),
         caveats=wording.caveats(summary),
         design=_design(summary),
         units=_units(summary),

@@ -4,7 +4,8 @@ The light model stands for an encoder and its head: random features of a window'
 once for a study), a logistic regression that guesses the label, and "same" where the two guesses agree. Two
 arms are two draws of the features: neither is better but by luck. Heard and imagined tones are studies of
 their own, as their noise is: an experiment of 17 people gives two. Where few people train, the features are
-drawn anew in every training, so that the arms are equal in truth.
+drawn anew in every training, so that the arms are equal in truth, or once for all folds of a seed, as the
+weights of a study's fresh arm are.
 """
 
 import json
@@ -152,8 +153,21 @@ def run(experiment: SimulateConfig, n_studies: int, n_more: int, log: Path) -> l
     return done[:n_studies]
 
 
-def with_few(experiment: SimulateConfig, n_experiments: int, log: Path) -> list[dict[str, Any]]:
+def with_few(
+    experiment: SimulateConfig, n_experiments: int, log: Path, shared: bool = False
+) -> list[dict[str, Any]]:
     """Compare equal arms where few people train; what the log has is not run again.
+
+    Parameters
+    ----------
+    experiment : SimulateConfig
+        What is simulated, each time with another seed.
+    n_experiments : int
+        How often.
+    log : Path
+        One row a line.
+    shared : bool
+        All folds of a seed share one draw of the features.
 
     Returns
     -------
@@ -171,7 +185,9 @@ def with_few(experiment: SimulateConfig, n_experiments: int, log: Path) -> list[
                 {"experiment": seed, **row}
                 for condition in CONDITIONS
                 for n_folds in (experiment.n_subjects, 4)
-                for row in equal_arms(replace(study(corpus, condition, "cross_run"), n_folds=n_folds), seed)
+                for row in equal_arms(
+                    replace(study(corpus, condition, "cross_run"), n_folds=n_folds), seed, shared
+                )
             ]
             handle.write("".join(json.dumps(row) + "\n" for row in found))
             handle.flush()
@@ -179,8 +195,8 @@ def with_few(experiment: SimulateConfig, n_experiments: int, log: Path) -> list[
     return done
 
 
-def equal_arms(config: StudyConfig, seed: int) -> Iterator[dict[str, Any]]:
-    """Yield comparisons of two arms whose every training draws its features anew, by training people."""
+def equal_arms(config: StudyConfig, seed: int, shared: bool) -> Iterator[dict[str, Any]]:
+    """Yield comparisons of two arms that draw their features in the same way, by training people."""
     material = prepare(config)
     windows = material.windows
     runs = material.corpus.runs.loc[np.unique(windows.run_N)]
@@ -189,7 +205,7 @@ def equal_arms(config: StudyConfig, seed: int) -> Iterator[dict[str, Any]]:
         rows: list[list[dict]] = [[], []]
         for fold, training, arm in product(material.folds, range(N_TRAININGS), (0, 1)):
             kept = np.isin(windows.run_N, smaller(fold, runs, "subject", size, training))
-            place = [seed, draw, arm, fold.number, training]
+            place = [seed, draw, arm, *(() if shared else (fold.number,)), training]
             cell = light_cell(config, material, fold, tests[fold.number], kept.nonzero()[0], place)
             rows[arm] += [{**row, "seed": training} for row in cell]
         people = [list(by_unit(of_arm, "accuracy").values()) for of_arm in rows]

@@ -206,10 +206,14 @@ def null_part(folder: Path, tell: Tell) -> None:
         experiment = replace(experiment, **strengths)
         log = folder / f"nulls_{world}.jsonl"
         results[world] = null_studies.run(experiment, N_STUDIES, N_MORE, log)
-        few = null_studies.with_few(experiment, N_EXPERIMENTS, folder / f"few_{world}.jsonl")
-        for test, reference in FEW_TESTS.items():
-            hits = [row[test] < 0.05 for row in few]
-            tell(f"{world}_few_train_{test}", *null_studies.share(hits), len(hits), reference)
+        for draws in ("few", "one_draw"):
+            log = folder / f"{draws}_{world}.jsonl"
+            few = null_studies.with_few(experiment, N_EXPERIMENTS, log, shared=draws == "one_draw")
+            for test, reference in FEW_TESTS.items():
+                hits = [row[test] < 0.05 for row in few]
+                tell(f"{world}_{draws}_train_{test}", *null_studies.share(hits), len(hits), reference)
+            both = [row["p"] < 0.05 and row["as_cut"] < 0.05 for row in few]
+            tell(f"{world}_{draws}_train_both", *null_studies.share(both), len(both), "what the verdict asks")
     questions = {
         "null_chance": ("offsets", "cross_run", "chance", "an arm against 0.5, no timbre: 0.05 is right"),
         "null_paper_chance": ("offsets", "paper", "chance", "an arm against 0.5, no timbre, published pairs"),

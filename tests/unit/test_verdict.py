@@ -182,9 +182,7 @@ def test_small_training_sides_are_told_apart():
     sizes = [{**row, "size": size, "p_holm": p, "corrected_p_holm": q} for size, p, q in found]
     summary |= {"sizes": [1, 2, 4, 10], "size_comparisons": sizes}
     told = verdict(summary)["sentence"]
-    assert (
-        "trained on fewer, it is ahead (Holm-adjusted, both tests): +5.0 with 1 subject;" in told
-    )
+    assert "trained on fewer, it is ahead (Holm-adjusted, both tests): +5.0 with 1 subject;" in told
 
 
 def test_conditions_are_given_with_their_adjusted_p():

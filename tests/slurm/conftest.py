@@ -35,7 +35,7 @@ class SlurmCluster:
             env={**self.env, **env},
             capture_output=True,
             text=True,
-            timeout=240,
+            timeout=120,
         )
         assert done.returncode == 0, f"{command}: exit {done.returncode}\n{done.stdout}{done.stderr}"
         return done.stdout
@@ -49,7 +49,7 @@ class SlurmCluster:
         text = self.run("scontrol", "--oneliner", "show", "job", job_id).splitlines()[0]
         return dict(re.findall(r"(\S+?)=(\S*)", text))
 
-    def wait(self, job_id: str, states: str | tuple[str, ...] = FINAL, timeout: float = 120) -> dict:
+    def wait(self, job_id: str, states: str | tuple[str, ...] = FINAL, timeout: float = 60) -> dict:
         """Poll until a job is in one of the states and return its fields; fail after timeout, s."""
         states = (states,) if isinstance(states, str) else states
         end = time.monotonic() + timeout
@@ -63,7 +63,7 @@ class SlurmCluster:
         """Do to a node what a person could: poweroff, boot, kill-slurmd, unplug, plug, ..."""
         return self.run("slurm-node", action, name, *command)
 
-    def finish_job(self, array: str, timeout: float = 120.0) -> str:
+    def finish_job(self, array: str, timeout: float = 60.0) -> str:
         """Return the id of the job that finishes an array's work, once a task has submitted it."""
         end = time.monotonic() + timeout
         while time.monotonic() < end:

@@ -51,7 +51,7 @@ def undisturbed(recipe: Path, repository: Path, tmp_path_factory: pytest.TempPat
     runs = [["--config", str(recipe), "--out", str(folder / "run")]]
     (folder / "runs.json").write_text(json.dumps([{"ranks": 2, "runs": runs}]))
     worker = [sys.executable, "tests/distributed/worker.py", str(folder / "runs.json")]
-    done = subprocess.run(worker, cwd=repository, capture_output=True, text=True, timeout=400)
+    done = subprocess.run(worker, cwd=repository, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stdout + done.stderr
     return steps_of(folder / "run")
 
@@ -79,7 +79,7 @@ def submit(cluster, repository: Path, run: Path, recipe: Path, *options: str, **
     return job, log
 
 
-def until(what, log: Path, timeout: float = 240) -> None:
+def until(what, log: Path, timeout: float = 120) -> None:
     """Wait until something is true, or fail with the log."""
     end = time.monotonic() + timeout
     while not what():
@@ -126,7 +126,7 @@ def test_a_killed_rank_and_a_dead_node_cost_only_time(
         first = saved(run)
         until(lambda: saved(run) > first, log)
         slurm_cluster.node("poweroff", "node02")
-        fields = slurm_cluster.wait(job, timeout=300)
+        fields = slurm_cluster.wait(job, timeout=150)
         told = log.read_text()
         assert fields["JobState"] == "COMPLETED" and fields["Restarts"] == "2", told
         assert "life 3, on node[01,03]" in told
@@ -145,9 +145,9 @@ def test_a_cancelled_job_and_a_refused_configuration_do_not_come_back(
     job, log = submit(slurm_cluster, repository, run, recipe, "--train.steps=1000000")
     until(lambda: saved(run) >= 20, log)
     slurm_cluster.run("scancel", job)
-    fields = slurm_cluster.wait(job, timeout=120)
+    fields = slurm_cluster.wait(job, timeout=60)
     assert (fields["JobState"], fields["Restarts"]) == ("CANCELLED", "0"), log.read_text()
-    fields = slurm_cluster.wait(wrong, timeout=120)
+    fields = slurm_cluster.wait(wrong, timeout=60)
     assert (fields["JobState"], fields["ExitCode"], fields["Restarts"]) == ("FAILED", "2:0", "0")
     assert its_log.read_text().count("train.stepz") == 1  # rank 0 tells it for all
     time.sleep(6)
@@ -156,7 +156,7 @@ def test_a_cancelled_job_and_a_refused_configuration_do_not_come_back(
 
 def test_a_job_stops_itself_before_its_time_limit_and_begins_no_life_too_many(slurm_cluster, limited):
     job, log, run = limited
-    fields = slurm_cluster.wait(job, timeout=300)
+    fields = slurm_cluster.wait(job, timeout=150)
     told = log.read_text()
     assert told.count("asked to stop (time limit): saved at step") == 2 and "resumed from" in told
     assert "no more lives: MAX_RESTARTS is 1" in told
@@ -173,7 +173,7 @@ def test_a_request_to_stop_ends_in_the_same_run_though_slurmctld_was_restarted(
     until(lambda: len(steps_of(run)) >= 5, log)
     slurm_cluster.restart_controller()
     slurm_cluster.run("scancel", "--batch", "--signal=USR1", job)
-    fields = slurm_cluster.wait(job, timeout=300)
+    fields = slurm_cluster.wait(job, timeout=150)
     told = log.read_text()
     assert fields["JobState"] == "COMPLETED" and fields["Restarts"] == "1", told
     assert "the ranks are asked to save" in told and "asked to stop" in told

@@ -54,7 +54,7 @@ def test_a_node_loses_power_in_the_middle(slurm_cluster, study, tmp_path, reposi
     job = submit(slurm_cluster, study, tmp_path, repository, f"--array=0-{N_TASKS - 1}", "--exclusive")
     mine = part_of(make_plan(study)[0], 1, N_TASKS)
     states = [tmp_path / "c/.build" / f"{Path(shard.name).stem}.json" for shard in mine]
-    end = time.monotonic() + 120
+    end = time.monotonic() + 60
     while not any(state.exists() for state in states):
         assert time.monotonic() < end, (tmp_path / "task-1.txt").read_text()
         time.sleep(0.005)
@@ -64,7 +64,7 @@ def test_a_node_loses_power_in_the_middle(slurm_cluster, study, tmp_path, reposi
     slurm_cluster.node("poweroff", node)
     try:
         finish = slurm_cluster.finish_job(job)
-        done = slurm_cluster.wait(finish, timeout=240)
+        done = slurm_cluster.wait(finish, timeout=120)
     finally:
         slurm_cluster.mend()
     told = (tmp_path / "task-1.txt").read_text()
@@ -83,7 +83,7 @@ def test_a_task_that_fails_is_told_and_made_good_by_the_next_array(
     finish = slurm_cluster.finish_job(job)
     log = repository / f"shard-{job}.out"
     try:
-        fields = slurm_cluster.wait(finish, timeout=180)
+        fields = slurm_cluster.wait(finish, timeout=90)
         told = log.read_text()
     finally:
         log.unlink(missing_ok=True)
@@ -92,5 +92,5 @@ def test_a_task_that_fails_is_told_and_made_good_by_the_next_array(
     assert not (tmp_path / "c/corpus.json").exists()
 
     alone = submit(slurm_cluster, study, tmp_path, repository)
-    assert slurm_cluster.wait(alone, timeout=180)["JobState"] == "COMPLETED"
+    assert slurm_cluster.wait(alone, timeout=90)["JobState"] == "COMPLETED"
     assert content(tmp_path / "c") == content(Path(study.out))

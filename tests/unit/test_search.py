@@ -66,3 +66,6 @@ def test_people_kept_for_fine_tuning_alone_are_of_the_training_split(search, tmp
     used = runs.iloc[np.unique(material.windows.run_N)]
     assert set(used["split"]) == {"train"} and 0 < len(used) < (runs["split"] == "train").sum()
     assert set(runs["key"][runs["split"] != "train"]) | set(used["key"]) == set(unseen)
+    half = search.beyond(0.5, material.corpus, unseen)
+    seen = runs.loc[~runs["key"].isin(unseen)]
+    assert set(half) < set(seen["key"]) and seen["person"].nunique() - len(half) == round(0.5 * len(seen))

@@ -36,7 +36,7 @@ from fmriscale.corpus.manifest import (
 from fmriscale.corpus.reader import Corpus
 from fmriscale.corpus.writer import ShardWriter, encode_run
 from fmriscale.sampling.loader import NTPLoader
-from fmriscale.sampling.tables import PARTNER, Draw, in_lines
+from fmriscale.sampling.tables import PARTNER, RUN, Draw
 
 BATCH, LENGTH, V, T, RUNS = 256, 5, 424, 300, 400
 BATCH_BYTES = BATCH * 2 * LENGTH * V * 2
@@ -227,7 +227,7 @@ def order(corpus: Corpus, tell: Callable) -> None:
     for shuffle in ("exact", "window"):
         part = loader_of(corpus, shuffle=shuffle, shuffle_shards=16).parts[0]
         table, n_runs, n_shards = part.table, 100_000, 2_000
-        runs = in_lines(n_runs)
+        runs = np.zeros(n_runs, RUN)
         runs[:] = table.runs[0]
         runs["subject"] = runs["person"] = np.arange(n_runs)
         runs["reach"] = 1000

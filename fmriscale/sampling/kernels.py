@@ -1,8 +1,8 @@
 """Position in, pair out: the compiled arithmetic of the order, one pair at a time, without state.
 
 The order is a pure function of position. Nothing here holds a permutation: a pass over a data set is a
-Feistel network, and any position of any pass costs the same. All compiled functions share this file, because
-numba's cache on disk knows when a file has changed, but not when another one has that it calls.
+Feistel network, and any position of any pass costs the same. Compiled functions that may change share this
+file, because numba's cache on disk knows when a file has changed, but not when another one has that it calls.
 
 A run's windows are numbered 0..K-1 in the order of time; window k is a left sequence and the right sequence
 that follows it. The right sequence of a negative is always the right sequence of some other window (but for
@@ -12,6 +12,8 @@ that follows it. The right sequence of a negative is always the right sequence o
 import numpy as np
 from numba import njit
 
+from fmriscale.sampling.memory import prefetch
+from fmriscale.sampling.randomness import fold, permute, uniform
 from fmriscale.sampling.tables import (
     ANYWHERE,
     KIND_BLOCK,
@@ -26,54 +28,6 @@ from fmriscale.sampling.tables import (
 _POSITIVES, _NEGATIVES, _KIND, _PARTNER, _SHARDS, _BLOCKS, _WITHIN = range(7)
 """Streams of random numbers: each use of the seed has its own."""
 _TRIES = 64
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-_MIX_A, _MIX_B = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
-_U11, _U27, _U30, _U31, _U32 = (np.uint64(n) for n in (11, 27, 30, 31, 32))
-_ROUNDS = 6
-
-
-# ---------------------------------------------------------------- random numbers and permutations
-
-
-@njit(cache=True, error_model="numpy", forceinline=True)
-def mix(x):
-    """Scramble a uint64 (the finaliser of SplitMix64, Steele et al. 2014, OOPSLA)."""
-    x = (x ^ (x >> _U30)) * _MIX_A
-    x = (x ^ (x >> _U27)) * _MIX_B
-    return x ^ (x >> _U31)
-
-
-@njit(cache=True, error_model="numpy", forceinline=True)
-def fold(key, part):
-    """Fold an integer (seed, stream, epoch, ...) into a 64-bit key."""
-    return mix(np.uint64(key) + _GOLDEN + mix(np.uint64(part)))
-
-
-@njit(cache=True, error_model="numpy", forceinline=True)
-def uniform(key, index):
-    """Return a number in [0, 1) for an index: the same index gives the same number, always."""
-    bits = mix(mix(np.uint64(index) + _GOLDEN) + np.uint64(key))
-    return np.float64(bits >> _U11) * 2.0**-53
-
-
-@njit(cache=True, error_model="numpy", forceinline=True)
-def permute(index, n, key):
-    """Tell where a permutation of 0..n-1 that `key` chooses sends an index, without building it.
-
-    A Feistel network over the next square number, walked until it falls inside the range: hardly ever more
-    than once (Black & Rogaway 2002, "Ciphers with arbitrary finite domains").
-    """
-    side = np.int64(np.ceil(np.sqrt(n)))
-    x = np.int64(index)
-    while True:
-        left, right, constant = x // side, x % side, np.uint64(key)
-        for _ in range(_ROUNDS):
-            constant += _GOLDEN
-            drawn = np.int64(((mix(np.uint64(right) + constant) >> _U32) * np.uint64(side)) >> _U32)
-            left, right = right, left + drawn - (side if left + drawn >= side else 0)
-        x = left * side + right
-        if x < n:
-            return x
 
 
 # ---------------------------------------------------------------- a pass over the windows of a data set
@@ -212,19 +166,23 @@ def _is_partner(own, its, kind):
 
 
 @njit(cache=True, error_model="numpy", forceinline=True)
-def _partners(table, run, k, kind):
-    """Return the first of the listed runs that a kind is drawn from, and how many of them have a window k."""
+def _bounds(table, run, kind):
+    """Return the bounds of the runs in `partners` that a kind is drawn from."""
     n_runs = len(table.runs)
     if kind == SAME_SUBJECT:
         s = table.runs[run].subject
-        first, last = table.subject_first[s], table.subject_first[s + 1]
-    elif kind == SAME_DATASET:
+        return np.int64(table.subject_first[s]), np.int64(table.subject_first[s + 1])
+    if kind == SAME_DATASET:
         d = table.runs[run].dataset
-        first, last = n_runs + table.dataset_first[d], n_runs + table.dataset_first[d + 1]
-    else:
-        first, last = 2 * n_runs, 3 * n_runs
+        return n_runs + np.int64(table.dataset_first[d]), n_runs + np.int64(table.dataset_first[d + 1])
+    return np.int64(2 * n_runs), np.int64(3 * n_runs)
+
+
+@njit(cache=True, error_model="numpy", forceinline=True)
+def _able(table, first, last, k):
+    """Return how many of some listed runs have a window k: those with most windows come first."""
     if table.partners[last - 1].windows > k:  # as for most windows, where runs are about equally long
-        return first, last - first
+        return last - first
     low, high = first, last
     while low < high:
         middle = (low + high) // 2
@@ -232,14 +190,14 @@ def _partners(table, run, k, kind):
             low = middle + 1
         else:
             high = middle
-    return first, low - first
+    return low - first
 
 
 @njit(cache=True, error_model="numpy", forceinline=True)
 def _partner(table, run, k, kind, key):
     """Draw one of the runs of this kind that have a window k; each is as likely."""
-    first, n = _partners(table, run, k, kind)
-    place = 0
+    first, last = _bounds(table, run, kind)
+    n, place = _able(table, first, last, k), 0
     for turn in range(_TRIES + n):
         # Where hardly any run suits, the next one that does is taken.
         place = int(uniform(key, turn) * n) if turn < _TRIES else (place + 1) % n
@@ -339,7 +297,8 @@ def draw_pairs(first, table, mixture, seed, window, memo, out):
     seed_key = fold(0, seed)
     partner_key, kind_key = fold(seed_key, _PARTNER), fold(seed_key, _KIND)
     n_block, n_pairs = len(mixture.which), len(out.kind)
-    windows, epochs, blocks, draws = np.empty((4, n_pairs), np.int64)
+    windows, epochs, blocks, draws, others, firsts, lasts = np.empty((7, n_pairs), np.int64)
+    n_others = 0
     for i in range(n_pairs):
         place = (first + i) % n_block
         d = mixture.which[place]
@@ -355,20 +314,24 @@ def draw_pairs(first, table, mixture, seed, window, memo, out):
             chosen, at = windowed(table, d, index, epoch, stream, window, seed_key, memo)
         windows[i], epochs[i], blocks[i], draws[i] = chosen, epoch, at, draw
         out.dataset[i] = d
-    # The table of many runs is not in the cache. Short loops over all pairs let the processor wait for many
-    # of its lines at once; a loop finds there what the loops before it have asked for.
+        low, high = table.dataset_first[d], table.dataset_first[d + 1]
+        guess = min(low + int((chosen - begin) / n_windows * (high - low)), high - 1)
+        prefetch(table.run_first.ctypes.data + table.run_first.itemsize * guess)  # pyright: ignore[reportCallIssue]
+        prefetch(table.runs.ctypes.data + table.runs.itemsize * guess)  # pyright: ignore[reportCallIssue]
+        out.run_left[i] = guess
+    # The table of many runs is not in the cache. What permutes the windows, above, leaves time to ask for the
+    # left runs. Short loops over all pairs let the processor wait for many other lines at once; a loop finds
+    # there what the loops before it have asked for.
     for i in range(n_pairs):
         low, high = table.dataset_first[out.dataset[i]], table.dataset_first[out.dataset[i] + 1]
-        begin, end = table.run_first[low], table.run_first[high]
-        guess = min(low + int((windows[i] - begin) / (end - begin) * (high - low)), high - 1)
-        out.run_left[i] = _run_of(table.run_first, low, high, guess, windows[i])
+        out.run_left[i] = _run_of(table.run_first, low, high, out.run_left[i], windows[i])
     ks = windows
     for i in range(n_pairs):
         run = out.run_left[i]
         ks[i] -= table.run_first[run]  # from here on the number in the run
         out.start_left[i] = _window_start(table, run, ks[i])
         out.row_left[i], out.t_r[i] = table.runs[run].row, table.runs[run].t_r
-    for i in range(n_pairs):  # kinds; and of the other runs that negatives come from, the first that is tried
+    for i in range(n_pairs):  # kinds, and which of them need other runs
         run, kind = out.run_left[i], POSITIVE
         out.run_right[i] = run
         if draws[i] % 2:
@@ -377,10 +340,13 @@ def draw_pairs(first, table, mixture, seed, window, memo, out):
             if ks[i] >= table.runs[run].reach[kind]:
                 kind, ks[i] = _substitute(table, run, ks[i], kinds, turn, fold(kind_key, first + i))
             if kind in (SAME_SUBJECT, SAME_DATASET, OTHER_DATASET):
-                its_first, n = _partners(table, run, ks[i], kind)
-                place = int(uniform(fold(partner_key, first + i), 0) * n)
-                out.run_right[i] = table.partners[its_first + place].run
+                firsts[i], lasts[i] = _bounds(table, run, kind)
+                others[n_others] = i
+                n_others += 1
         out.kind[i] = kind
+    for i in others[:n_others]:  # of these, the first that is tried
+        place = int(uniform(fold(partner_key, first + i), 0) * _able(table, firsts[i], lasts[i], ks[i]))
+        out.run_right[i] = table.partners[firsts[i] + place].run
     for i in range(n_pairs):  # right as it is where that first run will do, and of positives
         run = out.run_right[i]
         out.start_right[i] = _window_start(table, run, ks[i]) + table.length + table.runs[run].gap

@@ -27,17 +27,10 @@ PARTNER = np.dtype([("run", np.int32), ("windows", np.int32)])
 """A run that negatives are drawn from, and its number of windows."""
 
 
-def in_lines(n: int) -> np.ndarray:
-    """Return n empty records of runs, none of which lies in two lines of the processor's cache (64 bytes)."""
-    raw = np.zeros((n + 1) * RUN.itemsize, np.uint8)
-    first = -raw.ctypes.data % RUN.itemsize
-    return raw[first : first + n * RUN.itemsize].view(RUN)
-
-
 class Table(NamedTuple):
     """The windows of R runs in S spans (stretches of uncensored volumes), P subjects, D data sets, H shards.
 
-    Runs are numbered in the order of data set, shard and place in the shard.
+    Runs are numbered in the order of data set, shard and place in the shard. All arrays are from `together`.
     """
 
     length: int
@@ -53,7 +46,7 @@ class Table(NamedTuple):
     span_stop: np.ndarray
     """int32 [S]: volume after the last one."""
     runs: np.ndarray
-    """RUN [R], from `in_lines`."""
+    """RUN [R]; no record lies in two lines of the cache."""
     subject_first: np.ndarray
     """int32 [P + 1]: bounds of each subject in `partners`."""
     subject_starts: np.ndarray

@@ -9,17 +9,18 @@ import pandas as pd
 
 from fmriscale.config import KINDS, PairConfig, seconds_of
 from fmriscale.sampling.kernels import distant_shifts
+from fmriscale.sampling.memory import together
 from fmriscale.sampling.tables import (
     ANYWHERE,
     OTHER_DATASET,
     PARTNER,
     POSITIVE,
     REVERSED,
+    RUN,
     SAME_DATASET,
     SAME_RUN,
     SAME_SUBJECT,
     Table,
-    in_lines,
 )
 
 
@@ -109,7 +110,7 @@ def find_windows(
     allowed = distant_shifts_of(n_windows, stride, gap, near, length)
     blocked = 4 * length + int(np.max(gap, initial=0))
     reach = _reach(n_windows, n_starts, allowed, dataset, subject, person, blocked)
-    table, int32 = in_lines(n), np.int32
+    table, int32 = np.zeros(n, RUN), np.int32
     for name, values in (("stride", stride), ("gap", gap), ("near", near), ("reach", reach)):
         table[name] = values
     run_span = np.searchsorted(span_run, np.arange(n + 1))
@@ -117,8 +118,7 @@ def find_windows(
     table["row"], table["t_r"] = rows, t_r
     for name, values in (("subject", subject), ("person", person), ("dataset", dataset)):
         table[name] = values
-    return Table(
-        length=length,
+    arrays = dict(
         run_first=_before(n_windows),
         run_span=run_span.astype(int32),
         span_first=_before(n_span)[:-1],
@@ -133,7 +133,8 @@ def find_windows(
         partners=partners,
         shard_run=shard_run.astype(int32),
         dataset_shard=np.searchsorted(shard_run, dataset_first).astype(int32),
-    ), rows.astype(int32)
+    )
+    return Table(length=length, **together(arrays)), rows.astype(int32)
 
 
 def _fitting(

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fmriscale.config import DataConfig, PairConfig
-from fmriscale.sampling import kernels, order
+from fmriscale.sampling import order, randomness
 from fmriscale.sampling.loader import NTPLoader
 from fmriscale.training.schedule import plan_batch
 
@@ -16,13 +16,13 @@ KINDS = {"same_run": 0.35, "same_subject": 0.25, "same_dataset": 0.2, "other_dat
 
 
 def image_of(n, key):
-    return np.array([kernels.permute(i, n, np.uint64(key)) for i in range(n)])
+    return np.array([randomness.permute(i, n, np.uint64(key)) for i in range(n)])
 
 
 @settings(max_examples=40, deadline=None)
 @given(n=st.integers(1, 3000), seed=st.integers(0, 2**62))
 def test_permute_is_a_permutation_and_the_one_of_the_reference(n, seed):
-    key = kernels.fold(0, seed)
+    key = randomness.fold(0, seed)
     assert int(key) == reference.key_of(seed)
     image = image_of(n, key)
     assert np.array_equal(np.sort(image), np.arange(n))
@@ -32,7 +32,7 @@ def test_permute_is_a_permutation_and_the_one_of_the_reference(n, seed):
 
 def test_permute_reaches_any_place_of_a_huge_set():
     n = 10**15
-    there = [kernels.permute(i, n, np.uint64(3)) for i in (0, 1, n // 2, n - 1)]
+    there = [randomness.permute(i, n, np.uint64(3)) for i in (0, 1, n // 2, n - 1)]
     assert there == [reference.permute(i, n, 3) for i in (0, 1, n // 2, n - 1)]
 
 
@@ -45,7 +45,7 @@ def test_permute_leaves_no_correlation_between_neighbours():
 
 
 def test_uniform_is_uniform_and_streams_are_independent():
-    a, b = (np.array([kernels.uniform(kernels.fold(0, s), i) for i in range(50_000)]) for s in (1, 2))
+    a, b = (np.array([randomness.uniform(randomness.fold(0, s), i) for i in range(50_000)]) for s in (1, 2))
     assert a[:9].tolist() == [reference.uniform(reference.key_of(1), i) for i in range(9)]
     counts = np.histogram(a, bins=50, range=(0, 1))[0]
     assert ((counts - 1000) ** 2 / 1000).sum() < 100  # chi-square, 49 degrees of freedom

@@ -65,6 +65,10 @@ per_node=()
 [ "$gpus" -eq 0 ] || per_node=(--overcommit --ntasks-per-node="$gpus" --ntasks=$((gpus * SLURM_JOB_NUM_NODES)))
 echo "$(date '+%F %T') job $SLURM_JOB_ID, life $((restarts + 1)), on $SLURM_JOB_NODELIST, meeting at $MASTER_ADDR:$MASTER_PORT"
 
+# Slurm tries again for a minute to end a step on a node that does not answer, and knows the step by its
+# number alone. Empty steps give this life's ranks another number than those of the two lives before.
+for ((i = 0; i < restarts % 3; i++)); do srun --nodes=1 --ntasks=1 true &>/dev/null; done
+
 # bash acts on a signal only when no command is in front: srun runs behind, and is waited for in a loop.
 # A task ignores USR1 until Python listens to it; without that an early one would kill it.
 srun "${per_node[@]}" --kill-on-bad-exit=1 --label \

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from fmriscale.config import KINDS, PairConfig, seconds_of
+from fmriscale.errors import DamageError
 from fmriscale.sampling.kernels import distant_shifts
 from fmriscale.sampling.memory import together
 from fmriscale.sampling.tables import (
@@ -81,6 +82,11 @@ def find_windows(
         The windows; runs in the order of data set, shard and place in the shard.
     rows : int32 [R]
         Row of each run of the table.
+
+    Raises
+    ------
+    DamageError
+        A run has stretches beyond its volumes.
     """
     rows, spans = _fitting(runs, np.asarray(rows), pairs, length, datasets)
     span_run, span_start, span_stop, n_span = spans
@@ -147,6 +153,14 @@ def _fitting(
     t_r = runs.t_r.to_numpy()[rows]
     stride, gap, first = volumes(pairs.stride, t_r, 1), volumes(pairs.gap, t_r), volumes(pairs.first, t_r)
     run, start, stop = spans_of(runs.segments.iloc[rows])
+    # What is compiled trusts these numbers: beyond the run lies the memory of others.
+    outside = (start < 0) | (start > stop) | (stop > runs.n_volumes.to_numpy()[rows][run])
+    if outside.any():
+        wrong = runs.iloc[rows[run[np.argmax(outside)]]]
+        raise DamageError(
+            f"runs.tsv: run {wrong.key} of {wrong.n_volumes} volumes has segments {wrong.segments}; "
+            "rebuild the corpus"
+        )
     start = np.maximum(start, first[run])
     long_enough = stop - start >= length
     run, start, stop = run[long_enough], start[long_enough], stop[long_enough]

@@ -299,6 +299,15 @@ def test_damage_is_named_before_the_first_step(tmp_path, access):
 # ---------------------------------------------------------------- the windowed shuffle
 
 
+@pytest.mark.parametrize("segments", ["0:41", "30:20", "-5:40"])
+def test_stretches_beyond_a_run_are_damage(tmp_path, segments):
+    corpus = write_corpus(tmp_path)
+    first = corpus.runs.index[corpus.runs["split"] == "train"][0]
+    corpus.runs.loc[first, ["segments", "n_volumes"]] = segments, 40
+    with pytest.raises(DamageError, match=rf"of 40 volumes has segments {segments}"):
+        loader_of(corpus)
+
+
 def test_the_windowed_shuffle_keeps_to_its_shards_and_sees_every_window_once(tmp_path):
     shards, window = 20, 4
     spec = {"alpha": {"subjects": 40, "runs": 2, "shards": shards, "n_volumes": lambda s, r: 40 + s}}

@@ -220,11 +220,15 @@ class Tracker:
 
         def work() -> None:
             from mlflow.entities import Dataset, DatasetInput
+            from mlflow.exceptions import MlflowException
 
             kind = source.partition("://")[0] if "://" in source else "local"
             texts = (json.dumps(content) for content in ({"uri": source}, schema, profile))
-            dataset = Dataset(name, digest[:MAX_DIGEST], kind, *texts)
-            self._store.client.log_inputs(self.run_id, [DatasetInput(dataset)])
+            dataset = DatasetInput(Dataset(name, digest[:MAX_DIGEST], kind, *texts))
+            try:
+                self._store.client.log_inputs(self.run_id, [dataset])
+            except MlflowException:  # a server may make it twice where two runs are the first to use it
+                self._store.client.log_inputs(self.run_id, [dataset])
 
         self._store.guarded(work)
 

@@ -225,10 +225,13 @@ class Tracker:
             kind = source.partition("://")[0] if "://" in source else "local"
             texts = (json.dumps(content) for content in ({"uri": source}, schema, profile))
             dataset = DatasetInput(Dataset(name, digest[:MAX_DIGEST], kind, *texts))
-            try:
-                self._store.client.log_inputs(self.run_id, [dataset])
-            except MlflowException:  # a server may make it twice where two runs are the first to use it
-                self._store.client.log_inputs(self.run_id, [dataset])
+            for pause in (0.1, 0.3, 1.0, 3.0, None):
+                try:
+                    return self._store.client.log_inputs(self.run_id, [dataset])
+                except MlflowException:  # a server makes it twice where several runs are the first to use it
+                    if pause is None:
+                        raise
+                    time.sleep(pause)
 
         self._store.guarded(work)
 

@@ -20,13 +20,15 @@ class Dropout(nn.Module):
     ----------
     rate : float
         Share of elements that are zeroed.
+    inplace : bool
+        What it reads may be overwritten. It is on CPU; torch's way for a GPU is faster without.
     """
 
-    def __init__(self, rate: float) -> None:
+    def __init__(self, rate: float, inplace: bool = False) -> None:
         super().__init__()
         if not 0 <= rate < 1:
             raise ValueError(f"a dropout rate lies in [0, 1), got {rate}")
-        self.rate = rate
+        self.rate, self.inplace = rate, inplace
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x, thinned where the module is in training mode."""
@@ -34,7 +36,8 @@ class Dropout(nn.Module):
             return x
         if x.device.type != "cpu" or torch.compiler.is_compiling():
             return F.dropout(x, self.rate)
-        return x * _draw_scale(x, round(self.rate * LEVELS))
+        scale = _draw_scale(x, round(self.rate * LEVELS))
+        return x.mul_(scale) if self.inplace else x * scale
 
 
 def _draw_scale(x: Tensor, dropped: int) -> Tensor:

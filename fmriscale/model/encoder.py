@@ -6,7 +6,6 @@ Shapes: B pairs, L volumes a sequence, V features, T = 2 L + 2 tokens, D width, 
 import dataclasses
 import math
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from fmriscale.config import ModelConfig
 from fmriscale.errors import UserError
+from fmriscale.model.activation import relu_
 from fmriscale.model.attention import Attention, rotary_waves
 from fmriscale.model.dropout import Dropout
 from fmriscale.model.embedding import N_FLAGS, ProjectedEmbedding, RawEmbedding, token_times
@@ -150,9 +150,9 @@ class Block(nn.Module):
         self.down = nn.Linear(config.d_ff, config.d_model)
         self.norm_attention = nn.LayerNorm(config.d_model)
         self.norm_feed = nn.LayerNorm(config.d_model)
-        self.dropout = Dropout(config.dropout)
-        # ReLU needs its result alone for its gradient, so it may overwrite what it reads.
-        self.activate = partial(F.relu, inplace=True) if config.activation == "relu" else F.gelu
+        # No gradient needs what a norm, or `up`, has made: it may be overwritten.
+        self.dropout = Dropout(config.dropout, inplace=not self.pre)
+        self.activate = relu_ if config.activation == "relu" else F.gelu
 
     def forward(
         self, x_BTD: Tensor, waves: tuple[Tensor, Tensor] | None = None, cls_only: bool = False
@@ -216,7 +216,7 @@ class Encoder(nn.Module):
             self.embedding = RawEmbedding(n_features, config.length, config.d_model)
         else:
             self.embedding = ProjectedEmbedding(config.spaces, config.d_model)
-        self.dropout = Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout, inplace=True)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
         self.norm = nn.LayerNorm(config.d_model) if config.norm == "pre" else nn.Identity()
 

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 from fmriscale.model.encoder import EncoderConfig
 
-MOMENTARY, AGAIN = 4, 3
-"""Widths of a token held beyond what is freed meanwhile: in a backward pass; more in one that computes a
-block again. Seen in torch's memory profile."""
+BEYOND = {"relu": (3, 1), "gelu": (4, 3)}
+"""Widths of a token held beyond what is freed meanwhile, by activation: in a backward pass; more in one that
+computes a block again. Seen in torch's memory profile."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +78,8 @@ def activation_bytes(
     hidden = config.d_ff * (2 if config.activation == "gelu" else 1)  # ReLU needs its result alone
     others = 4 * itemsize + 4 * config.n_heads  # statistics of two norms, and of attention's softmax
 
+    momentary, more = BEYOND[config.activation]
+
     # Of each token: what keys and values need; and the rest, which the last block has of CLS alone.
     source = ((4 if pre else 3) * d + turned) * itemsize
     rest = ((4 if pre else 5) * d + turned + hidden) * itemsize + 2 * masks + others
@@ -92,9 +94,9 @@ def activation_bytes(
         embedding += n_volumes * n_features * itemsize + tokens * waves
     kept = tokens * d * itemsize if recompute else block
     # A block's turn to be computed again comes when the last block's activations are gone already.
-    again = block - kept + tokens * AGAIN * d * itemsize if recompute and config.n_layers > 1 else 0
+    again = block - kept + tokens * more * d * itemsize if recompute and config.n_layers > 1 else 0
     end = (3 + (tokens if every_token and pre else 0)) * d * itemsize
     return Activations(
         saved=n_read * (embedding + (config.n_layers - 1) * kept + last + end),
-        momentary=n_read * (tokens * MOMENTARY * d * itemsize + max(0, again - last)),
+        momentary=n_read * (tokens * momentary * d * itemsize + max(0, again - last)),
     )

@@ -7,8 +7,8 @@ Contenders take short turns, round after round; a figure is the median over roun
 round, so that a machine that is slow for a while slows both sides of it. One thread is timed in CPU-seconds,
 more in wall-clock seconds: these need a quiet machine, and what others used of it is told. Two ranks are
 two processes of one thread each, against one of one thread: with as many pairs a rank as the one has (two
-ranks make a step of twice the pairs), and with as many pairs a step. What is told of checkpoints, of
-`fmriscale plan` and on a GPU is of runs of train.py (see trained.py).
+ranks make a step of twice the pairs), 256 or 512, and with 256 pairs a step for both. What is told of
+checkpoints, of `fmriscale plan` and on a GPU is of runs of train.py (see trained.py).
 """
 
 import argparse
@@ -362,7 +362,7 @@ def measure_ranks(n_rounds: int, figures: Figures) -> None:
     groups = {
         f"{n} rank(s), ZeRO {stage}, {n_pairs} pairs": Ranks(n, stage, n_pairs)
         for stage in (0, 1)
-        for n, n_pairs in ((1, BATCH), (2, 2 * BATCH), (2, BATCH))
+        for n, n_pairs in ((1, BATCH), (2, 2 * BATCH), (2, BATCH), (1, 2 * BATCH), (2, 4 * BATCH))
     }
     for group in groups.values():  # they start one after the other
         group.turn()
@@ -373,9 +373,9 @@ def measure_ranks(n_rounds: int, figures: Figures) -> None:
         group.close()
     rates(found, "pairs/s")
     for stage in (0, 1):
-        one = found[f"1 rank(s), ZeRO {stage}, {BATCH} pairs"]
-        for name, n_pairs in (("", 2 * BATCH), ("_same_step", BATCH)):
-            speedup = ratio(found[f"2 rank(s), ZeRO {stage}, {n_pairs} pairs"], one)
+        for name, two, one in (("", 2, 1), ("_512_pairs", 4, 2), ("_same_step", 1, 1)):
+            above, below = (f"{n} rank(s), ZeRO {stage}, {k * BATCH} pairs" for n, k in ((2, two), (1, one)))
+            speedup = ratio(found[above], found[below])
             figures.tell(f"two_ranks_zero{stage}{name}", speedup, "x", ">= 1.8", n_rounds, busy)
 
 

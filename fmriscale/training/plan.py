@@ -1,10 +1,11 @@
 """`fmriscale plan --config X`: what a run needs and how long it takes, before anything is started.
 
-Assumed, not known: the GPU reaches --mfu of its dense 16-bit peak (half of that in float32), and CUDA, NCCL
-and fragmentation take 8 % of its memory. Small models stay below the usual 40 %: a rate that was measured in
-a short run and is given as --pairs-per-s is worth more. With --cpu the speed of this machine's matrix product
-is measured, and what a step costs beside is estimated (see cpu_rate.py). Counted, and checked against
-allocations of real steps: parameters, gradients, optimiser states, DeepSpeed's buffers, and activations.
+Assumed, not known: the GPU reaches --mfu of its dense 16-bit peak (half of that in float32), but is never
+faster than its kernels are launched, which is what bounds small models; and CUDA, NCCL and fragmentation take
+8 % of its memory. A rate that was measured in a short run and is given as --pairs-per-s is worth more. With
+--cpu the speed of this machine's matrix product is measured, and what a step costs beside is estimated (see
+cpu_rate.py). Counted, and checked against allocations of real steps: parameters, gradients, optimiser states,
+DeepSpeed's buffers, and activations.
 """
 
 import argparse
@@ -35,6 +36,11 @@ from fmriscale.training.shape import shape_for
 GIB = 2**30
 USABLE = 0.92
 """Share of a GPU's memory that is left by CUDA, NCCL and fragmentation."""
+KERNELS_OF_BLOCK, KERNELS_BESIDE = 60, 50
+"""Kernels that a micro-batch needs forward and backward, by count of torch's operations (without rotary
+positions a block has half as many)."""
+LAUNCH = 1e-5
+"""Seconds from one kernel to the next where there is little work in each; assumed."""
 FEATURES = 400
 """Features that are assumed where there is no corpus yet."""
 
@@ -82,7 +88,10 @@ def main(args: list[str] | None = None) -> int:
         source = f"estimated: a rank's matrix product does {product / 1e9:,.0f} GFLOP/s here"
     else:
         rate = plan.pairs_per_s(GPUS[place.gpu][1] * 1e12 * place.mfu)
-        source = f"assumed: {place.mfu:.0%} of the {GPUS[place.gpu][1]} dense 16-bit TFLOP/s of {place.gpu}"
+        source = (
+            f"assumed: {place.mfu:.0%} of the {GPUS[place.gpu][1]} dense 16-bit TFLOP/s of {place.gpu}, "
+            f"{LAUNCH * 1e6:.0f} us a kernel at least"
+        )
     print("\n".join([plan.title(place.nodes), "", *plan.table(), "", *plan.facts(rate, source, place.gpus)]))
     if plan.total(config.train.zero_stage, config.train.activation_checkpointing) <= plan.usable:
         return EXIT_OK
@@ -237,11 +246,12 @@ class Plan:
         )
 
     def pairs_per_s(self, flops: float) -> float:
-        """Return the rate of one GPU that does so many operations a second."""
+        """Return the rate of one GPU that does so many operations a second, launches allowing."""
         per_pair = max(train_flops(self.shape, space, length) for space, _, length in self.sequences)
         again = 4 / 3 if self.config.train.activation_checkpointing else 1  # one forward pass more
         half = 0.5 if self.precision(self.config.train.zero_stage) == "fp32" else 1
-        return flops * half / (per_pair * again)
+        kernels = KERNELS_OF_BLOCK * self.shape.n_layers + KERNELS_BESIDE
+        return min(flops * half / (per_pair * again), self.batch.micro / (kernels * LAUNCH))
 
     def title(self, n_nodes: int) -> str:
         """Return the first line."""

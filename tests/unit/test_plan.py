@@ -13,6 +13,7 @@ from web import serving
 from fmriscale.cli import run
 from fmriscale.config import PretrainConfig
 from fmriscale.corpus.reader import Corpus
+from fmriscale.model.flops import train_flops
 from fmriscale.recipe import parse
 from fmriscale.sampling.loader import NTPLoader
 from fmriscale.training.memory import states
@@ -78,6 +79,19 @@ def test_epochs_and_days_are_those_of_corpus_and_rate(recipe: Path, capsys: pyte
     assert "20 pairs/s, 86,400 steps in 5.0 days (measured: 10 on one GPU)" in text
     assert run(["plan", "--config", str(recipe), "--data.corpus", "/nowhere"]) == 0
     assert "400 features assumed, epochs unknown" in capsys.readouterr().out
+
+
+def test_a_gpu_is_as_fast_as_its_peak_or_as_its_kernels_are_launched(recipe: Path):
+    def plan(preset: str, micro: int) -> Plan:
+        batch = ["--train.global_batch", str(micro), "--train.max_micro_batch", str(micro)]
+        line = ["--config", str(recipe), "--model.preset", preset, *batch]
+        return Plan.of(parse(PretrainConfig, line), 1, 80 * GIB)
+
+    small = [plan("tiny", n).pairs_per_s(4e14) for n in (16, 32)]
+    assert small == pytest.approx([16 / 2.9e-3, 32 / 2.9e-3])
+    large = plan("1b", 4096)
+    space, _, length = large.sequences[0]
+    assert large.pairs_per_s(4e14) == pytest.approx(4e14 / train_flops(large.shape, space, length))
 
 
 def test_host_memory_is_that_of_building_or_of_a_copy_of_a_checkpoint(recipe: Path):

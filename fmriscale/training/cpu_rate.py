@@ -3,7 +3,7 @@
 Beside its matrix products a step has work that grows with the width of tokens, not with its square (norms,
 residuals, dropout, rotations, attention's inner sums), AdamW, which grows with the weights alone, and the
 exchange between ranks. What these cost was measured on one core of a Xeon (AVX-512): presets paper and tiny,
-and rotary models of width 256, 384 and 768, all within 12 % of what is said here.
+and rotary models of width 256, 384 and 768, all within 7 % of what is said here.
 """
 
 import os
@@ -15,7 +15,7 @@ from fmriscale.model.flops import done_flops
 from fmriscale.training.schedule import BatchPlan
 from fmriscale.training.telemetry import peak_flops
 
-NARROW = 140
+NARROW = 180
 """A model of this width spends as long beside its matrix products as in them."""
 UPDATE_S, EXCHANGE_S = 2e-9, 5e-9
 """Seconds a weight: of clipping and AdamW on one core; of the sums and weights that ranks send each other."""

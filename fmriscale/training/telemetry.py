@@ -38,6 +38,8 @@ SPIKE = 6.0
 """A loss of this score is told on the console."""
 FLAT = 0.02
 """Losses are taken to deviate by this share of their median at least: at first they hardly differ."""
+PEAK_S = 0.25
+"""A CPU's product is watched for so long: threads start, and others may have the machine for a moment."""
 RECENT = 128
 """Steps that a loss, and the time of a step, are compared with."""
 
@@ -225,8 +227,8 @@ def peak_flops(device: torch.device, precision: str) -> float:
         return GPUS[known][1] * (0.5e12 if precision == "fp32" else 1e12) if known else 0.0
     n, best = 512, math.inf
     left, right = torch.ones(2, n, n)
-    for _ in range(32):  # the first ones wait for threads to start
-        begun = time.perf_counter()
+    end = time.perf_counter() + PEAK_S
+    while (begun := time.perf_counter()) < end:
         torch.mm(left, right)
         best = min(best, time.perf_counter() - begun)
     return 2 * n**3 / best

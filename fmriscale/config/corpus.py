@@ -133,6 +133,12 @@ class QualityConfig:
 
     def __post_init__(self) -> None:
         _shares("quality", self, "min_coverage", "max_missing", "max_censored", "max_repeated")
+        if self.min_volumes < 1:
+            raise ValueError(f"quality.min_volumes must be 1 or more, not {self.min_volumes}")
+        for name in ("max_mean_fd", "min_tsnr", "max_spike"):
+            value = getattr(self, name)
+            if value is not None and not value >= 0:
+                raise ValueError(f"quality.{name} must be 0 or more, not {value:g}; null for no limit")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,11 +6,11 @@ import torch.nn.functional as F
 from numba import njit
 from torch import Tensor, nn
 
+from fmriscale.randomness import GOLDEN, mix
+
 LEVELS = 2**16
 """The rate is rounded to 1 in this many: each element is decided by 16 random bits."""
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-_MIX_A, _MIX_B = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
-_U16, _U27, _U30, _U31, _U32, _U48, _LOW = (np.uint64(n) for n in (16, 27, 30, 31, 32, 48, LEVELS - 1))
+_U16, _U32, _U48, _LOW = (np.uint64(n) for n in (16, 32, 48, LEVELS - 1))
 
 
 class Dropout(nn.Module):
@@ -52,10 +52,7 @@ def _draw_scale(x: Tensor, dropped: int) -> Tensor:
 def _fill(scale_4N, seed, dropped, kept):
     """Fill with 0 or `kept`: each number of SplitMix64 (Steele et al. 2014, OOPSLA) decides four elements."""
     for i in range(scale_4N.shape[1]):
-        z = seed + np.uint64(i + 1) * _GOLDEN
-        z = (z ^ (z >> _U30)) * _MIX_A
-        z = (z ^ (z >> _U27)) * _MIX_B
-        z ^= z >> _U31
+        z = mix(seed + np.uint64(i + 1) * GOLDEN)
         scale_4N[0, i] = kept if (z & _LOW) >= dropped else np.float32(0)
         scale_4N[1, i] = kept if ((z >> _U16) & _LOW) >= dropped else np.float32(0)
         scale_4N[2, i] = kept if ((z >> _U32) & _LOW) >= dropped else np.float32(0)

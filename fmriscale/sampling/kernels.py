@@ -13,7 +13,7 @@ import numpy as np
 from numba import njit
 
 from fmriscale.sampling.memory import prefetch
-from fmriscale.sampling.randomness import fold, permute, uniform
+from fmriscale.randomness import fold, permute, uniform
 from fmriscale.sampling.tables import (
     ANYWHERE,
     KIND_BLOCK,

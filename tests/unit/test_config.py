@@ -167,6 +167,8 @@ def test_a_wrong_override_is_not_blamed_on_the_recipe(tmp_path: Path):
         ({"t_r": 2000}, ["2000 s", "seconds"]),
         ({"weight": -1}, ["weight", "-1"]),
         ({"quality": {"max_missing": 20}}, ["quality.max_missing", "share", "20"]),
+        ({"quality": {"min_volumes": 0}}, ["quality.min_volumes", "1 or more"]),
+        ({"quality": {"max_mean_fd": -0.5}}, ["quality.max_mean_fd", "-0.5", "null for no limit"]),
         ({"features": {"name": "f", "columns": 0}}, ["columns", "1 or more"]),
     ],
 )

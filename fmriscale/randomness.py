@@ -1,13 +1,13 @@
 """Random numbers and permutations that are functions of a key and an index, compiled, without state.
 
-Whatever is changed here changes the order of pairs (`loader.ORDER`). That alone is why other compiled
+Whatever is changed here changes the order of pairs (`loader.ORDER`) and the masks of dropout. That alone is why other compiled
 functions may call these from another file: numba's cache does not notice a change of this one.
 """
 
 import numpy as np
 from numba import njit
 
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX_A, _MIX_B = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 _U11, _U27, _U30, _U31, _U32 = (np.uint64(n) for n in (11, 27, 30, 31, 32))
 _ROUNDS = 6
@@ -24,13 +24,13 @@ def mix(x):
 @njit(cache=True, error_model="numpy", forceinline=True)
 def fold(key, part):
     """Fold an integer (seed, stream, epoch, ...) into a 64-bit key."""
-    return mix(np.uint64(key) + _GOLDEN + mix(np.uint64(part)))
+    return mix(np.uint64(key) + GOLDEN + mix(np.uint64(part)))
 
 
 @njit(cache=True, error_model="numpy", forceinline=True)
 def uniform(key, index):
     """Return a number in [0, 1) for an index: the same index gives the same number, always."""
-    bits = mix(mix(np.uint64(index) + _GOLDEN) + np.uint64(key))
+    bits = mix(mix(np.uint64(index) + GOLDEN) + np.uint64(key))
     return np.float64(bits >> _U11) * 2.0**-53
 
 
@@ -46,7 +46,7 @@ def permute(index, n, key):
     while True:
         left, right, constant = x // side, x % side, np.uint64(key)
         for _ in range(_ROUNDS):
-            constant += _GOLDEN
+            constant += GOLDEN
             drawn = np.int64(((mix(np.uint64(right) + constant) >> _U32) * np.uint64(side)) >> _U32)
             left, right = right, left + drawn - (side if left + drawn >= side else 0)
         x = left * side + right

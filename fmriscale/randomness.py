@@ -1,7 +1,7 @@
 """Random numbers and permutations that are functions of a key and an index, compiled, without state.
 
-Whatever is changed here changes the order of pairs (`loader.ORDER`) and the masks of dropout. That alone is why other compiled
-functions may call these from another file: numba's cache does not notice a change of this one.
+Whatever is changed here changes the order of pairs (`loader.ORDER`) and the masks of dropout. That alone is
+why compiled functions of other files may call these: numba's cache does not notice a change of this one.
 """
 
 import numpy as np

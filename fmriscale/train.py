@@ -139,7 +139,7 @@ def train(config: PretrainConfig, out: Path, place: Cluster, stop: StopRequest, 
             model = objective.build(shape)
         n_parameters = zero.count_parameters(model)
         model.encoder.recompute = settings.activation_checkpointing
-        engine = zero.make_engine(model, settings, plan, precision, place.device)
+        engine = zero.make_engine(model, settings, plan, precision, place)
     if settings.compile:
         model.encoder.compile_blocks()
     torch.manual_seed(settings.seed + 1 + place.rank + start * 1_000_003)  # dropout differs between ranks

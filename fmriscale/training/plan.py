@@ -84,7 +84,7 @@ def main(args: list[str] | None = None) -> int:
         rate, source = place.pairs_per_s, f"measured: {place.pairs_per_s:,.0f} on one {plan.unit}"
     elif place.cpu:
         product = product_flops(place.gpus)
-        rate = plan.pairs_per_s_on_cpu(product)
+        rate = plan.pairs_per_s_on_cpu(product, place.nodes)
         source = f"estimated: a rank's matrix product does {product / 1e9:,.0f} GFLOP/s here"
     else:
         rate = plan.pairs_per_s(GPUS[place.gpu][1] * 1e12 * place.mfu)
@@ -228,7 +228,7 @@ class Plan:
         """Whether the last block computes more than CLS."""
         return self.config.train.pool == "mean" or self.config.train.masked_weight > 0
 
-    def pairs_per_s_on_cpu(self, flops: float) -> float:
+    def pairs_per_s_on_cpu(self, flops: float, n_nodes: int) -> float:
         """Return the rate of one rank whose matrix product does so many operations a second."""
         return min(
             cpu_pairs_per_s(
@@ -241,6 +241,7 @@ class Plan:
                 every_token=self.every_token,
                 recompute=self.config.train.activation_checkpointing,
                 stage=self.config.train.zero_stage,
+                n_nodes=n_nodes,
             )
             for space, _, length in self.sequences
         )

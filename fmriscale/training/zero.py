@@ -18,7 +18,9 @@ from fmriscale.config import TrainConfig
 from fmriscale.errors import UserError
 from fmriscale.files import expand
 from fmriscale.model.encoder import Block
+from fmriscale.training.cluster import Cluster
 from fmriscale.training.memory import BUCKET
+from fmriscale.training.neighbours import Neighbours
 from fmriscale.training.schedule import BatchPlan
 
 DERIVED = {
@@ -218,9 +220,7 @@ def check_nvme(folder: Path) -> None:
         )
 
 
-def make_engine(
-    model: nn.Module, train: TrainConfig, plan: BatchPlan, precision: str, device: torch.device
-) -> Any:
+def make_engine(model: nn.Module, train: TrainConfig, plan: BatchPlan, precision: str, place: Cluster) -> Any:
     """Wrap a model in a DeepSpeed engine with torch's AdamW; weights must be equal on all ranks.
 
     Returns
@@ -228,7 +228,7 @@ def make_engine(
     DeepSpeedEngine
         Call it, then `backward(loss)`, then `step()`, once a micro-batch.
     """
-    deepspeed = _deepspeed(device)
+    deepspeed = _deepspeed(place.device)
     matrices, others = [], []
     for name, parameter in model.named_parameters():
         if not hasattr(parameter, "ds_id") and train.zero_stage == 3:  # beside dealt blocks: their type
@@ -242,9 +242,31 @@ def make_engine(
     optimizer = adamw(groups, lr=train.lr, betas=train.betas, fused=True)
     if isinstance(optimizer, PlainAdamW):
         optimizer.clip = train.grad_clip
-    config = deepspeed_dict(train, plan, precision, device.type, count_parameters(model))
+    config = deepspeed_dict(train, plan, precision, place.device.type, count_parameters(model))
     with _refusals(train):
-        return deepspeed.initialize(model=model, optimizer=optimizer, config=config)[0]
+        engine = deepspeed.initialize(model=model, optimizer=optimizer, config=config)[0]
+    if place.neighbours:
+        _exchange_among(place.neighbours, deepspeed.comm.comm.cdb)
+    return engine
+
+
+def _exchange_among(neighbours: Neighbours, backend: Any) -> None:
+    """Let DeepSpeed's sums and collections of large tensors go through memory that the ranks share."""
+    over_gloo = type(backend)
+
+    def all_reduce(tensor: Tensor, op: Any, group: Any = None, async_op: bool = False) -> Any:
+        if op.name != "SUM" or async_op or not neighbours.take(tensor, group):
+            return over_gloo.all_reduce(backend, tensor, op, group, async_op)
+        return neighbours.all_reduce(tensor)
+
+    def all_gather_into_tensor(
+        output_tensor: Tensor, input_tensor: Tensor, group: Any = None, async_op: bool = False
+    ) -> Any:
+        if async_op or not neighbours.take(input_tensor, group):
+            return over_gloo.all_gather_into_tensor(backend, output_tensor, input_tensor, group, async_op)
+        return neighbours.all_gather(output_tensor, input_tensor)
+
+    backend.all_reduce, backend.all_gather_into_tensor = all_reduce, all_gather_into_tensor
 
 
 @contextlib.contextmanager
@@ -302,9 +324,12 @@ def whole_weights(module: nn.Module, device: torch.device, keep: bool) -> dict[s
 
 
 def forget_ranks() -> None:
-    """Make DeepSpeed forget the ranks' groups, which it would look for in a process's next training."""
+    """Make DeepSpeed forget the ranks, whom it would look for in a process's next training."""
     if groups := sys.modules.get("deepspeed.utils.groups"):
         importlib.reload(groups)
+    if (comm := sys.modules.get("deepspeed.comm.comm")) and comm.cdb:
+        for name in ("all_reduce", "all_gather_into_tensor"):
+            vars(comm.cdb).pop(name, None)
 
 
 def _deepspeed(device: torch.device) -> Any:
@@ -316,7 +341,7 @@ def _deepspeed(device: torch.device) -> Any:
     with _missing("mlflow"):
         import deepspeed
 
-    # Its shared-memory op is compiled at first use, for a minute; gloo does without.
+    # Its shared-memory op is compiled at first use, for a minute, and spins where a rank is gone.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # pyright: ignore
     return deepspeed
 

@@ -33,14 +33,6 @@ def itemsize(precision: str) -> int:
     return 4 if precision == "fp32" else 2
 
 
-def late_gradients(piece: int, size: int, stage: int) -> int:
-    """Return the bytes of gradients that one step in ten still holds after their exchange, by ZeRO stage.
-
-    The threads of the exchange let go of them when they get to it, so that which step it is is chance.
-    """
-    return piece * {1: MASTER, 2: MASTER - size, 3: size}[stage]
-
-
 def states(
     n_parameters: int,
     stage: int,
@@ -89,9 +81,7 @@ def states(
         buffers = 2 * bucket + size * min(LIVE, n_parameters)
         step += bucket
     else:
-        # Stage 2 scatters a bucket as soon as it is full, and gradients of the next are made meanwhile.
-        buffers = bucket * (1 if n_ranks == 1 else stage) + (bucket if overlap else 0)
-    buffers += late_gradients(piece, size, stage) if n_ranks > 1 else 0
+        buffers = bucket + (bucket if overlap else 0)
     host = 0
     if offload != "none":  # and the step is made there
         host, optimizer, step = optimizer + MASTER * piece, 0, 0

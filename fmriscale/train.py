@@ -146,6 +146,17 @@ def train(config: PretrainConfig, out: Path, place: Cluster, stop: StopRequest, 
     if found:
         checkpoints.load(engine, found)
 
+    # What runs where, and a first pass that finds what would fail at step 1.
+    for line in introduction(config, place, plan, precision, shape, n_parameters, corpus, loader, held_out):
+        say(line)
+    for line in notes:
+        say(line)
+    gradients = states(n_parameters, settings.zero_stage, place.world_size, precision).gradients
+    watchdog.beat()
+    with cluster.together():
+        room = gradients if plan.accumulation > 1 else 0
+        rehearse(engine.module, loader, plan, place.device, room, objective)
+
     # The records: rank 0 alone writes.
     record = tracker = None
     with cluster.together(), writing_to(out):
@@ -157,15 +168,6 @@ def train(config: PretrainConfig, out: Path, place: Cluster, stop: StopRequest, 
         tracker.log_params(
             flatten(to_dict(config)) | {"world_size": place.world_size, "precision": precision}
         )
-    for line in introduction(config, place, plan, precision, shape, n_parameters, corpus, loader, held_out):
-        say(line)
-    for line in notes:
-        say(line)
-    gradients = states(n_parameters, settings.zero_stage, place.world_size, precision).gradients
-    watchdog.beat()
-    with cluster.together():
-        room = gradients if plan.accumulation > 1 else 0
-        rehearse(engine.module, loader, plan, place.device, room, objective)
     if tracker and tracker.run_id:
         say(f"MLflow   run {tracker.run_id} in {tracker.uri}")
     baseline = persistence(loader, held_out, settings.eval_pairs) if held_out and place.leads else {}

@@ -58,6 +58,31 @@ def test_what_does_not_fit_into_memory_is_refused_with_the_remedy(loader: NTPLoa
         resource.setrlimit(resource.RLIMIT_AS, limits)
 
 
+def test_a_run_that_does_not_fit_leaves_nothing_behind(tmp_path: Path, repository: Path):
+    write_corpus(tmp_path / "corpus")
+    line = [
+        sys.executable,
+        repository / "fmriscale/train.py",
+        "--config",
+        repository / "configs/pretrain_demo.yaml",
+    ]
+    line += ["--data.corpus", tmp_path / "corpus", "--out", tmp_path / "runs/large"]
+    line += ["--train.global_batch", "60000", "--train.max_micro_batch", "60000", "--model.d_model", "256"]
+    room = 6 * 2**30
+    done = subprocess.run(
+        line,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=200,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (room, room)),
+    )
+    assert done.returncode == 2 and "do not fit into the memory of cpu: lower train.max_" in done.stderr, (
+        done.stderr
+    )
+    assert not (tmp_path / "runs").exists()
+
+
 def test_a_shape_that_does_not_suit_fails_before_the_first_step(loader: NTPLoader):
     model = build(resolve_encoder(ModelConfig(preset="paper"), {"toy": 12}, 4), 0)
     with pytest.raises(ValueError, match="sequences of 4 volumes, got 5"):

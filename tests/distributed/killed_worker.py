@@ -16,6 +16,7 @@ from worker import fork_ranks, warm_up
 
 from fmriscale import train
 from fmriscale.errors import UserError
+from fmriscale.files import atomic_write
 from fmriscale.training import board, cluster
 
 folder, n_kills = Path(sys.argv[1]), int(sys.argv[2])
@@ -113,7 +114,7 @@ def orphans() -> dict:
     def rank() -> None:
         os.environ["TORCHELASTIC_RUN_ID"] = "a launcher whose children are the ranks"
         code = work("orphans", "--train.steps", "100000", "--train.save_every", "100000")
-        (folder / f"orphan{os.environ['RANK']}").write_text(str(code))
+        atomic_write(folder / f"orphan{os.environ['RANK']}", str(code))  # it is read as soon as it is there
         os._exit(0)
 
     if not (launcher := os.fork()):

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from fmriscale.config.places import is_atlas_name
+
 SPLITS = ("train", "val", "test")
 MIN_T_R, MAX_T_R = 0.05, 30.0
 """Repetition times outside these, s, are milliseconds taken for seconds or the reverse."""
@@ -52,10 +54,12 @@ class FeatureConfig:
             raise ValueError(f"features '{self.name}': columns must be 1 or more, not {self.columns}")
 
     def map_files(self, function: Callable[[str], Any]) -> dict[str, Any]:
-        """Return the fields by name, with a function applied to every path of a file."""
+        """Return the fields by name, with a function applied to every path of a file; names stay."""
         fields = asdict(self)
         for name in ("labels_img", "labels_gii", "labels", "mask_img", "template", "parcels"):
             value = fields[name]
+            if name == "labels_img" and value is not None and is_atlas_name(value):
+                continue
             if isinstance(value, str):
                 fields[name] = function(value)
             elif value is not None and name != "labels":  # a list of labels holds their names

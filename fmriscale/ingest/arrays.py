@@ -10,6 +10,7 @@ import pandas as pd
 import scipy.io
 from isal import igzip
 
+from fmriscale.ingest.content import check_content
 from fmriscale.ingest.quality import Rejected
 
 TABLES = (".tsv", ".csv", ".txt", ".1D")
@@ -46,6 +47,7 @@ def read_array(
         The file is damaged, empty or holds no matrix of real numbers (`unreadable`), or not the wanted
         one (`no_variable`).
     """
+    check_content(path, "array")
     try:
         signals = _read(path, array, variable)
     except Rejected:
@@ -128,7 +130,7 @@ def _read_table(path: Path) -> np.ndarray:
     """Read a text table with or without a line of column names; n/a is NaN."""
     kind = Path(path.name.removesuffix(".gz")).suffix
     content = path.read_bytes()
-    content = igzip.decompress(content) if path.suffix == ".gz" else content
+    content = igzip.decompress(content) if content.startswith(b"\x1f\x8b") else content
     lines = (line for line in io.BytesIO(content) if line.strip() and not line.lstrip().startswith(b"#"))
     first = next(lines, b"").decode()
     comma = kind == ".csv" or (kind == ".txt" and "," in first)

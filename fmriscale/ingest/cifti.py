@@ -9,13 +9,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 from nibabel.cifti2.cifti2 import Cifti2Header
 from nibabel.cifti2.cifti2_axes import BrainModelAxis, LabelAxis, ParcelsAxis, SeriesAxis
 
+from fmriscale.ingest.content import check_content
+from fmriscale.ingest.labels import whole_labels
+from fmriscale.ingest.nifti import open_nifti
 from fmriscale.ingest.quality import Rejected
-from fmriscale.ingest.volumes import quiet, stream_rows
+from fmriscale.ingest.volumes import stream_rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,13 +68,16 @@ class Header:
         What it holds numbers for: grayordinates, or parcels by name.
     over : SeriesAxis, LabelAxis or another axis of nibabel
         What the numbers of one row run over.
-    image : nibabel.Nifti2Image
-        Its NIfTI side, the numbers still on disk.
+    data : ArrayProxy of nibabel
+        Type, place and scaling of the numbers on disk.
+    keys : ndarray or None
+        Labels only: the numbers.
     """
 
     rows: Grayordinates | ParcelNames
     over: Any
-    image: nib.Nifti2Image
+    data: Any
+    keys: np.ndarray | None = None
 
 
 def read_header(path: Path) -> Header:
@@ -85,19 +90,19 @@ def read_header(path: Path) -> Header:
     ValueError
         It is no CIFTI file, its shape contradicts its header, or it has neither grayordinates nor parcels.
     """
-    with quiet():
-        image = nib.Nifti2Image.from_filename(path)
-    contents = [extension.get_content() for extension in image.header.extensions]
-    header = next((content for content in contents if isinstance(content, Cifti2Header)), None)
-    if header is None:
-        raise ValueError("there is no CIFTI extension in its header")
-    over, axis = header.get_axis(0), header.get_axis(1)
+    with open_nifti(path) as image:
+        contents = [extension.get_content() for extension in image.header.extensions]
+        header = next((content for content in contents if isinstance(content, Cifti2Header)), None)
+        if header is None:
+            raise ValueError("there is no CIFTI extension in its header")
+        over, axis = header.get_axis(0), header.get_axis(1)
+        keys = np.asarray(image.dataobj) if isinstance(over, LabelAxis) else None
     if image.shape != (1, 1, 1, 1, len(over), len(axis)):
         raise ValueError(f"shape {image.shape[-2:]} contradicts {len(over)} by {len(axis)} of its header")
     if isinstance(axis, BrainModelAxis):
-        return Header(_grayordinates(axis), over, image)
+        return Header(_grayordinates(axis), over, image.dataobj, keys)
     if isinstance(axis, ParcelsAxis):
-        return Header(tuple(str(name) for name in axis.name), over, image)
+        return Header(tuple(str(name) for name in axis.name), over, image.dataobj, keys)
     raise ValueError("it holds neither grayordinates nor parcels")
 
 
@@ -131,14 +136,14 @@ def read_labels(header: Header) -> tuple[np.ndarray, dict[int, str]]:
     ValueError
         It is no label file, or holds several maps.
     """
-    if not isinstance(header.over, LabelAxis):
+    if header.keys is None:
         raise ValueError("it holds no labels; give a .dlabel.nii")
     if len(header.over) != 1:
         raise ValueError(
             f"it holds {len(header.over)} maps ({', '.join(header.over.name)}); write the wanted one alone"
         )
-    keys = np.asarray(header.image.dataobj).ravel().astype(np.int64)
-    return keys, {int(key): str(name) for key, (name, _) in header.over.label[0].items()}
+    names = {int(key): str(name) for key, (name, _) in header.over.label[0].items()}
+    return whole_labels(header.keys.ravel()), names
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,14 +190,13 @@ def open_series(path: Path) -> Series:
     Rejected
         The file is missing, damaged, or no series of grayordinates or parcels (`unreadable`).
     """
-    if not path.exists() and path.is_symlink():
-        raise Rejected("unreadable", "a link to content that is not here; fetch it (datalad get)")
+    check_content(path, "cifti")
     try:
         header = read_header(path)
     except Exception as error:  # a damaged header raises whatever comes first
         raise Rejected("unreadable", f"not a readable CIFTI file: {error}; copy it again") from error
     series = header.over
-    data: Any = header.image.dataobj
+    data = header.data
     if not isinstance(series, SeriesAxis):
         raise Rejected("unreadable", "not a series in time; give a .dtseries.nii or .ptseries.nii")
     if data.dtype.kind not in "iuf":

@@ -9,7 +9,6 @@ in), so that its V is the same for runs of any grid.
 from dataclasses import dataclass
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 from cachetools import LRUCache, cached
 
@@ -19,10 +18,12 @@ from fmriscale.errors import UserError
 from fmriscale.files import expand, sha256_file
 from fmriscale.ingest import gifti, grayordinates
 from fmriscale.ingest.averaging import share
+from fmriscale.ingest.content import check_content, check_input
 from fmriscale.ingest.geometry import flat, millimetres, nearest, world
-from fmriscale.ingest.labels import feature_labels
+from fmriscale.ingest.labels import feature_labels, whole_labels
+from fmriscale.ingest.nifti import UNPLACED, read_volume
 from fmriscale.ingest.quality import Rejected
-from fmriscale.ingest.volumes import Image, quiet, stream
+from fmriscale.ingest.volumes import Image, stream
 
 PLACEMENT_BYTES = 256 * 2**20
 """Memory for feature spaces laid over the grids of runs; the least recently used go first."""
@@ -125,26 +126,36 @@ def load_features(config: FeatureConfig) -> Features:
 
 def _from_volume(config: FeatureConfig, path: Path) -> Features:
     """Read a NIfTI atlas or mask."""
+    check_input(path, "nifti")
     try:
-        image = nib.Nifti1Image.from_filename(path)
-        values = np.asarray(image.dataobj)
+        volume = read_volume(path)
     except Exception as error:
-        raise UserError(f"{path}: not a readable NIfTI image ({error})") from error
+        raise UserError(f"{path}: not a readable NIfTI image ({error}); copy it again") from error
+    if not volume.is_placed:
+        raise UserError(
+            f"{path}: {UNPLACED}; give the atlas or mask as it was released, or export it again with its "
+            "orientation"
+        )
+    values, shape = volume.values, volume.values.shape
+    if values.dtype.kind not in "biuf":
+        raise UserError(f"{path}: voxels of type {values.dtype} are not real numbers")
     if values.ndim > 3:
         values = values.reshape(*values.shape[:3], -1)
         values = values[..., 0] if values.shape[3] == 1 else values
     if values.ndim != 3:
-        raise UserError(f"{path}: shape {image.shape} is not 3D; features '{config.name}' need one volume")
+        raise UserError(f"{path}: shape {shape} is not 3D; features '{config.name}' need one volume")
     if config.labels_img is not None:
-        return _from_labels(config, path, values, np.asarray(image.affine))
-    return _from_mask(config, path, values, np.asarray(image.affine))
+        return _from_labels(config, path, values, volume.affine)
+    return _from_mask(config, path, values, volume.affine)
 
 
 def _from_labels(config: FeatureConfig, path: Path, values: np.ndarray, affine: np.ndarray) -> Features:
     """Every integer above 0 is one feature, in ascending order."""
-    if not np.array_equal(values, np.round(values)):
-        raise UserError(f"{path}: labels_img must hold whole numbers; is it a probability map or a mask?")
-    present = np.unique(values[values > 0]).astype(np.int64)
+    try:
+        values = whole_labels(values)
+    except ValueError as error:
+        raise UserError(f"{path}: labels_img {error}") from error
+    present = np.unique(values[values > 0])
     if present.size == 0:
         raise UserError(f"{path}: labels_img holds no label above 0")
     index = np.full(values.shape, -1, np.int32)
@@ -166,11 +177,14 @@ def _from_mask(config: FeatureConfig, path: Path, values: np.ndarray, affine: np
             f"features '{config.name}': mask_threshold {threshold:g} would take the whole image; "
             "give a value above 0, or none to take every voxel above 0"
         )
+    values = np.where(np.isnan(values), 0, values)  # NaN is background
+    if np.isinf(values).any():
+        raise UserError(f"{path}: mask_img holds infinite values; mend it")
     inside = values > 0 if threshold is None else values >= threshold
     count = int(inside.sum())
     if count == 0:
         wanted = "is above 0" if threshold is None else f"reaches mask_threshold {threshold:g}"
-        raise UserError(f"{path}: no voxel of mask_img {wanted}; its largest value is {np.nanmax(values):g}")
+        raise UserError(f"{path}: no voxel of mask_img {wanted}; its largest value is {values.max():g}")
     index = np.full(values.shape, -1, np.int32)
     index[inside] = np.arange(count, dtype=np.int32)
     positions = millimetres(world(np.argwhere(inside), affine))
@@ -330,13 +344,16 @@ def read_brain_mask(path: Path, image: Image) -> np.ndarray:
     Rejected
         It is damaged or lies on another grid.
     """
+    who = f"brain mask {path.name}: "
+    check_content(path, "nifti", who)
     try:
-        with quiet():
-            mask = nib.Nifti1Image.from_filename(path)
-        values = np.asarray(mask.dataobj)
+        mask = read_volume(path)
     except Exception as error:
-        raise Rejected("unreadable", f"brain mask {path.name}: {error}; copy it again") from error
-    if values.shape != image.shape or not np.allclose(np.asarray(mask.affine), image.affine, atol=1e-3):
+        raise Rejected("unreadable", f"{who}{error}; copy it again") from error
+    values = mask.values
+    if values.dtype.kind not in "biuf" or np.isinf(values).any():
+        raise Rejected("unreadable", f"{who}holds values that are no finite numbers; mend it")
+    if values.shape != image.shape or not np.allclose(mask.affine, image.affine, atol=1e-3):
         raise Rejected(
             "other_space",
             f"brain mask {path.name} has another grid ({values.shape}) than the run ({image.shape}); "

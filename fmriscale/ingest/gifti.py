@@ -12,7 +12,8 @@ from fmriscale.corpus.manifest import FeatureSpace
 from fmriscale.errors import UserError
 from fmriscale.files import expand, sha256_file
 from fmriscale.ingest.averaging import average_rows, share
-from fmriscale.ingest.labels import feature_labels
+from fmriscale.ingest.content import check_content, check_input
+from fmriscale.ingest.labels import feature_labels, whole_labels
 from fmriscale.ingest.quality import Rejected
 
 SIDES = ("L", "R")
@@ -86,10 +87,11 @@ def load_surfaces(config: FeatureConfig, files: list[str]) -> tuple[FeatureSpace
 
 def _read_labels(path: Path, side: str) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
     """Return the key of every vertex, the keys that are parcels, ascending, and their names."""
+    check_input(path, "gifti")
     try:
         image = nib.GiftiImage.from_filename(path)
         arrays = image.get_arrays_from_intent("NIFTI_INTENT_LABEL")
-        keys = np.asarray(arrays[0].data).ravel().astype(np.int64)
+        keys = whole_labels(np.asarray(arrays[0].data).ravel())
         table = {int(key): str(name) for key, name in image.labeltable.get_labels_as_dict().items()}
     except Exception as error:
         raise UserError(f"{path}: not a readable .label.gii ({error})") from error
@@ -128,10 +130,7 @@ def open_hemisphere(path: Path, side: str) -> Hemisphere:
     Rejected
         The file is damaged, no series of vertices, or of the other side (`unreadable`).
     """
-    if not path.exists() and path.is_symlink():
-        raise Rejected(
-            "unreadable", f"{path.name} is a link to content that is not here; fetch it (datalad get)"
-        )
+    check_content(path, "gifti", f"{path.name}: ")
     try:
         image = nib.GiftiImage.from_filename(path)
         arrays = [np.asarray(array.data) for array in image.darrays]

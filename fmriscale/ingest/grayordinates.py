@@ -11,6 +11,7 @@ from fmriscale.errors import UserError
 from fmriscale.files import expand, sha256_file
 from fmriscale.ingest.averaging import average_rows, share
 from fmriscale.ingest.cifti import Grayordinates, Header, ParcelNames, Series, read_header, read_labels
+from fmriscale.ingest.content import check_input
 from fmriscale.ingest.geometry import flat, millimetres, nearest, world
 from fmriscale.ingest.labels import feature_labels
 from fmriscale.ingest.quality import Rejected
@@ -172,6 +173,7 @@ def load_parcels(config: FeatureConfig, path: Path) -> tuple[FeatureSpace, tuple
 
 
 def _header(path: Path) -> Header:
+    check_input(path, "cifti")
     try:
         return read_header(path)
     except Exception as error:  # a damaged header raises whatever comes first

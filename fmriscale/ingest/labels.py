@@ -2,9 +2,28 @@
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from fmriscale.config import FeatureConfig
 from fmriscale.errors import UserError
 from fmriscale.files import expand
+
+
+def whole_labels(values: np.ndarray) -> np.ndarray:
+    """Return the labels of an atlas as integers; NaN is background, as 0 is.
+
+    Raises
+    ------
+    ValueError
+        Infinite values, or fractions.
+    """
+    if values.dtype.kind == "f":
+        values = np.where(np.isnan(values), 0, values)
+        if np.isinf(values).any():
+            raise ValueError("holds infinite values; mend it")
+        if not np.array_equal(values, np.round(values)):
+            raise ValueError("must hold whole numbers; is it a probability map or a mask?")
+    return values.astype(np.int64)
 
 
 def feature_labels(config: FeatureConfig, numbers: Sequence[int]) -> tuple[str, ...] | None:

@@ -15,6 +15,7 @@ from fmriscale.config import MAX_T_R, MIN_T_R, DatasetConfig, QualityConfig
 from fmriscale.ingest import gifti, grayordinates
 from fmriscale.ingest.arrays import read_array
 from fmriscale.ingest.cifti import open_series
+from fmriscale.ingest.content import check_fetched
 from fmriscale.ingest.denoise import Confounds, dropped_volumes, read_confounds
 from fmriscale.ingest.features import Features, load_features, read_brain_mask, reduce_image
 from fmriscale.ingest.gifti import open_hemisphere, reduce_hemispheres
@@ -58,8 +59,11 @@ def read_signals(run: RunSource, dataset: DatasetConfig) -> Signals:
     Rejected
         The run is damaged, or fits neither the feature space nor the quality limits.
     """
-    dropped = dropped_volumes(run.confounds, dataset.denoise)
     features = load_features(dataset.features)
+    for file in run.inputs():
+        if file not in (run.path, run.right, run.brain_mask):  # these are looked at where they are opened
+            check_fetched(file, f"{file.name}: ")
+    dropped = dropped_volumes(run.confounds, dataset.denoise)
     opened = _OPEN[run.form](run, dataset, features)
     stated = sidecar_t_r(run.sidecars) if run.t_r is None else run.t_r
     t_r = decide_t_r(dataset.t_r, stated, opened.t_r)

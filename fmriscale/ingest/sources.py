@@ -13,6 +13,7 @@ from fmriscale.files import expand
 from fmriscale.ingest import hcp
 from fmriscale.ingest.checks import check_dataset, form_of
 from fmriscale.ingest.choice import Found, choose, wanted_entities
+from fmriscale.ingest.content import check_content
 from fmriscale.ingest.layouts import find_bids, find_by_glob, nothing_fits, stem
 from fmriscale.ingest.names import (
     ENTITY_ORDER,
@@ -179,6 +180,7 @@ def _complete(
 ) -> RunSource:
     """Give a file its key and its companions."""
     if found.array == "":
+        check_content(found.path, "array")
         raise Rejected("unreadable", "not a readable .npz archive; copy it again")
     if form == "gifti" and found.right is None:
         raise Rejected("no_hemisphere", "its name says neither hemi-L nor hemi-R; rename it")

@@ -1,17 +1,15 @@
 """Read images as a stream of blocks, at the speed of decompression: 4D NIfTI in blocks of time."""
 
-import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
-from isal import igzip, isal_zlib
-from nibabel.imageglobals import logger as nibabel_logger
+from isal import isal_zlib
 
+from fmriscale.ingest.content import check_content, open_content
+from fmriscale.ingest.nifti import open_nifti
 from fmriscale.ingest.quality import Rejected
 
 BLOCK_BYTES = 2 * 2**20
@@ -58,17 +56,6 @@ class Image:
     inter: float
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep nibabel from printing what it finds odd in a header; the rejection says what matters."""
-    level = nibabel_logger.level
-    nibabel_logger.setLevel(logging.CRITICAL + 1)
-    try:
-        yield
-    finally:
-        nibabel_logger.setLevel(level)
-
-
 def open_image(path: Path) -> Image:
     """Read the header of a 4D NIfTI image.
 
@@ -77,13 +64,10 @@ def open_image(path: Path) -> Image:
     Rejected
         The file is missing, damaged, no NIfTI image or not 4D.
     """
-    if not path.exists() and path.is_symlink():
-        raise Rejected("unreadable", "a link to content that is not here; fetch it (datalad get)")
+    check_content(path, "nifti")
     try:
-        with quiet():
-            image = nib.Nifti1Image.from_filename(path)
-        header: Any = image.header
-        data: Any = image.dataobj  # an ArrayProxy: type and place of the voxels, not the voxels
+        with open_nifti(path) as image:
+            header, data = image.header, image.dataobj  # an ArrayProxy: type and place, not the voxels
     except Exception as error:  # a damaged header raises whatever comes first
         raise Rejected("unreadable", f"not a readable NIfTI image: {error}; copy it again") from error
     if len(image.shape) != 4:
@@ -136,10 +120,9 @@ def stream_rows(path: Path, offset: int, dtype: np.dtype, shape: tuple[int, int]
     """
     n_rows, length = shape
     per_block = max(1, BLOCK_BYTES // max(1, length * dtype.itemsize))
-    opener: Any = igzip.open if path.suffix == ".gz" else open
     try:
         # What `read` returns is used as it is: `readinto` of a gzip file would copy it once more.
-        with opener(path, "rb") as handle:
+        with open_content(path) as handle:
             handle.seek(offset)
             for start in range(0, n_rows, per_block):
                 rows = min(per_block, n_rows - start)

@@ -59,7 +59,7 @@ def broken_runs(root):
     sidecar = write_fmriprep_run(root, "20")
     sidecar.with_name(sidecar.name.replace(".nii.gz", ".json")).write_text('{"RepetitionTime": 1.5}')
     path = write_fmriprep_run(root, "21")
-    path.rename(path.with_name(path.name.removesuffix(".gz")))  # gzip bytes under a name that says plain
+    path.write_bytes(b"<html><body>403 Forbidden</body></html>")  # what a failed download leaves
     voxels = brain_like(40)
     voxels[:, :6] = 0
     path = write_fmriprep_run(root, "22", voxels=voxels)

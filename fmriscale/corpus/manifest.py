@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,25 @@ _NUMBERS = {
 
 
 @dataclass(frozen=True)
+class PublishedAtlas:
+    """An atlas that a recipe took by its name.
+
+    Attributes
+    ----------
+    name : str
+        As the recipe has it.
+    template : str
+        The space it lies in.
+    sha256 : str
+        Of the image.
+    """
+
+    name: str
+    template: str
+    sha256: str
+
+
+@dataclass(frozen=True)
 class FeatureSpace:
     """What the V columns of a run mean.
 
@@ -51,16 +70,19 @@ class FeatureSpace:
         One name a feature.
     coordinates : tuple of (float, float, float), optional
         One position a feature, mm.
+    atlas : PublishedAtlas, optional
+        Where the features come from, if the recipe named an atlas.
     """
 
     name: str
     n_features: int
     labels: tuple[str, ...] | None = None
     coordinates: tuple[tuple[float, float, float], ...] | None = None
+    atlas: PublishedAtlas | None = None
 
     @property
     def sha256(self) -> str:
-        """Hash of everything but the name: equal hashes mean interchangeable columns."""
+        """Hash of everything but the names: equal hashes mean interchangeable columns."""
         content = [self.n_features, self.labels, self.coordinates]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
@@ -71,6 +93,7 @@ class FeatureSpace:
             "labels": self.labels,
             "coordinates": self.coordinates,
             "sha256": self.sha256,
+            **({} if self.atlas is None else {"atlas": asdict(self.atlas)}),
         }
 
     @classmethod
@@ -82,6 +105,7 @@ class FeatureSpace:
             n_features=content["n_features"],
             labels=None if labels is None else tuple(labels),
             coordinates=None if coordinates is None else tuple((x, y, z) for x, y, z in coordinates),
+            atlas=PublishedAtlas(**content["atlas"]) if "atlas" in content else None,
         )
 
 

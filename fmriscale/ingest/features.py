@@ -13,10 +13,12 @@ import numpy as np
 from cachetools import LRUCache, cached
 
 from fmriscale.config import FeatureConfig
-from fmriscale.corpus.manifest import FeatureSpace
+from fmriscale.config.places import is_atlas_name
+from fmriscale.corpus.manifest import FeatureSpace, PublishedAtlas
 from fmriscale.errors import UserError
 from fmriscale.files import expand, sha256_file
 from fmriscale.ingest import gifti, grayordinates
+from fmriscale.ingest.atlases import Atlas, fetch_atlas
 from fmriscale.ingest.averaging import share
 from fmriscale.ingest.content import check_content, check_input
 from fmriscale.ingest.geometry import flat, millimetres, nearest, world
@@ -91,7 +93,8 @@ class Placement:
 
 def feature_files(config: FeatureConfig) -> list[Path]:
     """Return the files that a feature space is made from."""
-    given = [config.labels_img, config.mask_img, config.template, config.parcels, *(config.labels_gii or [])]
+    atlas = None if config.labels_img is None or is_atlas_name(config.labels_img) else config.labels_img
+    given = [atlas, config.mask_img, config.template, config.parcels, *(config.labels_gii or [])]
     given += [config.labels] if isinstance(config.labels, str) else []
     return [expand(path) for path in given if path]
 
@@ -118,13 +121,16 @@ def load_features(config: FeatureConfig) -> Features:
         return Features(*grayordinates.load_structures(config, config.structures))
     if config.parcels is not None:
         return Features(*grayordinates.load_parcels(config, expand(config.parcels)))
+    if config.labels_img is not None and is_atlas_name(config.labels_img):
+        atlas = fetch_atlas(config.labels_img)
+        return _from_volume(config, atlas.path, atlas)
     path = expand(config.labels_img or config.mask_img or "")
     if path.name.endswith(".dlabel.nii"):
         return Features(*grayordinates.load_dlabel(config, path))
     return _from_volume(config, path)
 
 
-def _from_volume(config: FeatureConfig, path: Path) -> Features:
+def _from_volume(config: FeatureConfig, path: Path, atlas: Atlas | None = None) -> Features:
     """Read a NIfTI atlas or mask."""
     check_input(path, "nifti")
     try:
@@ -145,11 +151,13 @@ def _from_volume(config: FeatureConfig, path: Path) -> Features:
     if values.ndim != 3:
         raise UserError(f"{path}: shape {shape} is not 3D; features '{config.name}' need one volume")
     if config.labels_img is not None:
-        return _from_labels(config, path, values, volume.affine)
+        return _from_labels(config, path, values, volume.affine, atlas)
     return _from_mask(config, path, values, volume.affine)
 
 
-def _from_labels(config: FeatureConfig, path: Path, values: np.ndarray, affine: np.ndarray) -> Features:
+def _from_labels(
+    config: FeatureConfig, path: Path, values: np.ndarray, affine: np.ndarray, atlas: Atlas | None
+) -> Features:
     """Every integer above 0 is one feature, in ascending order."""
     try:
         values = whole_labels(values)
@@ -165,8 +173,13 @@ def _from_labels(config: FeatureConfig, path: Path, values: np.ndarray, affine: 
     counts = np.bincount(index[inside], minlength=present.size)
     sums = [np.bincount(index[inside], positions[:, axis], present.size) for axis in range(3)]
     labels = feature_labels(config, present.tolist())
-    space = FeatureSpace(config.name, present.size, labels, millimetres(np.stack(sums, 1) / counts[:, None]))
-    return Features(space, ("labels_img", sha256_file(path), labels), VolumeAtlas(affine, index, False))
+    if atlas is not None and labels is None:
+        labels = atlas.names_of(present.tolist())
+    sha256 = sha256_file(path)
+    published = atlas and PublishedAtlas(atlas.name, atlas.template, sha256)
+    positions = millimetres(np.stack(sums, 1) / counts[:, None])
+    space = FeatureSpace(config.name, present.size, labels, positions, published)
+    return Features(space, ("labels_img", sha256, labels), VolumeAtlas(affine, index, False))
 
 
 def _from_mask(config: FeatureConfig, path: Path, values: np.ndarray, affine: np.ndarray) -> Features:

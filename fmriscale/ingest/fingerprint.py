@@ -5,12 +5,14 @@ import importlib.metadata
 import json
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import fmriscale
 from fmriscale.config import DatasetConfig
 from fmriscale.files import expand
+from fmriscale.ingest.features import load_features
 from fmriscale.ingest.plan import Shard
 from fmriscale.recipe import to_dict
 
@@ -56,6 +58,8 @@ def _settings(dataset: DatasetConfig) -> dict[str, Any]:
     for field in ("root", *MANIFEST_ONLY):
         del settings[field]
     settings["features"] = dataset.features.map_files(_stamped)
+    if atlas := load_features(dataset.features).space.atlas:
+        settings["features"]["labels_img"] = asdict(atlas)
     return settings
 
 

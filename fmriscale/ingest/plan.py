@@ -1,6 +1,7 @@
 """Which runs go to which shard: a function of the recipe and the files, the same on every machine."""
 
 import re
+import sys
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,6 +52,7 @@ def make_plan(config: CorpusConfig) -> tuple[list[Shard], list[Rejection]]:
     for dataset in sorted(config.datasets, key=lambda d: d.name):
         runs, rejected = discover(dataset, tree)
         rejections += rejected
+        _tell_space(dataset, runs)
         per_shard = min(config.shard_runs, _runs_per_shard(runs, dataset, config.shard_mb * 2**20))
         sizes = _sizes(runs)
         for number, first in enumerate(range(0, len(runs), per_shard)):
@@ -58,6 +60,19 @@ def make_plan(config: CorpusConfig) -> tuple[list[Shard], list[Rejection]]:
             its_runs = tuple(runs[first : first + per_shard])
             plan.append(Shard(name, dataset, its_runs, round(sum(sizes[run.key] for run in its_runs))))
     return plan, rejections
+
+
+def _tell_space(dataset: DatasetConfig, runs: list[RunSource]) -> None:
+    """Say it where an atlas taken by name lies in another template than the runs: its file would say so."""
+    atlas = load_features(dataset.features).space.atlas
+    others = sorted({run.entities.get("space", "") for run in runs} - {"", atlas.template if atlas else ""})
+    if atlas and others:
+        print(
+            f"fmriscale: warning: data set '{dataset.name}': {atlas.name} lies in {atlas.template}, runs in "
+            f"{', '.join(others)}: regions may be off by millimetres; choose entities: {{space: ...}}, or an "
+            "atlas file in that space (TemplateFlow has several)",
+            file=sys.stderr,
+        )
 
 
 def part_of(plan: list[Shard], task_id: int, num_tasks: int) -> list[Shard]:

@@ -1,0 +1,162 @@
+"""Atlases by name: fetched once, named in the corpus, and explained where there is no network."""
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from scans import AFFINE, SHAPE, corpus, dataset, write_fmriprep_run
+from web import serving
+
+from fmriscale.config import FeatureConfig
+from fmriscale.config.places import is_atlas_name, is_local_path
+from fmriscale.errors import UserError
+from fmriscale.ingest import atlases
+from fmriscale.ingest.build import build
+from fmriscale.ingest.features import load_features
+
+_FSL = '<atlas><data><label index="0">Left Pole</label><label index="1">Right Pole</label></data></atlas>'
+_LUT = "0 NONE 0 0 0 0\n1 Visual 120 18 134 0\n2 Limbic 70 130 180 0\n"
+_XML = (
+    "<a><data><label><index>1</index><name>Precentral_L</name></label>"
+    "<label><index>2</index><name>Precentral_R</name></label></data></a>"
+)
+TABLES = {
+    "Schaefer2018_400Parcels_7Networks_order.txt": "1\tLH_Vis_1\t1\t2\t3\t0\n2\tLH_Vis_2\t1\t2\t3\t0\n",
+    "Schaefer2018_100Parcels_17Networks_order.txt": "1\tLH_A\t1\t2\t3\t0\n2\tLH_B\t1\t2\t3\t0\n",
+    "AAL3v1.xml": _XML,
+    "AAL.xml": _XML,
+    "ROI_MNI_V4.txt": "a\tPrecentral_L\t1\nb\tPrecentral_R\t2\n",
+    "HarvardOxford-Cortical-Lateralized.xml": _FSL,
+    "destrieux2009_rois_labels_lateralized.csv": "index,name\n0,Background\n1,L G_front\n2,R G_front\n",
+    "destrieux2009.rst": "text",
+    "Yeo2011_7Networks_ColorLUT.txt": _LUT,
+    "Yeo2011_17Networks_ColorLUT.txt": _LUT,
+}
+NAMED = {
+    "schaefer400": ("LH_Vis_1", "LH_Vis_2"),
+    "schaefer100_17networks_2mm": ("LH_A", "LH_B"),
+    "aal": ("Precentral_L", "Precentral_R"),
+    "aal_spm12": ("Precentral_L", "Precentral_R"),
+    "aal_spm5": ("Precentral_L", "Precentral_R"),
+    "basc7": ("1", "2"),
+    "basc444_asym": ("1", "2"),
+    "yeo7": ("Visual", "Limbic"),
+    "yeo17_thin": ("Visual", "Limbic"),
+    "harvard_oxford_cortl-maxprob-thr25-2mm": ("Left Pole", "Right Pole"),
+    "destrieux": ("L G_front", "R G_front"),
+}
+
+
+@pytest.fixture(autouse=True)
+def alone(tmp_path, monkeypatch):
+    """No network, and data folders of the test's own."""
+    monkeypatch.delenv("NILEARN_SHARED_DATA", raising=False)
+    monkeypatch.setenv("NILEARN_DATA", str(tmp_path / "nilearn"))
+    monkeypatch.setenv("FMRISCALE_CACHE", str(tmp_path / "cache"))
+    for proxy in ("HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "http_proxy", "https_proxy", "ftp_proxy"):
+        monkeypatch.setenv(proxy, "http://127.0.0.1:9")
+    for kept in (atlases.fetch_atlas, atlases._recipes, load_features):
+        kept.cache_clear()
+    return tmp_path / "nilearn"
+
+
+def put(path: Path) -> None:
+    """Write what a published file of this name holds, in small: two labels."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.name in TABLES:
+        path.write_text(TABLES[path.name])
+        return
+    labels = np.zeros(SHAPE, np.int16)
+    labels[2:4, 2:6, 2:5], labels[5:7, 2:6, 2:5] = 1, 2
+    nib.Nifti1Image(labels, AFFINE).to_filename(path)
+
+
+@pytest.mark.parametrize(("name", "labels"), NAMED.items())
+def test_what_the_refusal_asks_for_is_enough(name, labels, alone):
+    features = FeatureConfig(name="parcels", labels_img=name)
+    with pytest.raises(UserError) as refusal:
+        load_features(features)
+    recipe, line = atlases._recipes()[name], str(refusal.value)
+    assert "\n" not in line and recipe.url in line and f"{alone}/{recipe.folder}" in line
+    for file in recipe.files:
+        put(alone / recipe.folder / file)
+    space = load_features(features).space
+    assert (space.n_features, space.labels) == (2, labels)
+    assert space.atlas is not None and space.atlas.name == name
+
+
+def test_the_refusal_names_each_file_that_is_missing(alone):
+    put(alone / "schaefer_2018" / "Schaefer2018_400Parcels_7Networks_order.txt")
+    with pytest.raises(UserError) as refusal:
+        atlases.fetch_atlas("schaefer400")
+    file = "Schaefer2018_400Parcels_7Networks_order_FSLMNI152_1mm.nii.gz"
+    assert f"download {atlases._SCHAEFER}{file} into {alone}/schaefer_2018, then" in str(refusal.value)
+    put(alone / "schaefer_2018" / file)
+    (alone / "schaefer_2018" / "Schaefer2018_400Parcels_7Networks_order.txt").write_text(
+        "<html>log in</html>"
+    )
+    with pytest.raises(UserError, match=r"schaefer_2018 cannot be read .*; delete it and run this again"):
+        atlases.fetch_atlas("schaefer400")
+
+
+def test_an_atlas_comes_from_its_server_once(alone, tmp_path, monkeypatch):
+    for file in atlases._recipes()["schaefer100_17networks_2mm"].files:
+        put(tmp_path / "server" / file)
+    for proxy in ("http_proxy", "HTTP_PROXY"):
+        monkeypatch.delenv(proxy)
+    with serving(tmp_path / "server") as server:
+        monkeypatch.setattr(atlases, "_SCHAEFER", f"{server.url}/")
+        atlases._recipes.cache_clear()
+        for _ in range(2):
+            atlases.fetch_atlas.cache_clear()
+            atlas = atlases.fetch_atlas("schaefer100_17networks_2mm")
+        assert server.requests.total() == 2
+    assert atlas.labels == {0: "Background", 1: "LH_A", 2: "LH_B"} and atlas.path.is_relative_to(alone)
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    {
+        "schaeffer400": "did you mean schaefer400",
+        "schaefer450": "did you mean schaefer",
+        "schaefer400_7_2mm": "did you mean schaefer400_",
+        "harvard_oxford": "did you mean harvard_oxford_",
+        "difumo": "docs/sharding.md lists them",
+        "AAL": "did you mean aal",
+    }.items(),
+)
+def test_an_unknown_name_is_told_with_the_nearest(name, near):
+    with pytest.raises(UserError, match=f"labels_img: {name}: neither a file nor an atlas .*{near}"):
+        load_features(FeatureConfig(name="parcels", labels_img=name))
+
+
+def test_what_is_a_name_and_what_a_path(tmp_path):
+    assert all(is_atlas_name(name, tmp_path) for name in NAMED)
+    assert not any(
+        is_atlas_name(text) for text in ("a.nii", "./schaefer400", "$ATLAS", "~/a", "s3://a/b", "")
+    )
+    assert not is_local_path("s3://bucket/folder") and is_local_path("$HOME/a.nii")
+    (tmp_path / "schaefer400").touch()
+    assert not is_atlas_name("schaefer400", tmp_path) and is_local_path("schaefer400", tmp_path)
+
+
+def test_the_corpus_names_the_atlas(alone, tmp_path, capsys):
+    root = tmp_path / "study"
+    write_fmriprep_run(root, "01", space="MNI152NLin2009cAsym")
+    for file in (recipe := atlases._recipes()["schaefer400"]).files:
+        put(alone / recipe.folder / file)
+    named = FeatureConfig(name="parcels", labels_img="schaefer400")
+    image = str(alone / recipe.folder / recipe.files[1])
+    given = FeatureConfig(name="parcels", labels_img=image, labels=["LH_Vis_1", "LH_Vis_2"])
+    build(corpus(tmp_path / "named", dataset(root, features=named)))
+    assert "schaefer400 lies in MNI152NLin6Asym, runs in MNI152NLin2009cAsym" in capsys.readouterr().err
+    build(corpus(tmp_path / "given", dataset(root, features=given)))
+    manifests = [json.loads((tmp_path / out / "corpus.json").read_text()) for out in ("given", "named")]
+    theirs, ours = (manifest["spaces"]["parcels"] for manifest in manifests)
+    atlas = ours.pop("atlas")
+    assert ours == theirs and (atlas["name"], atlas["template"]) == ("schaefer400", "MNI152NLin6Asym")
+    assert "labels_img: schaefer400\n" in (tmp_path / "named" / "recipe.yaml").read_text()
+    shard = "toy/toy-000000.tar"
+    assert (tmp_path / "named" / shard).read_bytes() == (tmp_path / "given" / shard).read_bytes()

@@ -162,6 +162,10 @@ class DatasetConfig:
     Every array of an .npz archive is a run; any other file is one run."""
     orientation: Literal["TV", "VT"] = "TV"
     """Axes of 'arrays': TV = [volumes, features], VT = [features, volumes]."""
+    header: bool | None = None
+    """Whether the first line of a text table of 'arrays' holds names; None = told from the table."""
+    index_column: bool | None = None
+    """Whether the first column of a text table of 'arrays' is an index and no signal; None = told from it."""
     variable: str | None = None
     """Name of the array in .mat, .h5 and .npz files; may be left out where a .mat or .h5 holds only one."""
     entities: dict[str, str | int] = field(default_factory=dict)

@@ -1,17 +1,16 @@
 """Read signals that are already [T, V] or [V, T]: NumPy, text tables, MATLAB and HDF5 files."""
 
-import io
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import h5py
 import numpy as np
-import pandas as pd
-import scipy.io
-from isal import igzip
 
 from fmriscale.ingest.content import check_content
 from fmriscale.ingest.quality import Rejected
+from fmriscale.ingest.tables import Shape, read_table
+
+if TYPE_CHECKING:
+    import h5py
 
 TABLES = (".tsv", ".csv", ".txt", ".1D")
 EXTENSIONS = (".npz", ".npy", ".mat", ".h5", ".hdf5", *TABLES, *(f"{table}.gz" for table in TABLES))
@@ -22,6 +21,10 @@ def read_array(
     array: str | None = None,
     variable: str | None = None,
     orientation: Literal["TV", "VT"] = "TV",
+    *,
+    n_features: int | None = None,
+    header: bool | None = None,
+    index_column: bool | None = None,
 ) -> np.ndarray:
     """Read one run.
 
@@ -36,6 +39,10 @@ def read_array(
     orientation : {"TV", "VT"}
         Axes as they are stored: volumes by features, or features by volumes. A .mat file counts as MATLAB
         shows it, whichever version wrote it.
+    n_features : int, optional
+        How many features there should be, which tells an index column of a text table from a signal.
+    header, index_column : bool, optional
+        Whether the first line or column of a text table is no signal; None = told from the table.
 
     Returns
     -------
@@ -49,7 +56,7 @@ def read_array(
     """
     check_content(path, "array")
     try:
-        signals = _read(path, array, variable)
+        signals = _read(path, array, variable, Shape(n_features, orientation, header, index_column))
     except Rejected:
         raise
     except Exception as error:  # zip, gzip, numpy, pandas, scipy and HDF5 each have their own
@@ -61,7 +68,7 @@ def read_array(
     return np.asarray(signals if orientation == "TV" else signals.T, dtype=np.float64)
 
 
-def _read(path: Path, array: str | None, variable: str | None) -> np.ndarray:
+def _read(path: Path, array: str | None, variable: str | None, shape: Shape) -> np.ndarray:
     """Read the array as it is stored."""
     if array is not None:
         with np.load(path, allow_pickle=False) as archive:
@@ -69,15 +76,19 @@ def _read(path: Path, array: str | None, variable: str | None) -> np.ndarray:
     if path.suffix == ".npy":
         return np.load(path, allow_pickle=False)
     if path.suffix == ".mat":
+        import h5py
+
         # Since 7.3 a .mat file is HDF5, where MATLAB's columns lie as rows.
         return _read_hdf5(path, variable).T if h5py.is_hdf5(path) else _read_mat(path, variable)
     if path.suffix in (".h5", ".hdf5"):
         return _read_hdf5(path, variable)
-    return _read_table(path)
+    return read_table(path, shape)
 
 
 def _read_mat(path: Path, variable: str | None) -> np.ndarray:
     """Read a .mat file of version 4 to 7."""
+    import scipy.io
+
     kinds = {name: (shape, kind) for name, shape, kind in scipy.io.whosmat(path)}
     numeric = ("double", "single", *(f"{u}int{bits}" for u in ("", "u") for bits in (8, 16, 32, 64)))
     matrices = {name: shape for name, (shape, kind) in kinds.items() if kind in numeric}
@@ -87,10 +98,12 @@ def _read_mat(path: Path, variable: str | None) -> np.ndarray:
 
 def _read_hdf5(path: Path, variable: str | None) -> np.ndarray:
     """Read a dataset of an HDF5 file."""
+    import h5py
+
     kinds: dict[str, str] = {}
     matrices: dict[str, tuple[int, ...]] = {}
 
-    def note(name: str, item: h5py.Group | h5py.Dataset) -> None:
+    def note(name: str, item: "h5py.Group | h5py.Dataset") -> None:
         matlab = item.attrs.get("MATLAB_class", b"")
         matlab = matlab.decode() if isinstance(matlab, bytes) else str(matlab)
         kinds[name] = matlab or ("group" if isinstance(item, h5py.Group) else str(item.dtype))
@@ -124,36 +137,3 @@ def _choose(variable: str | None, matrices: dict[str, tuple[int, ...]], kinds: d
 
 def _listed(kinds: dict[str, str]) -> str:
     return ", ".join(f"{name} ({kind})" for name, kind in list(kinds.items())[:12]) or "nothing"
-
-
-def _read_table(path: Path) -> np.ndarray:
-    """Read a text table with or without a line of column names; n/a is NaN."""
-    kind = Path(path.name.removesuffix(".gz")).suffix
-    content = path.read_bytes()
-    content = igzip.decompress(content) if content.startswith(b"\x1f\x8b") else content
-    lines = (line for line in io.BytesIO(content) if line.strip() and not line.lstrip().startswith(b"#"))
-    first = next(lines, b"").decode()
-    comma = kind == ".csv" or (kind == ".txt" and "," in first)
-    separator = "," if comma else "\t" if kind == ".tsv" else None
-    return pd.read_csv(
-        io.BytesIO(content),
-        sep=separator or r"\s+",
-        header=0 if _are_names(first.strip().split(separator)) else None,
-        comment="#",
-        dtype=np.float64,
-    ).to_numpy()
-
-
-def _are_names(words: list[str]) -> bool:
-    """Tell names of columns from numbers; pandas and others name columns without names 0, 1, 2, ..."""
-    counted = [str(i) for i in range(len(words) + 1)]
-    return not any(map(_is_number, words)) or (len(words) > 2 and words in (counted[:-1], counted[1:]))
-
-
-def _is_number(word: str) -> bool:
-    """Tell a number, or what stands for a missing one, from the name of a column."""
-    try:
-        float(word.strip().strip('"').replace("n/a", "nan"))
-    except ValueError:
-        return False
-    return True

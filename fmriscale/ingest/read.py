@@ -117,8 +117,16 @@ def _open_gifti(run: RunSource, dataset: DatasetConfig, features: Features) -> O
 
 def _open_array(run: RunSource, dataset: DatasetConfig, features: Features) -> Opened:
     """Read an array; a column that is zero throughout is a feature without data."""
-    values = read_array(run.path, run.array, dataset.variable, dataset.orientation)
     expected = features.space.n_features
+    values = read_array(
+        run.path,
+        run.array,
+        dataset.variable,
+        dataset.orientation,
+        n_features=expected,
+        header=dataset.header,
+        index_column=dataset.index_column,
+    )
     if values.shape[1] != expected:
         other = "VT" if dataset.orientation == "TV" else "TV"
         raise Rejected(

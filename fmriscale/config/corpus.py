@@ -189,6 +189,9 @@ class DatasetConfig:
     """Path of a run's events file with {recipe} (the recipe's folder), {root}, {dir}, {stem}, {array},
     {subject}, {task}, ...; or the folder of the raw BIDS data set, where they are looked up; None = beside
     the run, by BIDS inheritance."""
+    affine_from: str | None = None
+    """NIfTI image on the runs' grid: runs without orientation (qform_code and sform_code 0) take its affine;
+    None = they are quarantined."""
     denoise: DenoiseConfig = field(default_factory=DenoiseConfig)
     """Cleaning of every run."""
     quality: QualityConfig = field(default_factory=QualityConfig)

@@ -68,6 +68,10 @@ def check_dataset(dataset: DatasetConfig) -> Path:
     ):
         if problem is not None:
             raise UserError(f"{where}: {problem}")
+    if dataset.affine_from is not None:
+        from fmriscale.ingest.nifti import read_grid  # nibabel only where an image is read
+
+        read_grid(expand(dataset.affine_from))
     root = expand(dataset.root).absolute()
     if "$" in str(root):
         raise UserError(f"{where}: root {dataset.root}: the environment variable is not set")
@@ -92,6 +96,8 @@ def _form(dataset: DatasetConfig) -> str | None:
 
 def _unused(dataset: DatasetConfig) -> str | None:
     """Name a setting that would have no effect."""
+    if dataset.affine_from is not None and form_of(dataset) != "nifti":
+        return "affine_from is for NIfTI images; remove it"
     if dataset.kind == "hcp" and dataset.files is not None:
         return "kind hcp finds its files by their folders; choose by entities: {desc: ...} instead of files"
     if dataset.kind != "arrays":

@@ -23,7 +23,7 @@ from fmriscale.ingest.averaging import share
 from fmriscale.ingest.content import check_content, check_input
 from fmriscale.ingest.geometry import flat, millimetres, nearest, world
 from fmriscale.ingest.labels import feature_labels, whole_labels
-from fmriscale.ingest.nifti import UNPLACED, read_volume
+from fmriscale.ingest.nifti import read_volume
 from fmriscale.ingest.quality import Rejected
 from fmriscale.ingest.volumes import Image, stream
 
@@ -137,10 +137,10 @@ def _from_volume(config: FeatureConfig, path: Path, atlas: Atlas | None = None) 
         volume = read_volume(path)
     except Exception as error:
         raise UserError(f"{path}: not a readable NIfTI image ({error}); copy it again") from error
-    if not volume.is_placed:
+    if volume.unplaced:
         raise UserError(
-            f"{path}: {UNPLACED}; give the atlas or mask as it was released, or export it again with its "
-            "orientation"
+            f"{path}: {volume.unplaced}; give the atlas or mask as it was released, or export it again with "
+            "its orientation"
         )
     values, shape = volume.values, volume.values.shape
     if values.dtype.kind not in "biuf":
@@ -355,7 +355,7 @@ def read_brain_mask(path: Path, image: Image) -> np.ndarray:
     Raises
     ------
     Rejected
-        It is damaged or lies on another grid.
+        It is damaged, has no orientation (that of a run without is its own too) or lies on another grid.
     """
     who = f"brain mask {path.name}: "
     check_content(path, "nifti", who)
@@ -366,7 +366,10 @@ def read_brain_mask(path: Path, image: Image) -> np.ndarray:
     values = mask.values
     if values.dtype.kind not in "biuf" or np.isinf(values).any():
         raise Rejected("unreadable", f"{who}holds values that are no finite numbers; mend it")
-    if values.shape != image.shape or not np.allclose(mask.affine, image.affine, atol=1e-3):
+    if mask.unplaced and image.affine_from is None:
+        raise Rejected("no_orientation", f"{who}{mask.unplaced}; write it on the grid of its run")
+    affine = image.affine if mask.unplaced else mask.affine
+    if values.shape != image.shape or not np.allclose(affine, image.affine, atol=1e-3):
         raise Rejected(
             "other_space",
             f"brain mask {path.name} has another grid ({values.shape}) than the run ({image.shape}); "

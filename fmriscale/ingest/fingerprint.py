@@ -60,6 +60,7 @@ def _settings(dataset: DatasetConfig) -> dict[str, Any]:
     settings["features"] = dataset.features.map_files(_stamped)
     if atlas := load_features(dataset.features).space.atlas:
         settings["features"]["labels_img"] = asdict(atlas)
+    settings["affine_from"] = None if dataset.affine_from is None else _stamped(dataset.affine_from)
     return settings
 
 

@@ -140,6 +140,8 @@ def _recipe(config: CorpusConfig) -> str:
     for entry, dataset in zip(kept["datasets"], config.datasets, strict=True):
         entry["root"] = _rooted(dataset.root)
         entry["features"] = dataset.features.map_files(_rooted)
+        if dataset.affine_from is not None:
+            entry["affine_from"] = _rooted(dataset.affine_from)
     return yaml.safe_dump(kept, sort_keys=False)
 
 

@@ -11,9 +11,8 @@ import nibabel as nib
 import numpy as np
 from nibabel.imageglobals import logger as nibabel_logger
 
-from fmriscale.ingest.content import open_content
-
-UNPLACED = "qform_code and sform_code of its header are 0: nothing says where its voxels lie"
+from fmriscale.errors import UserError
+from fmriscale.ingest.content import check_input, open_content
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,13 +25,13 @@ class Volume:
         Scaled.
     affine : ndarray [4, 4]
         Voxel index to mm.
-    is_placed : bool
-        Whether the header says where the voxels lie.
+    unplaced : str or None
+        Why the header does not say where the voxels lie; None = it does.
     """
 
     values: np.ndarray
     affine: np.ndarray
-    is_placed: bool
+    unplaced: str | None
 
 
 @contextmanager
@@ -71,12 +70,34 @@ def read_volume(path: Path) -> Volume:
         Whatever a missing or damaged file makes nibabel raise.
     """
     with open_nifti(path) as image:
-        return Volume(np.asarray(image.dataobj), np.asarray(image.affine), is_placed(image))
+        return Volume(np.asarray(image.dataobj), np.asarray(image.affine), why_unplaced(image))
 
 
-def is_placed(image: Any) -> bool:
-    """Tell whether a header says where the voxels lie: by qform or sform, and by a usable matrix."""
+def why_unplaced(image: Any) -> str | None:
+    """Return why a header does not say where the voxels lie; one of qform and sform is enough."""
+    if max(image.header["qform_code"], image.header["sform_code"]) <= 0:
+        return "qform_code and sform_code of its header are 0: nothing says where its voxels lie"
     affine = np.asarray(image.affine)
-    codes = image.header["qform_code"], image.header["sform_code"]
     usable = np.isfinite(affine).all() and np.linalg.matrix_rank(affine) == 4
-    return bool(max(codes) > 0 and usable)
+    return None if usable else "its affine places no voxel"
+
+
+def read_grid(path: Path) -> tuple[tuple[int, ...], np.ndarray]:
+    """Return the extents of an image of the recipe and its affine.
+
+    Raises
+    ------
+    UserError
+        It is missing, damaged or without orientation itself.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; affine_from needs it")
+    check_input(path, "nifti")
+    try:
+        with open_nifti(path) as image:
+            flaw, shape, affine = why_unplaced(image), image.shape[:3], np.asarray(image.affine)
+    except Exception as error:
+        raise UserError(f"{path}: not a readable NIfTI image ({error}); copy it again") from error
+    if flaw is not None:
+        raise UserError(f"{path}: {flaw}; give affine_from an image that says it")
+    return shape, affine

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from fmriscale.config import MAX_T_R, MIN_T_R, DatasetConfig, QualityConfig
+from fmriscale.files import expand
 from fmriscale.ingest import gifti, grayordinates
 from fmriscale.ingest.arrays import read_array
 from fmriscale.ingest.cifti import open_series
@@ -38,6 +39,8 @@ class Signals:
     is_image: bool
     motion_measure: str | None = None
     """What `confounds.mean_fd` is the mean of."""
+    affine_from: str | None = None
+    """Name of the image whose affine the run was given; None = it has its own."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +52,8 @@ class Opened:
     """Repetition time, s, where the header states it."""
     reduce: Callable[[], tuple[np.ndarray, np.ndarray]]
     """Reads the data: values [T, V] and coverage [V]."""
+    affine_from: str | None = None
+    """Name of the image whose affine the run was given; None = it has its own."""
 
 
 def read_signals(run: RunSource, dataset: DatasetConfig) -> Signals:
@@ -77,20 +82,21 @@ def read_signals(run: RunSource, dataset: DatasetConfig) -> Signals:
     if run.form == "nifti" and dataset.kind != "hcp" and "space" not in run.entities:
         _check_own_space(covered, dataset.quality)
     measure = None if confounds.mean_fd is None else _MOTION_MEASURE[run.motion is not None]
-    return Signals(values[dropped:], covered, t_r, confounds, run.form != "array", measure)
+    is_image, own = run.form != "array", opened.affine_from
+    return Signals(values[dropped:], covered, t_r, confounds, is_image, measure, own)
 
 
 # ---------------------------------------------------------------- forms
 
 
 def _open_nifti(run: RunSource, dataset: DatasetConfig, features: Features) -> Opened:
-    image = open_image(run.path)
+    image = open_image(run.path, expand(dataset.affine_from) if dataset.affine_from else None)
 
     def reduce() -> tuple[np.ndarray, np.ndarray]:
         brain = read_brain_mask(run.brain_mask, image) if run.brain_mask else None
         return reduce_image(image, features, brain, dataset.quality.min_coverage)
 
-    return Opened(image.n_volumes, image.t_r, reduce)
+    return Opened(image.n_volumes, image.t_r, reduce, image.affine_from)
 
 
 def _open_cifti(run: RunSource, dataset: DatasetConfig, features: Features) -> Opened:

@@ -94,6 +94,8 @@ def _process(run: RunSource, dataset: DatasetConfig) -> EncodedRun:
         "quality": {**measured, **seen, "missing_features": np.flatnonzero(missing).tolist()},
         "denoise": _applied(denoise, confounds, dropped, signals.t_r),
     }
+    if signals.affine_from is not None:
+        record["affine_from"] = signals.affine_from
     row = {
         "key": run.key,
         **named,

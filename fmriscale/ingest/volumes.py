@@ -9,7 +9,7 @@ import numpy as np
 from isal import isal_zlib
 
 from fmriscale.ingest.content import check_content, open_content
-from fmriscale.ingest.nifti import open_nifti
+from fmriscale.ingest.nifti import open_nifti, read_grid, why_unplaced
 from fmriscale.ingest.quality import Rejected
 
 BLOCK_BYTES = 2 * 2**20
@@ -43,6 +43,8 @@ class Image:
         Byte of the first voxel.
     slope, inter : float
         value = raw * slope + inter.
+    affine_from : str or None
+        Name of the image that the affine was taken from; None = it is the run's own.
     """
 
     path: Path
@@ -54,29 +56,37 @@ class Image:
     offset: int
     slope: float
     inter: float
+    affine_from: str | None = None
 
 
-def open_image(path: Path) -> Image:
+def open_image(path: Path, affine_from: Path | None = None) -> Image:
     """Read the header of a 4D NIfTI image.
+
+    Parameters
+    ----------
+    path : Path
+        The .nii or .nii.gz file.
+    affine_from : Path or None
+        Image on the same grid, whose affine it takes where its header gives none.
 
     Raises
     ------
     Rejected
-        The file is missing, damaged, no NIfTI image or not 4D.
+        The file is missing, damaged, no NIfTI image or not 4D (`unreadable`); nothing says where its voxels
+        lie (`no_orientation`).
     """
     check_content(path, "nifti")
     try:
         with open_nifti(path) as image:
             header, data = image.header, image.dataobj  # an ArrayProxy: type and place, not the voxels
+            flaw = why_unplaced(image)
     except Exception as error:  # a damaged header raises whatever comes first
         raise Rejected("unreadable", f"not a readable NIfTI image: {error}; copy it again") from error
     if len(image.shape) != 4:
         raise Rejected("unreadable", f"shape {image.shape} is not 4D (x, y, z, time)")
     if data.dtype.kind not in "iuf":
         raise Rejected("unreadable", f"voxels of type {data.dtype} are not real numbers")
-    affine = np.asarray(image.affine)
-    if not np.isfinite(affine).all() or np.linalg.matrix_rank(affine) < 4:
-        raise Rejected("unreadable", "its affine places no voxel; mend sform or qform of the header")
+    affine = np.asarray(image.affine) if flaw is None else _borrowed(image.shape[:3], flaw, affine_from)
     unit = _SECONDS.get(int(header["xyzt_units"]) & 0b111000)
     step = float(header.get_zooms()[3])
     x, y, z, n_volumes = (int(n) for n in image.shape)
@@ -90,7 +100,26 @@ def open_image(path: Path) -> Image:
         offset=int(data.offset),
         slope=float(data.slope),
         inter=float(data.inter),
+        affine_from=affine_from.name if affine_from is not None and flaw is not None else None,
     )
+
+
+def _borrowed(shape: tuple[int, ...], flaw: str, affine_from: Path | None) -> np.ndarray:
+    """Return the affine for a run that has none, from the image that the recipe names."""
+    if affine_from is None:
+        raise Rejected(
+            "no_orientation",
+            f"{flaw}, left and right may be swapped; export the run again with its orientation, or name an "
+            "image on the same grid by affine_from",
+        )
+    grid, affine = read_grid(affine_from)
+    if grid != shape:
+        raise Rejected(
+            "no_orientation",
+            f"{flaw}; {affine_from.name} (affine_from) has {grid} voxels, the run {shape}: name an image on "
+            "the run's own grid",
+        )
+    return affine
 
 
 def stream(image: Image) -> Iterator[np.ndarray]:

@@ -16,7 +16,7 @@ import pandas as pd
 
 from fmriscale.corpus.manifest import FeatureSpace, details_hash, read_manifest
 from fmriscale.corpus.remote import RemoteShards
-from fmriscale.corpus.transfer import is_url
+from fmriscale.corpus.servers import is_url
 from fmriscale.errors import DamageError, UserError
 from fmriscale.files import allow_open_files, expand
 

@@ -31,15 +31,8 @@ from typing import Any, BinaryIO
 
 from fmriscale.corpus.cache import Cache, Item, bring, cache_folder, fetch
 from fmriscale.corpus.manifest import fingerprint_of, read_manifest
-from fmriscale.corpus.transfer import (
-    PATIENCE,
-    Patience,
-    Source,
-    Stopped,
-    complete,
-    open_source,
-    read_whole,
-)
+from fmriscale.corpus.servers import Source, open_source
+from fmriscale.corpus.transfer import PATIENCE, Patience, Stopped, complete, read_whole
 from fmriscale.errors import DamageError, UserError
 from fmriscale.files import allow_open_files, atomic_write, fsync_folder
 

@@ -8,7 +8,7 @@ import pandas as pd
 from fmriscale.config import CorpusConfig
 from fmriscale.corpus.lock import FolderLock
 from fmriscale.corpus.manifest import read_manifest
-from fmriscale.corpus.transfer import is_url
+from fmriscale.corpus.servers import is_url
 from fmriscale.corpus.verify import MANIFEST, Damage, check_manifest, check_shard
 from fmriscale.corpus.writer import EncodedRun, ShardWriter
 from fmriscale.errors import EXIT_DAMAGE, EXIT_OK, UserError

@@ -19,7 +19,7 @@ import psutil
 
 from fmriscale.config import PretrainConfig
 from fmriscale.corpus.reader import Corpus
-from fmriscale.corpus.transfer import is_url
+from fmriscale.corpus.servers import is_url
 from fmriscale.errors import EXIT_OK, EXIT_USAGE, UserError
 from fmriscale.files import expand
 from fmriscale.model.encoder import EncoderConfig, resolve_encoder

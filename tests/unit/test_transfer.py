@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from web import serving
 
-from fmriscale.corpus import transfer
-from fmriscale.corpus.transfer import Patience, complete, is_url, open_source, read_whole
+from fmriscale.corpus import servers
+from fmriscale.corpus.servers import is_url, open_source
+from fmriscale.corpus.transfer import Patience, complete, read_whole
 from fmriscale.errors import DamageError, UserError
 
 SIZE = 300_000
@@ -120,16 +121,16 @@ def test_a_dead_server_is_given_up(server):
 
 
 def test_a_connection_that_crawls_is_dropped(server, monkeypatch):
-    monkeypatch.setattr(transfer, "CRAWL", (0.1, 1 << 20))
+    monkeypatch.setattr(servers, "CRAWL", (0.1, 1 << 20))
     server.pause = 0.06
-    with pytest.raises(transfer.Fault, match="bytes in"):
+    with pytest.raises(servers.Fault, match="bytes in"):
         list(open_source(server.url).blocks("a/b c.tar", 0, SIZE))
 
 
 def test_a_server_that_says_nothing_is_left(server, monkeypatch):
-    monkeypatch.setattr(transfer, "TIMEOUT", (0.2, 0.2))
+    monkeypatch.setattr(servers, "TIMEOUT", (0.2, 0.2))
     server.pause = 1.0
-    with pytest.raises(transfer.Fault):
+    with pytest.raises(servers.Fault):
         list(open_source(server.url).blocks("a/b c.tar", 0, SIZE))
 
 
@@ -165,7 +166,7 @@ def test_secrets_from_the_environment_reach_the_server_and_no_message(server, mo
     for action in (lambda: read_whole(source, "a/b c.tar", 0.1), lambda: list(source.blocks("x", 0, 5))):
         with contextlib.suppress(Exception):
             action()
-        with pytest.raises((DamageError, transfer.Fault)) as caught:
+        with pytest.raises((DamageError, servers.Fault)) as caught:
             action()
         messages += [str(caught.value), repr(caught.value), repr(caught.value.__cause__)]
     messages += capsys.readouterr()

@@ -82,7 +82,7 @@ class DenoiseConfig:
     compcor: Literal["anat_combined", "anat_separated", "temporal"] = "anat_combined"
     """Components taken by the 'compcor' strategy."""
     n_compcor: int = 6
-    """Number of CompCor components."""
+    """Number of CompCor components, of each mask where compcor is anat_separated; fewer are refused."""
     fd_threshold: float = 0.5
     """Framewise displacement above which 'scrub' censors a volume, mm."""
     std_dvars_threshold: float = 1.5

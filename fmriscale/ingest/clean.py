@@ -34,7 +34,8 @@ class Cleaner:
     Raises
     ------
     Rejected
-        A filter that the sampling rate or the length of the run does not allow.
+        A filter that the sampling rate or the length of the run does not allow; regressors that leave
+        nothing of any signal.
     """
 
     def __init__(self, confounds: Confounds, denoise: DenoiseConfig, t_r: float) -> None:
@@ -49,7 +50,15 @@ class Cleaner:
         self._basis: np.ndarray | None = None
         if confounds.regressors is not None:
             regressors = confounds.regressors.to_numpy(np.float64)
-            self._basis = _basis(self._filter(regressors), np.abs(regressors).max(axis=0))
+            filtered = self._filter(regressors)
+            self._basis = _basis(filtered, np.abs(regressors).max(axis=0))
+            # The mean takes one degree of freedom, a trend another.
+            if self._basis.shape[1] >= len(filtered) - 1 - denoise.detrend:
+                raise Rejected(
+                    "confounds",
+                    f"{regressors.shape[1]} regressors explain all that {len(filtered)} uncensored volumes "
+                    "can hold; choose fewer (denoise.motion: basic, smaller n_compcor) or leave the run out",
+                )
 
     def __call__(self, signals: np.ndarray) -> np.ndarray:
         """Clean features; each comes out the same alone or among others.

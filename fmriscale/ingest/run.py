@@ -58,6 +58,10 @@ def _process(run: RunSource, dataset: DatasetConfig) -> EncodedRun:
         cleaned = grid.resample(clean(values[:, columns]))
         z, std[columns] = standardise(cleaned, figures.std[columns], missing[columns])
         bold[grid.kept, columns] = z
+    if not std.any():
+        raise Rejected(
+            "filter", "cleaning leaves nothing of any feature; choose fewer regressors or a wider band"
+        )
     measured = {
         "coverage": _short(covered.mean()),
         "mean_fd": _short(confounds.mean_fd),
@@ -133,7 +137,8 @@ def _short(value: Any) -> float | None:
 def _applied(denoise: DenoiseConfig, confounds: Confounds, dropped: int, t_r: float) -> dict[str, Any]:
     """Return what was done to the signals, regressors by name; t_r (s) is that of the scan."""
     regressors = [] if confounds.regressors is None else [str(c) for c in confounds.regressors.columns]
-    return {
+    warned = {"warnings": list(confounds.warnings)} if confounds.warnings else {}
+    return warned | {
         "strategy": list(denoise.strategy),
         "regressors": regressors,
         "detrend": denoise.detrend,

@@ -119,11 +119,11 @@ def _layout(lines: list[str], body: bytes, shape: Shape, kind: str) -> _Layout:
     """Tell separator, decimal mark and words of a table from its first lines."""
     sample = lines[1:] or lines
     separator, decimal = _separator(sample, body, shape, kind)
-    rows = [_cells(line, separator) for line in sample]
-    first = _cells(lines[0], separator) if lines else []
-    text_index = bool(rows) and all(len(r) > 1 and not _is_number(r[0], decimal) for r in rows)
-    words = [c for c in first[text_index:] if not _is_number(c, decimal)]
-    numbers = [c for c in first[1:] if c.lower() not in _MISSING and _is_number(c, decimal)]
+    rows = [split_cells(line, separator) for line in sample]
+    first = split_cells(lines[0], separator) if lines else []
+    text_index = bool(rows) and all(len(r) > 1 and not is_number(r[0], decimal) for r in rows)
+    words = [c for c in first[text_index:] if not is_number(c, decimal)]
+    numbers = [c for c in first[1:] if c.lower() not in _MISSING and is_number(c, decimal)]
     odd = [c for c in numbers if not re.fullmatch(r"\d+(\.0*)?", c)]
     if odd and words and words != first[:1]:
         raise Rejected("unreadable", f"line 1 holds both '{words[0]}' and {odd[0]}; mend it")
@@ -148,8 +148,8 @@ def _separator(sample: list[str], body: bytes, shape: Shape, kind: str) -> tuple
         if separator is not None and not all(separator in line for line in sample):
             continue
         decimal = "," if separator != "," and b"," in body else "."
-        rows = [_cells(line, separator) for line in sample]
-        if rows and all(_is_number(c, decimal) for row in rows for c in row[min(1, len(row) - 1) :]):
+        rows = [split_cells(line, separator) for line in sample]
+        if rows and all(is_number(c, decimal) for row in rows for c in row[min(1, len(row) - 1) :]):
             readings.append((separator, decimal, len(rows[0])))
     if not readings:  # the parser says what is no number
         line = sample[0] if sample else ""
@@ -172,7 +172,7 @@ def _rise(numbers: list[str]) -> bool:
     return all(int(a) < int(b) for a, b in pairwise(numbers)) if all(map(str.isdigit, numbers)) else False
 
 
-def _cells(line: str, separator: str | None) -> list[str]:
+def split_cells(line: str, separator: str | None) -> list[str]:
     """Split a line, without blanks and quotes."""
     if separator is None:
         return [cell.strip('"') for cell in re.findall(r'"[^"]*"|[^\s"]+', line)]
@@ -180,7 +180,7 @@ def _cells(line: str, separator: str | None) -> list[str]:
     return [cell.strip() for cell in cells]
 
 
-def _is_number(cell: str, decimal: str) -> bool:
+def is_number(cell: str, decimal: str = ".") -> bool:
     """Tell a number, or what stands for a missing one, from a word."""
     if cell.lower() in _MISSING:
         return True

@@ -83,7 +83,14 @@ V12 = f"{SAMPLES}/ds000031_ses002/sub-01_ses-002_task-rest_run-001_desc-confound
 WORKS = {
     # strategy: regressors of each file; text = why it is refused
     V14: {"motion": 24, "high_pass": 4, "wm_csf": 2, "global_signal": 1, "compcor": 10, "ica_aroma": 13},
-    V21: {"motion": 24, "high_pass": 1, "wm_csf": 2, "global_signal": 1, "compcor": 6, "ica_aroma": "aroma_"},
+    V21: {
+        "motion": 24,
+        "high_pass": 1,
+        "wm_csf": 2,
+        "global_signal": 1,
+        "compcor": "5 components",
+        "ica_aroma": "aroma_",
+    },
     PLAIN: {
         "motion": 24,
         "high_pass": 4,

@@ -132,6 +132,11 @@ class QualityConfig:
     """Smallest temporal signal-to-noise ratio of an image (median over features); None = no limit."""
     max_spike: float | None = 100.0
     """Largest deviation of the global signal from its median, robust standard deviations; None = no limit."""
+    max_level_change: float | None = 0.2
+    """Largest deviation of a volume's mean over features from the level of the run (its median), as a share
+    of it. A volume beyond it is not of the run (noise, padding, dummy scans): it is censored at the start or
+    end, up to a quarter of the run; else the run is quarantined. Signals without a level (z-scored) are not
+    looked at; None = no limit."""
     max_repeated: float = 0.05
     """Largest share of volumes that repeat the one before, as scanners and padding leave them."""
 
@@ -139,7 +144,7 @@ class QualityConfig:
         _shares("quality", self, "min_coverage", "max_missing", "max_censored", "max_repeated")
         if self.min_volumes < 1:
             raise ValueError(f"quality.min_volumes must be 1 or more, not {self.min_volumes}")
-        for name in ("max_mean_fd", "min_tsnr", "max_spike"):
+        for name in ("max_mean_fd", "min_tsnr", "max_spike", "max_level_change"):
             value = getattr(self, name)
             if value is not None and not value >= 0:
                 raise ValueError(f"quality.{name} must be 0 or more, not {value:g}; null for no limit")

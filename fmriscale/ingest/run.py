@@ -1,5 +1,6 @@
 """One run: from its files to the members of a shard, or to a reason for quarantine."""
 
+import dataclasses
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from fmriscale.files import sha256_file
 from fmriscale.ingest.clean import Cleaner, standardise
 from fmriscale.ingest.denoise import Confounds, dropped_volumes
 from fmriscale.ingest.events import read_events, read_evs
+from fmriscale.ingest.level import leave_out_far
 from fmriscale.ingest.quality import (
     Rejected,
     Rejection,
@@ -45,8 +47,11 @@ def _process(run: RunSource, dataset: DatasetConfig) -> EncodedRun:
     denoise, quality, confounds = dataset.denoise, dataset.quality, signals.confounds
     values, covered = drop_empty(signals.values, signals.covered)
     kept = np.arange(len(values)) if confounds.sample_mask is None else confounds.sample_mask
-    check_censored(len(kept), len(values), quality)
     raw = values if len(kept) == len(values) else values[kept]
+    kept, far = leave_out_far(raw, kept, quality)
+    if far:
+        raw, confounds = values[kept], dataclasses.replace(confounds, sample_mask=kept)
+    check_censored(len(kept), len(values), quality)
     figures = describe(raw, covered, quality.min_coverage)
     missing = check_features(covered, figures.varies, quality)
     check_figures(figures, len(kept), quality, signals.is_image)
@@ -73,6 +78,8 @@ def _process(run: RunSource, dataset: DatasetConfig) -> EncodedRun:
         "n_repeated": figures.n_repeated,
         "motion_measure": signals.motion_measure,
     }
+    if far:
+        seen["off_level"] = far
     sample_mask = None if len(grid.kept) == grid.n_volumes else grid.kept.tolist()
     dropped = dropped_volumes(run.confounds, denoise)
     shift = dropped * signals.t_r

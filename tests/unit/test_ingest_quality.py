@@ -1,5 +1,6 @@
 """Which runs are refused and why; and one run from its files to the members of a shard."""
 
+import dataclasses
 import io
 import json
 
@@ -72,9 +73,9 @@ def test_absurd_values_are_refused():
 
 
 FAULTS = {
-    "padded with zeros at the end": (slice(50, 60), lambda v: 0 * v, "repeated"),
-    "one empty volume": ([30], lambda v: 0 * v, "spike"),
-    "one volume ten times as bright": ([5], lambda v: 10 * v, "spike"),
+    "padded with zeros by a third": (slice(40, 60), lambda v: 0 * v, "level"),
+    "one empty volume": ([30], lambda v: 0 * v, "level"),
+    "one volume ten times as bright": ([5], lambda v: 10 * v, "level"),
     "a frozen scan": (slice(20, 30), lambda v: v[..., [20] * v.shape[-1]], "repeated"),
 }
 
@@ -94,6 +95,16 @@ def test_faults_of_scanners_are_refused_unless_censored(tmp_path, fault):
         denoise=DenoiseConfig(strategy=["scrub"], scrub=0),
     )
     assert not isinstance(censored, Rejection)
+
+
+@pytest.mark.parametrize(
+    ("volumes", "factor", "reason"), [(slice(50, 60), 0, "repeated"), ([30], 0, "spike"), ([5], 10, "spike")]
+)
+def test_without_a_limit_of_the_level_jumps_and_repetition_are_refused(tmp_path, volumes, factor, reason):
+    quality = dataclasses.replace(LIMITS, max_level_change=None)
+    result = process(tmp_path, voxels=spoiled(volumes, lambda v: factor * v), quality=quality)
+    assert isinstance(result, Rejection)
+    assert result.reason == reason and ("raise quality" in result.detail)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from fmriscale.errors import EXIT_OK, EXIT_QUARANTINED, UserError
 from fmriscale.files import expand, writing_to
 from fmriscale.ingest.estimate import describe
 from fmriscale.ingest.finish import finish
-from fmriscale.ingest.plan import make_plan, part_of
+from fmriscale.ingest.plan import Plan, make_plan, part_of
 from fmriscale.ingest.shards import build_shards
 from fmriscale.recipe import CommandLine, parse
 from fmriscale.tasks import add_flags, settle
@@ -39,15 +39,17 @@ def main(args: list[str] | None = None) -> int:
     if flags.task_id is not None:
         print(build_part(config, flags.task_id, flags.num_tasks))
         return EXIT_OK
-    plan, rejections = make_plan(config)
+    plan = _plan(config)
     with _builder(config) as (folder, lock):
         if leaving := leavers(config, folder):
             warning = f"{folder} holds data set {', '.join(leaving)}, which the recipe does not list"
             print(f"fmriscale: warning: {warning}: it is removed when this build ends", file=sys.stderr)
         if not flags.finish:
-            build_shards(plan, folder, config.jobs, lock)
-        manifest, quarantine = finish(config, plan, rejections, lock, again)
+            build_shards(plan.shards, folder, config.jobs, lock)
+        manifest, quarantine = finish(config, plan.shards, plan.rejections, lock, again)
     print(table(manifest, quarantine))
+    for name, census in plan.census.items():
+        print(f"{name}: {census}")
     return EXIT_QUARANTINED if len(quarantine) else EXIT_OK
 
 
@@ -66,10 +68,10 @@ def build(config: CorpusConfig) -> tuple[dict[str, Any], pd.DataFrame]:
     UserError
         The recipe is wrong, or the folder cannot be written; a corpus that was there stays as it was.
     """
-    plan, rejections = make_plan(config)
+    plan = _plan(config)
     with _builder(config) as (folder, lock):
-        build_shards(plan, folder, config.jobs, lock)
-        return finish(config, plan, rejections, lock, "build")
+        build_shards(plan.shards, folder, config.jobs, lock)
+        return finish(config, plan.shards, plan.rejections, lock, "build")
 
 
 def build_part(config: CorpusConfig, task_id: int, num_tasks: int) -> str:
@@ -80,7 +82,7 @@ def build_part(config: CorpusConfig, task_id: int, num_tasks: int) -> str:
     UserError
         As `build`.
     """
-    plan, _ = make_plan(config)
+    plan = _plan(config).shards
     part = part_of(plan, task_id, num_tasks)
     with _builder(config) as (folder, lock):
         n_built, n_rejected = build_shards(part, folder, config.jobs, lock)
@@ -88,6 +90,14 @@ def build_part(config: CorpusConfig, task_id: int, num_tasks: int) -> str:
         f"task {task_id} of {num_tasks}: {len(part)} of {len(plan)} shards, {n_built} built now, "
         f"{n_rejected} runs rejected; --finish writes the manifest when every task is done"
     )
+
+
+def _plan(config: CorpusConfig) -> Plan:
+    """Make the plan, and say what was decided in it."""
+    plan = make_plan(config)
+    for note in plan.notes:
+        print(f"fmriscale: warning: {note}", file=sys.stderr)
+    return plan
 
 
 def leavers(config: CorpusConfig, folder: Path) -> list[str]:

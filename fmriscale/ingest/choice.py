@@ -1,5 +1,6 @@
 """Of all files that were found, those the recipe asks for: one for each run."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,6 +26,29 @@ class Found(NamedTuple):
     """By what the participants table knows the run; "" until it is named."""
 
 
+class Listing(NamedTuple):
+    """What was found in a data set."""
+
+    found: list[Found]
+    misfits: Sequence[Rejection] = ()
+    """Scans that can be no run as they are called or placed."""
+    remarks: Sequence[Rejection] = ()
+    """What is missing or idle beside the scans: empty folders, events of no run."""
+
+
+class Choice(NamedTuple):
+    """What the recipe asks for of the files that were found."""
+
+    chosen: list[Found]
+    """One for each run."""
+    rejections: list[Rejection]
+    """Runs that exist, but not as the recipe wants them, and hemispheres without their other half."""
+    n_unwanted: int
+    """Files that `entities` leaves out, and phase images."""
+    n_other: int
+    """Files that are another rendering or echo of a run."""
+
+
 def wanted_entities(dataset: DatasetConfig, form: str) -> dict[str, str]:
     """Return the entities a file must have; "" stands for an entity it must not have.
 
@@ -47,48 +71,39 @@ def _same(have: str, want: str) -> bool:
     return have == want
 
 
-def choose(
-    dataset: DatasetConfig, every: list[Found], wanted: dict[str, str]
-) -> tuple[list[Found], list[Rejection]]:
+def choose(dataset: DatasetConfig, every: list[Found], wanted: dict[str, str]) -> Choice:
     """Take from all files of a data set those that the recipe wants, one a run.
 
     Phase images are taken only where the recipe names `part`. Of a multi-echo run the combination of its
     echoes is taken; a single echo only where the recipe names `echo`. Hemispheres are joined in pairs.
-
-    Returns
-    -------
-    list of Found
-        One for each run.
-    list of Rejection
-        Runs that exist, but not in the wanted space, resolution or processing, and hemispheres without
-        their other half. (Another cohort is another template's people: those are passed over.)
+    Another cohort is another template's people: those are passed over.
 
     Raises
     ------
     UserError
         A run has several files that fit; the message lists the choices.
     """
-    if "part" not in wanted:
-        every = [f for f in every if f.entities.get("part", "mag") == "mag"]
     filters = {k: v for k, v in wanted.items() if k not in RENDERING or k == "cohort"}
     runs: dict[tuple, list[Found]] = {}
     for found in every:
-        if matches(found.entities, filters):
+        is_phase = "part" not in wanted and found.entities.get("part", "mag") != "mag"
+        if matches(found.entities, filters) and not is_phase:
             runs.setdefault(_identity(found), []).append(found)
-    chosen, rejections = [], []
+    chosen, rejections, n_other = [], [], 0
     for files in runs.values():
         fitting = [f for f in files if matches(f.entities, wanted)]
         if not fitting:
             rejections.append(_not_rendered(dataset, files, wanted))
+            n_other += len(files) - 1
             continue
         combined = [f for f in fitting if "echo" not in f.entities]
         fitting = combined or fitting
+        n_other += len(files) - len(fitting)
         _refuse_ambiguity(dataset, fitting)
-        if "hemi" in fitting[0].entities:
-            fitting, lone = _join_hemispheres(dataset, fitting)
-            rejections += lone
+        fitting, lone = _join_hemispheres(dataset, fitting)
+        rejections += lone
         chosen += fitting
-    return chosen, rejections
+    return Choice(chosen, rejections, len(every) - sum(map(len, runs.values())), n_other)
 
 
 def _identity(found: Found) -> tuple:
@@ -127,16 +142,32 @@ def _refuse_ambiguity(dataset: DatasetConfig, files: list[Found]) -> None:
 
 
 def _join_hemispheres(dataset: DatasetConfig, files: list[Found]) -> tuple[list[Found], list[Rejection]]:
-    """Join the left and the right hemisphere of one run."""
-    sides = {f.entities["hemi"]: f for f in files}
+    """Join the left and the right hemisphere of one run; files of both hemispheres stay as they are."""
+    sides: dict[str, Found] = {}
+    whole, rejections = [], []
+    for found in files:
+        side = found.entities.get("hemi")
+        if side is None:
+            whole.append(found)
+        elif first := sides.get(side):
+            why = f"{first.path.name} is this hemisphere already; remove one"
+            rejections.append(Rejection(dataset.name, found.source, "duplicate_key", why))
+        else:
+            sides[side] = found
     if "L" in sides and "R" in sides:
-        entities = {k: v for k, v in sides["L"].entities.items() if k != "hemi"}
-        return [sides["L"]._replace(entities=entities, right=sides["R"].path)], []
-    lone = next(iter(sides.values()))
-    side, other = ("left", "R") if "L" in sides else ("right", "L")
-    missing = lone.path.name.replace(f"hemi-{lone.entities['hemi']}", f"hemi-{other}")
-    why = f"only the {side} hemisphere is here; add {missing}"
-    return [], [Rejection(dataset.name, lone.source, "no_hemisphere", why)]
+        left, right = sides.pop("L"), sides.pop("R")
+        entities = {k: v for k, v in left.entities.items() if k != "hemi"}
+        whole.append(left._replace(entities=entities, right=right.path))
+    for side, lone in sides.items():
+        rejections.append(Rejection(dataset.name, lone.source, "no_hemisphere", _other_half(side, lone)))
+    return whole, rejections
+
+
+def _other_half(side: str, lone: Found) -> str:
+    if side not in ("L", "R"):
+        return f"hemi-{side} is neither hemi-L nor hemi-R; rename it"
+    missing = lone.path.name.replace(f"hemi-{side}", f"hemi-{'R' if side == 'L' else 'L'}")
+    return f"only the {'left' if side == 'L' else 'right'} hemisphere is here; add {missing}"
 
 
 def show(entities: dict[str, str]) -> str:

@@ -18,6 +18,8 @@ SAMPLING_SECONDS = 60.0
 """Time after which no further data set is tried, s."""
 ONE_IS_ENOUGH = 3.0
 """A first run that took this long, s, tells as much as a second would."""
+FEW = 12
+"""Lines of quarantine that are shown."""
 
 
 @dataclass
@@ -39,7 +41,8 @@ def describe(config: CorpusConfig, num_tasks: int) -> str:
 
     The rates are those of shards built before, else of one run of each data set, which is read now.
     """
-    plan, rejections = make_plan(config)
+    planned = make_plan(config)
+    plan = planned.shards
     folder, jobs = expand(config.out), config.jobs or available_cores()
     prints = fingerprints(plan)
     missing = {s.name for s, p in zip(plan, prints, strict=True) if load_state(folder, s.name, p) is None}
@@ -71,8 +74,13 @@ def describe(config: CorpusConfig, num_tasks: int) -> str:
     lines.append(f"about {_duration(seconds_left)} with {tasks}{jobs} jobs; hours and GB out are estimates")
     if unknown:
         lines += ["not counted, as nothing is known of their runs:", *(f"  {line}" for line in unknown)]
-    if rejections:
-        lines.append(f"{len(rejections)} files are no usable runs; --finish lists them in quarantine.tsv")
+    lines += [f"{name}: {census}" for name, census in planned.census.items()]
+    lines += [f"note: {note}" for note in planned.notes]
+    if planned.rejections:
+        n = len(planned.rejections)
+        lines.append(f"{n} files or folders give no usable run; --finish lists them in quarantine.tsv:")
+        lines += [f"  {r.dataset}/{r.source}: {r.reason}: {r.detail}" for r in planned.rejections[:FEW]]
+        lines += [f"  ... and {n - FEW} more"] * (n > FEW)
     return "\n".join(lines)
 
 

@@ -89,6 +89,10 @@ def _load_all(folder: Path, plan: list[Shard], prints: list[str], command: str) 
             f"{folder}: {len(missing)} of {len(plan)} shards are not built, or their inputs changed: "
             f"{shown}; build them, then finish again: {command}"
         )
+    for shard, state in zip(plan, states, strict=True):
+        n_done = 0 if state is None else len(state.rows) + len(state.rejections)
+        if n_done != len(shard.runs):
+            raise RuntimeError(f"{shard.name}: {len(shard.runs)} runs were planned, {n_done} accounted for")
     return [state for state in states if state is not None]
 
 

@@ -1,4 +1,4 @@
-"""Where the files of a data set lie: in BIDS folders, or where a glob finds them."""
+"""What the files of a form are called, and the files that a glob finds."""
 
 import zipfile
 from collections.abc import Iterator
@@ -8,12 +8,14 @@ from fmriscale.config import DatasetConfig
 from fmriscale.errors import UserError
 from fmriscale.ingest.arrays import EXTENSIONS
 from fmriscale.ingest.choice import Found, describe, show
-from fmriscale.ingest.names import Tree, parse_name
+from fmriscale.ingest.names import parse_name
 
 VOLUMES = (".nii.gz", ".nii")
 
 FILE_ENDS = {"nifti": VOLUMES, "cifti": (".dtseries.nii",), "gifti": (".func.gii",), "array": EXTENSIONS}
 """How the files of a form end."""
+
+_GRAYORDINATES = (".dtseries.nii", ".ptseries.nii", ".dscalar.nii", ".dlabel.nii")
 
 
 def file_ends(dataset: DatasetConfig, form: str) -> tuple[str, ...]:
@@ -21,55 +23,9 @@ def file_ends(dataset: DatasetConfig, form: str) -> tuple[str, ...]:
     return (".ptseries.nii",) if dataset.features.parcels is not None else FILE_ENDS[form]
 
 
-def _series(dataset: DatasetConfig, form: str) -> list[tuple[str, str]]:
-    """Return suffix and extension of the time series in a BIDS func folder.
-
-    Parcellated series are `bold` or `timeseries` (XCP-D); surfaces of fMRIPrep before 20.1 have no suffix.
-    """
-    other = {".ptseries.nii": ["timeseries"], ".func.gii": [""]}
-    return [(suffix, end) for end in file_ends(dataset, form) for suffix in ("bold", *other.get(end, ()))]
-
-
-def find_bids(dataset: DatasetConfig, root: Path, tree: Tree, form: str) -> list[Found]:
-    """List the time series in sub-*/[ses-*/]func; no other folder of the tree is read."""
-    found, folders = [], list(_func_folders(root, tree))
-    for folder in folders:
-        below = folder.relative_to(root).as_posix()
-        for suffix, extension in _series(dataset, form):
-            for file, name in tree.folder(folder).having(suffix, extension):
-                found.append(Found(folder / file, f"{below}/{file}", name.entities))
-    if not found:
-        files = [file for folder in folders for file in tree.folder(folder).files]
-        others = {f"*_bold.{f.partition('_bold.')[2]}" for f in files if "_bold." in f} - {"*_bold.json"}
-        hint = f"; there are {', '.join(sorted(others))}: choose features to fit, or root"
-        raise UserError(
-            f"data set '{dataset.name}': no *_bold{file_ends(dataset, form)[0]} in "
-            f"{root}/sub-*/[ses-*/]func{hint if others else _where_else(root, tree)}"
-        )
-    return found
-
-
-def _func_folders(root: Path, tree: Tree) -> Iterator[Path]:
-    for subject in tree.folder(root).folders:
-        if subject.startswith("sub-"):
-            inside = tree.folder(root / subject).folders
-            for folder in ("", *(f for f in inside if f.startswith("ses-"))):
-                if folder or "func" in inside:
-                    yield root / subject / folder / "func"
-
-
-def _where_else(root: Path, tree: Tree) -> str:
-    """Say where subjects are, if not in the root."""
-    here = tree.folder(root)
-    if any(f.startswith("sub-") for f in here.folders):
-        return "; its subjects have no functional images, is there a folder of derivatives?"
-    candidates = [root / f for f in here.folders]
-    candidates += [root / "derivatives" / f for f in tree.folder(root / "derivatives").folders]
-    candidates.append(root.parent)
-    for folder in candidates:
-        if any(f.startswith("sub-") for f in tree.folder(folder).folders):
-            return f"; there are subjects in {folder}: set root to it"
-    return "; root must be the folder that holds sub-*"
+def is_of_form(name: str, form: str) -> bool:
+    """Tell volumes from grayordinates, whose names end in .nii as well."""
+    return form != "nifti" or not name.endswith(_GRAYORDINATES)
 
 
 def nothing_fits(dataset: DatasetConfig, root: Path, every: list[Found], wanted: dict[str, str]) -> UserError:
@@ -100,7 +56,7 @@ def find_by_glob(dataset: DatasetConfig, root: Path, form: str) -> list[Found]:
         raise UserError(
             f"data set '{dataset.name}': files: '{dataset.files}' is no glob below root ({error})"
         ) from error
-    paths = [p for p in matching if _ends(p.name, form, ends)]
+    paths = [p for p in matching if p.name.endswith(ends) and is_of_form(p.name, form)]
     if not paths:
         but = f"; {len(matching)} others do, e.g. {matching[0].name}" if matching else ""
         raise UserError(f"data set '{dataset.name}': no {'/'.join(ends)} matches {root}/{dataset.files}{but}")
@@ -110,11 +66,6 @@ def find_by_glob(dataset: DatasetConfig, root: Path, form: str) -> list[Found]:
 def _is_hidden(path: Path) -> bool:
     """Tell what is no data: .git/annex/objects, the ._files of a Mac."""
     return any(part.startswith(".") for part in path.parts)
-
-
-def _ends(name: str, form: str, ends: tuple[str, ...]) -> bool:
-    grayordinates = name.endswith((".dtseries.nii", ".ptseries.nii", ".dscalar.nii", ".dlabel.nii"))
-    return name.endswith(ends) and not (form == "nifti" and grayordinates)
 
 
 def _in_file(dataset: DatasetConfig, path: Path, root: Path) -> Iterator[Found]:
@@ -141,8 +92,11 @@ def _in_file(dataset: DatasetConfig, path: Path, root: Path) -> Iterator[Found]:
 
 def stem(path: Path) -> str:
     """Return a file's name without its known extension."""
+    return path.name[: len(path.name) - len(extension_of(path))]
+
+
+def extension_of(path: Path) -> str:
+    """Return the extension of a file of any form; of another file what stands behind its last dot."""
     known = {end for ends in FILE_ENDS.values() for end in ends} | {".ptseries.nii"}
-    for extension in sorted(known, key=len, reverse=True):
-        if path.name.endswith(extension):
-            return path.name.removesuffix(extension)
-    return path.stem
+    fitting = (end for end in sorted(known, key=len, reverse=True) if path.name.endswith(end))
+    return next(fitting, path.suffix)

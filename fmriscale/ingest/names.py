@@ -6,6 +6,7 @@ links. It indexes 10,000 files in 1.0 CPU-s; here the runs and all their compani
 """
 
 import os
+import re
 from functools import lru_cache
 from itertools import product
 from pathlib import Path
@@ -25,6 +26,9 @@ INDICES = ("run", "echo")
 
 _BUCKET = ("sub", "task", "run")
 """Entities by which the files of a folder are looked up, so that huge folders stay fast."""
+
+_DOTTED_LABEL = re.compile(r"(?!1D\b)\d|.*_")
+"""What follows the first dot of a name where it stands in a label: acq-2.5mm_bold.nii.gz."""
 
 Traits = frozenset[tuple[str, str]]
 """Entities for comparison: indices without leading zeros."""
@@ -48,18 +52,49 @@ def parse_name(name: str) -> Name | None:
     *parts, suffix = stem.split("_")
     if suffix.count("-") == 1:
         parts, suffix = [*parts, suffix], ""
-    if not dot or any("-" not in p for p in parts) or "-" in suffix:
+    if not dot or any("-" not in p for p in parts) or "-" in suffix or _DOTTED_LABEL.match(extension):
         return None
-    return Name(dict(p.split("-", 1) for p in parts), suffix, dot + extension)
+    entities = dict(p.split("-", 1) for p in parts)
+    if len(entities) < len(parts) or not all(k and v for k, v in entities.items()):
+        return None  # an entity twice, or without a label
+    return Name(entities, suffix, dot + extension)
+
+
+def take_apart(name: str, extension: str) -> Name:
+    """Split any name as far as it goes: dots and underscores belong to the label before them.
+
+    What stands before the first entity is kept under "". A name that `parse_name` can split is split alike.
+    """
+    *parts, suffix = name[: len(name) - len(extension)].split("_")
+    if "-" in suffix:
+        parts, suffix = [*parts, suffix], ""
+    entities: dict[str, str] = {}
+    key = ""
+    for part in parts:
+        entity, dash, label = part.partition("-")
+        if dash and entity not in entities:
+            key, entities[entity] = entity, label
+        else:
+            entities[key] = f"{entities[key]}_{part}" if key in entities else part
+    return Name(entities, suffix, extension)
 
 
 def traits(entities: dict[str, str]) -> Traits:
     """Return entities in the form in which they are compared."""
-    return frozenset((k, _plain(k, v)) for k, v in entities.items())
+    return frozenset((k, plain(k, v)) for k, v in entities.items())
 
 
-def _plain(key: str, value: str) -> str:
+def plain(key: str, value: str) -> str:
+    """Return an index without leading zeros, any other label as it is."""
     return str(int(value)) if key in INDICES and value.isdecimal() else value
+
+
+class Companion(NamedTuple):
+    """A file of a folder that may belong to a run."""
+
+    file: str
+    entities: dict[str, str]
+    traits: Traits
 
 
 class Folder:
@@ -68,7 +103,7 @@ class Folder:
     Attributes
     ----------
     folders : list of str
-        Subfolders, sorted. A name with a dot is taken for a file.
+        Subfolders, sorted; hidden ones are left out.
     files : list of str
         The others, sorted.
     links : set of str
@@ -78,31 +113,38 @@ class Folder:
     def __init__(self, folders: list[str], files: list[str], links: set[str]) -> None:
         self.folders, self.files, self.links = folders, files, links
 
-    def having(self, suffix: str, extension: str) -> list[tuple[str, Name]]:
-        """Return the files with a BIDS name of this suffix and extension; no other name is taken apart."""
-        named = ((file, parse_name(file)) for file in self.files if file.endswith(suffix + extension))
-        return [(f, name) for f, name in named if name and name[1:] == (suffix, extension)]
-
-    def applying_to(self, wanted: Traits, suffix: str, extension: str) -> list[str]:
-        """Return the files whose every entity is among those wanted, the one with most entities last."""
+    def candidates(self, wanted: Traits, suffix: str, extension: str) -> list[Companion]:
+        """Return the files that are of the wanted subject, task and run, or do not say of which."""
         buckets = _index(self, suffix, extension)
         if not buckets:
             return []
         values = dict(wanted)
         keys = product(*((None, values[k]) if k in values else (None,) for k in _BUCKET))
-        here = [entry for key in keys for entry in buckets.get(key, ()) if entry[2] <= wanted]
-        return [file for _, file, _ in sorted(here)]
+        return [entry for key in keys for entry in buckets.get(key, ())]
+
+    def applying_to(self, wanted: Traits, suffix: str, extension: str) -> list[str]:
+        """Return the files whose every entity is among those wanted, the one with most entities last."""
+        here = [c for c in self.candidates(wanted, suffix, extension) if c.traits <= wanted]
+        return [c.file for c in sorted(here, key=lambda c: (len(c.traits), c.file))]
+
+    def having(self, suffix: str, extension: str) -> list[Companion]:
+        """Return every file of this suffix and extension, whatever its entities."""
+        return [entry for bucket in _index(self, suffix, extension).values() for entry in bucket]
 
 
 @lru_cache(maxsize=256)  # runs come folder by folder: a few are enough, and all would be a burden
-def _index(folder: Folder, suffix: str, extension: str) -> dict[tuple, list[tuple[int, str, Traits]]]:
+def _index(folder: Folder, suffix: str, extension: str) -> dict[tuple, list[Companion]]:
     """Sort the files of one suffix and extension into buckets."""
-    buckets: dict[tuple, list[tuple[int, str, Traits]]] = {}
-    for file, name in folder.having(suffix, extension):
-        have = traits(name.entities)
-        values = dict(have)
-        key = tuple(values.get(k) for k in _BUCKET)
-        buckets.setdefault(key, []).append((len(have), file, have))
+    buckets: dict[tuple, list[Companion]] = {}
+    for file in folder.files:
+        if not file.endswith(suffix + extension):
+            continue
+        name = take_apart(file, extension)
+        if name.suffix == suffix:
+            have = traits(name.entities)
+            values = dict(have)
+            key = tuple(values.get(k) for k in _BUCKET)
+            buckets.setdefault(key, []).append(Companion(file, name.entities, have))
     return buckets
 
 
@@ -130,8 +172,10 @@ class Tree:
         try:
             with os.scandir(path) as entries:
                 for entry in entries:
-                    inside = folders if "." not in entry.name and entry.is_dir() else files
-                    inside.append(entry.name)
+                    if not _is_folder(entry):
+                        files.append(entry.name)
+                    elif not entry.name.startswith("."):
+                        folders.append(entry.name)
                     if entry.is_symlink():
                         links.add(entry.name)
         except (FileNotFoundError, NotADirectoryError):
@@ -143,6 +187,12 @@ class Tree:
     def is_dangling(self, path: Path) -> bool:
         """Tell a link to content that is not here, as data sets under git-annex have them."""
         return path.name in self.folder(path.parent).links and not path.exists()
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Tell a folder; a link called like a file of BIDS is none, which spares looking at what it points to."""
+    called_like_a_file = "." in entry.name and "_" in entry.name
+    return not (called_like_a_file and entry.is_symlink()) and entry.is_dir()
 
 
 def inherited(
@@ -163,34 +213,15 @@ def inherited(
     suffix, extension : str
         Of the wanted files, e.g. `bold` and `.json`.
     """
-    folders = [path.parent, *path.parent.parents]
-    chain = folders[: folders.index(root) + 1] if root in folders else [path.parent]
     wanted = traits(entities)
     return [
         folder / file
-        for folder in reversed(chain)
+        for folder in reversed(levels(path, root))
         for file in tree.folder(folder).applying_to(wanted, suffix, extension)
     ]
 
 
-def confounds_file(tree: Tree, path: Path, entities: dict[str, str]) -> Path | None:
-    """Return the fMRIPrep confounds of a run, of either era's suffix."""
-    own = {k: v for k, v in entities.items() if k not in (*RENDERING, "hemi")}
-    wanted = traits({**own, "desc": "confounds"})
-    for suffix in ("timeseries", "regressors"):
-        for file in reversed(tree.folder(path.parent).applying_to(wanted, suffix, ".tsv")):
-            if "_desc-confounds_" in file:
-                return path.parent / file
-    return None
-
-
-def brain_mask_file(tree: Tree, path: Path, entities: dict[str, str]) -> Path | None:
-    """Return the brain mask of a run in the run's own space and resolution."""
-    wanted = traits({**entities, "desc": "brain"})
-    own = {k: entities.get(k) for k in ("space", "cohort", "res")}
-    for extension in (".nii.gz", ".nii"):
-        for file in reversed(tree.folder(path.parent).applying_to(wanted, "mask", extension)):
-            name = parse_name(file)
-            if name and "desc" in name.entities and {k: name.entities.get(k) for k in own} == own:
-                return path.parent / file
-    return None
+def levels(path: Path, root: Path) -> list[Path]:
+    """Return the folder of a file and those above it up to the root."""
+    folders = [path.parent, *path.parent.parents]
+    return folders[: folders.index(root) + 1] if root in folders else [path.parent]

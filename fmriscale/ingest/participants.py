@@ -1,6 +1,11 @@
 """The participants table of a data set: who a run is of, its repetition time, and what else is kept."""
 
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -10,8 +15,30 @@ from fmriscale.files import expand
 from fmriscale.ingest.quality import Rejected
 
 
+class Participant(NamedTuple):
+    """What the table says of a run."""
+
+    subject: str
+    t_r: float | None
+    """Repetition time, s; None where the cell is no number."""
+    kept: dict[str, str]
+    """Columns that the recipe keeps."""
+    written: str = ""
+    """The id as the table has it, where it is written otherwise than the run's."""
+
+
 class Participants:
     """The table, looked up by a run's identity or subject.
+
+    Parameters
+    ----------
+    dataset : DatasetConfig
+        Names the table and its columns.
+    root : Path
+        Of the data set.
+    labels : iterable of str
+        Identities and subjects of all runs: an id that lost its zeros is taken only where one label and one
+        row can be meant.
 
     Raises
     ------
@@ -19,7 +46,7 @@ class Participants:
         The table is missing, lacks a column, or says different things of one run.
     """
 
-    def __init__(self, dataset: DatasetConfig, root: Path) -> None:
+    def __init__(self, dataset: DatasetConfig, root: Path, labels: Iterable[str]) -> None:
         self.dataset, path = dataset, expand(dataset.participants or "", relative_to=root)
         try:
             separator = "," if path.suffix == ".csv" else "\t"
@@ -47,19 +74,54 @@ class Participants:
                     f"{path}: rows '{row[self.key]}' in column {self.key} contradict each other; "
                     "correct them or set participants_key"
                 )
+        self._near = _by_sense(self.rows)
+        self._labels = _by_sense(label.removeprefix("sub-") for label in labels)
 
-    def look_up(self, identity: str, subject: str | None) -> tuple[str, float | None, dict[str, str]]:
-        """Return subject, t_r (s) and kept columns of a run; t_r is None where the cell is no number."""
-        candidates = [identity, subject, f"sub-{subject}"]
-        row = next((self.rows[c] for c in candidates if c in self.rows), None)
-        if row is None:
-            raise Rejected(
-                "no_participant",
-                f"no row '{identity}' in column {self.key} of {self.dataset.participants}; "
-                "add it or set participants_key",
-            )
-        label, t_r, kept = row
-        try:
-            return label.removeprefix("sub-"), float(t_r), kept
-        except ValueError:
-            return label.removeprefix("sub-"), None, kept
+    def look_up(self, identity: str, subject: str | None) -> Participant:
+        """Return what the table says of a run.
+
+        Raises
+        ------
+        Rejected
+            No row, or several, can be the run's.
+        """
+        exact = [identity, *([subject, f"sub-{subject}"] if subject else [])]
+        written = next((c for c in exact if c in self.rows), None)
+        if written is not None:
+            label, t_r, kept = self.rows[written]
+            return Participant(label.removeprefix("sub-"), _number(t_r), kept)
+        for label in dict.fromkeys((identity, subject or identity)):
+            near = self._near.get(_sense(label), set())
+            if len(near) == 1 == len(self._labels.get(_sense(label), set())):
+                (written,) = near
+                own, t_r, kept = self.rows[written]
+                own = label if self.subject == self.key else own
+                return Participant(own.removeprefix("sub-"), _number(t_r), kept, written)
+        looked = " or ".join(f"'{c}'" for c in dict.fromkeys(exact[:2]))
+        ids = ", ".join([*self.rows][:8]) + (f" and {len(self.rows) - 8} more" if len(self.rows) > 8 else "")
+        raise Rejected(
+            "no_participant",
+            f"no row {looked} in column {self.key} of {self.dataset.participants}, which has "
+            f"{ids or 'no row'}; add it or set participants_key",
+        )
+
+
+def _number(cell: str) -> float | None:
+    try:
+        return float(cell)
+    except ValueError:
+        return None
+
+
+def _by_sense(labels: Iterable[str]) -> dict[str, set[str]]:
+    """Group labels that may mean the same person."""
+    groups: dict[str, set[str]] = defaultdict(set)
+    for label in labels:
+        groups[_sense(label)].add(label)
+    return groups
+
+
+def _sense(label: str) -> str:
+    """Return a label without what spreadsheets take and give: zeros before, `.0` after, sub-, capitals."""
+    bare = unicodedata.normalize("NFC", label).strip().casefold().removeprefix("sub-")
+    return re.sub(r"\.0+$", "", bare).lstrip("0") if re.fullmatch(r"\d+(\.0+)?", bare) else bare

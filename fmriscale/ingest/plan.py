@@ -5,16 +5,19 @@ import sys
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from fmriscale.config import CorpusConfig, DatasetConfig
 from fmriscale.errors import UserError
+from fmriscale.ingest.census import Census
 from fmriscale.ingest.checks import check_dataset
 from fmriscale.ingest.denoise import check_denoise
 from fmriscale.ingest.features import Features, load_features
 from fmriscale.ingest.names import Tree
+from fmriscale.ingest.notes import notes
 from fmriscale.ingest.quality import Rejected, Rejection
 from fmriscale.ingest.read import count_volumes
-from fmriscale.ingest.sources import RunSource, discover
+from fmriscale.ingest.sources import RunSource, survey
 
 MEMBER_BYTES = 4096
 """Tar headers, padding and JSON of a run, roughly."""
@@ -32,15 +35,21 @@ class Shard:
     """Size of the sources; the runs of one archive share it."""
 
 
-def make_plan(config: CorpusConfig) -> tuple[list[Shard], list[Rejection]]:
-    """Check the recipe, find all runs and deal them out to shards.
+class Plan(NamedTuple):
+    """What a recipe would build."""
 
-    Returns
-    -------
-    list of Shard
-        In corpus order.
-    list of Rejection
-        Files that were found but are no usable run.
+    shards: list[Shard]
+    """In corpus order."""
+    rejections: list[Rejection]
+    """Files that were found but are no usable run."""
+    census: dict[str, Census]
+    """By data set: what became of every scan that was listed."""
+    notes: list[str]
+    """What was decided and may be wrong, for the user to read."""
+
+
+def make_plan(config: CorpusConfig) -> Plan:
+    """Check the recipe, find all runs and deal them out to shards.
 
     Raises
     ------
@@ -48,18 +57,21 @@ def make_plan(config: CorpusConfig) -> tuple[list[Shard], list[Rejection]]:
         Anything in the recipe that is wrong for every run.
     """
     _check_recipe(config)
-    plan, rejections, tree = [], [], Tree()
+    plan, tree = Plan([], [], {}, []), Tree()
     for dataset in sorted(config.datasets, key=lambda d: d.name):
-        runs, rejected = discover(dataset, tree)
-        rejections += rejected
+        found = survey(dataset, tree)
+        runs = found.runs
+        plan.rejections.extend(found.rejections)
+        plan.census[dataset.name] = found.census
+        plan.notes.extend(f"data set '{dataset.name}': {note}" for note in notes(runs, dataset))
         _tell_space(dataset, runs)
         per_shard = min(config.shard_runs, _runs_per_shard(runs, dataset, config.shard_mb * 2**20))
         sizes = _sizes(runs)
         for number, first in enumerate(range(0, len(runs), per_shard)):
             name = f"{dataset.name}/{dataset.name}-{number:06d}.tar"
             its_runs = tuple(runs[first : first + per_shard])
-            plan.append(Shard(name, dataset, its_runs, round(sum(sizes[run.key] for run in its_runs))))
-    return plan, rejections
+            plan.shards.append(Shard(name, dataset, its_runs, round(sum(sizes[run.key] for run in its_runs))))
+    return plan
 
 
 def _tell_space(dataset: DatasetConfig, runs: list[RunSource]) -> None:

@@ -95,6 +95,7 @@ def _process(run: RunSource, dataset: DatasetConfig) -> EncodedRun:
         **named,
         "entities": entities,
         "participant": run.participant,
+        **({"participant_id": run.participant_id} if run.participant_id else {}),
         "t_r": grid.t_r,
         "n_volumes": grid.n_volumes,
         "space": dataset.features.name,

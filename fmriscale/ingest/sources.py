@@ -4,25 +4,30 @@ import dataclasses
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from fmriscale.config import DatasetConfig
-from fmriscale.corpus.writer import MAX_KEY
 from fmriscale.errors import UserError
 from fmriscale.files import expand
 from fmriscale.ingest import hcp
+from fmriscale.ingest.bids_tree import find_bids
+from fmriscale.ingest.census import Census
 from fmriscale.ingest.checks import check_dataset, form_of
-from fmriscale.ingest.choice import Found, choose, wanted_entities
-from fmriscale.ingest.content import check_content
-from fmriscale.ingest.layouts import find_bids, find_by_glob, nothing_fits, stem
-from fmriscale.ingest.names import (
-    ENTITY_ORDER,
-    LONG_NAMES,
-    Tree,
+from fmriscale.ingest.choice import Found, Listing, choose, wanted_entities
+from fmriscale.ingest.companions import (
+    Identity,
     brain_mask_file,
     confounds_file,
-    inherited,
+    events_file,
+    identity_of,
+    missing_confounds,
+    missing_mask,
 )
+from fmriscale.ingest.content import check_content
+from fmriscale.ingest.keys import ambiguous, make_key, same_run
+from fmriscale.ingest.layouts import extension_of, find_by_glob, nothing_fits, stem
+from fmriscale.ingest.misnamed import contradiction, no_task, tell_apart
+from fmriscale.ingest.names import LONG_NAMES, Tree, inherited
 from fmriscale.ingest.participants import Participants
 from fmriscale.ingest.quality import Rejected, Rejection
 
@@ -47,6 +52,8 @@ class RunSource:
         From the participants table, s.
     participant : dict of str to str
         Columns of that table that the recipe keeps.
+    participant_id : str
+        The id in that table, where it lost zeros or is written otherwise than the run's; "" else.
     sidecars : tuple of Path
         JSON files that apply, the most specific last.
     form : str
@@ -68,6 +75,7 @@ class RunSource:
     array: str | None = None
     t_r: float | None = None
     participant: dict[str, str] = field(default_factory=dict)
+    participant_id: str = ""
     sidecars: tuple[Path, ...] = ()
     brain_mask: Path | None = None
     confounds: Path | None = None
@@ -85,8 +93,34 @@ class RunSource:
         return [file for file in files if file is not None]
 
 
+@dataclass(frozen=True)
+class Survey:
+    """What a data set holds.
+
+    Attributes
+    ----------
+    runs : list of RunSource
+        Sorted by subject, session, task, run and key; keys are unique.
+    rejections : list of Rejection
+        Files that belong to no nameable run, or repeat one; folders that cannot be read or hold no scan;
+        events of no run.
+    census : Census
+        What became of every scan that was listed.
+    """
+
+    runs: list[RunSource]
+    rejections: list[Rejection]
+    census: Census
+
+
 def discover(dataset: DatasetConfig, tree: Tree | None = None) -> tuple[list[RunSource], list[Rejection]]:
-    """List the runs of a data set in corpus order.
+    """List the runs of a data set in corpus order, and what is no usable run: `survey` without its counts."""
+    found = survey(dataset, tree)
+    return found.runs, found.rejections
+
+
+def survey(dataset: DatasetConfig, tree: Tree | None = None) -> Survey:
+    """List the runs of a data set in corpus order, and account for every file that looks like a scan.
 
     Parameters
     ----------
@@ -94,13 +128,6 @@ def discover(dataset: DatasetConfig, tree: Tree | None = None) -> tuple[list[Run
         Where to look, and for what.
     tree : Tree, optional
         What was listed so far; data sets of one plan share it, so that no folder is read twice.
-
-    Returns
-    -------
-    list of RunSource
-        Sorted by subject, session, task, run and key; keys are unique.
-    list of Rejection
-        Files that belong to no nameable run, or repeat one; folders that cannot be read.
 
     Raises
     ------
@@ -111,30 +138,28 @@ def discover(dataset: DatasetConfig, tree: Tree | None = None) -> tuple[list[Run
     root = check_dataset(dataset)
     form = form_of(dataset)
     wanted = wanted_entities(dataset, form)
-    every, rejections = _name(dataset, _find(dataset, root, tree, form))
-    chosen, others = choose(dataset, every, wanted)
-    if not chosen and all(r.reason == "not_rendered" for r in others):
+    listing = _find(dataset, root, tree, form)
+    every, unnamed = _name(dataset, listing.found)
+    choice = choose(dataset, every, wanted)
+    if not choice.chosen and all(r.reason == "not_rendered" for r in choice.rejections):
         raise nothing_fits(dataset, root, every, wanted)
-    rejections += others
-    table = Participants(dataset, root) if dataset.participants else None
-    runs: dict[str, RunSource] = {}
-    for found in sorted(chosen, key=lambda f: f.source):
-        try:
-            run = _complete(found, dataset, root, form, table, tree)
-            if run.key in runs:
-                raise Rejected(
-                    "duplicate_key",
-                    f"{runs[run.key].source} is already {run.key}; remove one, or tell them apart by "
-                    "entities or name_pattern",
-                )
-            runs[run.key] = run
-        except Rejected as why:
-            rejections.append(Rejection(dataset.name, found.source, why.reason, why.detail))
+    context = _Context.of(dataset, root, tree, form, every)
+    runs, refused = _complete_all(choice.chosen, context)
+    n_refused = sum(1 if found.right is None else 2 for found, _ in refused)
+    census = Census(
+        listed=len(listing.found) + len(listing.misfits),
+        in_runs=sum(1 if run.right is None else 2 for run in runs),
+        quarantined=len(listing.misfits) + len(unnamed) + len(choice.rejections) + n_refused,
+        unwanted=choice.n_unwanted,
+        other=choice.n_other,
+    )
+    rejections = [*listing.misfits, *listing.remarks, *unnamed, *choice.rejections]
+    rejections += [Rejection(dataset.name, f.source, why.reason, why.detail) for f, why in refused]
     for folder, why in tree.unreadable.items():
         if folder.is_relative_to(root):
             source = folder.relative_to(root).as_posix()
             rejections.append(Rejection(dataset.name, source, "unreadable", f"{why}; let it be read"))
-    return sorted(runs.values(), key=_corpus_order), sorted(rejections, key=lambda r: r.source)
+    return Survey(sorted(runs, key=_corpus_order), sorted(rejections, key=lambda r: r.source), census)
 
 
 def _corpus_order(run: RunSource) -> tuple[str, ...]:
@@ -142,32 +167,46 @@ def _corpus_order(run: RunSource) -> tuple[str, ...]:
     return (*(run.entities.get(k, "") for k in ("sub", "ses", "task", "run")), run.key)
 
 
-def _find(dataset: DatasetConfig, root: Path, tree: Tree, form: str) -> list[Found]:
+def _find(dataset: DatasetConfig, root: Path, tree: Tree, form: str) -> Listing:
     if dataset.kind == "hcp":
-        return hcp.find_hcp(dataset, root, tree, form)
+        return Listing(hcp.find_hcp(dataset, root, tree, form))
     if dataset.kind == "arrays" or dataset.files is not None:
-        return find_by_glob(dataset, root, form)
+        return Listing(find_by_glob(dataset, root, form))
     return find_bids(dataset, root, tree, form)
 
 
 def _name(dataset: DatasetConfig, files: list[Found]) -> tuple[list[Found], list[Rejection]]:
     """Add what name_pattern reads from the paths, and by what the participants table knows each run."""
     pattern = re.compile(dataset.name_pattern or "")
-    named, rejections = [], []
+    in_tree = dataset.kind in ("fmriprep", "bids") and dataset.files is None
+    named, rejections, n_matching = [], [], 0
     for found in files:
         match = pattern.search(found.source)
         if match is None:
             detail = f"name_pattern '{dataset.name_pattern}' does not match; mend either"
             rejections.append(Rejection(dataset.name, found.source, "no_name", detail))
             continue
-        groups = {k: v for k, v in match.groupdict().items() if v is not None}
+        n_matching += 1
+        groups = {LONG_NAMES.get(k, k): v for k, v in match.groupdict().items() if v is not None}
         identity = groups.pop("id", found.array or stem(found.path))
-        entities = found.entities | {LONG_NAMES.get(k, k): v for k, v in groups.items()}
+        if conflict := contradiction(found.source, found.entities, groups):
+            rejections.append(Rejection(dataset.name, found.source, "name_conflict", conflict))
+            continue
+        entities = found.entities | groups
+        if in_tree and "task" not in entities:
+            rejections.append(Rejection(dataset.name, found.source, "no_name", no_task(found.path.name)))
+            continue
         named.append(found._replace(entities=entities, identity=identity))
-    if not named:
+    if not n_matching:
         raise UserError(
             f"data set '{dataset.name}': name_pattern '{dataset.name_pattern}' matches none of {len(files)} "
             f"paths below root, e.g. {files[0].source}; mend it"
+        )
+    if not named:
+        first, n = rejections[0], len(rejections)
+        raise UserError(
+            f"data set '{dataset.name}': {'the scan' if n == 1 else f'none of the {n} scans'} in root can be "
+            f"a run: {first.source}: {first.detail}"
         )
     return named, rejections
 
@@ -175,79 +214,132 @@ def _name(dataset: DatasetConfig, files: list[Found]) -> tuple[list[Found], list
 # ---------------------------------------------------------------- naming and companions
 
 
-def _complete(
-    found: Found, dataset: DatasetConfig, root: Path, form: str, table: Participants | None, tree: Tree
-) -> RunSource:
-    """Give a file its key and its companions."""
+class _Context(NamedTuple):
+    """What naming a run depends on beside its file."""
+
+    dataset: DatasetConfig
+    root: Path
+    tree: Tree
+    form: str
+    table: Participants | None
+
+    @classmethod
+    def of(cls, dataset: DatasetConfig, root: Path, tree: Tree, form: str, every: list[Found]) -> "_Context":
+        """Open the participants table."""
+        labels = {label for f in every for label in (f.identity, f.entities.get("sub")) if label}
+        table = Participants(dataset, root, labels) if dataset.participants else None
+        return cls(dataset, root, tree, form, table)
+
+
+def _complete_all(
+    chosen: list[Found], context: _Context
+) -> tuple[list[RunSource], list[tuple[Found, Rejected]]]:
+    """Give files their keys and companions; return those that cannot have them with the reason."""
+    done: list[tuple[Found, RunSource]] = []
+    refused: list[tuple[Found, Rejected]] = []
+    for found in sorted(chosen, key=lambda f: f.source):
+        try:
+            done.append((found, _complete(found, context)))
+        except Rejected as why:
+            refused.append((found, why))
+    shared = ambiguous(context.dataset.name, [run.entities for _, run in done])
+    with_mask = next((run.brain_mask.name for _, run in done if run.brain_mask), "")
+    runs: dict[tuple, RunSource] = {}
+    for found, run in done:
+        try:
+            key = make_key(context.dataset.name, run.entities)
+            key = make_key(context.dataset.name, run.entities, exact=True) if key in shared else key
+            if other := runs.get(same_run(run.entities)):
+                remedy = tell_apart((other.source, other.entities), (run.source, run.entities))
+                raise Rejected("duplicate_key", f"{other.source} is already {other.key}; {remedy}")
+            if run.form == "nifti" and run.brain_mask is None and context.dataset.kind != "hcp":
+                _check_no_mask(run, context, with_mask)
+            runs[same_run(run.entities)] = dataclasses.replace(run, key=key)
+        except Rejected as why:
+            refused.append((found, why))
+    return list(runs.values()), refused
+
+
+def _complete(found: Found, context: _Context) -> RunSource:
+    """Give a file its entities and companions."""
+    dataset, tree, form = context.dataset, context.tree, context.form
     if found.array == "":
         check_content(found.path, "array")
         raise Rejected("unreadable", "not a readable .npz archive; copy it again")
     if form == "gifti" and found.right is None:
         raise Rejected("no_hemisphere", "its name says neither hemi-L nor hemi-R; rename it")
-    entities, t_r, participant = dict(found.entities), None, {}
-    if table is not None:
-        entities["sub"], t_r, participant = table.look_up(found.identity, entities.get("sub"))
+    entities, who = dict(found.entities), None
+    if context.table is not None:
+        who = context.table.look_up(found.identity, entities.get("sub"))
+        entities["sub"] = who.subject
     if not entities.get("sub"):
         raise Rejected("no_name", "no subject in its name; give name_pattern with a group (?P<subject>...)")
+    known = _identity(found.path, entities, found.array)
     run = RunSource(
         dataset=dataset.name,
         path=found.path,
         source=found.source,
         entities=entities,
         array=found.array,
-        t_r=t_r,
-        participant=participant,
+        t_r=who.t_r if who else None,
+        participant=who.kept if who else {},
+        participant_id=who.written if who else "",
         form=form,
         right=found.right,
-        events=_events(found, dataset, root, entities, tree),
-        key=make_key(dataset.name, entities),
+        events=_events(found, dataset, context.root, entities, known, tree),
     )
-    run = dataclasses.replace(run, **_companions(run, dataset, root, tree))
+    run = dataclasses.replace(run, **_companions(run, dataset, context.root, known, tree))
     if gone := [f for f in run.inputs() if tree.is_dangling(f)]:
         raise Rejected("not_fetched", f"{gone[0].name} is a link to nothing; fetch it (datalad get)")
     return run
 
 
-def _companions(run: RunSource, dataset: DatasetConfig, root: Path, tree: Tree) -> dict[str, Any]:
+def _check_no_mask(run: RunSource, context: _Context, with_mask: str) -> None:
+    """Reject a run without a mask where others have theirs."""
+    known = _identity(run.path, run.entities, run.array)
+    if why := missing_mask(context.tree, run.path, known, with_mask):
+        raise why
+
+
+def _identity(path: Path, entities: dict[str, str], array: str | None) -> Identity:
+    """Return by what a run's companions are known: an array of an archive by its entities alone."""
+    return Identity(entities, entities) if array else identity_of(path, entities, extension_of(path))
+
+
+def _companions(
+    run: RunSource, dataset: DatasetConfig, root: Path, known: Identity, tree: Tree
+) -> dict[str, Any]:
     """Return the fields of a run that name files beside its image."""
     if run.form == "array":
         return {}
-    path, entities = run.path, run.entities
+    path = run.path
     if dataset.kind == "hcp":
         mask = hcp.brain_mask(tree, path) if run.form == "nifti" else None
         evs = hcp.ev_files(tree, path) if run.events is None else ()
         return {"brain_mask": mask, "motion": hcp.motion_table(tree, path), "evs": evs}
-    own = f".{path.name.split('.')[1]}.json"  # fMRIPrep writes .dtseries.json beside .json
+    own = f".{path.name.split('.')[-2]}.json"  # fMRIPrep writes .dtseries.json beside .json
     extensions = (".json",) if run.form == "nifti" else (own, ".json")
     hemisphere = {"hemi": "L"} if run.form == "gifti" else {}
-    sidecars = [s for e in extensions for s in inherited(tree, path, root, entities | hemisphere, "bold", e)]
+    wanted = known.known | hemisphere
+    sidecars = [s for e in extensions for s in inherited(tree, path, root, wanted, "bold", e)]
     beside = path.parent / f"{stem(path)}.json"
     if beside not in sidecars and beside.name in tree.folder(path.parent).files:
         sidecars.append(beside)  # whatever the image is called
-    return {
-        "sidecars": tuple(sidecars),
-        "brain_mask": brain_mask_file(tree, path, entities) if run.form == "nifti" else None,
-        "confounds": confounds_file(tree, path, entities) if dataset.kind == "fmriprep" else None,
-    }
-
-
-def make_key(dataset: str, entities: dict[str, str]) -> str:
-    """Name a run: the data set and every entity that tells runs apart, letters and digits only."""
-    known = [(k, entities[k]) for k in ENTITY_ORDER if k in entities]
-    parts = [f"{k}-{re.sub('[^A-Za-z0-9]', '', v)}" for k, v in known]
-    key = "_".join([dataset, *parts])
-    if len(key) > MAX_KEY:
-        raise Rejected("no_name", f"its key has {len(key)} characters, {MAX_KEY} fit; shorten the name")
-    return key
+    mask = brain_mask_file(tree, path, known) if run.form == "nifti" else None
+    found: dict[str, Any] = {"sidecars": tuple(sidecars), "brain_mask": mask}
+    if dataset.kind == "fmriprep":
+        found["confounds"] = confounds_file(tree, path, known)
+        if found["confounds"] is None and (why := missing_confounds(tree, path, known, dataset)):
+            raise why
+    return found
 
 
 def _events(
-    found: Found, dataset: DatasetConfig, root: Path, entities: dict[str, str], tree: Tree
+    found: Found, dataset: DatasetConfig, root: Path, entities: dict[str, str], known: Identity, tree: Tree
 ) -> Path | None:
     """Return the events file: by the recipe's template, else by BIDS inheritance."""
     if dataset.events is None:
-        files = inherited(tree, found.path, root, entities, "events", ".tsv")
-        return files[-1] if files else None
+        return events_file(tree, found.path, root, known)
     long = {short: name for name, short in LONG_NAMES.items()}
     fields = {long.get(k, k): v for k, v in entities.items()}
     fields |= {
@@ -261,9 +353,8 @@ def _events(
     except (KeyError, IndexError, ValueError) as error:
         raise Rejected("no_events", f"the template events: {dataset.events} needs {error}") from error
     if path.is_dir():
-        folders = [f"{k}-{entities[k]}" for k in ("sub", "ses") if k in entities]
-        files = inherited(tree, path.joinpath(*folders, "func", "_"), path, entities, "events", ".tsv")
-        return files[-1] if files else None
+        folders = [f"{k}-{known.known[k]}" for k in ("sub", "ses") if k in known.known]
+        return events_file(tree, path.joinpath(*folders, "func", "_"), path, known)
     if not path.is_file():
         raise Rejected("no_events", f"{path.name} is not where events: {dataset.events} says; add it")
     return path

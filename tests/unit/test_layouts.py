@@ -154,7 +154,7 @@ def test_people_of_another_cohort_are_passed_over(tmp_path):
     for subject, cohort in (("01", 1), ("02", 2)):
         grow(
             tmp_path,
-            f"sub-{subject}/func/sub-{subject}_space-MNIInfant_cohort-{cohort}_desc-preproc_bold.nii.gz",
+            f"sub-{subject}/func/sub-{subject}_task-a_space-MNIInfant_cohort-{cohort}_desc-preproc_bold.nii.gz",
         )
     assert len(found(tmp_path)) == 2
     assert [r.entities["sub"] for r in found(tmp_path, entities={"cohort": 2})] == ["02"]
@@ -195,26 +195,26 @@ def test_annexed_files_that_were_not_fetched(tmp_path):
     grow(
         tmp_path,
         ".git/annex/objects/1",
-        *(f"sub-0{s}/func/sub-0{s}_desc-confounds_timeseries.tsv" for s in (1, 3)),
+        *(f"sub-0{s}/func/sub-0{s}_task-a_desc-confounds_timeseries.tsv" for s in (1, 3)),
     )
     for subject, target in ((1, "objects/1"), (2, "objects/2"), (3, "objects/1")):
-        name = tmp_path / f"sub-0{subject}/func/sub-0{subject}_desc-preproc_bold.nii.gz"
+        name = tmp_path / f"sub-0{subject}/func/sub-0{subject}_task-a_desc-preproc_bold.nii.gz"
         name.parent.mkdir(parents=True, exist_ok=True)
         name.symlink_to(tmp_path / ".git/annex" / target)
-    table = tmp_path / "sub-03/func/sub-03_desc-confounds_timeseries.tsv"
+    table = tmp_path / "sub-03/func/sub-03_task-a_desc-confounds_timeseries.tsv"
     table.unlink()
     table.symlink_to("nowhere")
     runs, rejected = discover(dataset(tmp_path, features=VOLUMES))
     assert [r.entities["sub"] for r in runs] == ["01"]
     assert [(r.reason, r.detail.split()[0]) for r in rejected] == [
-        ("not_fetched", "sub-02_desc-preproc_bold.nii.gz"),
-        ("not_fetched", "sub-03_desc-confounds_timeseries.tsv"),
+        ("not_fetched", "sub-02_task-a_desc-preproc_bold.nii.gz"),
+        ("not_fetched", "sub-03_task-a_desc-confounds_timeseries.tsv"),
     ]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 def test_a_folder_that_may_not_be_read_is_named(tmp_path):
-    grow(tmp_path, "sub-{01,02}/func/sub-01_desc-preproc_bold.nii.gz")
+    grow(tmp_path, "sub-{01,02}/func/sub-01_task-a_desc-preproc_bold.nii.gz")
     (tmp_path / "sub-02/func").chmod(0)
     runs, rejected = discover(dataset(tmp_path, features=VOLUMES))
     (tmp_path / "sub-02/func").chmod(0o755)

@@ -63,6 +63,9 @@ def broken_runs(root):
     voxels = brain_like(40)
     voxels[:, :6] = 0
     path = write_fmriprep_run(root, "22", voxels=voxels)
+    mask = path.with_name(path.name.replace("desc-preproc_bold", "desc-brain_mask"))
+    write_image(mask, (voxels[..., 0] > 0).astype(np.uint8), t_r=None)
+    path = write_fmriprep_run(root, "27")
     path.with_name(path.name.replace("desc-preproc_bold", "desc-brain_mask")).unlink()
     path = write_fmriprep_run(root, "23")
     next(path.parent.glob("*_timeseries.tsv")).unlink()
@@ -80,6 +83,7 @@ def broken_runs(root):
         **{"15": "confounds_length", "16": "other_space", "17": "too_short", "18": "motion"},
         **{"19": "constant", "20": "t_r_conflict", "21": "unreadable", "22": "low_coverage"},
         **{"23": "no_confounds", "24": "bad_events", "25": "not_fetched", "26": "unreadable"},
+        **{"27": "no_mask"},
     }
 
 

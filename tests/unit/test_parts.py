@@ -145,9 +145,11 @@ def test_plan_writes_nothing_and_knows_what_is_there(sources, tmp_path, capsys):
     build(config)
     after = content(tmp_path / "c")
     assert shard(tmp_path, config, "--plan") == 0
-    line = capsys.readouterr().out.splitlines()[-2].split()
+    lines = capsys.readouterr().out.splitlines()
+    (line,) = (words for words in map(str.split, lines) if words[0] == "all")
     hours = sum(Corpus.open(tmp_path / "c").runs.eval("t_r * n_volumes")) / 3600
     assert line[:4] == ["all", "3", "0", "10"] and float(line[6]) == pytest.approx(hours, rel=0.01)
+    assert "a: 7 listed = 7 in runs + 0 quarantined" in lines
     assert content(tmp_path / "c") == after
 
 

@@ -1,20 +1,28 @@
 """fmriscale: shard fMRI data sets, pre-train on Next Thought Prediction, fine-tune for decoding.
 
+    from fmriscale import CorpusWriter, FeatureSpace  # a corpus from your own code
     from fmriscale import Encoder, EncoderTransformer
 
-These two names bring torch, and scikit-learn, when they are first used; `import fmriscale` brings nothing.
+The encoders bring torch, and scikit-learn, when they are first used; `import fmriscale` brings nothing.
 """
 
 __version__ = "0.1.0"
 
 TYPE_CHECKING = False  # that of `typing`, without its import
 if TYPE_CHECKING:
+    from fmriscale.corpus.create import CorpusWriter
+    from fmriscale.corpus.manifest import FeatureSpace
     from fmriscale.model.encoder import Encoder
     from fmriscale.transformer import EncoderTransformer
 
-__all__ = ["Encoder", "EncoderTransformer", "__version__"]
+__all__ = ["CorpusWriter", "Encoder", "EncoderTransformer", "FeatureSpace", "__version__"]
 
-_HOMES = {"Encoder": "fmriscale.model.encoder", "EncoderTransformer": "fmriscale.transformer"}
+_HOMES = {
+    "CorpusWriter": "fmriscale.corpus.create",
+    "Encoder": "fmriscale.model.encoder",
+    "EncoderTransformer": "fmriscale.transformer",
+    "FeatureSpace": "fmriscale.corpus.manifest",
+}
 
 
 def __getattr__(name: str) -> type:

@@ -225,6 +225,9 @@ class SplitConfig:
     """Share of people held out for testing."""
     salt: str = "fmriscale"
     """Changes the draw; keep it for the life of a corpus."""
+    group: str | None = None
+    """Column of the participants tables, e.g. family_id: people of one group are kin, and stay together in
+    splits and in the folds of a study. A person whose cell is empty or n/a stands alone."""
 
     def __post_init__(self) -> None:
         _shares("split", self, "val", "test")

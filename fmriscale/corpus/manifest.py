@@ -29,6 +29,9 @@ RUN_COLUMNS = [
 """Columns of runs.tsv; `offset` is the byte of the shard at which the run's float16 data start, `sha256`
 the hash of `bold.npy`, `details` the first digits of the hash of the run's other members."""
 
+OPTIONAL_COLUMNS = ["group"]
+"""Columns that only some corpora have: whom a person must not be parted from (`split.group`)."""
+
 QUARANTINE_COLUMNS = ["dataset", "source", "reason", "detail"]
 
 _NUMBERS = {
@@ -115,7 +118,7 @@ def split_of(person: str, split: SplitConfig) -> str:
     Parameters
     ----------
     person : str
-        Name space and subject label, e.g. `abide/0050952`.
+        Name space and subject label, e.g. `abide/0050952`; of people who are kin, their group.
     split : SplitConfig
         Shares of val and test, and the salt of the hash.
 
@@ -156,6 +159,11 @@ def parse_segments(text: str) -> list[tuple[int, int]]:
     return [(int(start), int(stop)) for start, stop in pairs]
 
 
+def columns_of(runs: pd.DataFrame) -> list[str]:
+    """Return the columns of a table of runs: those that every corpus has, and the optional ones it has."""
+    return [*RUN_COLUMNS, *(column for column in OPTIONAL_COLUMNS if column in runs)]
+
+
 def fingerprint_of(corpus: dict[str, Any], runs: pd.DataFrame) -> str:
     """Hash what training depends on: the runs' content, place, split and meaning; not the software."""
     columns = [
@@ -168,6 +176,7 @@ def fingerprint_of(corpus: dict[str, Any], runs: pd.DataFrame) -> str:
         "split",
         "segments",
         "sha256",
+        *columns_of(runs)[len(RUN_COLUMNS) :],
     ]
     content = {
         "format": FORMAT,
@@ -187,7 +196,7 @@ def render_manifest(
     corpus : dict
         Content of corpus.json without `format` and `fingerprint`; must have `spaces`.
     runs, quarantine : DataFrame
-        Tables with `RUN_COLUMNS` and `QUARANTINE_COLUMNS`.
+        Tables with `RUN_COLUMNS`, and `group` where people have kin, and `QUARANTINE_COLUMNS`.
 
     Returns
     -------
@@ -197,7 +206,7 @@ def render_manifest(
         File name: content; corpus.json comes last, as it must be written.
     """
     order = ["dataset", "subject", "session", "task", "run", "key"]
-    runs = runs.loc[:, RUN_COLUMNS].sort_values(order, kind="stable").reset_index(drop=True)
+    runs = runs.loc[:, columns_of(runs)].sort_values(order, kind="stable").reset_index(drop=True)
     quarantine = quarantine.loc[:, QUARANTINE_COLUMNS].sort_values(QUARANTINE_COLUMNS)
     corpus = {"format": FORMAT, "fingerprint": fingerprint_of(corpus, runs), **corpus}
     return corpus, {
@@ -285,7 +294,8 @@ def read_manifest(folder: Path) -> tuple[dict[str, Any], pd.DataFrame]:
     dict
         corpus.json.
     DataFrame
-        One row a run, `RUN_COLUMNS`; text columns without gaps (""), unknown numbers NaN.
+        One row a run, `RUN_COLUMNS` and `group` where there is one; text columns without gaps (""), unknown
+        numbers NaN.
 
     Raises
     ------
@@ -304,7 +314,7 @@ def read_manifest(folder: Path) -> tuple[dict[str, Any], pd.DataFrame]:
     found = corpus.get("format") if isinstance(corpus, dict) else None
     if found != FORMAT:
         raise UserError(f"{path}: format {found}, this version reads {FORMAT}; re-shard")
-    text: Any = {c: "str" for c in RUN_COLUMNS if c not in _NUMBERS}
+    text: Any = {c: "str" for c in [*RUN_COLUMNS, *OPTIONAL_COLUMNS] if c not in _NUMBERS}
     try:
         runs = pd.read_csv(
             folder / "runs.tsv",
@@ -313,7 +323,7 @@ def read_manifest(folder: Path) -> tuple[dict[str, Any], pd.DataFrame]:
             keep_default_na=False,
             na_values={c: [""] for c in _NUMBERS},
         )
-        runs = runs.loc[:, RUN_COLUMNS].astype(_NUMBERS)
+        runs = runs.loc[:, columns_of(runs)].astype(_NUMBERS)
     except (OSError, ValueError, KeyError) as error:
         raise DamageError(f"{folder / 'runs.tsv'}: {error}; rebuild the corpus") from error
     return corpus, runs

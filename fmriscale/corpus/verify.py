@@ -13,7 +13,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fmriscale.corpus.manifest import QUARANTINE_COLUMNS, RUN_COLUMNS, details_hash, fingerprint_of
+from fmriscale.corpus.manifest import (
+    QUARANTINE_COLUMNS,
+    RUN_COLUMNS,
+    columns_of,
+    details_hash,
+    fingerprint_of,
+)
 from fmriscale.corpus.reader import MEMBER_HEADER, NPY_HEADER
 
 MEMBERS = ("bold.npy", "json", "mean.npy", "std.npy")
@@ -227,7 +233,8 @@ def check_manifest(folder: Path) -> tuple[dict[str, Any], pd.DataFrame, list[Dam
         return {"shards": []}, rows, [Damage("corpus.json", f"not readable: {error!r}")]
     found = []
     try:
-        rows = read_rows(folder).loc[:, RUN_COLUMNS]
+        rows = read_rows(folder)
+        rows = rows.loc[:, columns_of(rows)]
         if fingerprint_of(corpus, rows) != fingerprint:
             found.append(Damage("runs.tsv", "another fingerprint than in corpus.json"))
     except (OSError, ValueError, KeyError) as error:

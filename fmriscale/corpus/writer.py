@@ -1,9 +1,7 @@
 """Write runs into tar shards: the same runs always give the same bytes."""
 
 import contextlib
-import hashlib
 import io
-import json
 import os
 import tarfile
 from collections.abc import Iterator
@@ -13,7 +11,6 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from fmriscale.corpus.manifest import details_hash
 from fmriscale.corpus.reader import MEMBER_HEADER, NPY_HEADER
 from fmriscale.files import fsync_folder, sha256_file
 
@@ -32,12 +29,18 @@ class EncodedRun:
     row : dict
         Its line of runs.tsv, but for the place in the shard, the person and the split.
     members : dict of str to bytes
-        `bold.npy`, `json`, `mean.npy`, `std.npy`.
+        `bold.npy`, `json`, `mean.npy`, `std.npy`, in this order.
     """
 
     key: str
     row: dict[str, Any]
     members: dict[str, bytes]
+
+    @property
+    def size(self) -> int:
+        """Bytes it takes in a shard."""
+        blocks = (1 - -len(content) // tarfile.BLOCKSIZE for content in self.members.values())
+        return sum(blocks) * tarfile.BLOCKSIZE
 
 
 def npy_bytes(array: np.ndarray) -> bytes:
@@ -48,39 +51,6 @@ def npy_bytes(array: np.ndarray) -> bytes:
     if len(buffer.getbuffer()) != NPY_HEADER + array.nbytes:
         raise ValueError(f"the .npy header of shape {array.shape} is not {NPY_HEADER} bytes long")
     return buffer.getvalue()
-
-
-def encode_run(
-    row: dict[str, Any], record: dict[str, Any], bold: np.ndarray, mean: np.ndarray, std: np.ndarray
-) -> EncodedRun:
-    """Turn a run into the members of its shard.
-
-    Parameters
-    ----------
-    row : dict
-        Cells of runs.tsv known so far; must have `key`.
-    record : dict
-        Content of `<key>.json`.
-    bold : ndarray [T, V]
-        Standardised signals.
-    mean, std : ndarray [V]
-        What undoes the standardisation.
-    """
-    data = npy_bytes(bold.astype("<f2"))
-    members = {
-        "bold.npy": data,
-        "json": (json.dumps(record, sort_keys=True, allow_nan=False) + "\n").encode(),
-        "mean.npy": npy_bytes(mean.astype("<f4")),
-        "std.npy": npy_bytes(std.astype("<f4")),
-    }
-    row = {
-        **row,
-        "n_volumes": bold.shape[0],
-        "n_features": bold.shape[1],
-        "sha256": hashlib.sha256(data).hexdigest(),
-        "details": details_hash(members),
-    }
-    return EncodedRun(row["key"], row, members)
 
 
 class ShardWriter:
@@ -100,7 +70,7 @@ class ShardWriter:
         self.rows: list[dict[str, Any]] = []
         self._temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
         self._file: BinaryIO | None = None
-        self._tar: Any = None
+        self._tar: tarfile.TarFile | None = None
 
     def __enter__(self) -> "ShardWriter":
         for left in self.path.parent.glob(f".{self.path.name}.*.tmp"):  # of a builder that was killed
@@ -112,21 +82,27 @@ class ShardWriter:
             # Closing writes what is buffered, and the disk may be full.
             for half_written in (self._tar, self._file):
                 with contextlib.suppress(OSError):
-                    half_written.close()
+                    if half_written is not None:
+                        half_written.close()
         self._temporary.unlink(missing_ok=True)
+
+    @property
+    def size(self) -> int:
+        """Bytes written so far."""
+        return 0 if self._tar is None else self._tar.offset
 
     def add(self, run: EncodedRun) -> None:
         """Append a run; the first one creates the file."""
         if self._tar is None:
-            from webdataset.writer import TarWriter  # here: it brings torch, which verifying does without
-
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self._temporary.open("wb")
-            self._tar = TarWriter(
-                self._file, mtime=0, user="fmriscale", group="fmriscale", mode=0o444, encoder=False
-            )
-        offset = self._tar.tarstream.offset + MEMBER_HEADER
-        self._tar.write({"__key__": run.key, **run.members})
+            self._tar = tarfile.TarFile(fileobj=self._file, mode="w", format=tarfile.USTAR_FORMAT)
+        offset = self._tar.offset + MEMBER_HEADER
+        for extension, content in run.members.items():
+            member = tarfile.TarInfo(f"{run.key}.{extension}")
+            member.size, member.mode = len(content), 0o444
+            member.uname = member.gname = "fmriscale"
+            self._tar.addfile(member, io.BytesIO(content))
         self.rows.append({**run.row, "shard": self.name, "offset": offset})
 
     def commit(self) -> dict[str, Any] | None:

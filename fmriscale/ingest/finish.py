@@ -8,9 +8,11 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from fmriscale.config import CorpusConfig, DatasetConfig
+from fmriscale.config import CorpusConfig
+from fmriscale.corpus.assemble import corpus_json, quarantine_table
 from fmriscale.corpus.lock import FolderLock
-from fmriscale.corpus.manifest import QUARANTINE_COLUMNS, RUN_COLUMNS, install, render_manifest, split_of
+from fmriscale.corpus.manifest import install, render_manifest
+from fmriscale.corpus.people import run_table
 from fmriscale.corpus.state import ShardState, load_state, locate, save_state, staged_path, state_path
 from fmriscale.corpus.writer import EncodedRun, ShardWriter, read_members
 from fmriscale.errors import UserError
@@ -159,13 +161,9 @@ def _tables(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return runs.tsv and quarantine.tsv."""
     people = {d.name: d.people or d.name for d in config.datasets}
-    rows = [dict(row) for state in states for row in state.runs()]
-    for row in rows:
-        row["person"] = f"{people[row['dataset']]}/{row['subject']}"
-        row["split"] = split_of(row["person"], config.split)
+    runs = run_table((row for state in states for row in state.runs()), people, config.split)
     rejected = [asdict(r) for r in rejections] + [r for state in states for r in state.rejections]
-    quarantine = pd.DataFrame(rejected, columns=QUARANTINE_COLUMNS).sort_values(QUARANTINE_COLUMNS)
-    return pd.DataFrame(rows, columns=RUN_COLUMNS), quarantine
+    return runs, quarantine_table(rejected)
 
 
 def _corpus_json(
@@ -173,47 +171,18 @@ def _corpus_json(
 ) -> dict[str, Any]:
     """Return the content of corpus.json."""
     spaces = {d.features.name: load_features(d.features).space for d in config.datasets}
-    datasets = {
-        d.name: _dataset_json(d, runs.loc[runs.dataset == d.name], int((quarantine.dataset == d.name).sum()))
+    asked = {
+        d.name: {
+            "kind": d.kind,
+            "space": d.features.name,
+            "people": d.people or d.name,
+            "weight": d.weight,
+            "licence": d.licence,
+            "entities": dict(d.entities),
+            "denoise": asdict(d.denoise),
+            "quality": asdict(d.quality),
+        }
         for d in config.datasets
     }
     shards = [state.shard for state in states if state.shard is not None]
-    return {
-        "spaces": {name: space.to_dict() for name, space in sorted(spaces.items())},
-        "datasets": datasets,
-        "split": asdict(config.split),
-        "shards": shards,
-        "totals": {
-            "n_datasets": len(datasets),
-            "n_runs": len(runs),
-            "n_people": int(runs.person.nunique()),
-            "n_quarantined": len(quarantine),
-            "hours": round(_hours(runs), 4),
-            "bytes": sum(s["bytes"] for s in shards),
-        },
-        "software": software(),
-    }
-
-
-def _dataset_json(dataset: DatasetConfig, runs: pd.DataFrame, n_quarantined: int) -> dict[str, Any]:
-    """Return a data set's entry of corpus.json."""
-    return {
-        "kind": dataset.kind,
-        "space": dataset.features.name,
-        "people": dataset.people or dataset.name,
-        "weight": dataset.weight,
-        "licence": dataset.licence,
-        "entities": dict(dataset.entities),
-        "denoise": asdict(dataset.denoise),
-        "quality": asdict(dataset.quality),
-        "t_r": sorted({float(t) for t in runs.t_r}),
-        "n_runs": len(runs),
-        "n_subjects": int(runs.subject.nunique()),
-        "hours": round(_hours(runs), 4),
-        "n_quarantined": n_quarantined,
-    }
-
-
-def _hours(runs: pd.DataFrame) -> float:
-    """Return the recorded time of runs, h."""
-    return float((runs.t_r.astype(float) * runs.n_volumes.astype(float)).sum() / 3600)
+    return corpus_json(spaces.values(), asked, config.split, shards, software(), runs, quarantine)

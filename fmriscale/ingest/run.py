@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from fmriscale.config import DatasetConfig, DenoiseConfig
-from fmriscale.corpus.manifest import segments_of
-from fmriscale.corpus.writer import EncodedRun, encode_run
+from fmriscale.corpus.assemble import encode_run
+from fmriscale.corpus.writer import EncodedRun
 from fmriscale.files import sha256_file
 from fmriscale.ingest.clean import Cleaner, standardise
 from fmriscale.ingest.denoise import Confounds, dropped_volumes
@@ -67,59 +67,36 @@ def _process(run: RunSource, dataset: DatasetConfig) -> EncodedRun:
         raise Rejected(
             "filter", "cleaning leaves nothing of any feature; choose fewer regressors or a wider band"
         )
-    measured = {
-        "coverage": _short(covered.mean()),
-        "mean_fd": _short(confounds.mean_fd),
-        "tsnr": _short(figures.tsnr) if signals.is_image else None,
-        "n_censored": grid.n_volumes - len(grid.kept),
-    }
-    seen = {
-        "spike": _short(figures.spike),
-        "n_repeated": figures.n_repeated,
-        "motion_measure": signals.motion_measure,
-    }
-    if far:
-        seen["off_level"] = far
-    sample_mask = None if len(grid.kept) == grid.n_volumes else grid.kept.tolist()
     dropped = dropped_volumes(run.confounds, denoise)
     shift = dropped * signals.t_r
-    entities = run.entities
-    named = {
-        "dataset": dataset.name,
-        "subject": entities["sub"],
-        "session": entities.get("ses", ""),
-        "task": entities.get("task", ""),
-        "run": entities.get("run", ""),
-    }
-    record = {
-        **named,
-        "entities": entities,
-        "participant": run.participant,
-        **({"participant_id": run.participant_id} if run.participant_id else {}),
-        "t_r": grid.t_r,
-        "n_volumes": grid.n_volumes,
-        "space": dataset.features.name,
-        "sample_mask": sample_mask,
-        "events": read_events(run.events, shift) if run.events else read_evs(run.evs, shift),
-        "source": run.source,
-        "source_sha256": _source_hash(run),
-        "quality": {**measured, **seen, "missing_features": np.flatnonzero(missing).tolist()},
-        "denoise": _applied(denoise, confounds, dropped, signals.t_r),
-    }
-    if signals.affine_from is not None:
-        record["affine_from"] = signals.affine_from
-    row = {
-        "key": run.key,
-        **named,
-        "t_r": grid.t_r,
-        "space": dataset.features.name,
-        "segments": segments_of(sample_mask, grid.n_volumes),
-        **measured,
-        "source": run.source,
-        "source_sha256": record["source_sha256"],
-        "array": run.array or "",
-    }
-    return encode_run(row, record, bold, figures.mean, std)
+    encoded = encode_run(
+        bold,
+        figures.mean,
+        std,
+        key=run.key,
+        dataset=dataset.name,
+        entities=run.entities,
+        t_r=grid.t_r,
+        space=dataset.features.name,
+        sample_mask=None if len(grid.kept) == grid.n_volumes else grid.kept.tolist(),
+        events=read_events(run.events, shift) if run.events else read_evs(run.evs, shift),
+        participant=run.participant,
+        source=run.source,
+        source_sha256=_source_hash(run),
+        quality={
+            "coverage": _short(covered.mean()),
+            "mean_fd": _short(confounds.mean_fd),
+            "tsnr": _short(figures.tsnr) if signals.is_image else None,
+            "spike": _short(figures.spike),
+            "n_repeated": figures.n_repeated,
+            "motion_measure": signals.motion_measure,
+            "missing_features": np.flatnonzero(missing).tolist(),
+            **({"off_level": far} if far else {}),
+        },
+        denoise=_applied(denoise, confounds, dropped, signals.t_r),
+        further={"affine_from": signals.affine_from},
+    )
+    return dataclasses.replace(encoded, row=encoded.row | {"array": run.array or ""})
 
 
 # ---------------------------------------------------------------- details of the record

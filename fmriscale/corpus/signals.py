@@ -1,0 +1,135 @@
+"""Signals and facts that come from code: checked and brought into the form that a corpus keeps."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fmriscale.errors import UserError
+
+ROUNDING = 1e-7
+"""A spread below this share of a feature's size is rounding, not signal."""
+
+
+@dataclass(frozen=True)
+class Signals:
+    """A run as the corpus keeps it."""
+
+    bold: np.ndarray
+    """float16 [T, V], standardised."""
+    mean: np.ndarray
+    """[V]"""
+    std: np.ndarray
+    """[V]"""
+    sample_mask: list[int] | None
+    missing: list[int]
+
+
+def standardised(
+    key: str,
+    bold: Any,
+    sample_mask: Sequence[int] | np.ndarray | None = None,
+    missing_features: Sequence[int] | np.ndarray = (),
+    mean: Any = None,
+    std: Any = None,
+) -> Signals:
+    """Check the signals of a run [T, V] and standardise them, unless mean and std [V] are given.
+
+    Raises
+    ------
+    UserError
+        They cannot be the signals of a run.
+    """
+    values = np.asarray(bold)
+    if values.ndim != 2 or values.dtype.kind not in "fiu" or not values.size:
+        raise UserError(
+            f"{key}: bold is {values.dtype} of shape {list(values.shape)}; give real numbers "
+            "[volumes, features]"
+        )
+    n_volumes, n_features = values.shape
+    missing = _numbers(key, "missing_features", missing_features, n_features)
+    mask = None if sample_mask is None else _numbers(key, "sample_mask", sample_mask, n_volumes)
+    kept = slice(None) if mask is None or len(mask) == n_volumes else mask
+    there = np.setdiff1d(np.arange(n_features), missing)
+    own = values[kept].astype(np.float64)
+    own[:, missing] = 0
+    if len(own) < 2:
+        raise UserError(f"{key}: {len(own)} kept volumes; a run has two or more")
+    if not np.isfinite(own).all():
+        volume, feature = np.argwhere(~np.isfinite(own))[0]
+        volume = volume if isinstance(kept, slice) else kept[volume]
+        raise UserError(
+            f"{key}: bold is not finite, first at volume {volume}, feature {feature}; leave such volumes out "
+            "of sample_mask, or name such features in missing_features"
+        )
+    constant = there[np.ptp(own[:, there], axis=0) <= ROUNDING * np.abs(own[:, there]).max(axis=0)]
+    if len(constant):
+        raise UserError(
+            f"{key}: {len(constant)} of {n_features} features are constant, e.g. {constant[0]}; name those "
+            "without signal in missing_features"
+        )
+    if (mean is None) != (std is None):
+        raise UserError(f"{key}: mean and std come together; give both or neither")
+    if mean is None:
+        mean_V, std_V = own.mean(axis=0), own.std(axis=0, ddof=1)
+        own = (own - mean_V) / np.where(std_V > 0, std_V, 1)
+    else:
+        mean_V, std_V = (np.array(given, np.float64) for given in (mean, std))
+        for name, given in (("mean", mean_V), ("std", std_V)):
+            negative = name == "std" and (given < 0).any()
+            if given.shape != (n_features,) or not np.isfinite(given).all() or negative:
+                raise UserError(
+                    f"{key}: {name} of shape {list(given.shape)} is not {n_features} finite numbers, one a "
+                    "feature" + (", 0 or more" if name == "std" else "")
+                )
+    z_TV = np.zeros(values.shape, np.float16)
+    with np.errstate(over="ignore"):
+        z_TV[kept] = own
+    if not np.isfinite(z_TV).all():
+        raise UserError(
+            f"{key}: values up to {np.abs(own).max():.3g} do not fit float16: they are not standardised; "
+            "leave out mean and std"
+        )
+    return Signals(z_TV, mean_V, std_V, mask if not isinstance(kept, slice) else None, missing)
+
+
+def _numbers(key: str, name: str, given: Sequence[int] | np.ndarray, count: int) -> list[int]:
+    """Return numbers from 0 to below count, ascending; truth values, one each, are numbers too."""
+    numbers = np.asarray(given)
+    if numbers.dtype == bool and numbers.shape == (count,):
+        numbers = np.flatnonzero(numbers)
+    whole = numbers.ndim == 1 and (numbers.size == 0 or numbers.dtype.kind in "iu")
+    if not whole or (np.diff(numbers) <= 0).any() or not set(numbers.tolist()) <= set(range(count)):
+        raise UserError(
+            f"{key}: {name} must be ascending numbers from 0 to {count - 1}, or {count} truth values"
+        )
+    return [int(number) for number in numbers]
+
+
+def plain(key: str, what: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a mapping as JSON keeps it: NumPy's numbers as Python's, NaN as null.
+
+    Raises
+    ------
+    UserError
+        A value that JSON cannot keep.
+    """
+    return {str(name): _plain(key, f"{what}: {name}", value) for name, value in given.items()}
+
+
+def _plain(key: str, where: str, value: Any) -> Any:
+    if isinstance(value, np.generic | np.ndarray):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return plain(key, where, value)
+    if isinstance(value, list | tuple):
+        return [_plain(key, where, item) for item in value]
+    if isinstance(value, float):
+        if math.isinf(value):
+            raise UserError(f"{key}: {where} is infinite; give a number")
+        return None if math.isnan(value) else value
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    raise UserError(f"{key}: {where} is a {type(value).__name__}; give text, a number or a truth value")

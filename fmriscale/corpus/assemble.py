@@ -148,7 +148,11 @@ def corpus_json(
     return {
         "spaces": {space.name: space.to_dict() for space in sorted(spaces, key=lambda space: space.name)},
         "datasets": {
-            name: {**asked, **_found(runs.loc[runs.dataset == name]), "n_quarantined": _count(quarantine, name)}
+            name: {
+                **asked,
+                **_found(runs.loc[runs.dataset == name]),
+                "n_quarantined": _count(quarantine, name),
+            }
             for name, asked in datasets.items()
         },
         "split": {name: value for name, value in asdict(split).items() if value is not None},

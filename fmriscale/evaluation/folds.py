@@ -20,16 +20,17 @@ class Fold:
     train: np.ndarray
     test: np.ndarray
     left_out: tuple[str, ...]
-    """Persons, or places of runs in their person's sequence (from 1), or the half; for people to read."""
+    """Persons (or their groups of kin), or places of runs in their person's sequence (from 1), or the half; for people to read."""
 
 
 def make_folds(runs: pd.DataFrame, by: str, n_folds: int) -> list[Fold]:
     """Share out subjects or runs over folds.
 
     Persons are put in the order of a hash of their name, so that folds do not follow the order of
-    acquisition; then every n-th is left out. With runs, fold f leaves out runs f+1, f+1+n, ... of every
-    person's sequence of runs. With halves, fold 0 leaves out the second half of every person's sequence
-    (the first is the larger of an odd number), fold 1 the first.
+    acquisition; then every n-th is left out. People who are kin (column `group` of the runs) are one, under
+    the name of their group. With runs, fold f leaves out runs f+1, f+1+n, ... of every person's sequence of
+    runs. With halves, fold 0 leaves out the second half of every person's sequence (the first is the larger
+    of an odd number), fold 1 the first.
 
     Parameters
     ----------
@@ -53,24 +54,30 @@ def make_folds(runs: pd.DataFrame, by: str, n_folds: int) -> list[Fold]:
     if by == "half":
         return halves(runs, n_folds)
     if by == "subject":
-        unit = runs["person"].to_numpy(str)
+        unit = kin(runs)
         units = sorted(set(unit), key=lambda person: hashlib.sha256(person.encode()).hexdigest())
     else:
         unit = run_order(runs) + 1
         units = sorted(set(unit.tolist()))
     if n_folds < 2 or n_folds > len(units):
         remedy = f"give from 2 to {len(units)} folds"
+        together = by == "subject" and "group" in runs
+        what, many = ("group of kin", "groups of kin") if together else (by, f"{by}s")
         if len(units) == 1:
-            remedy = f"one {by} cannot be shared out" + (": take folds_by: run" if by == "subject" else "")
-        raise UserError(
-            f"n_folds is {n_folds}, but {len(units)} {by}{'s'[: len(units) > 1]} take part; {remedy}"
-        )
+            remedy = f"one {what} cannot be shared out" + (": take folds_by: run" if by == "subject" else "")
+        counted = f"{len(units)} {what if len(units) == 1 else many}"
+        raise UserError(f"n_folds is {n_folds}, but {counted} take part; {remedy}")
     folds = []
     for number in range(n_folds):
         left_out = units[number::n_folds]
         test = np.isin(unit, left_out)
         folds.append(Fold(number, rows[~test], rows[test], tuple(str(u) for u in left_out)))
     return folds
+
+
+def kin(runs: pd.DataFrame) -> np.ndarray:
+    """Return whom each run's person must not be parted from: the group of kin, or the person alone."""
+    return runs["group" if "group" in runs else "person"].to_numpy(str)
 
 
 def halves(runs: pd.DataFrame, n_folds: int) -> list[Fold]:
@@ -137,15 +144,15 @@ def smaller(fold: Fold, runs: pd.DataFrame, by: str, size: int, seed: int) -> np
     return rows[train & np.isin(unit, kept)]
 
 
-def refuse_seen_runs(fold: Fold, keys: list[str], seen: Iterable[str], encoder: str) -> None:
-    """Refuse an encoder that was pre-trained on runs which this fold tests.
+def refuse_seen_runs(fold: Fold, runs: pd.DataFrame, seen: Iterable[str], encoder: str) -> None:
+    """Refuse an encoder that was pre-trained on runs which this fold tests, or on runs of their people's kin.
 
     Parameters
     ----------
     fold : Fold
         The fold.
-    keys : list of str
-        Of every run of the corpus, in its order.
+    runs : DataFrame
+        Every run of the corpus.
     seen : iterable of str
         Keys of the runs whose (unlabelled) data the encoder's weights saw.
     encoder : str
@@ -154,13 +161,30 @@ def refuse_seen_runs(fold: Fold, keys: list[str], seen: Iterable[str], encoder: 
     Raises
     ------
     UserError
-        Some test runs are among them.
+        Some test runs are among them, or runs of somebody else of their people's groups.
     """
-    leaked = sorted({keys[row] for row in fold.test} & set(seen))
+    saw, tested = runs["key"].isin(set(seen)), runs.index.isin(fold.test)
+    remedy = (
+        "so the test would not be of unseen data; pre-train without them (data.holdout_runs, and {fold} in "
+        "`pretrained`), test other splits, or set allow_seen_runs: true"
+    )
+    leaked = sorted(runs["key"][saw & tested])
     if leaked:
-        shown = ", ".join(leaked[:3]) + (", ..." if len(leaked) > 3 else "")
         raise UserError(
             f"{encoder}: its pre-training saw {len(leaked)} of the {len(fold.test)} runs that fold "
-            f"{fold.number} tests ({shown}), so the test would not be of unseen data; pre-train without them "
-            "(data.holdout_runs, and {fold} in `pretrained`), test other splits, or set allow_seen_runs: true"
+            f"{fold.number} tests ({_some(leaked)}), {remedy}"
         )
+    if "group" not in runs:
+        return
+    others = ~runs["person"].isin(set(runs["person"][tested]))
+    related = sorted(runs["key"][saw & others & runs["group"].isin(set(runs["group"][tested]))])
+    if related:
+        raise UserError(
+            f"{encoder}: its pre-training saw {len(related)} runs of kin of the people that fold "
+            f"{fold.number} tests ({_some(related)}), {remedy}"
+        )
+
+
+def _some(keys: list[str]) -> str:
+    """Name the first of many."""
+    return ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")

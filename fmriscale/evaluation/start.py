@@ -49,7 +49,7 @@ def check_encoder(config: StudyConfig, material: Material, fold: Fold, arm: str 
             f"is {config.task.length}; set task.length: {encoder.length}"
         )
     if not config.allow_seen_runs:
-        refuse_seen_runs(fold, material.corpus.runs["key"].tolist(), meta.get("train_runs", []), str(folder))
+        refuse_seen_runs(fold, material.corpus.runs, meta.get("train_runs", []), str(folder))
 
 
 def seen_as(space: FeatureSpace, meta: dict[str, Any]) -> str | None:

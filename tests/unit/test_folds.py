@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from fmriscale.errors import UserError
-from fmriscale.evaluation.folds import make_folds, refuse_seen_runs, smaller
+from fmriscale.evaluation.folds import Fold, make_folds, refuse_seen_runs, smaller
 
 
 def table(n_persons: int, n_runs: int) -> pd.DataFrame:
@@ -89,6 +89,31 @@ def test_an_encoder_that_saw_test_runs_is_refused():
     runs = table(2, 4)
     keys = runs["key"].tolist()
     fold = make_folds(runs, "run", 2)[0]
-    refuse_seen_runs(fold, keys, [keys[r] for r in fold.train], "encoder")
+    refuse_seen_runs(fold, runs, [keys[r] for r in fold.train], "encoder")
     with pytest.raises(UserError, match=r"saw 1 of the 4 runs that fold 0 tests \(k2\)"):
-        refuse_seen_runs(fold, keys, ["k1", "k2"], "encoder")
+        refuse_seen_runs(fold, runs, ["k1", "k2"], "encoder")
+
+
+@pytest.mark.parametrize("n_folds", [2, 5])
+def test_kin_are_left_out_together_and_never_on_both_sides(n_folds):
+    runs = table(20, 3)
+    runs["group"] = [f"d/family{int(p[2:]) // 3}" if p < "d/15" else p for p in runs.person]
+    folds = make_folds(runs, "subject", n_folds)
+    assert sorted(np.concatenate([f.test for f in folds])) == list(range(60))
+    for fold in folds:
+        assert not set(runs.group[fold.train]) & set(runs.group[fold.test])
+    alone = make_folds(runs.assign(group=runs.person), "subject", n_folds)
+    for fold, other in zip(alone, make_folds(runs.drop(columns="group"), "subject", n_folds), strict=True):
+        assert fold.test.tolist() == other.test.tolist()  # nobody has kin: the folds of a corpus without
+    with pytest.raises(UserError, match="n_folds is 11, but 10 groups of kin take part"):
+        make_folds(runs, "subject", 11)
+
+
+def test_an_encoder_that_saw_a_twin_is_refused():
+    runs = table(4, 1).assign(group=["d/f1", "d/f2", "d/f1", "d/f2"])
+    fold = make_folds(runs, "subject", 2)[0]
+    twins = runs[runs.group == runs.group[fold.test[0]]]
+    refuse_seen_runs(fold, runs, runs.key[fold.train], "encoder")
+    fold = Fold(0, fold.train, twins.index.to_numpy()[:1], ())  # one twin is tested, the other was seen
+    with pytest.raises(UserError, match=rf"saw 1 runs of kin .* fold 0 tests \({twins.key.iloc[1]}\)"):
+        refuse_seen_runs(fold, runs, twins.key.iloc[1:], "encoder")

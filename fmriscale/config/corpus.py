@@ -216,7 +216,7 @@ class DatasetConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SplitConfig:
+class SharesConfig:
     """Subjects, never runs or windows, go to train, val or test by a hash of the person."""
 
     val: float = 0.1
@@ -225,14 +225,20 @@ class SplitConfig:
     """Share of people held out for testing."""
     salt: str = "fmriscale"
     """Changes the draw; keep it for the life of a corpus."""
-    group: str | None = None
-    """Column of the participants tables, e.g. family_id: people of one group are kin, and stay together in
-    splits and in the folds of a study. A person whose cell is empty or n/a stands alone."""
 
     def __post_init__(self) -> None:
         _shares("split", self, "val", "test")
         if self.val + self.test > 1:
             raise ValueError(f"split: val {self.val:g} and test {self.test:g} are more than everybody")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitConfig(SharesConfig):
+    """Shares of people held out, drawn by a hash of the person; people who are kin stay together."""
+
+    group: str | None = None
+    """Column of the participants tables, e.g. family_id: people of one group are kin, and stay together in
+    splits and in the folds of a study. A person whose cell is empty or n/a stands alone."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from fmriscale.config.corpus import SplitConfig
+from fmriscale.config.corpus import SharesConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +20,7 @@ class SimulateConfig:
     the time."""
     clean: bool = True
     """Regress motion and slow drifts out of a corpus; false: as measured, but standardised."""
-    split: SplitConfig = field(default_factory=SplitConfig)
+    split: SharesConfig = field(default_factory=SharesConfig)
     """Splits of a corpus."""
     events: str | None = None
     """Table with the events of a real experiment (subject, run, onset, duration, condition, timbre, pitch,

@@ -32,7 +32,6 @@ def encode_run(
     space: str,
     sample_mask: Sequence[int] | None,
     events: Sequence[Mapping[str, Any]],
-    participant: Mapping[str, Any],
     source: str,
     source_sha256: str,
     quality: Mapping[str, Any],
@@ -59,12 +58,12 @@ def encode_run(
         Numbers of the volumes that are not censored; None = all.
     events : sequence of mapping
         Each has onset and duration, s.
-    participant, quality, denoise : mapping
+    quality, denoise : mapping
         Kept with the run; `quality` gives coverage, mean_fd and tsnr, where they are known.
     source, source_sha256 : str
         Where the run came from, and the hash of that.
     further : mapping, optional
-        Entries of the record that only some runs have; None is none.
+        Entries of the record that only some runs have, such as `participant`; None is none.
     """
     n_volumes, n_features = bold.shape
     known = {"coverage": None, "mean_fd": None, "tsnr": None, **quality}
@@ -79,7 +78,6 @@ def encode_run(
     record = {
         **named,
         "entities": dict(entities),
-        "participant": dict(participant),
         "t_r": t_r,
         "n_volumes": n_volumes,
         "space": space,

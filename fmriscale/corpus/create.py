@@ -191,8 +191,8 @@ class CorpusWriter:
         missing_features : sequence of int
             Numbers of the columns without signal; they become zeros, whatever they hold.
         events : iterable of mapping
-            Each has `onset` and `duration`, s from the first volume of `bold`, and whatever else is known:
-            text, numbers, truth values.
+            Each has `onset` and `duration` (0 where it is left out), s from the first volume of `bold`, and
+            whatever else is known: text, numbers, truth values.
         participant : mapping, optional
             What is known of the person (age, diagnosis, family_id), kept with the run for studies.
         mean, std : array-like [V], optional
@@ -251,11 +251,11 @@ class CorpusWriter:
             space=place.name,
             sample_mask=signals.sample_mask,
             events=[_event(key, event, n_volumes * t_r) for event in events],
-            participant=plain(key, "participant", participant or {}),
             source=stem if source is None else source,
             source_sha256=source_sha256,
             quality={**plain(key, "quality", quality or {}), "missing_features": signals.missing},
             denoise=plain(key, "denoise", denoise or {}),
+            further={"participant": plain(key, "participant", participant) if participant else None},
         )
         with writing_to(self.folder):
             if dataset in self._open and self._open[dataset].size + encoded.size > self._limit:
@@ -314,7 +314,7 @@ class CorpusWriter:
                 self._rows, {n: asked["people"] for n, asked in self._asked.items()}, self.split, self._groups
             )
             quarantine = quarantine_table(self._left_out)
-            datasets = {n: {**a, "space": self._space_of.get(n)} for n, a in self._asked.items()}
+            datasets = {n: {**a, "space": self._space_of.get(n, "")} for n, a in self._asked.items()}
             shards = sorted(self._shards, key=lambda shard: shard["path"])
             spaces = self._spaces.values()
             content = corpus_json(spaces, datasets, self.split, shards, self._software, runs, quarantine)
@@ -363,9 +363,9 @@ def _label(dataset: str, entity: str, label: str) -> str:
 
 def _event(key: str, event: Mapping[str, Any], seconds: float) -> dict[str, Any]:
     """Return an event as JSON keeps it, with onset and duration in s."""
-    kept = plain(key, "an event", event)
+    kept = {"duration": 0.0, **plain(key, "an event", event)}
     for name, most in (("onset", seconds), ("duration", math.inf)):
-        value = kept.get(name)
+        value = kept.get(name, "missing")
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise UserError(f"{key}: an event's {name} is {value!r}; give a number, s")
         if value > most or (name == "duration" and value < 0):

@@ -233,8 +233,8 @@ def check_manifest(folder: Path) -> tuple[dict[str, Any], pd.DataFrame, list[Dam
         return {"shards": []}, rows, [Damage("corpus.json", f"not readable: {error!r}")]
     found = []
     try:
-        rows = read_rows(folder)
-        rows = rows.loc[:, columns_of(rows)]
+        text = read_rows(folder)
+        rows = text.loc[:, columns_of(text)]
         if fingerprint_of(corpus, rows) != fingerprint:
             found.append(Damage("runs.tsv", "another fingerprint than in corpus.json"))
     except (OSError, ValueError, KeyError) as error:

@@ -20,7 +20,8 @@ class Fold:
     train: np.ndarray
     test: np.ndarray
     left_out: tuple[str, ...]
-    """Persons (or their groups of kin), or places of runs in their person's sequence (from 1), or the half; for people to read."""
+    """Persons (or groups of kin), or places of runs in their person's sequence (from 1), or the half; for
+    people to read."""
 
 
 def make_folds(runs: pd.DataFrame, by: str, n_folds: int) -> list[Fold]:
@@ -163,7 +164,7 @@ def refuse_seen_runs(fold: Fold, runs: pd.DataFrame, seen: Iterable[str], encode
     UserError
         Some test runs are among them, or runs of somebody else of their people's groups.
     """
-    saw, tested = runs["key"].isin(set(seen)), runs.index.isin(fold.test)
+    saw, tested = runs["key"].isin(list(seen)), runs.index.isin(fold.test)
     remedy = (
         "so the test would not be of unseen data; pre-train without them (data.holdout_runs, and {fold} in "
         "`pretrained`), test other splits, or set allow_seen_runs: true"
@@ -176,12 +177,12 @@ def refuse_seen_runs(fold: Fold, runs: pd.DataFrame, seen: Iterable[str], encode
         )
     if "group" not in runs:
         return
-    others = ~runs["person"].isin(set(runs["person"][tested]))
-    related = sorted(runs["key"][saw & others & runs["group"].isin(set(runs["group"][tested]))])
-    if related:
+    person, group = (runs[name].to_numpy(str) for name in ("person", "group"))
+    related = saw & ~np.isin(person, person[tested]) & np.isin(group, group[tested])
+    if related.any():
         raise UserError(
-            f"{encoder}: its pre-training saw {len(related)} runs of kin of the people that fold "
-            f"{fold.number} tests ({_some(related)}), {remedy}"
+            f"{encoder}: its pre-training saw {related.sum()} runs of kin of the people that fold "
+            f"{fold.number} tests ({_some(sorted(runs['key'][related]))}), {remedy}"
         )
 
 

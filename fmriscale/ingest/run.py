@@ -80,7 +80,6 @@ def _process(run: RunSource, dataset: DatasetConfig) -> EncodedRun:
         space=dataset.features.name,
         sample_mask=None if len(grid.kept) == grid.n_volumes else grid.kept.tolist(),
         events=read_events(run.events, shift) if run.events else read_evs(run.evs, shift),
-        participant=run.participant,
         source=run.source,
         source_sha256=_source_hash(run),
         quality={
@@ -94,7 +93,7 @@ def _process(run: RunSource, dataset: DatasetConfig) -> EncodedRun:
             **({"off_level": far} if far else {}),
         },
         denoise=_applied(denoise, confounds, dropped, signals.t_r),
-        further={"affine_from": signals.affine_from},
+        further={"participant": run.participant, "affine_from": signals.affine_from},
     )
     return dataclasses.replace(encoded, row=encoded.row | {"array": run.array or ""})
 

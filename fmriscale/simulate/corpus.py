@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fmriscale.config import DenoiseConfig, QualityConfig, SimulateConfig
+from fmriscale.config import DenoiseConfig, QualityConfig, SimulateConfig, SplitConfig
 from fmriscale.corpus.create import CorpusWriter
 from fmriscale.corpus.manifest import FeatureSpace
 from fmriscale.ingest.clean import Cleaner, standardise
@@ -33,7 +33,7 @@ def write_corpus(config: SimulateConfig, place: Anatomy, design: Design, folder:
     texture = RegionTexture(place)
     positions = millimetres(world(np.argwhere(place.roi), place.affine))
     space = FeatureSpace("roi", config.n_roi_voxels, coordinates=positions)
-    with CorpusWriter(folder, split=config.split, software=software()) as corpus:
+    with CorpusWriter(folder, split=SplitConfig(**asdict(config.split)), software=software()) as corpus:
         corpus.describe(
             DATASET,
             kind="simulated",

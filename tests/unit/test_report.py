@@ -6,6 +6,7 @@ import re
 from html.parser import HTMLParser
 
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 from factory import write_corpus
@@ -13,6 +14,7 @@ from PIL import Image
 
 from fmriscale import cli
 from fmriscale.config import SplitConfig
+from fmriscale.corpus.manifest import write_manifest
 from fmriscale.corpus.reader import Corpus
 from fmriscale.ingest.report import facts, sentences
 from fmriscale.ingest.report.carpets import CENSORED, CENSORED_COLOUR, GREYS, NOTHING, carpet
@@ -126,9 +128,13 @@ def test_untrusted_text_stays_text(tmp_path):
         tmp_path / "mine",
         datasets={"alpha": {"licence": evil, "quality": lambda s, r: {"missing_features": [r], evil: s}}},
         labels=(evil,) * 12,
-        space=evil,
-        quarantine=[{"dataset": evil, "source": evil, "reason": evil, "detail": evil}],
     )
+    quarantine = pd.DataFrame([{"dataset": evil, "source": evil, "reason": evil, "detail": evil}])
+    content = {k: v for k, v in corpus.manifest.items() if k not in ("format", "fingerprint")}
+    content["spaces"] = {evil: content["spaces"]["toy"]}
+    content["datasets"]["alpha"]["space"] = evil
+    write_manifest(corpus.folder, content, corpus.runs.assign(space=evil), quarantine)
+    corpus = Corpus.open(corpus.folder)
     (tmp_path / "out").mkdir()
     text = report(corpus, tmp_path / "out")
     page = Reader(text)

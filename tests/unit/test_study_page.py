@@ -104,7 +104,7 @@ def test_cross_run_pairs_join_runs_of_one_condition_equally_far_apart(cross_run)
 
 def test_pairs_of_two_people_are_drawn_with_the_partners(tmp_path):
     def events(subject, run):
-        return [{"onset": 0.0, "duration": 1.0, "sex": "fm"[subject % 2]}, {"onset": 900.0, "sex": "f"}]
+        return [{"onset": 0.0, "duration": 1.0, "sex": "fm"[subject % 2]}, {"onset": 239.0, "sex": "f"}]
 
     write_corpus(tmp_path / "corpus", datasets={"toy": {"subjects": 30, "runs": 1, "events": events}})
     config = StudyConfig(

@@ -164,7 +164,7 @@ def refuse_seen_runs(fold: Fold, runs: pd.DataFrame, seen: Iterable[str], encode
     UserError
         Some test runs are among them, or runs of somebody else of their people's groups.
     """
-    saw, tested = runs["key"].isin(list(seen)), runs.index.isin(fold.test)
+    saw, tested = np.isin(runs["key"].to_numpy(str), list(seen)), np.isin(runs.index, fold.test)
     remedy = (
         "so the test would not be of unseen data; pre-train without them (data.holdout_runs, and {fold} in "
         "`pretrained`), test other splits, or set allow_seen_runs: true"

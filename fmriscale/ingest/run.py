@@ -93,7 +93,11 @@ def _process(run: RunSource, dataset: DatasetConfig) -> EncodedRun:
             **({"off_level": far} if far else {}),
         },
         denoise=_applied(denoise, confounds, dropped, signals.t_r),
-        further={"participant": run.participant, "affine_from": signals.affine_from},
+        further={
+            "participant": run.participant,
+            "participant_id": run.participant_id or None,
+            "affine_from": signals.affine_from,
+        },
     )
     return dataclasses.replace(encoded, row=encoded.row | {"array": run.array or ""})
 

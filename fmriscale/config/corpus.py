@@ -1,74 +1,62 @@
 """Settings of `fmriscale shard`: data sets, features, cleaning, quality, splits."""
 
 import math
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Literal
 
-from fmriscale.config.places import is_atlas_name
+from fmriscale.config.settings import NameOrPath, PathTemplate, PathText, Rule, Settings
 
 SPLITS = ("train", "val", "test")
 MIN_T_R, MAX_T_R = 0.05, 30.0
 """Repetition times outside these, s, are milliseconds taken for seconds or the reverse."""
 
 
-def _shares(where: str, config: object, *names: str) -> None:
-    """Refuse a share that is none: often it is a percentage."""
+def _shares(where: str, config: object, *names: str) -> Iterator[Rule]:
+    """Yield the shares that are none: often they are percentages."""
     for name in names:
         value = getattr(config, name)
         if not 0 <= value <= 1:
-            raise ValueError(f"{where}.{name} is a share from 0 to 1, not {value:g}")
+            yield (name,), f"{where}.{name} is a share from 0 to 1, not {value:g}"
 
 
 @dataclass(frozen=True, kw_only=True)
-class FeatureConfig:
+class FeatureConfig(Settings):
     """What the V columns of a run mean: exactly one of the fields from labels_img to columns is given."""
 
     name: str
     """Name of the feature space, kept with the corpus (letters, digits, underscores)."""
-    labels_img: str | None = None
+    labels_img: NameOrPath | None = None
     """Atlas, NIfTI or .dlabel.nii; every integer label above 0 is one feature (the mean of its voxels)."""
-    labels_gii: list[str] | None = None
+    labels_gii: list[PathText] | None = None
     """Surface atlas: .label.gii of the left and the right hemisphere; 0 and medial walls are left out."""
-    labels: str | list[str] | None = None
+    labels: PathText | list[str] | None = None
     """Names of the features: a text file with one 'index name' a line, or the names in order; optional."""
-    mask_img: str | None = None
+    mask_img: PathText | None = None
     """ROI NIfTI, 0/1 or a probability map; every voxel taken is one feature."""
     mask_threshold: float | None = None
     """Least value of a voxel of mask_img that is taken: 23 takes 23 % and more; None = all above 0."""
     structures: list[str] | None = None
     """CIFTI brain structures, e.g. [CORTEX_LEFT, CORTEX_RIGHT], or [all]: every grayordinate is a feature."""
-    template: str | None = None
+    template: PathText | None = None
     """CIFTI file with the grayordinates that `structures` means, in its order; None = fsLR 91k."""
-    parcels: str | None = None
+    parcels: PathText | None = None
     """A .ptseries.nii whose parcels are the features; runs are matched by parcel name."""
     columns: int | None = None
     """Number of columns of given arrays [T, V]; checked against every run."""
 
-    def __post_init__(self) -> None:
+    def _broken_rules(self) -> Iterator[Rule]:
         kinds = ("labels_img", "labels_gii", "mask_img", "structures", "parcels", "columns")
         given = [k for k in kinds if getattr(self, k) is not None]
         if len(given) != 1:
-            raise ValueError(f"features '{self.name}': give exactly one of {', '.join(kinds)} (got {given})")
+            told = ", ".join(given) or "none"
+            yield (), f"features '{self.name}': give exactly one of {', '.join(kinds)} (got {told})"
         if self.columns is not None and self.columns < 1:
-            raise ValueError(f"features '{self.name}': columns must be 1 or more, not {self.columns}")
-
-    def map_files(self, function: Callable[[str], Any]) -> dict[str, Any]:
-        """Return the fields by name, with a function applied to every path of a file; names stay."""
-        fields = asdict(self)
-        for name in ("labels_img", "labels_gii", "labels", "mask_img", "template", "parcels"):
-            value = fields[name]
-            if name == "labels_img" and value is not None and is_atlas_name(value):
-                continue
-            if isinstance(value, str):
-                fields[name] = function(value)
-            elif value is not None and name != "labels":  # a list of labels holds their names
-                fields[name] = [function(path) for path in value]
-        return fields
+            yield ("columns",), f"features '{self.name}': columns must be 1 or more, not {self.columns}"
 
 
 @dataclass(frozen=True, kw_only=True)
-class DenoiseConfig:
+class DenoiseConfig(Settings):
     """Cleaning of [T, V], with the names and meaning of nilearn's load_confounds and signal.clean."""
 
     strategy: list[str] = field(default_factory=list)
@@ -101,21 +89,25 @@ class DenoiseConfig:
     resample_t_r: float | None = None
     """Repetition time that every run is brought to after cleaning, anti-aliased, s; None = its own."""
 
-    def __post_init__(self) -> None:
+    def _broken_rules(self) -> Iterator[Rule]:
         if self.high_pass is not None and self.low_pass is not None and self.high_pass >= self.low_pass:
-            raise ValueError(
-                f"denoise: high_pass {self.high_pass:g} Hz must lie below low_pass {self.low_pass:g} Hz"
+            yield (
+                ("high_pass", "low_pass"),
+                f"denoise: high_pass {self.high_pass:g} Hz must lie below low_pass {self.low_pass:g} Hz",
             )
         if self.dummy_volumes != "auto" and self.dummy_volumes < 0:
-            raise ValueError(f"denoise.dummy_volumes must be 0 or more, or auto, not {self.dummy_volumes}")
+            yield (
+                ("dummy_volumes",),
+                f"denoise.dummy_volumes must be 0 or more, or auto, not {self.dummy_volumes}",
+            )
         for name in ("high_pass", "low_pass", "resample_t_r"):
             value = getattr(self, name)
             if value is not None and not value > 0:
-                raise ValueError(f"denoise.{name} must be above 0, not {value}; leave it out for none")
+                yield (name,), f"denoise.{name} must be above 0, not {value}; leave it out for none"
 
 
 @dataclass(frozen=True, kw_only=True)
-class QualityConfig:
+class QualityConfig(Settings):
     """Limits beyond which a run is quarantined, never silently dropped."""
 
     min_volumes: int = 30
@@ -140,26 +132,26 @@ class QualityConfig:
     max_repeated: float = 0.05
     """Largest share of volumes that repeat the one before, as scanners and padding leave them."""
 
-    def __post_init__(self) -> None:
-        _shares("quality", self, "min_coverage", "max_missing", "max_censored", "max_repeated")
+    def _broken_rules(self) -> Iterator[Rule]:
+        yield from _shares("quality", self, "min_coverage", "max_missing", "max_censored", "max_repeated")
         if self.min_volumes < 1:
-            raise ValueError(f"quality.min_volumes must be 1 or more, not {self.min_volumes}")
+            yield ("min_volumes",), f"quality.min_volumes must be 1 or more, not {self.min_volumes}"
         for name in ("max_mean_fd", "min_tsnr", "max_spike", "max_level_change"):
             value = getattr(self, name)
             if value is not None and not value >= 0:
-                raise ValueError(f"quality.{name} must be 0 or more, not {value:g}; null for no limit")
+                yield (name,), f"quality.{name} must be 0 or more, not {value:g}; null for no limit"
 
 
 @dataclass(frozen=True, kw_only=True)
-class DatasetConfig:
+class DatasetConfig(Settings):
     """One study as released."""
 
     name: str
     """Name in the corpus: lower-case letters, digits and underscores."""
     kind: Literal["fmriprep", "bids", "hcp", "arrays"]
     """Layout of the input: fMRIPrep derivatives, plain BIDS, HCP folders, or arrays."""
-    root: str
-    """Folder of the data set; ~ and environment variables ($FMRISCALE_DATA) are expanded."""
+    root: PathText
+    """Folder of the data set; $FMRISCALE_DATA may stand in it."""
     features: FeatureConfig
     """Feature space of the data set."""
     files: str | None = None
@@ -190,11 +182,11 @@ class DatasetConfig:
     """Repetition time, s, for every run of the data set; None = from sidecar, header or table."""
     name_pattern: str | None = None
     """Regular expression with named groups (subject, session, task, run, ...) for the path below root."""
-    events: str | None = None
-    """Path of a run's events file with {recipe} (the recipe's folder), {root}, {dir}, {stem}, {array},
-    {subject}, {task}, ...; or the folder of the raw BIDS data set, where they are looked up; None = beside
-    the run, by BIDS inheritance."""
-    affine_from: str | None = None
+    events: PathTemplate | None = None
+    """Path of a run's events file with {root}, {dir} (the run's folder), {stem}, {array}, {subject}, {task},
+    ...; or the folder of the raw BIDS data set, where they are looked up; None = beside the run, by BIDS
+    inheritance."""
+    affine_from: PathText | None = None
     """NIfTI image on the runs' grid: runs without orientation (qform_code and sform_code 0) take its affine;
     None = they are quarantined."""
     denoise: DenoiseConfig = field(default_factory=DenoiseConfig)
@@ -208,15 +200,15 @@ class DatasetConfig:
     licence: str = "unknown"
     """Licence of the data, kept with the corpus."""
 
-    def __post_init__(self) -> None:
+    def _broken_rules(self) -> Iterator[Rule]:
         if self.t_r is not None and not MIN_T_R <= self.t_r <= MAX_T_R:
-            raise ValueError(f"t_r of {self.t_r:g} s is implausible; give seconds, or leave it out")
+            yield ("t_r",), f"t_r of {self.t_r:g} s is implausible; give seconds, or leave it out"
         if self.weight is not None and not 0 <= self.weight < math.inf:
-            raise ValueError(f"weight must be 0 or more, not {self.weight:g}")
+            yield ("weight",), f"weight must be 0 or more, not {self.weight:g}"
 
 
 @dataclass(frozen=True, kw_only=True)
-class SharesConfig:
+class SharesConfig(Settings):
     """Subjects, never runs or windows, go to train, val or test by a hash of the person."""
 
     val: float = 0.1
@@ -226,10 +218,10 @@ class SharesConfig:
     salt: str = "fmriscale"
     """Changes the draw; keep it for the life of a corpus."""
 
-    def __post_init__(self) -> None:
-        _shares("split", self, "val", "test")
-        if self.val + self.test > 1:
-            raise ValueError(f"split: val {self.val:g} and test {self.test:g} are more than everybody")
+    def _broken_rules(self) -> Iterator[Rule]:
+        yield from (shares := list(_shares("split", self, "val", "test")))
+        if not shares and self.val + self.test > 1:
+            yield ("val", "test"), f"split: val {self.val:g} and test {self.test:g} are more than everybody"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,12 +234,12 @@ class SplitConfig(SharesConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CorpusConfig:
+class CorpusConfig(Settings):
     """`fmriscale shard`: any number of data sets into one corpus of tar shards."""
 
     datasets: list[DatasetConfig]
     """The data sets."""
-    out: str
+    out: PathText
     """Folder of the corpus."""
     split: SplitConfig = field(default_factory=SplitConfig)
     """Subject-level splits."""
@@ -258,9 +250,9 @@ class CorpusConfig:
     jobs: int = 0
     """Worker processes; 0 = one per available core, 1 = this process does the work itself."""
 
-    def __post_init__(self) -> None:
+    def _broken_rules(self) -> Iterator[Rule]:
         if not self.out.strip():
-            raise ValueError("out is empty; give the folder of the corpus")
+            yield ("out",), "out is empty; give the folder of the corpus"
         for name, least in (("shard_mb", 1), ("shard_runs", 1), ("jobs", 0)):
             if getattr(self, name) < least:
-                raise ValueError(f"{name} must be {least} or more, not {getattr(self, name)}")
+                yield (name,), f"{name} must be {least} or more, not {getattr(self, name)}"

@@ -2,8 +2,11 @@
 
 import math
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from fmriscale.config.settings import PathText, Rule, Settings
 
 KINDS = ("same_run", "same_subject", "same_dataset", "other_dataset", "reversed", "anywhere")
 """How a negative pair was drawn; the code of a kind is its place here plus one, 0 is a positive."""
@@ -27,7 +30,7 @@ def seconds_of(value: int | str) -> float | None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PairConfig:
+class PairConfig(Settings):
     """Which two sequences make a pair. Durations are volumes (5) or seconds ('10 s': rounded by each t_r)."""
 
     length: int | str = 5
@@ -43,29 +46,30 @@ class PairConfig:
     first: int | str = 0
     """Where in a run the first left may start, volumes or seconds."""
 
-    def __post_init__(self) -> None:
+    def _broken_rules(self) -> Iterator[Rule]:
         unknown = sorted(set(self.negatives) - set(KINDS))
         if unknown:
-            raise ValueError(f"pairs.negatives: unknown kind {unknown}; choose from {list(KINDS)}")
+            yield ("negatives",), f"pairs.negatives: unknown kind {unknown}; choose from {list(KINDS)}"
         if not self.negatives or min(self.negatives.values()) < 0 or sum(self.negatives.values()) <= 0:
-            raise ValueError("pairs.negatives: give quotas of 0 or more with a sum above 0")
+            yield ("negatives",), "pairs.negatives: give quotas of 0 or more with a sum above 0"
         for name, low in (("length", 1), ("stride", 1), ("gap", 0), ("min_distance", 0), ("first", 0)):
             value = getattr(self, name)
             try:
                 seconds = seconds_of(value)
             except ValueError as error:
-                raise ValueError(f"pairs.{name}: {error}") from error
+                yield (name,), f"pairs.{name}: {error}"
+                continue
             if seconds is None and value < low:
-                raise ValueError(f"pairs.{name} is {value}; it must be at least {low}")
+                yield (name,), f"pairs.{name} is {value}; it must be at least {low}"
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataConfig:
+class DataConfig(Settings):
     """What is read, and in which mixture."""
 
-    corpus: str
+    corpus: PathText
     """Folder of the corpus, or its URL: https://, s3://, or another that fsspec opens."""
-    cache: str | None = None
+    cache: PathText | None = None
     """Folder for the shards of a corpus on a server; None = $FMRISCALE_CACHE, or else ~/.cache/fmriscale."""
     cache_gb: float | None = None
     """Limit of that folder, GB (10^9 bytes): shards longest unused are deleted; None = no limit."""
@@ -97,21 +101,26 @@ class DataConfig:
     verify: bool = False
     """Check the sha256 of every run before the first step (memory and device always do)."""
 
-    def __post_init__(self) -> None:
+    def _broken_rules(self) -> Iterator[Rule]:
         if self.weights and self.mixture != "weights":
-            raise ValueError(f"data.weights is given, but data.mixture is {self.mixture}; use one of them")
+            told = f"data.weights is given, but data.mixture is {self.mixture}; use one of them"
+            yield ("mixture", "weights"), told
         if any(weight < 0 for weight in self.weights.values()):
-            raise ValueError("data.weights: give weights of 0 or more")
+            yield ("weights",), "data.weights: give weights of 0 or more"
         if not 0 <= self.temperature <= 1:
-            raise ValueError(f"data.temperature is {self.temperature}; it must be between 0 and 1")
+            yield ("temperature",), f"data.temperature is {self.temperature}; it must be between 0 and 1"
         if self.volume_order == "shuffled" and self.access == "mmap":
-            raise ValueError("data.volume_order shuffled changes a copy of the runs: set data.access memory")
+            told = "data.volume_order shuffled changes a copy of the runs: set data.access memory"
+            yield ("volume_order", "access"), told
         if self.shuffle_shards < 1:
-            raise ValueError(f"data.shuffle_shards is {self.shuffle_shards}; it must be at least 1")
+            yield (
+                ("shuffle_shards",),
+                f"data.shuffle_shards is {self.shuffle_shards}; it must be at least 1",
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelConfig:
+class ModelConfig(Settings):
     """The stacked encoder. None = as the preset has it."""
 
     preset: Literal["paper", "tiny", "base", "large", "1b", "7b"] = "paper"
@@ -125,16 +134,16 @@ class ModelConfig:
     dropout: float | None = None
     """Dropout rate, 0 to below 1."""
 
-    def __post_init__(self) -> None:
+    def _broken_rules(self) -> Iterator[Rule]:
         for name in ("d_model", "n_layers", "n_heads"):
             if (value := getattr(self, name)) is not None and value < 1:
-                raise ValueError(f"model.{name} is {value}; it must be at least 1")
+                yield (name,), f"model.{name} is {value}; it must be at least 1"
         if self.dropout is not None and not 0 <= self.dropout < 1:
-            raise ValueError(f"model.dropout is {self.dropout}; give a rate from 0 to below 1")
+            yield ("dropout",), f"model.dropout is {self.dropout}; give a rate from 0 to below 1"
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig:
+class TrainConfig(Settings):
     """Optimisation."""
 
     steps: int = 2000
@@ -172,7 +181,7 @@ class TrainConfig:
     """DeepSpeed ZeRO stage, 0 to 3."""
     offload: Literal["none", "cpu", "nvme"] = "none"
     """Where ZeRO keeps optimiser states (at stage 3 weights too): on the GPU, in host memory, or on disk."""
-    nvme_path: str | None = None
+    nvme_path: PathText | None = None
     """Folder on a local disk, for offload: nvme."""
     activation_checkpointing: bool = False
     """Keep only the input of each block and compute the rest again in the backward pass: same result."""
@@ -205,46 +214,52 @@ class TrainConfig:
     deepspeed: dict[str, Any] = field(default_factory=dict)
     """Raw DeepSpeed settings merged over the derived ones; keys that fmriscale derives are refused."""
 
-    def __post_init__(self) -> None:
+    def _broken_rules(self) -> Iterator[Rule]:
         if self.zero_stage not in (0, 1, 2, 3):
-            raise ValueError(f"train.zero_stage is {self.zero_stage}; choose 0, 1, 2 or 3")
+            yield ("zero_stage",), f"train.zero_stage is {self.zero_stage}; choose 0, 1, 2 or 3"
+        weights = ("ntp_weight", "masked_weight")
         if min(self.ntp_weight, self.masked_weight) < 0 or self.ntp_weight + self.masked_weight <= 0:
-            raise ValueError("train.ntp_weight and masked_weight: give 0 or more, and not both 0")
-        if self.masked_weight == 0 and self.ntp_weight != 1:
-            raise ValueError(
+            yield weights, "train.ntp_weight and masked_weight: give 0 or more, and not both 0"
+        elif self.masked_weight == 0 and self.ntp_weight != 1:
+            yield (
+                weights,
                 f"train.ntp_weight is {self.ntp_weight}, but nothing else is learnt: leave it at 1, or give "
-                "train.masked_weight"
+                "train.masked_weight",
             )
         if self.masked_weight > 0 and self.pair == "siamese":
-            raise ValueError("train.pair siamese reads no masked volumes: use joint, or masked_weight 0")
+            told = "train.pair siamese reads no masked volumes: use joint, or masked_weight 0"
+            yield ("pair", "masked_weight"), told
         if not 0 < self.masked_share <= 1:
-            raise ValueError(f"train.masked_share is {self.masked_share}; give a share above 0, at most 1")
-        if self.save_every < 1 or self.keep_last < 1 or self.keep_every < 0:
-            raise ValueError("train.save_every and keep_last must be at least 1, keep_every at least 0")
-        if self.keep_every % self.save_every:
-            raise ValueError(
-                f"train.keep_every {self.keep_every} is no multiple of train.save_every {self.save_every}, "
-                "so no checkpoint would be kept for good"
-            )
+            told = f"train.masked_share is {self.masked_share}; give a share above 0, at most 1"
+            yield ("masked_share",), told
         if not 0 < self.lr < math.inf:
-            raise ValueError(f"train.lr is {self.lr}; it must be above 0, and finite")
+            yield ("lr",), f"train.lr is {self.lr}; it must be above 0, and finite"
         if not 0 <= self.weight_decay < math.inf:
-            raise ValueError(f"train.weight_decay is {self.weight_decay}; give 0 or more")
-        lowest = {"seed": 0, "warmup_steps": 0, "eval_every": 0}
+            yield ("weight_decay",), f"train.weight_decay is {self.weight_decay}; give 0 or more"
+        lowest = dict.fromkeys(("seed", "warmup_steps", "eval_every", "keep_every"), 0)
         ones = ("steps", "global_batch", "max_micro_batch", "eval_pairs", "log_every", "max_bad_steps")
-        for name, low in (lowest | dict.fromkeys(ones, 1)).items():
+        for name, low in (lowest | dict.fromkeys((*ones, "save_every", "keep_last"), 1)).items():
             if getattr(self, name) < low:
-                raise ValueError(f"train.{name} is {getattr(self, name)}; it must be at least {low}")
-        if self.hang_minutes <= 0 or (self.max_minutes is not None and self.max_minutes <= 0):
-            raise ValueError("train.hang_minutes and train.max_minutes must be above 0")
+                yield (name,), f"train.{name} is {getattr(self, name)}; it must be at least {low}"
+        if self.save_every >= 1 and self.keep_every > 0 and self.keep_every % self.save_every:
+            yield (
+                ("keep_every", "save_every"),
+                f"train.keep_every {self.keep_every} is no multiple of train.save_every {self.save_every}, "
+                "so no checkpoint would be kept for good",
+            )
+        for name in ("hang_minutes", "max_minutes"):
+            if (minutes := getattr(self, name)) is not None and minutes <= 0:
+                yield (name,), f"train.{name} is {minutes:g}; it must be above 0"
         if self.offload != "none" and self.zero_stage == 0:
-            raise ValueError(f"train.offload {self.offload} needs train.zero_stage 1, 2 or 3; use 1, or none")
-        if self.offload == "nvme" and (self.zero_stage != 3 or not self.nvme_path):
-            raise ValueError("train.offload nvme needs train.zero_stage 3 and a folder in train.nvme_path")
+            told = f"train.offload {self.offload} needs train.zero_stage 1, 2 or 3; use 1, or none"
+            yield ("offload", "zero_stage"), told
+        elif self.offload == "nvme" and (self.zero_stage != 3 or not self.nvme_path):
+            told = "train.offload nvme needs train.zero_stage 3 and a folder in train.nvme_path"
+            yield ("offload", "zero_stage", "nvme_path"), told
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrackingConfig:
+class TrackingConfig(Settings):
     """MLflow. Never stops the work: a store that fails is reported once and left alone."""
 
     enabled: bool = True
@@ -256,16 +271,17 @@ class TrackingConfig:
     system_metrics: int | None = None
     """Interval at which load, memory and GPUs of the machine that leads are logged too, s; None = never."""
 
-    def __post_init__(self) -> None:
+    def _broken_rules(self) -> Iterator[Rule]:
         if self.system_metrics is not None and self.system_metrics < 1:
-            raise ValueError(f"tracking.system_metrics is {self.system_metrics}; give at least 1 s, or null")
+            told = f"tracking.system_metrics is {self.system_metrics}; give at least 1 s, or null"
+            yield ("system_metrics",), told
 
 
 @dataclass(frozen=True, kw_only=True)
-class PretrainConfig:
+class PretrainConfig(Settings):
     """`deepspeed fmriscale/train.py`: Next Thought Prediction on a corpus."""
 
-    out: str
+    out: PathText
     """Run folder: config, metrics.jsonl, checkpoints, encoder/."""
     data: DataConfig
     """The data."""

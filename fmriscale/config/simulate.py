@@ -4,16 +4,17 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from fmriscale.config.corpus import SharesConfig
+from fmriscale.config.settings import PathText, Settings
 
 
 @dataclass(frozen=True, kw_only=True)
-class SimulateConfig:
+class SimulateConfig(Settings):
     """`fmriscale simulate`: a timbre experiment with known truth, as an fMRIPrep derivative or a corpus.
 
     Strengths are in standard deviations of a voxel's noise.
     """
 
-    out: str
+    out: PathText
     """Folder of the derivative, or of the corpus."""
     form: Literal["fmriprep", "corpus"] = "fmriprep"
     """fmriprep: images and confounds, to be sharded; corpus: the ROI alone, without images, in a fraction of
@@ -22,7 +23,7 @@ class SimulateConfig:
     """Regress motion and slow drifts out of a corpus; false: as measured, but standardised."""
     split: SharesConfig = field(default_factory=SharesConfig)
     """Splits of a corpus."""
-    events: str | None = None
+    events: PathText | None = None
     """Table with the events of a real experiment (subject, run, onset, duration, condition, timbre, pitch,
     key): order, onsets and pitches are its own; None = generated likewise."""
     n_subjects: int = 12

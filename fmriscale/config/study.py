@@ -2,15 +2,17 @@
 
 import math
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
 from fmriscale.config.corpus import SPLITS
 from fmriscale.config.pretrain import ModelConfig, TrackingConfig
+from fmriscale.config.settings import PathText, Rule, Settings
 
 
 @dataclass(frozen=True, kw_only=True)
-class TaskConfig:
+class TaskConfig(Settings):
     """Same-label pairs: were two windows recorded under the same label?"""
 
     protocol: Literal["cross_run", "paper", "any"] = "cross_run"
@@ -46,21 +48,25 @@ class TaskConfig:
     """run: as the corpus has it; subject: linear trend and scale of all runs of a subject together, as
     published: offsets of runs stay in, and held-out runs take part."""
 
-    def __post_init__(self) -> None:
+    def _broken_rules(self) -> Iterator[Rule]:
         if self.length < 1:
-            raise ValueError(f"task.length is {self.length}; it must be at least 1")
+            yield ("length",), f"task.length is {self.length}; it must be at least 1"
         if self.pairs_per_window < 2 or self.pairs_per_window % 2:
-            raise ValueError(f"task.pairs_per_window is {self.pairs_per_window}; give an even number")
+            told = f"task.pairs_per_window is {self.pairs_per_window}; give an even number"
+            yield ("pairs_per_window",), told
         if self.windows_per_run < 1:
-            raise ValueError(f"task.windows_per_run is {self.windows_per_run}; it must be at least 1")
+            told = f"task.windows_per_run is {self.windows_per_run}; it must be at least 1"
+            yield ("windows_per_run",), told
         if self.condition is None and (self.conditions or self.train_conditions or self.test_conditions):
-            raise ValueError("task: values of a condition are given, but no column; set task.condition")
+            given = ("conditions", "train_conditions", "test_conditions")
+            yield given, "task: values of a condition are given, but no column; set task.condition"
         if self.protocol == "paper" and self.partners == "other_person":
-            raise ValueError("task.protocol: paper pairs within a person; use cross_run with other_person")
+            told = "task.protocol: paper pairs within a person; use cross_run with other_person"
+            yield ("protocol", "partners"), told
 
 
 @dataclass(frozen=True, kw_only=True)
-class FinetuneTrainConfig:
+class FinetuneTrainConfig(Settings):
     """Fine-tuning of one cell."""
 
     epochs: int = 20
@@ -95,7 +101,7 @@ class FinetuneTrainConfig:
     pool: Literal["cls", "mean"] = "cls"
     """What the head reads: CLS, or the mean over the tokens of volumes."""
 
-    def __post_init__(self) -> None:
+    def _broken_rules(self) -> Iterator[Rule]:
         for name, low in (
             ("epochs", 1),
             ("batch", 1),
@@ -104,28 +110,29 @@ class FinetuneTrainConfig:
             ("probe_epochs", 0),
         ):
             if getattr(self, name) < low:
-                raise ValueError(f"train.{name} is {getattr(self, name)}; it must be at least {low}")
-        rates = [self.lr] if self.head_lr is None else [self.lr, self.head_lr]
-        if not all(0 < rate < math.inf for rate in rates):
-            raise ValueError("train.lr and train.head_lr must be above 0, and finite")
+                yield (name,), f"train.{name} is {getattr(self, name)}; it must be at least {low}"
+        for name, rate in (("lr", self.lr), ("head_lr", self.head_lr)):
+            if rate is not None and not 0 < rate < math.inf:
+                yield (name,), f"train.{name} is {rate}; it must be above 0, and finite"
         if not 0 <= self.weight_decay < math.inf:
-            raise ValueError(f"train.weight_decay is {self.weight_decay}; give 0 or more")
+            yield ("weight_decay",), f"train.weight_decay is {self.weight_decay}; give 0 or more"
         if not 0 < self.layer_decay <= 1:
-            raise ValueError(f"train.layer_decay is {self.layer_decay}; give a factor above 0, at most 1")
+            told = f"train.layer_decay is {self.layer_decay}; give a factor above 0, at most 1"
+            yield ("layer_decay",), told
 
 
 @dataclass(frozen=True, kw_only=True)
-class StudyConfig:
+class StudyConfig(Settings):
     """`fmriscale finetune`: fresh and pre-trained arms over folds and seeds, with controls."""
 
-    out: str
+    out: PathText
     """Study folder: config, results.tsv, curves.tsv, figure, MLflow store."""
-    corpus: str
+    corpus: PathText
     """Folder of the corpus with the labelled runs, or its URL."""
-    pretrained: str | None
+    pretrained: PathText | None
     """encoder/ folder of a pre-training; {fold} is replaced by the fold number; None = fresh arm only (and no
     controls)."""
-    controls: dict[str, str] = field(default_factory=dict)
+    controls: dict[str, PathText] = field(default_factory=dict)
     """Further arms for comparison: name and encoder/ folder. shuffled_order: the same pre-training, with
     data.volume_order shuffled; where it is left out, the report says so."""
     datasets: list[str] | None = None
@@ -157,20 +164,25 @@ class StudyConfig:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     """MLflow."""
 
-    def __post_init__(self) -> None:
+    def _broken_rules(self) -> Iterator[Rule]:
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"seeds is {self.seeds}; give one or more, each once: a seed is a training")
-        if min(self.seeds) < 0:
-            raise ValueError(f"seeds is {self.seeds}; give numbers of 0 or more")
+            told = f"seeds is {self.seeds}; give one or more, each once: a seed is a training"
+            yield ("seeds",), told
+        if min(self.seeds, default=0) < 0:
+            yield ("seeds",), f"seeds is {self.seeds}; give numbers of 0 or more"
         if unknown := [split for split in self.splits if split not in SPLITS]:
-            raise ValueError(f"splits has '{unknown[0]}'; choose from {', '.join(SPLITS)}")
+            yield ("splits",), f"splits has '{unknown[0]}'; choose from {', '.join(SPLITS)}"
         if self.train_sizes == []:
-            raise ValueError("train_sizes is empty; give sizes, or null for one study of all there are")
+            yield (
+                ("train_sizes",),
+                "train_sizes is empty; give sizes, or null for one study of all there are",
+            )
         if self.jobs < 0:
-            raise ValueError(f"jobs is {self.jobs}; it must be 0 or more")
+            yield ("jobs",), f"jobs is {self.jobs}; it must be 0 or more"
         for name in self.controls:
             if not re.fullmatch("[a-z][a-z0-9_]*", name) or name in ("fresh", "pretrained"):
-                raise ValueError(
+                yield (
+                    ("controls",),
                     f"controls names an arm '{name}'; give lower-case letters, digits and _, and neither "
-                    "fresh nor pretrained"
+                    "fresh nor pretrained",
                 )

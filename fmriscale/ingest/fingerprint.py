@@ -11,10 +11,11 @@ from typing import Any
 
 import fmriscale
 from fmriscale.config import DatasetConfig
+from fmriscale.config.settings import PathKind
 from fmriscale.files import expand
 from fmriscale.ingest.features import load_features
 from fmriscale.ingest.plan import Shard
-from fmriscale.recipe import to_dict
+from fmriscale.recipe.paths import absolute, map_paths
 
 SOFTWARE = ("isal", "nibabel", "nilearn", "numpy", "scipy")
 """Packages whose versions shape the numbers or bytes of a corpus."""
@@ -54,18 +55,18 @@ def fingerprints(shards: Iterable[Shard]) -> list[str]:
 
 def _settings(dataset: DatasetConfig) -> dict[str, Any]:
     """Return the settings of a data set; files of the feature space by name, size and time."""
-    settings = to_dict(dataset)
+    settings = map_paths(dataset, _placed)
     for field in ("root", *MANIFEST_ONLY):
         del settings[field]
-    settings["features"] = dataset.features.map_files(_stamped)
     if atlas := load_features(dataset.features).space.atlas:
         settings["features"]["labels_img"] = asdict(atlas)
-    settings["affine_from"] = None if dataset.affine_from is None else _stamped(dataset.affine_from)
     return settings
 
 
-def _stamped(path: str) -> list[Any]:
-    """Return name, size and time of a file."""
+def _placed(path: str, kind: PathKind) -> str | list[Any]:
+    """Return name, size and time of a file; a template as seen from anywhere."""
+    if kind is PathKind.TEMPLATE:
+        return absolute(path, kind)
     return [Path(path).name, *_stamp(expand(path))]
 
 

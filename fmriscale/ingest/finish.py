@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 
 from fmriscale.config import CorpusConfig
 from fmriscale.corpus.assemble import corpus_json, quarantine_table
@@ -23,7 +22,8 @@ from fmriscale.ingest.fingerprint import fingerprints, software
 from fmriscale.ingest.plan import Shard
 from fmriscale.ingest.quality import Rejection
 from fmriscale.ingest.shards import build_shards
-from fmriscale.recipe import to_dict
+from fmriscale.recipe.document import dump
+from fmriscale.recipe.paths import absolute, map_paths
 
 RECIPE = "recipe.yaml"
 """The recipe that a corpus was made with, kept in its folder."""
@@ -142,18 +142,7 @@ def _sweep(folder: Path, states: set[Path]) -> None:
 
 def _recipe(config: CorpusConfig) -> str:
     """Return the recipe as YAML, the same whatever the folder's name and the number of jobs."""
-    kept = to_dict(dataclasses.replace(config, out=".", jobs=0))
-    for entry, dataset in zip(kept["datasets"], config.datasets, strict=True):
-        entry["root"] = _rooted(dataset.root)
-        entry["features"] = dataset.features.map_files(_rooted)
-        if dataset.affine_from is not None:
-            entry["affine_from"] = _rooted(dataset.affine_from)
-    return yaml.safe_dump(kept, sort_keys=False)
-
-
-def _rooted(path: str) -> str:
-    """Make the relative path of a file or folder absolute: the recipe will be read from elsewhere."""
-    return path if path.startswith(("$", "~")) else str(Path(path).absolute())
+    return dump(map_paths(config, absolute) | {"out": ".", "jobs": 0})
 
 
 def _tables(

@@ -349,12 +349,13 @@ def _events(
         "array": found.array or "",
     }
     try:
-        path = expand(str(expand(dataset.events)).format(**fields), relative_to=root)
+        path = expand(str(expand(dataset.events)).format(**fields)).absolute()
     except (KeyError, IndexError, ValueError) as error:
         raise Rejected("no_events", f"the template events: {dataset.events} needs {error}") from error
     if path.is_dir():
         folders = [f"{k}-{known.known[k]}" for k in ("sub", "ses") if k in known.known]
         return events_file(tree, path.joinpath(*folders, "func", "_"), path, known)
     if not path.is_file():
-        raise Rejected("no_events", f"{path.name} is not where events: {dataset.events} says; add it")
+        told = f"{path.name} is not where events: {dataset.events} says; add it, or mend events"
+        raise Rejected("no_events", told)
     return path

@@ -123,7 +123,7 @@ def test_states_shrink_with_the_ranks_as_their_stage_says():
         (["--mfu", "nan"], "finite"),
         (["--mfu", "40"], "a share of the peak"),
         (["--gpus", "3"], "train.global_batch 256 does not divide by 3 ranks"),
-        (["--model.presett", "1b"], "Did you mean"),
+        (["--model.presett", "1b"], "did you mean 'model.preset'"),
     ],
 )
 def test_mistakes_are_named(recipe: Path, options, said: str, capsys: pytest.CaptureFixture[str]):

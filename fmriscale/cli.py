@@ -10,7 +10,7 @@ VERBS = {
     "shard": ("fmriscale.ingest.build", "scans -> a corpus of tar shards (also: fmriscale-shard)"),
     "inspect": ("fmriscale.ingest.inspect", "what a corpus holds, as a table or an HTML report"),
     "verify": ("fmriscale.ingest.repair", "find damage in a corpus, and repair it"),
-    "plan": ("fmriscale.training.plan", "memory, speed and days of a pre-training run, before it is started"),
+    "plan": ("fmriscale.plan", "memory, speed and days of a pre-training run, before it is started"),
     "simulate": ("fmriscale.simulate.build", "write a timbre experiment with known truth"),
     "finetune": ("fmriscale.finetune", "fresh and pre-trained arms on a same-label task"),
     "report": ("fmriscale.report", "a study, or the curves of a pre-training run, as one HTML page"),

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fmriscale.config import StudyConfig
+from fmriscale.corpus.manifest import require_corpus
+from fmriscale.corpus.servers import is_url
 from fmriscale.errors import EXIT_OK, UserError
 from fmriscale.files import atomic_write, expand, writing_to
 from fmriscale.pool import WorkerDied, available_cores, in_order
@@ -39,6 +41,8 @@ def main(args: list[str]) -> int:
     for name, what in (("corpus.json", "a corpus"), ("metrics.jsonl", "a pre-training run")):
         if (out / name).exists():
             raise UserError(f"{out}: holds {what}, which a study would spoil; choose another out")
+    if not is_url(config.corpus):
+        require_corpus(expand(config.corpus))
     # One thread a process: cells run side by side, and results do not depend on the number of cores.
     os.environ["OMP_NUM_THREADS"] = "1"
     from fmriscale.evaluation import material as materials

@@ -1,16 +1,23 @@
 """The table of a corpus: what it holds, from its manifest alone."""
 
-from pathlib import Path
-from typing import Any
+from __future__ import annotations
 
-import pandas as pd
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from fmriscale.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def read_quarantine(folder: Path) -> pd.DataFrame:
     """Read quarantine.tsv."""
+    import pandas as pd
+
     try:
+        import pandas as pd
+
         return pd.read_csv(folder / "quarantine.tsv", sep="\t", dtype=str, keep_default_na=False)
     except (OSError, ValueError) as error:
         raise UserError(f"{folder / 'quarantine.tsv'}: {error}; rebuild the corpus") from error

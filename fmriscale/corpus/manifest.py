@@ -4,22 +4,29 @@ A corpus folder holds `corpus.json`, `runs.tsv`, `quarantine.tsv` and the tar sh
 written last: a folder without it is not a corpus yet.
 """
 
+from __future__ import annotations
+
 import hashlib
 import json
 import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from fmriscale.config import SplitConfig
 from fmriscale.errors import DamageError, UserError
 from fmriscale.files import fsync_folder, write_durably
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 FORMAT = 1
+
+RECIPE = "recipe.yaml"
+"""The recipe that a corpus was made with, kept in its folder."""
 
 RUN_COLUMNS = [
     *("key", "dataset", "subject", "session", "task", "run", "person"),
@@ -100,7 +107,7 @@ class FeatureSpace:
         }
 
     @classmethod
-    def from_dict(cls, name: str, content: dict[str, Any]) -> "FeatureSpace":
+    def from_dict(cls, name: str, content: dict[str, Any]) -> FeatureSpace:
         """Read the form kept in corpus.json."""
         labels, coordinates = content["labels"], content["coordinates"]
         return cls(
@@ -286,6 +293,12 @@ def details_hash(members: dict[str, bytes]) -> str:
     return hashlib.sha256(rest).hexdigest()[:16]
 
 
+def require_corpus(folder: Path) -> None:
+    """Refuse a folder that holds no corpus."""
+    if not (folder / "corpus.json").is_file():
+        raise UserError(f"{folder}: not a corpus (no corpus.json); build one with fmriscale-shard")
+
+
 def read_manifest(folder: Path) -> tuple[dict[str, Any], pd.DataFrame]:
     """Read corpus.json and runs.tsv.
 
@@ -304,9 +317,10 @@ def read_manifest(folder: Path) -> tuple[dict[str, Any], pd.DataFrame]:
     DamageError
         corpus.json or runs.tsv is not what was written.
     """
+    require_corpus(folder)
+    import pandas as pd
+
     path = folder / "corpus.json"
-    if not path.is_file():
-        raise UserError(f"{folder}: not a corpus (no corpus.json); build one with fmriscale-shard")
     try:
         corpus = json.loads(path.read_text())
     except ValueError as error:

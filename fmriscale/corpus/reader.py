@@ -3,22 +3,26 @@
 A corpus on a server is read in the same way: its shards are mapped where the cache has them.
 """
 
+from __future__ import annotations
+
 import io
 import json
 import mmap
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from fmriscale.corpus.manifest import FeatureSpace, details_hash, read_manifest
 from fmriscale.corpus.remote import RemoteShards
 from fmriscale.corpus.servers import is_url
 from fmriscale.errors import DamageError, UserError
 from fmriscale.files import allow_open_files, expand
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 NPY_HEADER = 128
 """Bytes of the .npy header that the writer makes for every bold array."""
@@ -58,7 +62,7 @@ class Corpus:
         self._maps: dict[str, mmap.mmap] = {}
 
     @classmethod
-    def open(cls, where: str | Path, cache: str | None = None, cache_gb: float | None = None) -> "Corpus":
+    def open(cls, where: str | Path, cache: str | None = None, cache_gb: float | None = None) -> Corpus:
         """Open a corpus.
 
         Parameters
@@ -166,6 +170,8 @@ class Corpus:
         DamageError
             A shard is missing, of another size, or ends before a run does.
         """
+        import pandas as pd
+
         codes, shards = pd.factorize(self.runs["shard"].to_numpy()[rows])
         allow_open_files(len(shards) + len(self._maps))
         views = [np.frombuffer(self.map(shard), np.uint8) for shard in shards]

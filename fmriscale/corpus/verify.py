@@ -1,5 +1,7 @@
 """Is every byte of a corpus what it should be? Shards are hashed and every member is read."""
 
+from __future__ import annotations
+
 import hashlib
 import io
 import json
@@ -8,10 +10,9 @@ import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from fmriscale.corpus.manifest import (
     QUARANTINE_COLUMNS,
@@ -21,6 +22,9 @@ from fmriscale.corpus.manifest import (
     fingerprint_of,
 )
 from fmriscale.corpus.reader import MEMBER_HEADER, NPY_HEADER
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 MEMBERS = ("bold.npy", "json", "mean.npy", "std.npy")
 """Members of a run, in their order."""
@@ -210,6 +214,8 @@ def _record(content: bytes, place: int, row: dict[str, Any]) -> None:
 
 def read_rows(folder: Path) -> pd.DataFrame:
     """Read runs.tsv as text, exactly as it stands."""
+    import pandas as pd
+
     return pd.read_csv(folder / "runs.tsv", sep="\t", dtype=str, keep_default_na=False)
 
 
@@ -225,6 +231,8 @@ def check_manifest(folder: Path) -> tuple[dict[str, Any], pd.DataFrame, list[Dam
     list of Damage
         What is wrong; corpus.json and runs.tsv are empty where they cannot be read.
     """
+    import pandas as pd
+
     rows = pd.DataFrame(columns=RUN_COLUMNS)
     try:
         corpus = json.loads((folder / "corpus.json").read_text())

@@ -4,15 +4,15 @@ Plan (which runs go to which shard) -> build what is not there yet, all of it or
 (shards and manifest put in place) -> closing table.
 """
 
+from __future__ import annotations
+
 import argparse
 import contextlib
 import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from fmriscale.config import CorpusConfig
 from fmriscale.corpus.inspect import table
@@ -20,12 +20,12 @@ from fmriscale.corpus.lock import FolderLock
 from fmriscale.corpus.manifest import read_manifest
 from fmriscale.errors import EXIT_OK, EXIT_QUARANTINED, UserError
 from fmriscale.files import expand, writing_to
-from fmriscale.ingest.estimate import describe
-from fmriscale.ingest.finish import finish
 from fmriscale.ingest.plan import Plan, make_plan, part_of
-from fmriscale.ingest.shards import build_shards
 from fmriscale.recipe import CommandLine, parse
 from fmriscale.tasks import add_flags, settle
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def main(args: list[str] | None = None) -> int:
@@ -33,6 +33,8 @@ def main(args: list[str] | None = None) -> int:
     flags, recipe = _flags(sys.argv[1:] if args is None else args)
     config = parse(CorpusConfig, recipe, prog="fmriscale-shard")
     if flags.plan:
+        from fmriscale.ingest.estimate import describe
+
         print(describe(config, flags.num_tasks or 1))
         return EXIT_OK
     again = shlex.join(["fmriscale-shard", *recipe])
@@ -40,6 +42,10 @@ def main(args: list[str] | None = None) -> int:
         print(build_part(config, flags.task_id, flags.num_tasks))
         return EXIT_OK
     plan = _plan(config)
+    # Imported here, as in `build`: a recipe that is refused does not wait for what reads scans.
+    from fmriscale.ingest.finish import finish
+    from fmriscale.ingest.shards import build_shards
+
     with _builder(config) as (folder, lock):
         if leaving := leavers(config, folder):
             warning = f"{folder} holds data set {', '.join(leaving)}, which the recipe does not list"
@@ -69,6 +75,9 @@ def build(config: CorpusConfig) -> tuple[dict[str, Any], pd.DataFrame]:
         The recipe is wrong, or the folder cannot be written; a corpus that was there stays as it was.
     """
     plan = _plan(config)
+    from fmriscale.ingest.finish import finish
+    from fmriscale.ingest.shards import build_shards
+
     with _builder(config) as (folder, lock):
         build_shards(plan.shards, folder, config.jobs, lock)
         return finish(config, plan.shards, plan.rejections, lock, "build")
@@ -83,6 +92,8 @@ def build_part(config: CorpusConfig, task_id: int, num_tasks: int) -> str:
         As `build`.
     """
     plan = _plan(config).shards
+    from fmriscale.ingest.shards import build_shards
+
     part = part_of(plan, task_id, num_tasks)
     with _builder(config) as (folder, lock):
         n_built, n_rejected = build_shards(part, folder, config.jobs, lock)

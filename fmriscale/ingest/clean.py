@@ -9,10 +9,6 @@ And it filters feature by feature, which takes 40 times as long as filtering all
 from typing import Any
 
 import numpy as np
-import scipy.linalg
-import scipy.signal
-from nilearn.signal import butterworth
-from scipy.interpolate import CubicSpline
 
 from fmriscale.config import DenoiseConfig
 from fmriscale.ingest.denoise import Confounds
@@ -87,9 +83,13 @@ class Cleaner:
             if filters:
                 series = fill_censored(series, kept)
         if self.denoise.detrend:
-            series = scipy.signal.detrend(series, axis=0)
+            from scipy.signal import detrend
+
+            series = detrend(series, axis=0)
         if not filters:
             return series
+        from nilearn.signal import butterworth
+
         try:
             series = butterworth(
                 series, 1 / self.t_r, self.denoise.low_pass, self.denoise.high_pass, copy=True
@@ -121,6 +121,8 @@ def fill_censored(series: np.ndarray, kept: np.ndarray) -> np.ndarray:
     filled[kept] = series
     gaps = np.setdiff1d(np.arange(kept[0], kept[-1]), kept)
     if gaps.size:
+        from scipy.interpolate import CubicSpline
+
         filled[gaps] = CubicSpline(kept, series)(gaps)
     return filled
 
@@ -133,7 +135,9 @@ def _basis(regressors: np.ndarray, size: np.ndarray) -> np.ndarray:
     regressors = regressors - regressors.mean(axis=0)
     spread = regressors.std(axis=0, ddof=1)
     alive = spread > 1e-10 * size
-    result: Any = scipy.linalg.qr(regressors[:, alive] / spread[alive], mode="economic", pivoting=True)
+    from scipy.linalg import qr
+
+    result: Any = qr(regressors[:, alive] / spread[alive], mode="economic", pivoting=True)
     q, r, _ = result
     weight = np.abs(np.diag(r))
     return q[:, weight > max(regressors.shape) * np.finfo(np.float64).eps * weight.max(initial=0.0)]

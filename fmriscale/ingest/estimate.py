@@ -9,9 +9,7 @@ from fmriscale.corpus.inspect import aligned
 from fmriscale.corpus.state import load_state, read_state
 from fmriscale.corpus.writer import EncodedRun
 from fmriscale.files import expand
-from fmriscale.ingest.fingerprint import fingerprints
 from fmriscale.ingest.plan import MEMBER_BYTES, Shard, make_plan
-from fmriscale.ingest.shards import timed_run
 from fmriscale.pool import available_cores, in_order
 
 SAMPLING_SECONDS = 60.0
@@ -43,6 +41,8 @@ def describe(config: CorpusConfig, num_tasks: int) -> str:
     """
     planned = make_plan(config)
     plan = planned.shards
+    from fmriscale.ingest.fingerprint import fingerprints
+
     folder, jobs = expand(config.out), config.jobs or available_cores()
     prints = fingerprints(plan)
     missing = {s.name for s, p in zip(plan, prints, strict=True) if load_state(folder, s.name, p) is None}
@@ -99,6 +99,8 @@ def _built_before(folder: Path, shards: list[Shard]) -> Yield:
 
 def _one_run(shards: list[Shard]) -> Yield:
     """Return what one run tells, after a first one that brings in libraries and atlas."""
+    from fmriscale.ingest.run import timed_run
+
     found, started = Yield(), time.monotonic()
     for shard in shards[:1]:
         for run in shard.runs[:3]:

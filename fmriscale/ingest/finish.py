@@ -10,7 +10,7 @@ import pandas as pd
 from fmriscale.config import CorpusConfig
 from fmriscale.corpus.assemble import corpus_json, quarantine_table
 from fmriscale.corpus.lock import FolderLock
-from fmriscale.corpus.manifest import install, render_manifest
+from fmriscale.corpus.manifest import RECIPE, install, render_manifest
 from fmriscale.corpus.people import run_table
 from fmriscale.corpus.state import ShardState, load_state, locate, save_state, staged_path, state_path
 from fmriscale.corpus.writer import EncodedRun, ShardWriter, read_members
@@ -24,9 +24,6 @@ from fmriscale.ingest.quality import Rejection
 from fmriscale.ingest.shards import build_shards
 from fmriscale.recipe.document import dump
 from fmriscale.recipe.paths import absolute, map_paths
-
-RECIPE = "recipe.yaml"
-"""The recipe that a corpus was made with, kept in its folder."""
 
 
 def finish(

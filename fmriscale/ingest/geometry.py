@@ -1,6 +1,5 @@
 """Voxel indices and positions in mm: the one place where a half-way voxel is decided."""
 
-import nibabel as nib
 import numpy as np
 
 
@@ -17,6 +16,8 @@ def nearest(positions: np.ndarray, affine: np.ndarray) -> np.ndarray:
     """
     inverse = np.linalg.inv(affine)
     exact = np.round(positions @ inverse[:3, :3].T + inverse[:3, 3], 4).clip(-(2**31), 2**31)
+    import nibabel as nib
+
     forward = nib.io_orientation(affine)[:, 1] > 0
     return np.where(forward, np.floor(exact + 0.5), np.ceil(exact - 0.5)).astype(np.int64)
 

@@ -7,8 +7,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-import pandas as pd
-
 from fmriscale.config import DatasetConfig
 from fmriscale.errors import UserError
 from fmriscale.files import expand
@@ -47,6 +45,8 @@ class Participants:
     """
 
     def __init__(self, dataset: DatasetConfig, root: Path, labels: Iterable[str]) -> None:
+        import pandas as pd
+
         self.dataset, path = dataset, expand(dataset.participants or "", relative_to=root)
         try:
             separator = "," if path.suffix == ".csv" else "\t"

@@ -12,11 +12,9 @@ from fmriscale.errors import UserError
 from fmriscale.ingest.census import Census
 from fmriscale.ingest.checks import check_dataset
 from fmriscale.ingest.denoise import check_denoise
-from fmriscale.ingest.features import Features, load_features
 from fmriscale.ingest.names import Tree
 from fmriscale.ingest.notes import notes
 from fmriscale.ingest.quality import Rejected, Rejection
-from fmriscale.ingest.read import count_volumes
 from fmriscale.ingest.sources import RunSource, survey
 
 MEMBER_BYTES = 4096
@@ -76,6 +74,8 @@ def make_plan(config: CorpusConfig) -> Plan:
 
 def _tell_space(dataset: DatasetConfig, runs: list[RunSource]) -> None:
     """Say it where an atlas taken by name lies in another template than the runs: its file would say so."""
+    from fmriscale.ingest.features import load_features
+
     atlas = load_features(dataset.features).space.atlas
     others = sorted({run.entities.get("space", "") for run in runs} - {"", atlas.template if atlas else ""})
     if atlas and others:
@@ -104,7 +104,6 @@ def _check_recipe(config: CorpusConfig) -> None:
     """Refuse what is wrong whatever the files hold."""
     if not config.datasets:
         raise UserError("the recipe lists no data set; give at least one under datasets")
-    spaces: dict[str, tuple[DatasetConfig, Features]] = {}
     names: set[str] = set()
     for dataset in config.datasets:
         where = f"data set '{dataset.name}'"
@@ -116,12 +115,17 @@ def _check_recipe(config: CorpusConfig) -> None:
         names.add(dataset.name)
         check_dataset(dataset)
         check_denoise(dataset)
+    # Imported here: what is refused above does not wait for nibabel.
+    from fmriscale.ingest.features import Features, load_features
+
+    spaces: dict[str, tuple[DatasetConfig, Features]] = {}
+    for dataset in config.datasets:
         features = load_features(dataset.features)
         other, known = spaces.setdefault(features.space.name, (dataset, features))
         if known.definition != features.definition:
             raise UserError(
-                f"{where} and '{other.name}' define features '{features.space.name}' differently; "
-                "give them different names or the same files"
+                f"data set '{dataset.name}' and '{other.name}' define features '{features.space.name}' "
+                "differently; give them different names or the same files"
             )
 
 
@@ -142,6 +146,9 @@ def _size(path: Path) -> int:
 
 def _runs_per_shard(runs: list[RunSource], dataset: DatasetConfig, shard_bytes: int) -> int:
     """Return how many runs fill a shard, judged by the first one that can be read."""
+    from fmriscale.ingest.features import load_features
+    from fmriscale.ingest.read import count_volumes
+
     n_features = load_features(dataset.features).space.n_features
     for run in runs:
         try:

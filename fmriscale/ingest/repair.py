@@ -1,26 +1,26 @@
 """`fmriscale verify CORPUS`: name every damage; `--repair` builds the damaged shards again."""
 
-from pathlib import Path
-from typing import Any
+from __future__ import annotations
 
-import pandas as pd
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from fmriscale.config import CorpusConfig
 from fmriscale.corpus.lock import FolderLock
-from fmriscale.corpus.manifest import read_manifest
+from fmriscale.corpus.manifest import RECIPE, require_corpus
 from fmriscale.corpus.servers import is_url
 from fmriscale.corpus.verify import MANIFEST, Damage, check_manifest, check_shard
 from fmriscale.corpus.writer import EncodedRun, ShardWriter
 from fmriscale.errors import EXIT_DAMAGE, EXIT_OK, UserError
 from fmriscale.files import expand, fsync_folder, writing_to
-from fmriscale.ingest.fingerprint import software
-from fmriscale.ingest.finish import RECIPE
 from fmriscale.ingest.plan import make_plan
 from fmriscale.ingest.progress import Progress
 from fmriscale.ingest.quality import Rejection
-from fmriscale.ingest.run import process_run
 from fmriscale.pool import available_cores, in_order
 from fmriscale.recipe import CommandLine, parse
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 N_SHOWN = 40
 """Damages that are listed one by one."""
@@ -43,8 +43,7 @@ def main(args: list[str] | None = None) -> int:
             "is checked as it comes)"
         )
     folder, jobs = expand(given.corpus), given.jobs or available_cores()
-    if not (folder / "corpus.json").is_file():
-        read_manifest(folder)  # says what the folder is not
+    require_corpus(folder)
     manifest, rows, damages = check_manifest(folder)
     by_shard = check_shards(folder, manifest["shards"], rows, jobs)
     damages += [damage for found in by_shard.values() for damage in found]
@@ -119,6 +118,8 @@ def repair_shard(
     UserError
         The recipe or a source is gone or gives other bytes now, or someone else is building.
     """
+    from fmriscale.ingest.run import process_run
+
     name = summary["path"]
     sources = _sources(folder, name.partition("/")[0])
     mine = rows[rows.shard == name]
@@ -161,6 +162,8 @@ def _sources(folder: Path, dataset: str) -> dict[str, tuple]:
 
 def _changed(manifest: dict[str, Any]) -> str:
     """Say why other bytes came out."""
+    from fmriscale.ingest.fingerprint import software
+
     then, now = manifest.get("software", {}), software()
     changes = [f"{k} {then.get(k)}, now {v}" for k, v in now.items() if then.get(k) != v]
     if changes:

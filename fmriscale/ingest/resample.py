@@ -10,7 +10,6 @@ from fractions import Fraction
 from typing import Any
 
 import numpy as np
-from scipy.signal import firwin, resample_poly
 
 from fmriscale.ingest.clean import fill_censored
 
@@ -69,12 +68,16 @@ class Grid:
         up, down = ratio.numerator, ratio.denominator
         if up != down:
             window = _low_pass(up, down)
+            from scipy.signal import resample_poly
+
             filled = resample_poly(filled, up, down, axis=0, window=window, padtype="antireflect")
         return filled[self.kept]
 
 
 def _low_pass(up: int, down: int) -> np.ndarray:
     """Return the filter at `up` times the old rate: its stop band starts at the Nyquist frequency."""
+    from scipy.signal import firwin
+
     longer = max(up, down)
     taps = 2 * REACH * longer + 1
     # Kaiser's formulas: the shape parameter, and the width of the transition band that follows from it.

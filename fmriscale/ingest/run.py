@@ -1,6 +1,7 @@
 """One run: from its files to the members of a shard, or to a reason for quarantine."""
 
 import dataclasses
+import time
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,16 @@ from fmriscale.ingest.quality import (
 from fmriscale.ingest.read import read_signals
 from fmriscale.ingest.resample import Grid
 from fmriscale.ingest.sources import RunSource
+
+
+def timed_run(run: RunSource, dataset: DatasetConfig) -> tuple[EncodedRun | Rejection, float]:
+    """Process a run; return the result and the time it took, s."""
+    start = time.perf_counter()
+    result = process_run(run, dataset)
+    if isinstance(result, Rejection) and not run.path.exists() and not run.path.is_symlink():
+        detail = "the file was there when the data set was listed, and is gone; put it back"
+        result = Rejection(run.dataset, run.source, "vanished", detail)
+    return result, time.perf_counter() - start
 
 
 def process_run(run: RunSource, dataset: DatasetConfig) -> EncodedRun | Rejection:

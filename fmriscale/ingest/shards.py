@@ -1,6 +1,5 @@
 """Build the shards that are missing: any process may, one a shard, and be killed at any time."""
 
-import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
@@ -15,7 +14,7 @@ from fmriscale.ingest.fingerprint import fingerprints
 from fmriscale.ingest.plan import Shard
 from fmriscale.ingest.progress import Progress
 from fmriscale.ingest.quality import Rejection
-from fmriscale.ingest.run import process_run
+from fmriscale.ingest.run import timed_run
 from fmriscale.ingest.sources import RunSource
 from fmriscale.pool import WorkerDied, available_cores, in_order
 
@@ -74,16 +73,6 @@ def build_shards(shards: list[Shard], folder: Path, jobs: int, lock: FolderLock)
             lock.release(shard.name)
             n_built += 1
     return n_built, sum(len(state.rejections) for state in known.values() if state is not None)
-
-
-def timed_run(run: RunSource, dataset: DatasetConfig) -> tuple[EncodedRun | Rejection, float]:
-    """Process a run; return the result and the time it took, s."""
-    start = time.perf_counter()
-    result = process_run(run, dataset)
-    if isinstance(result, Rejection) and not run.path.exists() and not run.path.is_symlink():
-        detail = "the file was there when the data set was listed, and is gone; put it back"
-        result = Rejection(run.dataset, run.source, "vanished", detail)
-    return result, time.perf_counter() - start
 
 
 def _up_to_date(folder: Path, shard: Shard, fingerprint: str) -> ShardState | None:

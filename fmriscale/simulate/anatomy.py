@@ -6,6 +6,9 @@ import numpy as np
 
 from fmriscale.config import SimulateConfig
 
+ROI = "roi_mask.nii.gz"
+"""File of the region of interest, at the root of a derivative."""
+
 
 @dataclass(frozen=True)
 class Anatomy:

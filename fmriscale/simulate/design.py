@@ -5,14 +5,19 @@ run holds ONE condition and ONE timbre, so within one half of the runs "same tim
 "same run". Any study of it has to compare windows of different runs.
 """
 
+from __future__ import annotations
+
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from fmriscale.config import SimulateConfig
 from fmriscale.errors import UserError
 from fmriscale.files import expand
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 COLUMNS = ["onset", "duration", "trial_type", "condition", "timbre", "pitch", "key"]
 """Columns of a run's events; onset and duration in seconds."""
@@ -84,6 +89,8 @@ def generated(subject: int, run: int, n_volumes: int, t_r: float, seed: int) -> 
         probe = KEYS[key] + int(rng.integers(36))
         rows.append((onset, TARGET_S, f"{condition}_{timbre}", condition, timbre, order[cycle], key))
         rows.append((onset + PROBE_DELAY_S, PROBE_S, "probe", "probe", timbre, probe, key))
+    import pandas as pd
+
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -168,6 +175,8 @@ def read_events(path: Path) -> dict[tuple[str, str], pd.DataFrame]:
     UserError
         Not readable, or a column or a number is missing.
     """
+    import pandas as pd
+
     try:
         table = pd.read_csv(path, sep="\t", dtype={"subject": str, "run": str})
     except (OSError, ValueError) as error:

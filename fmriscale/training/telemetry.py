@@ -20,7 +20,7 @@ from fmriscale.corpus.reader import Corpus
 from fmriscale.files import atomic_write
 from fmriscale.model.attention import sdpa_backend
 from fmriscale.model.encoder import EncoderConfig
-from fmriscale.model.flops import GPUS
+from fmriscale.model.gpus import GPUS
 from fmriscale.model.objectives import group_sums
 from fmriscale.sampling.loader import NTPLoader
 from fmriscale.training import cluster

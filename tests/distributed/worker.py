@@ -21,8 +21,8 @@ from fmriscale.config import PretrainConfig
 from fmriscale.errors import UserError
 from fmriscale.files import expand
 from fmriscale.recipe import parse
-from fmriscale.train import train
 from fmriscale.training import cluster, zero
+from fmriscale.training.pretraining import train
 from fmriscale.training.resilience import StopRequest, Watchdog
 
 

@@ -16,7 +16,7 @@ from fmriscale.config import FeatureConfig
 from fmriscale.corpus.reader import Corpus
 from fmriscale.ingest.build import build
 from fmriscale.ingest.plan import make_plan
-from fmriscale.ingest.shards import timed_run
+from fmriscale.ingest.run import timed_run
 from fmriscale.recipe import to_dict
 
 

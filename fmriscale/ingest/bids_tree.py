@@ -44,6 +44,7 @@ class _Walk:
         self.dataset, self.root, self.tree, self.form = dataset, root, tree, form
         self.ends = file_ends(dataset, form)
         self.series = _series(self.ends)
+        self.suffixes = {suffix for suffix, _ in self.series}
         self.found: list[Found] = []
         self.misfits: list[Rejection] = []
         self.remarks: list[Rejection] = []
@@ -76,7 +77,9 @@ class _Walk:
     def beside_func(self, folder: Path) -> None:
         """Report the scans that lie in a folder where BIDS has none."""
         for file, extension in self._images(folder):
-            if take_apart(file, extension).suffix in {s for s, _ in self.series} - {""}:
+            suffix = take_apart(file, extension).suffix
+            is_series = suffix.lower().startswith("bold") or (suffix and suffix in self.suffixes)
+            if is_series and suffix not in NO_SERIES:
                 self._misfit(folder, file, "misplaced", MISPLACED)
 
     def _func(self, folder: Path) -> None:
@@ -98,8 +101,7 @@ class _Walk:
 
     def _is_derived(self, name: Name, scanned: set[Traits]) -> bool:
         """Tell a map of some other suffix that was made from a scan of the folder."""
-        of_scans = {suffix for suffix, _ in self.series}
-        plain = re.fullmatch("[A-Za-z0-9]+", name.suffix) and name.suffix.lower() not in of_scans
+        plain = re.fullmatch("[A-Za-z0-9]+", name.suffix) and name.suffix.lower() not in self.suffixes
         return bool(plain) and _scan(name) in scanned
 
     def _images(self, folder: Path) -> Iterator[tuple[str, str]]:
@@ -202,7 +204,7 @@ def _where_else(root: Path, tree: Tree) -> str:
 def _unused_events(dataset: str, root: Path, tree: Tree) -> list[Rejection]:
     """Report the events files that apply to no scan, of whatever form."""
     funcs = list(_func_folders(root, tree))
-    places = {level for func in funcs for level in levels(func / "_", root)}
+    places = {level for func in funcs for level in levels(func, root)}
     there = {
         place: {c.file for c in tree.folder(place).having("events", ".tsv") if not c.file.startswith(".")}
         for place in places
@@ -210,7 +212,7 @@ def _unused_events(dataset: str, root: Path, tree: Tree) -> list[Rejection]:
     if not any(there.values()):
         return []
     for func in funcs:
-        chain = [level for level in levels(func / "_", root) if there[level]]
+        chain = [level for level in levels(func, root) if there[level]]
         for scan in _scans_of_any_form(tree.folder(func).files) if chain else ():
             for level in chain:
                 there[level] -= set(tree.folder(level).applying_to(scan, "events", ".tsv"))

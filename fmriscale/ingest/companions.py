@@ -185,7 +185,7 @@ def events_file(tree: Tree, path: Path, root: Path, run: Identity) -> Path | Non
         Two files of one folder apply alike, which BIDS forbids.
     """
     wanted = traits(run.known)
-    for level in levels(path, root):
+    for level in levels(path.parent, root):
         applying = tree.folder(level).applying_to(wanted, "events", ".tsv")
         if not applying:
             continue

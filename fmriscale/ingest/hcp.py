@@ -16,9 +16,10 @@ from pathlib import Path
 
 from fmriscale.config import DatasetConfig
 from fmriscale.errors import UserError
-from fmriscale.ingest.choice import Found
+from fmriscale.ingest.choice import Found, Listing
 from fmriscale.ingest.layouts import file_ends
 from fmriscale.ingest.names import Tree, parse_name
+from fmriscale.ingest.quality import Rejection
 
 RESULTS = Path("MNINonLinear/Results")
 
@@ -27,8 +28,8 @@ _VISIT = re.compile(r"(?P<sub>.+)_(?P<ses>V\d+\w*)_MR")
 _CLEANING = r"((?:_(?:hp[0-9a-z]+|clean|rclean|tclean))*)"
 
 
-def find_hcp(dataset: DatasetConfig, root: Path, tree: Tree, form: str) -> list[Found]:
-    """List the time series of every run of every subject below root."""
+def find_hcp(dataset: DatasetConfig, root: Path, tree: Tree, form: str) -> Listing:
+    """List the time series of every run of every subject below root, and subjects that were not fetched."""
     ends = file_ends(dataset, form)
     found, runs, others = [], set(), set()
     for subject in tree.folder(root).folders:
@@ -54,7 +55,10 @@ def find_hcp(dataset: DatasetConfig, root: Path, tree: Tree, form: str) -> list[
         raise UserError(
             f"data set '{dataset.name}': no run with *{ends[0]} in {root}/*/{RESULTS.as_posix()}; {hint}"
         )
-    return found
+    subjects = {f: tree.folder(root / f) for f in tree.folder(root).folders}
+    empty = [f for f, inside in subjects.items() if not (inside.folders or inside.files)]
+    told = "the folder is empty: fetch it (datalad get), or remove it"
+    return Listing(found, remarks=[Rejection(dataset.name, folder, "no_scans", told) for folder in empty])
 
 
 def _some(folders: set[str]) -> str:

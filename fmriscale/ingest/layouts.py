@@ -2,6 +2,7 @@
 
 import zipfile
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 from fmriscale.config import DatasetConfig
@@ -15,6 +16,7 @@ VOLUMES = (".nii.gz", ".nii")
 FILE_ENDS = {"nifti": VOLUMES, "cifti": (".dtseries.nii",), "gifti": (".func.gii",), "array": EXTENSIONS}
 """How the files of a form end."""
 
+_KNOWN = sorted({".ptseries.nii", *chain(*FILE_ENDS.values())}, key=len, reverse=True)
 _GRAYORDINATES = (".dtseries.nii", ".ptseries.nii", ".dscalar.nii", ".dlabel.nii")
 
 
@@ -97,6 +99,4 @@ def stem(path: Path) -> str:
 
 def extension_of(path: Path) -> str:
     """Return the extension of a file of any form; of another file what stands behind its last dot."""
-    known = {end for ends in FILE_ENDS.values() for end in ends} | {".ptseries.nii"}
-    fitting = (end for end in sorted(known, key=len, reverse=True) if path.name.endswith(end))
-    return next(fitting, path.suffix)
+    return next((end for end in _KNOWN if path.name.endswith(end)), path.suffix)

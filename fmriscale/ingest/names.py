@@ -216,12 +216,13 @@ def inherited(
     wanted = traits(entities)
     return [
         folder / file
-        for folder in reversed(levels(path, root))
+        for folder in reversed(levels(path.parent, root))
         for file in tree.folder(folder).applying_to(wanted, suffix, extension)
     ]
 
 
-def levels(path: Path, root: Path) -> list[Path]:
-    """Return the folder of a file and those above it up to the root."""
-    folders = [path.parent, *path.parent.parents]
-    return folders[: folders.index(root) + 1] if root in folders else [path.parent]
+@lru_cache(maxsize=256)
+def levels(folder: Path, root: Path) -> tuple[Path, ...]:
+    """Return a folder and those above it up to the root."""
+    folders = (folder, *folder.parents)
+    return folders[: folders.index(root) + 1] if root in folders else (folder,)

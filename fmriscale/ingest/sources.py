@@ -169,7 +169,7 @@ def _corpus_order(run: RunSource) -> tuple[str, ...]:
 
 def _find(dataset: DatasetConfig, root: Path, tree: Tree, form: str) -> Listing:
     if dataset.kind == "hcp":
-        return Listing(hcp.find_hcp(dataset, root, tree, form))
+        return hcp.find_hcp(dataset, root, tree, form)
     if dataset.kind == "arrays" or dataset.files is not None:
         return Listing(find_by_glob(dataset, root, form))
     return find_bids(dataset, root, tree, form)

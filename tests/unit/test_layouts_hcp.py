@@ -59,6 +59,13 @@ def test_hcp_folders(tmp_path):
     assert first.confounds is None and not first.sidecars
 
 
+def test_a_subject_of_hcp_that_was_not_fetched_gets_a_line(tmp_path):
+    grow(tmp_path / "100307", *TASK)
+    (tmp_path / "100206").mkdir()
+    runs, rejected = discover(dataset(tmp_path, features=VOLUMES, kind="hcp"))
+    assert len(runs) == 1 and [(r.source, r.reason) for r in rejected] == [("100206", "no_scans")]
+
+
 def test_hcp_asks_which_of_the_files_of_a_run(tmp_path):
     grow(tmp_path / "100307", *REST, *TASK)
     with pytest.raises(

@@ -31,7 +31,8 @@ class FeatureConfig(Settings):
     labels_gii: list[PathText] | None = None
     """Surface atlas: .label.gii of the left and the right hemisphere; 0 and medial walls are left out."""
     labels: PathText | list[str] | None = None
-    """Names of the features: a text file with one 'index name' a line, or the names in order; optional."""
+    """Names of the features in order, or a file: one 'index name' or one name a line, a table with columns
+    index and name (BIDS dseg.tsv), a colour table (FreeSurfer, Schaefer, ITK-SNAP, Workbench); optional."""
     mask_img: PathText | None = None
     """ROI NIfTI, 0/1 or a probability map; every voxel taken is one feature."""
     mask_threshold: float | None = None

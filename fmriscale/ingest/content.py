@@ -120,7 +120,7 @@ def check_content(path: Path, form: str, who: str = "") -> None:
     ----------
     path : Path
         The file.
-    form : {"nifti", "cifti", "gifti", "array"}
+    form : {"nifti", "cifti", "gifti", "array", "text"}
         What it should be. Damage is left to the reader of that form.
     who : str
         How the rejection begins, for files that are not the run itself.
@@ -141,6 +141,8 @@ def check_content(path: Path, form: str, who: str = "") -> None:
     if form == "array":
         form = path.suffix if path.suffix in _WANTED else "table"
         remedy = _AGAIN if "NIfTI" in remedy or "arrays" in remedy else remedy
+    if form == "text" and "XML" in what:
+        remedy = "write its names as a text, one 'index name' a line"
     is_named = form != "gifti" or (path.suffix == ".gz") == head.startswith(_GZIP)  # nibabel goes by the name
     if kind == "unknown" or (kind in _WANTED.get(form, {"text"}) and is_named):
         return
@@ -160,16 +162,17 @@ def check_input(path: Path, form: str) -> None:
     Raises
     ------
     UserError
-        As `check_content` and `check_fetched` reject; form "text" takes what is no pointer.
+        As `check_content` rejects.
     """
     try:
-        check_fetched(path) if form == "text" else check_content(path, form)
+        check_content(path, form)
     except Rejected as why:
         raise UserError(f"{path}: {why.detail}") from why
 
 
 def _article(form: str) -> str:
-    forms = {"nifti": "a NIfTI image", "cifti": "a CIFTI file", "gifti": "a GIFTI file", "table": "a table"}
+    forms = {"nifti": "a NIfTI image", "cifti": "a CIFTI file", "gifti": "a GIFTI file"}
+    forms |= {"table": "a table", "text": "a text"}
     return forms.get(form, f"a {form} file")
 
 

@@ -7,6 +7,9 @@ import numpy as np
 from fmriscale.config import FeatureConfig
 from fmriscale.errors import UserError
 from fmriscale.files import expand
+from fmriscale.ingest.label_files import read_names
+
+_BACKGROUND = ("background", "unknown", "clear label", "")
 
 
 def whole_labels(values: np.ndarray) -> np.ndarray:
@@ -32,7 +35,7 @@ def feature_labels(config: FeatureConfig, numbers: Sequence[int]) -> tuple[str, 
     Parameters
     ----------
     config : FeatureConfig
-        `labels` is a list of names, or a file with 'index name ...' a line or one name a line in order.
+        `labels` is a list of names, or a file (`label_files`).
     numbers : sequence of int
         The label of every feature in the atlas.
 
@@ -46,22 +49,19 @@ def feature_labels(config: FeatureConfig, numbers: Sequence[int]) -> tuple[str, 
     if isinstance(config.labels, list):
         return _in_order(config, config.labels, len(numbers), "labels")
     path = expand(config.labels)
-    try:
-        lines = [line.split() for line in path.read_text().splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: {error}; features.labels of '{config.name}'") from error
-    if all(len(words) > 1 and words[0].isdigit() for words in lines):
-        by_index = {int(words[0]): words[1] for words in lines}
-        if missing := [n for n in numbers if n not in by_index]:
-            raise UserError(f"{path}: no name for label {missing[0]} of features '{config.name}'")
-        return tuple(by_index[n] for n in numbers)
-    return _in_order(config, [words[0] for words in lines], len(numbers), str(path))
+    names = read_names(path, numbers)
+    if isinstance(names, list):
+        return _in_order(config, names, len(numbers), str(path))
+    if missing := [n for n in numbers if n not in names]:
+        raise UserError(f"{path}: no name for label {missing[0]} of features '{config.name}'; add it")
+    return tuple(names[n] for n in numbers)
 
 
 def _in_order(config: FeatureConfig, names: list[str], n_features: int, where: str) -> tuple[str, ...]:
     if len(names) != n_features:
+        background = len(names) == n_features + 1 and names[0].strip("?").lower() in _BACKGROUND
         raise UserError(
             f"{where}: {len(names)} names for the {n_features} features of '{config.name}'; "
-            "give one name a line in order, or 'index name'"
+            + (f"remove the first, '{names[0]}'" if background else "give one a line, or 'index name'")
         )
     return tuple(names)

@@ -116,6 +116,7 @@ def test_numbers_and_commas_belong_to_names_where_nothing_else_is_meant(tmp_path
         ("table.xlsx", b"PK\x03\x04" + bytes(60), "a zip archive"),
         ("names.json", '{"10": "Left Thalamus"}', "JSON"),
     ],
+    ids=lambda value: "-" if isinstance(value, bytes) or "\n" in value else None,
 )  # fmt: skip
 def test_what_can_be_read_in_two_ways_or_in_none_is_refused(tmp_path, name, content, words):
     with pytest.raises(UserError, match=f"{name}: .*{words}") as refusal:

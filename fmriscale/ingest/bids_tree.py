@@ -1,7 +1,7 @@
 """The scans of a BIDS tree: sub-*/[ses-*/]func. Whatever looks like a scan is a run, or is told why not."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from fmriscale.config import DatasetConfig
@@ -11,6 +11,28 @@ from fmriscale.ingest.layouts import file_ends, is_of_form
 from fmriscale.ingest.misnamed import MISPLACED, NO_SERIES, problem, remedy
 from fmriscale.ingest.names import Name, Traits, Tree, levels, parse_name, take_apart, traits
 from fmriscale.ingest.quality import Rejection
+
+_NO_FUNC = frozenset(
+    [
+        *(
+            "anat",
+            "beh",
+            "dwi",
+            "eeg",
+            "figures",
+            "fmap",
+            "ieeg",
+            "log",
+            "meg",
+            "micr",
+            "motion",
+            "mrs",
+            "nirs",
+        ),
+        *("perf", "pet", "surf", "transforms", "xfm"),
+    ]
+)
+"""Folders of a subject or session that hold no functional images; they are not listed where others do."""
 
 _IMAGES = (".dtseries.nii", ".ptseries.nii", ".func.gii", ".nii.gz", ".nii", ".gii")
 
@@ -51,22 +73,32 @@ class _Walk:
 
     def subject(self, subject: Path) -> None:
         """Sort a subject's scans; say so where there are none."""
-        listed = len(self.found) + len(self.misfits)
-        for place in (subject, *_sessions(subject, self.tree)):
+        before = self._n_listed()
+        places = (subject, *_sessions(subject, self.tree))
+        for place in places:
             if "func" in self.tree.folder(place).folders:
                 self._func(place / "func")
             self.beside_func(place)
+            self._others(place, {*self.tree.folder(place).folders} - _NO_FUNC)
+        if before == self._n_listed() and self._is_wanted(subject):
+            for place in places:
+                self._others(place, _NO_FUNC.intersection(self.tree.folder(place).folders))
+            if before == self._n_listed():
+                self._no_scans(subject)
+
+    def _n_listed(self) -> int:
+        return len(self.found) + len(self.misfits)
+
+    def _is_wanted(self, subject: Path) -> bool:
         wanted = {k: str(v) for k, v in self.dataset.entities.items() if k == "sub"}
-        if listed < len(self.found) + len(self.misfits) or not matches(
-            {"sub": subject.name.removeprefix("sub-")}, wanted
-        ):
-            return
-        for folder in self.tree.folder(subject).folders:
+        return matches({"sub": subject.name.removeprefix("sub-")}, wanted)
+
+    def _others(self, place: Path, folders: Iterable[str]) -> None:
+        """Report the scans in folders of a subject or session that are neither func nor sessions."""
+        for folder in sorted(folders):
             if folder != "func" and not folder.startswith("ses-"):
-                self.beside_func(subject / folder)
-                self.elsewhere(subject / folder)
-        if listed == len(self.found) + len(self.misfits):
-            self._no_scans(subject)
+                self.beside_func(place / folder)
+                self.elsewhere(place / folder)
 
     def elsewhere(self, folder: Path) -> None:
         """Report the scans of a folder that is called otherwise than BIDS calls subjects and sessions."""

@@ -37,6 +37,16 @@ def expand(path: str | Path, relative_to: Path | None = None) -> Path:
     return expanded if relative_to is None or expanded.is_absolute() else relative_to / expanded
 
 
+def printable(text: str) -> str:
+    """Write control characters, line ends and broken bytes of a name as escapes, so that a table holds it."""
+
+    def escape(character: str) -> str:
+        code = ord(character)  # bytes that are no UTF-8 come as U+DC80 to U+DCFF
+        return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else ascii(character)[1:-1]
+
+    return text if text.isprintable() else "".join(c if c.isprintable() else escape(c) for c in text)
+
+
 def sha256_file(*paths: Path) -> str:
     """Return the sha256 of a file, or of several one after the other, in hexadecimal; read in blocks."""
     digest = hashlib.sha256()

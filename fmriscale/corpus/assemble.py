@@ -15,6 +15,7 @@ import pandas as pd
 from fmriscale.config import SplitConfig
 from fmriscale.corpus.manifest import QUARANTINE_COLUMNS, FeatureSpace, details_hash, segments_of
 from fmriscale.corpus.writer import EncodedRun, npy_bytes
+from fmriscale.files import printable
 
 MEASURED = ("coverage", "mean_fd", "tsnr")
 """Figures of a run's quality that are columns of runs.tsv too."""
@@ -66,6 +67,7 @@ def encode_run(
         Entries of the record that only some runs have, such as `participant`; None is none.
     """
     n_volumes, n_features = bold.shape
+    source, entities = printable(source), {name: printable(label) for name, label in entities.items()}
     known = {"coverage": None, "mean_fd": None, "tsnr": None, **quality}
     known["n_censored"] = 0 if sample_mask is None else n_volumes - len(sample_mask)
     named = {
@@ -114,6 +116,7 @@ def encode_run(
 
 def quarantine_table(rows: Iterable[Mapping[str, str]]) -> pd.DataFrame:
     """Return quarantine.tsv, sorted."""
+    rows = [{column: printable(str(cell)) for column, cell in row.items()} for row in rows]
     return pd.DataFrame(rows, columns=QUARANTINE_COLUMNS).sort_values(QUARANTINE_COLUMNS)
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fmriscale.config import QualityConfig
+from fmriscale.files import printable
 
 BLOCK = 4096
 """Features that are worked on at a time."""
@@ -38,6 +39,11 @@ class Rejection:
     source: str
     reason: str
     detail: str
+
+    def __post_init__(self) -> None:
+        """Keep the line one line, whatever files are called and hold."""
+        object.__setattr__(self, "source", printable(self.source))
+        object.__setattr__(self, "detail", printable(" ".join(self.detail.split())))
 
 
 def check_length(n_volumes: int, quality: QualityConfig, what: str = "volumes") -> None:

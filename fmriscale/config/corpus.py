@@ -179,8 +179,10 @@ class DatasetConfig(Settings):
     """Column with the repetition time, s; None = use t_r."""
     participants_columns: list[str] = field(default_factory=list)
     """Columns kept with every run (diagnosis, sex, age), so that a study can take them as labels."""
-    t_r: float | None = None
-    """Repetition time, s, for every run of the data set; None = from sidecar, header or table."""
+    t_r: float | Literal["sidecar"] | dict[str, float] | None = None
+    """Repetition time, s, for every run of the data set, or by task ({rest: 2.0, movie: 1.0}; of other tasks
+    as for None). sidecar = as the JSON files say, where headers contradict them. None = from sidecar, header
+    or table, which must agree."""
     name_pattern: str | None = None
     """Regular expression with named groups (subject, session, task, run, ...) for the path below root."""
     events: PathTemplate | None = None
@@ -202,8 +204,10 @@ class DatasetConfig(Settings):
     """Licence of the data, kept with the corpus."""
 
     def _broken_rules(self) -> Iterator[Rule]:
-        if self.t_r is not None and not MIN_T_R <= self.t_r <= MAX_T_R:
-            yield ("t_r",), f"t_r of {self.t_r:g} s is implausible; give seconds, or leave it out"
+        times = self.t_r.values() if isinstance(self.t_r, dict) else [self.t_r]
+        for t_r in times:
+            if isinstance(t_r, int | float) and not MIN_T_R <= t_r <= MAX_T_R:
+                yield ("t_r",), f"t_r of {t_r:g} s is implausible; give seconds, or leave it out"
         if self.weight is not None and not 0 <= self.weight < math.inf:
             yield ("weight",), f"weight must be 0 or more, not {self.weight:g}"
 

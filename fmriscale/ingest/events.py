@@ -9,9 +9,12 @@ from fmriscale.ingest.quality import Rejected
 
 _NUMBER = re.compile(r"[+-]?(0|[1-9]\d*)(\.\d*)?([eE][+-]?\d+)?|[+-]?\.\d+")
 _UNKNOWN = ("", "n/a")
+_UNITS = (("milliseconds", 1e3), ("tenths of milliseconds", 1e4), ("microseconds", 1e6))
+"""What is taken for seconds, and how many make one."""
+_DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+")
 
 
-def read_events(path: Path, shift: float = 0.0) -> list[dict[str, Any]]:
+def read_events(path: Path, shift: float = 0.0, end: float = math.inf) -> list[dict[str, Any]]:
     """Read a BIDS events file.
 
     Parameters
@@ -20,6 +23,8 @@ def read_events(path: Path, shift: float = 0.0) -> list[dict[str, Any]]:
         Tab-separated, with the columns onset and duration in seconds.
     shift : float
         Seconds dropped at the start of the run; onsets move back by as much.
+    end : float
+        Length of the run before anything was dropped, s.
 
     Returns
     -------
@@ -31,7 +36,7 @@ def read_events(path: Path, shift: float = 0.0) -> list[dict[str, Any]]:
     Raises
     ------
     Rejected
-        The file is no table, or an onset is not a number.
+        The file is no table, a time is none, or most events lie beyond the end of the run.
     """
     columns, numbers = _read_table(path)
     if "onset" not in columns:
@@ -42,16 +47,16 @@ def read_events(path: Path, shift: float = 0.0) -> list[dict[str, Any]]:
     lines = [numbers[n] for n in placed]
     durations = columns.get("duration", [""] * len(lines))
     events = {name: _values(cells) for name, cells in columns.items()}
-    events["onset"] = [
-        round(_seconds(c, path, n) - shift, 6) for n, c in zip(lines, columns["onset"], strict=True)
-    ]
+    onsets = [_seconds(c, path, n) for n, c in zip(lines, columns["onset"], strict=True)]
     events["duration"] = [
         0.0 if c in _UNKNOWN else _seconds(c, path, n) for n, c in zip(lines, durations, strict=True)
     ]
+    _check_times(path.name, onsets, events["duration"], end)
+    events["onset"] = [round(onset - shift, 6) for onset in onsets]
     return [dict(zip(events, row, strict=True)) for row in zip(*events.values(), strict=True)]
 
 
-def read_evs(paths: tuple[Path, ...], shift: float = 0.0) -> list[dict[str, Any]]:
+def read_evs(paths: tuple[Path, ...], shift: float = 0.0, end: float = math.inf) -> list[dict[str, Any]]:
     """Read the EV files of an HCP task run, one a condition: rows of onset, duration and amplitude.
 
     Parameters
@@ -60,6 +65,8 @@ def read_evs(paths: tuple[Path, ...], shift: float = 0.0) -> list[dict[str, Any]
         Text files without header; a file's stem is the trial_type of its events.
     shift : float
         Seconds dropped at the start of the run; onsets move back by as much.
+    end : float
+        Length of the run before anything was dropped, s.
 
     Returns
     -------
@@ -70,9 +77,9 @@ def read_evs(paths: tuple[Path, ...], shift: float = 0.0) -> list[dict[str, Any]
     Raises
     ------
     Rejected
-        A file has other than three columns of numbers.
+        A file has other than three columns of numbers, or most events lie beyond the end of the run.
     """
-    events = []
+    events, onsets = [], []
     for path in paths:
         try:
             rows = [
@@ -80,11 +87,15 @@ def read_evs(paths: tuple[Path, ...], shift: float = 0.0) -> list[dict[str, Any]
                 for line in path.read_text().splitlines()
                 if line.strip()
             ]
+            if not all(math.isfinite(cell) for row in rows for cell in row):
+                raise ValueError("a number is not finite")
             for onset, duration, amplitude in rows:
+                onsets.append(onset)
                 event = {"onset": round(onset - shift, 6), "duration": duration}
                 events.append({**event, "trial_type": path.stem, "amplitude": amplitude})
         except (OSError, ValueError) as error:
             raise Rejected("bad_events", f"EVs/{path.name}: {error}; mend or move it") from error
+    _check_times("EVs", onsets, [event["duration"] for event in events], end)
     return sorted(events, key=lambda e: (e["onset"], e["trial_type"]))
 
 
@@ -132,7 +143,40 @@ def _seconds(cell: str, path: Path, line: int) -> float:
             return seconds
     except ValueError:
         pass
-    raise Rejected("bad_events", f"{path.name}: '{cell}' in line {line} is no time in seconds; mend it")
+    remedy = "write a decimal point" if _DECIMAL_COMMA.fullmatch(cell) else "mend it, or write n/a"
+    raise Rejected("bad_events", f"{path.name}: '{cell}' in line {line} is no time in seconds; {remedy}")
+
+
+def _check_times(name: str, onsets: list[float], durations: list[float], end: float) -> None:
+    """Refuse events that cannot be those of a run of this length: a unit or a clock was mistaken.
+
+    Some after the end are common: the paradigm went on when the scanner had stopped.
+    """
+    for onset, duration in zip(onsets, durations, strict=True):
+        if duration < 0:
+            raise Rejected("bad_events", f"{name}: a duration of {duration:g} s at {onset:g} s; mend it")
+    late = sum(onset >= end for onset in onsets)
+    if 2 * late > len(onsets):
+        raise Rejected(
+            "bad_events",
+            f"{name}: {late} of {len(onsets)} events start beyond the end of the run ({end:g} s), the first "
+            f"at {min(onsets):g} s{_guess(onsets, end)}; write onsets in seconds from the first volume",
+        )
+    long = sum(duration > end for duration in durations)
+    if len(onsets) > 1 and 2 * long > len(onsets):
+        raise Rejected(
+            "bad_events",
+            f"{name}: {long} of {len(onsets)} events last longer than the run ({end:g} s), the first "
+            f"{durations[0]:g} s{_guess(durations, end)}; write durations in seconds",
+        )
+
+
+def _guess(times: list[float], end: float) -> str:
+    """Say what was taken for seconds from the first volume, where that can be guessed."""
+    spread = max(times) - min(times)
+    if len(times) > 1 and 0.05 * end < spread <= end:
+        return " (times of day, or from another run's start?)"
+    return next((f" ({unit}?)" for unit, per in _UNITS if max(times) / per <= end), "")
 
 
 def _values(cells: list[str]) -> list[Any]:

@@ -59,6 +59,7 @@ def make_plan(config: CorpusConfig) -> Plan:
     for dataset in sorted(config.datasets, key=lambda d: d.name):
         found = survey(dataset, tree)
         runs = found.runs
+        _check_tasks(dataset, runs, found.rejections)
         plan.rejections.extend(found.rejections)
         plan.census[dataset.name] = found.census
         plan.notes.extend(f"data set '{dataset.name}': {note}" for note in notes(runs, dataset))
@@ -126,6 +127,19 @@ def _check_recipe(config: CorpusConfig) -> None:
             raise UserError(
                 f"data set '{dataset.name}' and '{other.name}' define features '{features.space.name}' "
                 "differently; give them different names or the same files"
+            )
+
+
+def _check_tasks(dataset: DatasetConfig, runs: list[RunSource], rejected: list[Rejection]) -> None:
+    """Refuse a repetition time of a task that no file has."""
+    if not isinstance(dataset.t_r, dict):
+        return
+    tasks = sorted({run.entities.get("task", "") for run in runs} - {""})
+    for task in dataset.t_r:
+        if runs and task not in tasks and not any(f"task-{task}_" in r.source for r in rejected):
+            raise UserError(
+                f"data set '{dataset.name}': t_r names task '{task}', which no run has; there is "
+                f"{', '.join(tasks) or 'no task'}"
             )
 
 

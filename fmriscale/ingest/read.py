@@ -4,14 +4,13 @@ What can be told from headers and tables is told before the data are read.
 """
 
 import dataclasses
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from fmriscale.config import MAX_T_R, MIN_T_R, DatasetConfig, QualityConfig
+from fmriscale.config import DatasetConfig, QualityConfig
 from fmriscale.files import expand
 from fmriscale.ingest import gifti, grayordinates
 from fmriscale.ingest.arrays import read_array
@@ -23,6 +22,7 @@ from fmriscale.ingest.gifti import open_hemisphere, reduce_hemispheres
 from fmriscale.ingest.grayordinates import reduce_series
 from fmriscale.ingest.quality import Rejected, check_length, check_motion
 from fmriscale.ingest.sources import RunSource
+from fmriscale.ingest.timing import decide_t_r, read_sidecars, recipe_t_r, start_time, stated_t_r
 from fmriscale.ingest.volumes import open_image
 
 
@@ -41,6 +41,8 @@ class Signals:
     """What `confounds.mean_fd` is the mean of."""
     affine_from: str | None = None
     """Name of the image whose affine the run was given; None = it has its own."""
+    start_time: float | None = 0.0
+    """When the first volume counts as acquired, s after the acquisition began; None = not known."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,8 +72,11 @@ def read_signals(run: RunSource, dataset: DatasetConfig) -> Signals:
             check_fetched(file, f"{file.name}: ")
     dropped = dropped_volumes(run.confounds, dataset.denoise)
     opened = _OPEN[run.form](run, dataset, features)
-    stated = sidecar_t_r(run.sidecars) if run.t_r is None else run.t_r
-    t_r = decide_t_r(dataset.t_r, stated, opened.t_r)
+    sidecar = read_sidecars(run.sidecars)
+    recipe = recipe_t_r(dataset.t_r, run.entities.get("task", ""))
+    stated = stated_t_r(sidecar, opened.n_volumes, settled=isinstance(recipe, int | float))
+    t_r = decide_t_r(recipe, stated if run.t_r is None else run.t_r, opened.t_r)
+    start = start_time(sidecar, opened.n_volumes * t_r)
     check_length(opened.n_volumes - dropped, dataset.quality)
     confounds = _read_motion(run, dataset, opened.n_volumes, dropped)
     check_motion(confounds.mean_fd, dataset.quality)
@@ -83,7 +88,7 @@ def read_signals(run: RunSource, dataset: DatasetConfig) -> Signals:
         _check_own_space(covered, dataset.quality)
     measure = None if confounds.mean_fd is None else _MOTION_MEASURE[run.motion is not None]
     is_image, own = run.form != "array", opened.affine_from
-    return Signals(values[dropped:], covered, t_r, confounds, is_image, measure, own)
+    return Signals(values[dropped:], covered, t_r, confounds, is_image, measure, own, start)
 
 
 # ---------------------------------------------------------------- forms
@@ -214,49 +219,3 @@ def _check_own_space(covered: np.ndarray, quality: QualityConfig) -> None:
             f"quality.max_missing allows {quality.max_missing:.0%}; the name of the run tells no space: "
             "it may be in its own (raw BIDS is), where an atlas in a standard space does not fit",
         )
-
-
-# ---------------------------------------------------------------- repetition time
-
-
-def sidecar_t_r(sidecars: tuple[Path, ...]) -> float | None:
-    """Return RepetitionTime, s, of the most specific JSON file that states it."""
-    t_r = None
-    for path in sidecars:
-        try:
-            stated = json.loads(path.read_text()).get("RepetitionTime")
-        except (OSError, ValueError, AttributeError) as error:
-            raise Rejected("unreadable", f"{path.name}: not readable as JSON ({error}); mend it") from error
-        t_r = t_r if stated is None else stated
-    if t_r is not None and not isinstance(t_r, int | float):
-        raise Rejected("no_t_r", f"RepetitionTime '{t_r}' is not a number; mend the sidecar or set t_r")
-    return t_r
-
-
-def decide_t_r(recipe: float | None, stated: float | None, header: float | None) -> float:
-    """Return the repetition time of a run, s.
-
-    Parameters
-    ----------
-    recipe : float or None
-        `t_r` of the data set; settles every doubt.
-    stated : float or None
-        From the sidecar or the participants table.
-    header : float or None
-        From the header of the image.
-
-    Raises
-    ------
-    Rejected
-        Nobody states it, two contradict each other by more than 1 %, or it is implausible.
-    """
-    t_r = next((float(v) for v in (recipe, stated, header) if v is not None), None)
-    if t_r is None:
-        raise Rejected("no_t_r", "no sidecar, header or table states the repetition time; set t_r")
-    if recipe is None and stated and header and abs(stated - header) > 0.01 * max(abs(stated), header):
-        raise Rejected(
-            "t_r_conflict", f"the sidecar says {stated:g} s, the image header {header:g} s; set t_r"
-        )
-    if not MIN_T_R <= t_r <= MAX_T_R:
-        raise Rejected("no_t_r", f"a repetition time of {t_r:g} s is implausible; set t_r in seconds")
-    return round(t_r, 6)

@@ -79,7 +79,9 @@ def _process(run: RunSource, dataset: DatasetConfig) -> EncodedRun:
             "filter", "cleaning leaves nothing of any feature; choose fewer regressors or a wider band"
         )
     dropped = dropped_volumes(run.confounds, denoise)
-    shift = dropped * signals.t_r
+    shift = dropped * signals.t_r + (signals.start_time or 0.0)
+    end = (dropped + len(values)) * signals.t_r
+    events = read_events(run.events, shift, end) if run.events else read_evs(run.evs, shift, end)
     encoded = encode_run(
         bold,
         figures.mean,
@@ -90,7 +92,7 @@ def _process(run: RunSource, dataset: DatasetConfig) -> EncodedRun:
         t_r=grid.t_r,
         space=dataset.features.name,
         sample_mask=None if len(grid.kept) == grid.n_volumes else grid.kept.tolist(),
-        events=read_events(run.events, shift) if run.events else read_evs(run.evs, shift),
+        events=events,
         source=run.source,
         source_sha256=_source_hash(run),
         quality={
@@ -108,6 +110,9 @@ def _process(run: RunSource, dataset: DatasetConfig) -> EncodedRun:
             "participant": run.participant,
             "participant_id": run.participant_id or None,
             "affine_from": signals.affine_from,
+            "start_time": signals.start_time or None,
+            "start_time_unknown": signals.start_time is None or None,
+            "n_events_after_end": sum(event["onset"] + shift >= end for event in events) or None,
         },
     )
     return dataclasses.replace(encoded, row=encoded.row | {"array": run.array or ""})

@@ -9,8 +9,8 @@ from fmriscale.errors import UserError
 from fmriscale.ingest.arrays import read_array
 from fmriscale.ingest.events import read_events, read_evs
 from fmriscale.ingest.quality import Rejected
-from fmriscale.ingest.read import decide_t_r, sidecar_t_r
 from fmriscale.ingest.sources import discover, make_key
+from fmriscale.ingest.timing import decide_t_r, read_sidecars, stated_t_r
 from fmriscale.ingest.volumes import open_image
 
 COLUMNS = FeatureConfig(name="cols", columns=4)
@@ -61,9 +61,9 @@ def test_repetition_time_is_inherited_and_the_nearest_sidecar_wins(tmp_path, atl
     (tmp_path / "task-x_bold.json").write_text('{"RepetitionTime": 3.0}')
     (tmp_path / "task-y_bold.json").write_text('{"RepetitionTime": 9.0}')
     bids = dataset(tmp_path, atlas, kind="bids")
-    assert sidecar_t_r(discover(bids)[0][0].sidecars) == 3.0
+    assert stated_t_r(read_sidecars(discover(bids)[0][0].sidecars)) == 3.0
     (tmp_path / "sub-01/ses-a/sub-01_ses-a_bold.json").write_text('{"RepetitionTime": 2.5}')
-    assert sidecar_t_r(discover(bids)[0][0].sidecars) == 2.5
+    assert stated_t_r(read_sidecars(discover(bids)[0][0].sidecars)) == 2.5
     assert open_image(path).t_r is None  # a header without a unit of time says nothing about time
 
 

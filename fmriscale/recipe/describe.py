@@ -103,10 +103,11 @@ def _entry(name: str, text: str) -> list[str]:
 
 @functools.cache
 def documentation(cls: type) -> dict[str, str]:
-    """Return the docstring of each key of a class, on one line."""
+    """Return the docstring of each key of a class, inherited ones too, on one line."""
     body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
     assert isinstance(body, ast.ClassDef)
-    found = {}
+    parents = (base for base in cls.__bases__ if dataclasses.is_dataclass(base))
+    found = {key: text for base in parents for key, text in documentation(base).items()}
     for field, after in zip(body.body, body.body[1:], strict=False):
         if not isinstance(field, ast.AnnAssign) or not isinstance(field.target, ast.Name):
             continue

@@ -8,15 +8,16 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 os.environ["NO_PROXY"] = "127.0.0.1"  # whatever proxy this machine has
 
 
 class FolderServer(ThreadingHTTPServer):
-    """Serves `folder` under /corpus and counts what it does.
+    """Serves `folder` under /corpus, with pages of links for folders, and counts what it does.
 
     Attributes
     ----------
@@ -25,7 +26,7 @@ class FolderServer(ThreadingHTTPServer):
     drop_after : int, optional
         Bytes after which a connection is cut in the middle of its body.
     errors : Counter
-        How many requests of a path are still answered with `status`.
+        How many requests for the bytes of a path are still answered with `status`.
     flips : Counter
         How many bodies of a path are still sent with one flipped byte.
     ranges, lengths, chunks : bool
@@ -79,6 +80,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None: ...
 
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
     def do_GET(self) -> None:
         self.server.busy += 1
         try:
@@ -91,9 +95,13 @@ class _Handler(BaseHTTPRequestHandler):
         name = unquote(urlsplit(self.path).path).removeprefix("/corpus/")
         server.requests[name] += 1
         path = server.folder / name
-        if server.errors[name] > 0:
+        if server.errors[name] > 0 and self.command == "GET":
             server.errors[name] -= 1
             return self._answer(server.status, b"")
+        if path.is_dir():
+            inside = [f"{p.name}/" if p.is_dir() else p.name for p in sorted(path.iterdir())]
+            links = "".join(f'<a href="{quote(link)}">{link}</a>' for link in inside)
+            return self._answer(200, f'<a href="?C=N">Name</a><a href="../">up</a>{links}'.encode())
         if not path.is_file():
             return self._answer(404, b"")
         data = path.read_bytes()
@@ -122,7 +130,13 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self.send_header("Connection", "close")
             self.close_connection = True
+        if name:
+            self.send_header(
+                "Last-Modified", formatdate((self.server.folder / name).stat().st_mtime, usegmt=True)
+            )
         self.end_headers()
+        if self.command == "HEAD":
+            return
         step = 1 << 14 if self.server.pause or self.server.drop_after else 1 << 20
         for at in range(0, len(body), step):
             if self.server.drop_after is not None and at >= self.server.drop_after:

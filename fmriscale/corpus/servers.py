@@ -74,9 +74,12 @@ class Source(Protocol):
     ----------
     shown : str
         Its URL without password and query.
+    is_store : bool
+        One request lists all files below a folder.
     """
 
     shown: str
+    is_store: bool
 
     def blocks(self, name: str, start: int, stop: int | None) -> Iterator[bytes]:
         """Yield the bytes of a file from `start` on, up to `stop` or its end.
@@ -154,6 +157,8 @@ def open_source(url: str) -> Source:
 
 class _Http:
     """A folder behind an HTTP server."""
+
+    is_store = False
 
     def __init__(self, url: str, shown: str) -> None:
         self.shown, self._parts = shown, urlsplit(url)
@@ -270,6 +275,8 @@ def _brisk(response: Any) -> Iterator[bytes]:
 
 class _Store:
     """A folder of any file system of fsspec: every read is one request for a range, so nothing is seeked."""
+
+    is_store = True
 
     def __init__(self, url: str, shown: str) -> None:
         self.shown, self._url, self._anonymous = shown, url.rstrip("/"), False

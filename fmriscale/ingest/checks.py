@@ -9,6 +9,7 @@ from pathlib import Path
 from fmriscale.config import DatasetConfig
 from fmriscale.errors import UserError
 from fmriscale.files import expand
+from fmriscale.ingest.mirror import mirror_of, place
 from fmriscale.ingest.names import ENTITY_ORDER, LONG_NAMES, RENDERING
 
 FORMS = {
@@ -72,9 +73,13 @@ def check_dataset(dataset: DatasetConfig) -> Path:
         from fmriscale.ingest.nifti import read_grid  # nibabel only where an image is read
 
         read_grid(expand(dataset.affine_from))
-    root = expand(dataset.root).absolute()
-    if "$" in str(root):
+    if "$" in str(expand(dataset.root)):
         raise UserError(f"{where}: root {dataset.root}: the environment variable is not set")
+    root = place(dataset.root).absolute()
+    if (there := mirror_of(root)) and not there.entries(""):
+        raise UserError(
+            f"{where}: nothing is at {there.shown(root)}; set root to the folder that holds the data"
+        )
     try:
         os.scandir(root).close()
     except FileNotFoundError as error:

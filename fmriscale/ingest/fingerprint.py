@@ -14,6 +14,7 @@ from fmriscale.config import DatasetConfig
 from fmriscale.config.settings import PathKind
 from fmriscale.files import expand
 from fmriscale.ingest.features import load_features
+from fmriscale.ingest.mirror import by_url, place
 from fmriscale.ingest.plan import Shard
 from fmriscale.recipe.paths import absolute, map_paths
 
@@ -42,7 +43,7 @@ def fingerprints(shards: Iterable[Shard]) -> list[str]:
     versions, settings = software(), {name: _settings(dataset) for name, dataset in datasets.items()}
     prints = []
     for shard, files in zip(shards, inputs, strict=True):
-        root = expand(shard.dataset.root).absolute()
+        root = place(shard.dataset.root).absolute()
         content = {
             "settings": settings[shard.dataset.name],
             "runs": [[r.key, r.source, r.array, r.t_r, r.entities, r.participant] for r in shard.runs],
@@ -71,7 +72,7 @@ def _placed(path: str, kind: PathKind) -> str | list[Any]:
 
 
 def _below(file: Path, root: Path) -> str:
-    return file.relative_to(root).as_posix() if file.is_relative_to(root) else str(file)
+    return file.relative_to(root).as_posix() if file.is_relative_to(root) else by_url(str(file))
 
 
 def _stamps(files: set[Path]) -> dict[Path, tuple[int, int]]:

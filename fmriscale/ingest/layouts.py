@@ -9,6 +9,8 @@ from fmriscale.config import DatasetConfig
 from fmriscale.errors import UserError
 from fmriscale.ingest.arrays import EXTENSIONS
 from fmriscale.ingest.choice import Found, describe, show
+from fmriscale.ingest.fetch import present
+from fmriscale.ingest.mirror import mirror_of
 from fmriscale.ingest.names import parse_name
 
 VOLUMES = (".nii.gz", ".nii")
@@ -51,6 +53,8 @@ def find_by_glob(dataset: DatasetConfig, root: Path, form: str) -> list[Found]:
     if dataset.files is None:
         raise UserError(f"data set '{dataset.name}': kind arrays needs files, a glob below {root}")
     ends = file_ends(dataset, form)
+    if far := mirror_of(root):
+        far.renew_below(root)
     try:
         below = [(p, p.relative_to(root)) for p in root.glob(dataset.files)]
         matching = sorted(p for p, inner in below if not (_is_hidden(inner) or p.is_dir()))
@@ -81,7 +85,7 @@ def _in_file(dataset: DatasetConfig, path: Path, root: Path) -> Iterator[Found]:
         yield Found(path, source, entities, array=dataset.variable)
         return
     try:
-        with zipfile.ZipFile(path) as archive:
+        with present(path) as here, zipfile.ZipFile(here) as archive:
             arrays = sorted(n.removesuffix(".npy") for n in archive.namelist())
     except (OSError, zipfile.BadZipFile):
         yield Found(path, source, entities, array="")  # rejected when it is named

@@ -12,6 +12,8 @@ from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
+from fmriscale.ingest.mirror import mirror_of
+
 ENTITY_ORDER = ("sub", "ses", "task", "acq", "ce", "rec", "dir", "run", "echo", "part")
 """Entities that tell runs apart, in BIDS order."""
 
@@ -160,6 +162,7 @@ class Tree:
     def __init__(self) -> None:
         self.unreadable: dict[Path, str] = {}
         self._folders: dict[Path, Folder] = {}
+        self._mirrored: set[Path] = set()
 
     def folder(self, path: Path) -> Folder:
         """Return what a folder holds; nothing where there is none."""
@@ -169,6 +172,8 @@ class Tree:
 
     def _list(self, path: Path) -> Folder:
         folders, files, links = [], [], set()
+        if (far := mirror_of(path)) and path not in self._mirrored:
+            self._mirrored |= far.renew(path)
         try:
             with os.scandir(path) as entries:
                 for entry in entries:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from fmriscale.config import DatasetConfig
 from fmriscale.errors import UserError
 from fmriscale.files import expand
+from fmriscale.ingest.fetch import readable
 from fmriscale.ingest.quality import Rejected
 
 
@@ -47,7 +48,7 @@ class Participants:
     def __init__(self, dataset: DatasetConfig, root: Path, labels: Iterable[str]) -> None:
         import pandas as pd
 
-        self.dataset, path = dataset, expand(dataset.participants or "", relative_to=root)
+        self.dataset, path = dataset, readable(expand(dataset.participants or "", relative_to=root))
         try:
             separator = "," if path.suffix == ".csv" else "\t"
             with path.open(encoding="utf-8-sig", errors="replace") as text:  # one odd letter harms no label

@@ -12,9 +12,12 @@ from fmriscale.errors import UserError
 from fmriscale.ingest.census import Census
 from fmriscale.ingest.checks import check_dataset
 from fmriscale.ingest.denoise import check_denoise
+from fmriscale.ingest.fetch import fetched
+from fmriscale.ingest.mirror import named_by_url, sources_folder
 from fmriscale.ingest.names import Tree
 from fmriscale.ingest.notes import notes
 from fmriscale.ingest.quality import Rejected, Rejection
+from fmriscale.ingest.rooms import sweep
 from fmriscale.ingest.sources import RunSource, survey
 
 MEMBER_BYTES = 4096
@@ -54,10 +57,12 @@ def make_plan(config: CorpusConfig) -> Plan:
     UserError
         Anything in the recipe that is wrong for every run.
     """
+    sweep(sources_folder())
     _check_recipe(config)
     plan, tree = Plan([], [], {}, []), Tree()
     for dataset in sorted(config.datasets, key=lambda d: d.name):
-        found = survey(dataset, tree)
+        with named_by_url():
+            found = survey(dataset, tree)
         runs = found.runs
         _check_tasks(dataset, runs, found.rejections)
         plan.rejections.extend(found.rejections)
@@ -166,8 +171,11 @@ def _runs_per_shard(runs: list[RunSource], dataset: DatasetConfig, shard_bytes: 
     n_features = load_features(dataset.features).space.n_features
     for run in runs:
         try:
-            n_volumes = count_volumes(run, dataset)
-        except Rejected:
+            with fetched(run) as here:
+                n_volumes = count_volumes(here, dataset)
+        except Rejected as why:
+            if why.reason == "unreachable":
+                raise UserError(why.detail) from None
             continue
         return max(1, shard_bytes // (2 * n_volumes * n_features + 8 * n_features + MEMBER_BYTES))
     return max(1, len(runs))

@@ -15,6 +15,7 @@ from fmriscale.files import sha256_file
 from fmriscale.ingest.clean import Cleaner, standardise
 from fmriscale.ingest.denoise import Confounds, dropped_volumes
 from fmriscale.ingest.events import read_events, read_evs
+from fmriscale.ingest.fetch import NoRoom, fetched
 from fmriscale.ingest.level import leave_out_far
 from fmriscale.ingest.quality import (
     Rejected,
@@ -45,9 +46,12 @@ def timed_run(run: RunSource, dataset: DatasetConfig) -> tuple[EncodedRun | Reje
 def process_run(run: RunSource, dataset: DatasetConfig) -> EncodedRun | Rejection:
     """Read, reduce, clean, standardise and encode one run; whatever goes wrong becomes a rejection."""
     try:
-        return _process(run, dataset)
+        with fetched(run) as here:
+            return _process(here, dataset)
     except Rejected as why:
         return Rejection(dataset.name, run.source, why.reason, why.detail)
+    except NoRoom:
+        raise
     except Exception as error:  # a run that fails in a way nobody thought of must not end the job
         detail = " ".join(f"{type(error).__name__}: {error}".split())
         return Rejection(dataset.name, run.source, "failed", f"{detail}; please report this with the file")

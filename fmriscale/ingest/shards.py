@@ -10,10 +10,13 @@ from fmriscale.config import DatasetConfig
 from fmriscale.corpus.lock import FolderLock
 from fmriscale.corpus.state import ShardState, load_state, save_state, staged_path
 from fmriscale.corpus.writer import EncodedRun, ShardWriter
+from fmriscale.ingest.fetch import leave
 from fmriscale.ingest.fingerprint import fingerprints
+from fmriscale.ingest.mirror import sources_folder
 from fmriscale.ingest.plan import Shard
 from fmriscale.ingest.progress import Progress
 from fmriscale.ingest.quality import Rejection
+from fmriscale.ingest.rooms import sweep
 from fmriscale.ingest.run import timed_run
 from fmriscale.ingest.sources import RunSource
 from fmriscale.pool import WorkerDied, available_cores, in_order
@@ -72,6 +75,8 @@ def build_shards(shards: list[Shard], folder: Path, jobs: int, lock: FolderLock)
             known[shard.name] = _write(shard, prints[shard.name], folder, its_results, progress)
             lock.release(shard.name)
             n_built += 1
+    leave()
+    sweep(sources_folder())
     return n_built, sum(len(state.rejections) for state in known.values() if state is not None)
 
 

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 from fmriscale.config import DatasetConfig
 from fmriscale.errors import UserError
-from fmriscale.files import expand
 from fmriscale.ingest import hcp
 from fmriscale.ingest.bids_tree import find_bids
 from fmriscale.ingest.census import Census
@@ -26,6 +25,7 @@ from fmriscale.ingest.companions import (
 from fmriscale.ingest.content import check_content
 from fmriscale.ingest.keys import ambiguous, make_key, same_run
 from fmriscale.ingest.layouts import extension_of, find_by_glob, nothing_fits, stem
+from fmriscale.ingest.mirror import place
 from fmriscale.ingest.misnamed import contradiction, no_task, tell_apart
 from fmriscale.ingest.names import LONG_NAMES, Tree, inherited
 from fmriscale.ingest.participants import Participants
@@ -349,9 +349,10 @@ def _events(
         "array": found.array or "",
     }
     try:
-        path = expand(str(expand(dataset.events)).format(**fields)).absolute()
+        path = Path(str(place(dataset.events)).format(**fields)).absolute()
     except (KeyError, IndexError, ValueError) as error:
         raise Rejected("no_events", f"the template events: {dataset.events} needs {error}") from error
+    tree.folder(path.parent)  # a file on a server is known once its folder is listed
     if path.is_dir():
         folders = [f"{k}-{known.known[k]}" for k in ("sub", "ses") if k in known.known]
         return events_file(tree, path.joinpath(*folders, "func", "_"), path, known)

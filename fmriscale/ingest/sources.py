@@ -23,6 +23,7 @@ from fmriscale.ingest.companions import (
     missing_mask,
 )
 from fmriscale.ingest.content import check_content
+from fmriscale.ingest.fetch import present
 from fmriscale.ingest.keys import ambiguous, make_key, same_run
 from fmriscale.ingest.layouts import extension_of, find_by_glob, nothing_fits, stem
 from fmriscale.ingest.mirror import place
@@ -264,7 +265,8 @@ def _complete(found: Found, context: _Context) -> RunSource:
     """Give a file its entities and companions."""
     dataset, tree, form = context.dataset, context.tree, context.form
     if found.array == "":
-        check_content(found.path, "array")
+        with present(found.path) as here:
+            check_content(here, "array")
         raise Rejected("unreadable", "not a readable .npz archive; copy it again")
     if form == "gifti" and found.right is None:
         raise Rejected("no_hemisphere", "its name says neither hemi-L nor hemi-R; rename it")

@@ -57,18 +57,13 @@ def check_dataset(dataset: DatasetConfig) -> Path:
     Raises
     ------
     UserError
-        One line: the data set, the setting and the remedy.
+        A line for each mistake: the data set, the setting and the remedy.
     """
     where = f"data set '{dataset.name}'"
-    for problem in (
-        _form(dataset),
-        _unused(dataset),
-        _entities(dataset),
-        _pattern(dataset),
-        _events(dataset),
-    ):
-        if problem is not None:
-            raise UserError(f"{where}: {problem}")
+    looked = (_form(dataset), _unused(dataset), _entities(dataset), _pattern(dataset), _events(dataset))
+    problems = [problem for problem in looked if problem is not None]
+    if problems:
+        raise UserError("\n".join(f"{where}: {problem}" for problem in problems))
     if dataset.affine_from is not None:
         from fmriscale.ingest.nifti import read_grid  # nibabel only where an image is read
 

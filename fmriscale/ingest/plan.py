@@ -111,27 +111,44 @@ def _check_recipe(config: CorpusConfig) -> None:
     if not config.datasets:
         raise UserError("the recipe lists no data set; give at least one under datasets")
     names: set[str] = set()
+    mistakes: list[str] = []
     for dataset in config.datasets:
-        where = f"data set '{dataset.name}'"
-        for name in (dataset.name, dataset.features.name):
-            if not re.fullmatch("[a-z0-9][a-z0-9_]*", name):
-                raise UserError(f"{where}: '{name}' must be lower-case letters, digits and underscores")
+        for check in (_check_names, check_dataset, check_denoise):
+            try:
+                check(dataset)
+            except UserError as error:
+                mistakes.append(str(error))
         if dataset.name in names:
-            raise UserError(f"{where} is listed twice; names must differ")
+            mistakes.append(f"data set '{dataset.name}' is listed twice; names must differ")
         names.add(dataset.name)
-        check_dataset(dataset)
-        check_denoise(dataset)
+    if mistakes:
+        raise UserError("\n".join(dict.fromkeys(mistakes)))
     # Imported here: what is refused above does not wait for nibabel.
     from fmriscale.ingest.features import Features, load_features
 
     spaces: dict[str, tuple[DatasetConfig, Features]] = {}
     for dataset in config.datasets:
-        features = load_features(dataset.features)
+        try:
+            features = load_features(dataset.features)
+        except UserError as error:
+            mistakes.append(str(error))
+            continue
         other, known = spaces.setdefault(features.space.name, (dataset, features))
         if known.definition != features.definition:
-            raise UserError(
+            mistakes.append(
                 f"data set '{dataset.name}' and '{other.name}' define features '{features.space.name}' "
                 "differently; give them different names or the same files"
+            )
+    if mistakes:
+        raise UserError("\n".join(dict.fromkeys(mistakes)))
+
+
+def _check_names(dataset: DatasetConfig) -> None:
+    """Refuse names that cannot be those of files."""
+    for name in (dataset.name, dataset.features.name):
+        if not re.fullmatch("[a-z0-9][a-z0-9_]*", name):
+            raise UserError(
+                f"data set '{dataset.name}': '{name}' must be lower-case letters, digits and underscores"
             )
 
 

@@ -124,7 +124,7 @@ class _Look:
         for error in errors:
             place = self.place(error["loc"])
             match error["type"]:
-                case "missing":
+                case "missing" if place in self.without or place not in self.document.origins:
                     self.holders.add(place[:-1])
                     if place not in self.without:
                         found.append(self.mistake(place, self.missing(place)))
@@ -145,7 +145,7 @@ class _Look:
         for number, key in enumerate(loc):
             if isinstance(data, dict) and key in data:
                 place, data = (*place, key), data[key]
-            elif isinstance(data, list) and isinstance(key, int):
+            elif isinstance(data, list) and isinstance(key, int) and key < len(data):
                 place, data = (*place, self.kept[place][key]), data[key]
             elif isinstance(data, dict) and number == len(loc) - 1 and key in fields_of_hint(self.cls, place):
                 return (*place, key)

@@ -9,21 +9,18 @@ import textwrap
 from collections.abc import Iterator
 from typing import Any
 
-from fmriscale.config.settings import PathKind
 from fmriscale.errors import UserError
 from fmriscale.recipe.check import HELP, adapter_of
 from fmriscale.recipe.hints import (
     fields_of,
     hint_at,
     listed_class,
-    path_kind,
     recipe_class,
     type_words,
 )
 from fmriscale.recipe.paths import RULE
 
 WIDTH = 100
-MARKS = {PathKind.PATH: "a path", PathKind.NAME_OR_PATH: "a name or a path", PathKind.TEMPLATE: "a path"}
 
 
 def show(cls: type, wanted: set[str], prog: str) -> str:
@@ -70,10 +67,7 @@ def _keys(cls: type, prefix: str) -> Iterator[str]:
             parts.append((dotted, part, listed_class(hint)))
         if recipe_class(hint):
             continue
-        kind = path_kind(hint)
-        words = type_words(hint)
-        words = words.replace("text", MARKS[kind], 1) if kind else words
-        yield from _entry(dotted, f"{documentation(cls)[name]} ({words}; {_default(field)})")
+        yield from _entry(dotted, f"{documentation(cls)[name]} ({type_words(hint)}; {_default(field)})")
     for dotted, part, listed in parts:
         about = inspect.cleandoc(part.__doc__ or "").replace("\n", " ")
         yield from ("", f"{dotted}{' (keys of each entry)' if listed else ''}: {about}", "")

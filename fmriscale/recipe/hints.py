@@ -9,6 +9,11 @@ from typing import Annotated, Any, Literal, Union
 from fmriscale.config.settings import PathKind
 
 WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false", type(None): "null"}
+PATHS = {
+    PathKind.PATH: "a path",
+    PathKind.NAME_OR_PATH: "a name or a path",
+    PathKind.TEMPLATE: "a path",
+}
 MANY = {str: "texts", int: "whole numbers", float: "numbers"}
 
 
@@ -108,7 +113,8 @@ def choices(hint: Any) -> list[Any]:
 def type_words(hint: Any) -> str:
     """Write an annotation as a recipe's reader knows it: "a number or null"."""
     told = []
-    for each in map(bare, alternatives(hint)):
+    for marked in alternatives(hint):
+        each = bare(marked)
         origin, args = typing.get_origin(each), typing.get_args(each)
         if origin is Literal:
             told += [str(value) for value in args]
@@ -122,6 +128,7 @@ def type_words(hint: Any) -> str:
         elif dataclasses.is_dataclass(each):
             told.append("a mapping of keys to values")
         else:
-            told.append(WORDS.get(each, "any value"))
+            kind = path_kind(marked)
+            told.append(PATHS[kind] if kind else WORDS.get(each, "any value"))
     *first, last = told
     return f"{', '.join(first)} or {last}" if first else last

@@ -114,7 +114,7 @@ def test_a_repeated_run_is_quarantined_and_the_first_stays(scans, capsys):
             write_image(copy, brain_like(40, seed=7))
     assert shard(scans, recipe(scans)) == 0  # acq tells them apart
     nested = [p for p in path.iterdir() if "acq-x" in p.name and p.name.endswith("bold.nii.gz")]
-    (path / nested[0].name.replace("acq-x", "acq-x+")).write_bytes(nested[0].read_bytes())
+    (path / nested[0].name.replace("run-01", "run-1")).write_bytes(nested[0].read_bytes())
     assert shard(scans, recipe(scans)) == 3
     assert "duplicate_key" in capsys.readouterr().out
     assert len(Corpus.open(scans / "corpus").runs) == 3

@@ -68,7 +68,8 @@ def finish(
         duplicates = find_duplicates(states)
     states = [_without(folder, state, duplicates) for state in states]
 
-    runs, quarantine = _tables(config, states, [*rejections, *duplicates.values()])
+    groups = {run.key: run.group for shard in plan for run in shard.runs}
+    runs, quarantine = _tables(config, states, groups, [*rejections, *duplicates.values()])
     manifest, files = render_manifest(_corpus_json(config, states, runs, quarantine), runs, quarantine)
     located = {folder / s.name: locate(folder, s) for s in states}
     moves = {new: place for place, new in located.items() if new is not None and new != place}
@@ -143,11 +144,11 @@ def _recipe(config: CorpusConfig) -> str:
 
 
 def _tables(
-    config: CorpusConfig, states: list[ShardState], rejections: list[Rejection]
+    config: CorpusConfig, states: list[ShardState], groups: dict[str, str], rejections: list[Rejection]
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return runs.tsv and quarantine.tsv."""
     people = {d.name: d.people or d.name for d in config.datasets}
-    runs = run_table((row for state in states for row in state.runs()), people, config.split)
+    runs = run_table((row for state in states for row in state.runs()), people, config.split, groups)
     rejected = [asdict(r) for r in rejections] + [r for state in states for r in state.rejections]
     return runs, quarantine_table(rejected)
 

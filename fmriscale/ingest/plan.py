@@ -13,6 +13,7 @@ from fmriscale.ingest.census import Census
 from fmriscale.ingest.checks import check_dataset
 from fmriscale.ingest.denoise import check_denoise
 from fmriscale.ingest.fetch import fetched
+from fmriscale.ingest.kin import asking, check_kin, tell_kin, told
 from fmriscale.ingest.mirror import named_by_url, sources_folder
 from fmriscale.ingest.names import Tree
 from fmriscale.ingest.notes import notes
@@ -59,11 +60,15 @@ def make_plan(config: CorpusConfig) -> Plan:
     """
     sweep(sources_folder())
     _check_recipe(config)
-    plan, tree = Plan([], [], {}, []), Tree()
+    plan, tree, column, having = Plan([], [], {}, []), Tree(), config.split.group, tell_kin(config)
     for dataset in sorted(config.datasets, key=lambda d: d.name):
         with named_by_url():
             found = survey(dataset, tree)
         runs = found.runs
+        found = survey(asking(dataset, column, having), tree)
+        runs = told(found.runs, dataset, column)
+        if column is not None and dataset.name not in having:
+            plan.notes.append(f"data set '{dataset.name}': no column '{column}': its people stand alone")
         _check_tasks(dataset, runs, found.rejections)
         plan.rejections.extend(found.rejections)
         plan.census[dataset.name] = found.census
@@ -75,6 +80,7 @@ def make_plan(config: CorpusConfig) -> Plan:
             name = f"{dataset.name}/{dataset.name}-{number:06d}.tar"
             its_runs = tuple(runs[first : first + per_shard])
             plan.shards.append(Shard(name, dataset, its_runs, round(sum(sizes[run.key] for run in its_runs))))
+    check_kin(config, (run for shard in plan.shards for run in shard.runs))
     return plan
 
 

@@ -55,6 +55,8 @@ class RunSource:
         Columns of that table that the recipe keeps.
     participant_id : str
         The id in that table, where it lost zeros or is written otherwise than the run's; "" else.
+    group : str
+        What the column `split.group` of that table says; "" = stands alone.
     sidecars : tuple of Path
         JSON files that apply, the most specific last.
     form : str
@@ -77,6 +79,7 @@ class RunSource:
     t_r: float | None = None
     participant: dict[str, str] = field(default_factory=dict)
     participant_id: str = ""
+    group: str = ""
     sidecars: tuple[Path, ...] = ()
     brain_mask: Path | None = None
     confounds: Path | None = None

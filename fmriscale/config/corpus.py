@@ -152,7 +152,7 @@ class DatasetConfig(Settings):
     kind: Literal["fmriprep", "bids", "hcp", "arrays"]
     """Layout of the input: fMRIPrep derivatives, plain BIDS, HCP folders, or arrays."""
     root: PathText
-    """Folder of the data set; $FMRISCALE_DATA may stand in it."""
+    """Folder of the data set, or its URL (s3://, https://, ...); $FMRISCALE_DATA may stand in it."""
     features: FeatureConfig
     """Feature space of the data set."""
     files: str | None = None

@@ -14,8 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scan import N_COLUMNS, T_R
+from scan import T_R
 
+LATE = (
+    *("nilearn.interfaces.fmriprep", "nilearn.signal", "pandas", "scipy.linalg", "scipy.signal"),
+    *("webdataset.writer", "fmriscale.ingest.voxels"),
+)
+"""What ingest imports when it is needed."""
 CLEAN: dict[str, Any] = {"strategy": ["motion", "wm_csf", "high_pass"]}
 BUTTERWORTH: dict[str, Any] = {"strategy": ["motion", "wm_csf"], "high_pass": 0.008}
 
@@ -38,7 +43,7 @@ def recipe(work: Path, kind: str, denoise: dict[str, Any]) -> Any:
 
 def shard(study: Any, out: Path) -> Callable[[], None]:
     """Everything from the scan to a shard on disk; what is imported late in it is imported here."""
-    for late in ("webdataset.writer", "fmriscale.ingest.voxels"):
+    for late in LATE:
         importlib.import_module(late)
     from fmriscale.corpus.writer import EncodedRun, ShardWriter
     from fmriscale.ingest import run as ingest
@@ -47,7 +52,7 @@ def shard(study: Any, out: Path) -> Callable[[], None]:
     (source, *_), _ = discover(study)
 
     def work() -> None:
-        ingest._sha256.cache_clear()  # a run's file is hashed once, and here the same run comes again
+        ingest._hashed.cache_clear()  # a run's file is hashed once, and here the same run comes again
         encoded = ingest.process_run(source, study)
         assert isinstance(encoded, EncodedRun), encoded
         with ShardWriter(out, out.name) as writer:
@@ -161,7 +166,8 @@ def arrays(work: Path) -> Callable[[], None]:
     """Given columns."""
     from fmriscale.config import DatasetConfig, FeatureConfig
 
-    features = FeatureConfig(name="columns", columns=N_COLUMNS)
+    columns = np.load(next((work / "arrays").glob("*.npy")), mmap_mode="r").shape[1]
+    features = FeatureConfig(name="columns", columns=columns)
     folder = str(work / "arrays")
     study = DatasetConfig(name="bench", kind="arrays", root=folder, features=features, files="*.npy", t_r=T_R)
     return shard(study, work / "out" / "arrays.tar")

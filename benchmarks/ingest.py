@@ -30,16 +30,18 @@ N_MANY = 4
 
 def prepare(work: Path, quick: bool) -> None:
     """Write the input, or what is missing of it."""
+    if quick:
+        scan.SHAPE, scan.N_PARCELS, scan.VOLUMES_PER_MEMBER, scan.N_COLUMNS = (30, 36, 30), 20, 60, 500
     work.mkdir(parents=True, exist_ok=True)
     scan.write_atlas(work)
-    scan.write_run(work / "r200", "01", 1, 200)
-    scan.write_tree(work / "tree")
-    scan.write_cifti(work / "cifti", work / "atlas_400.dlabel.nii")
-    scan.write_array(work / "arrays")
-    if not quick:
-        scan.write_run(work / "r2000", "01", 1, 2000)
-        for number in range(1, N_MANY + 1):
-            scan.write_run(work / "many", f"{number:02d}", 1, 200)
+    n = scan.VOLUMES_PER_MEMBER
+    scan.write_run(work / "r200", "01", 1, n)
+    scan.write_run(work / "r2000", "01", 1, 10 * n)
+    for number in range(1, N_MANY + 1):
+        scan.write_run(work / "many", f"{number:02d}", 1, n)
+    scan.write_tree(work / "tree", 400 if quick else 10_000)
+    scan.write_cifti(work / "cifti", work / "atlas_400.dlabel.nii", 60 if quick else 300)
+    scan.write_array(work / "arrays", 60 if quick else 1_200)
 
 
 def measure(
@@ -132,19 +134,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--repeat", type=int, default=5, help="measurements, of which the median is taken")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
-    parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir(), "fmriscale_bench_ingest"))
+    parser.add_argument("--work", type=Path, help="folder of the input, which is kept")
     parser.add_argument(
         "--cortex-mae", metavar="PYTHON", help="interpreter of an environment with cortex-mae"
     )
-    parser.add_argument(
-        "--quick", action="store_true", help="without 2,000 volumes and two jobs (3 GB of input)"
-    )
+    parser.add_argument("--quick", action="store_true", help="a toy input: does it run, not how fast")
     options = parser.parse_args()
+    kept = Path(tempfile.gettempdir(), f"fmriscale_bench_ingest{'_quick' * options.quick}")
+    options.work = options.work or kept
     prepare(options.work, options.quick)
     names = ["gunzip", "fmriscale", "fmriscale, Butterworth", "nilearn", "nilearn, fitted once"]
     names += ["cortex-mae"] if options.cortex_mae else []
     names += ["index", "cifti", "cifti bytes", "arrays", "arrays bytes"]
-    names += [] if options.quick else ["gunzip 2000", "fmriscale 2000", "one job", "two jobs"]
+    names += ["gunzip 2000", "fmriscale 2000", "one job", "two jobs"]
     found = measure(names, options.work, options.repeat, {"cortex-mae": options.cortex_mae})
     print(f"{'':24}{'CPU-s':>9}{'wall s':>9}{'peak MB over imports':>23}")
     for name, row in found.items():

@@ -54,8 +54,6 @@ def main(args: list[str] | None = None) -> int:
             build_shards(plan.shards, folder, config.jobs, lock)
         manifest, quarantine = finish(config, plan.shards, plan.rejections, lock, again)
     print(table(manifest, quarantine))
-    for name, census in plan.census.items():
-        print(f"{name}: {census}")
     return EXIT_QUARANTINED if len(quarantine) else EXIT_OK
 
 

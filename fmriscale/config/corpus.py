@@ -42,7 +42,7 @@ class FeatureConfig(Settings):
     template: PathText | None = None
     """CIFTI file with the grayordinates that `structures` means, in its order; None = fsLR 91k."""
     parcels: PathText | None = None
-    """A .ptseries.nii whose parcels are the features; runs are matched by parcel name."""
+    """A .ptseries.nii or a .tsv whose parcels are the features; runs are matched by parcel name."""
     columns: int | None = None
     """Number of columns of given arrays [T, V]; checked against every run."""
 
@@ -149,8 +149,8 @@ class DatasetConfig(Settings):
 
     name: str
     """Name in the corpus: lower-case letters, digits and underscores."""
-    kind: Literal["fmriprep", "bids", "hcp", "arrays"]
-    """Layout of the input: fMRIPrep derivatives, plain BIDS, HCP folders, or arrays."""
+    kind: Literal["fmriprep", "bids", "xcpd", "hcp", "arrays"]
+    """Layout of the input: fMRIPrep derivatives, plain BIDS, XCP-D derivatives, HCP folders, or arrays."""
     root: PathText
     """Folder of the data set, or its URL (s3://, https://, ...); $FMRISCALE_DATA may stand in it."""
     features: FeatureConfig
@@ -165,7 +165,12 @@ class DatasetConfig(Settings):
     index_column: bool | None = None
     """Whether the first column of a text table of 'arrays' is an index and no signal; None = told from it."""
     variable: str | None = None
-    """Name of the array in .mat, .h5 and .npz files; may be left out where a .mat or .h5 holds only one."""
+    """Name of the array in .mat, .h5 and .npz files; may be left out where a .mat or .h5 holds only one. For
+    files that hold many runs a template, such as '{subject}/{session}/timeseries': every array it fits is a
+    run."""
+    runs: list[int] | None = None
+    """Volumes of each run in files that hold several end to end, e.g. [1200, 1200]: every file is cut there,
+    and the runs are numbered. Confounds and events are those of the file, or of each run by its number."""
     entities: dict[str, str | int] = field(default_factory=dict)
     """BIDS entities a file must have, e.g. {task: rest, space: MNI152NLin2009cAsym, res: 2}; '' = must not
     have. HCP: {desc: MSMAll_hp2000_clean} is what stands between the run's name and the extension."""
@@ -208,6 +213,8 @@ class DatasetConfig(Settings):
         for t_r in times:
             if isinstance(t_r, int | float) and not MIN_T_R <= t_r <= MAX_T_R:
                 yield ("t_r",), f"t_r of {t_r:g} s is implausible; give seconds, or leave it out"
+        if self.runs is not None and not (self.runs and all(n > 0 for n in self.runs)):
+            yield ("runs",), f"runs is the volumes of each run, e.g. [1200, 1200], not {self.runs}"
         if self.weight is not None and not 0 <= self.weight < math.inf:
             yield ("weight",), f"weight must be 0 or more, not {self.weight:g}"
 

@@ -33,9 +33,9 @@ def read_array(
     path : Path
         The file.
     array : str, optional
-        Name of the array in an .npz archive.
+        Name of the array that is the run, in a file that holds several.
     variable : str, optional
-        Name of the array in a .mat or .h5 file; None = the only matrix in it.
+        Name of the array in a .mat or .h5 file that holds one run; None = the only matrix in it.
     orientation : {"TV", "VT"}
         Axes as they are stored: volumes by features, or features by volumes. A .mat file counts as MATLAB
         shows it, whichever version wrote it.
@@ -56,7 +56,7 @@ def read_array(
     """
     check_content(path, "array")
     try:
-        signals = _read(path, array, variable, Shape(n_features, orientation, header, index_column))
+        signals = _read(path, array or variable, Shape(n_features, orientation, header, index_column))
     except Rejected:
         raise
     except Exception as error:  # zip, gzip, numpy, pandas, scipy and HDF5 each have their own
@@ -68,11 +68,11 @@ def read_array(
     return np.asarray(signals if orientation == "TV" else signals.T, dtype=np.float64)
 
 
-def _read(path: Path, array: str | None, variable: str | None, shape: Shape) -> np.ndarray:
+def _read(path: Path, variable: str | None, shape: Shape) -> np.ndarray:
     """Read the array as it is stored."""
-    if array is not None:
+    if path.suffix == ".npz":
         with np.load(path, allow_pickle=False) as archive:
-            return archive[array]
+            return archive[variable or ""]
     if path.suffix == ".npy":
         return np.load(path, allow_pickle=False)
     if path.suffix == ".mat":
@@ -100,6 +100,7 @@ def _read_hdf5(path: Path, variable: str | None) -> np.ndarray:
     """Read a dataset of an HDF5 file."""
     import h5py
 
+    variable = variable and variable.strip("/")
     kinds: dict[str, str] = {}
     matrices: dict[str, tuple[int, ...]] = {}
 
@@ -111,8 +112,13 @@ def _read_hdf5(path: Path, variable: str | None) -> np.ndarray:
             matrices[name] = item.shape
 
     with h5py.File(path, "r") as file:
-        file.visititems(note)
-        dataset = file[_choose(variable and variable.strip("/"), matrices, kinds)]
+        if variable and variable in file:  # a file of a thousand people is not listed for each
+            item = file[variable]
+            assert not isinstance(item, h5py.Datatype)
+            note(variable, item)
+        else:
+            file.visititems(note)
+        dataset = file[_choose(variable, matrices, kinds)]
         assert isinstance(dataset, h5py.Dataset)
         return dataset[()]
 

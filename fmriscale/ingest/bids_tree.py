@@ -7,6 +7,7 @@ from pathlib import Path
 from fmriscale.config import DatasetConfig
 from fmriscale.errors import UserError
 from fmriscale.ingest.choice import CHOICES, Found, Listing, matches
+from fmriscale.ingest.convert import from_pair
 from fmriscale.ingest.layouts import file_ends, is_of_form
 from fmriscale.ingest.misnamed import MISPLACED, NO_SERIES, problem, remedy
 from fmriscale.ingest.names import Name, Traits, Tree, levels, parse_name, take_apart, traits
@@ -76,8 +77,8 @@ class _Walk:
         before = self._n_listed()
         places = (subject, *_sessions(subject, self.tree))
         for place in places:
-            if "func" in self.tree.folder(place).folders:
-                self._func(place / "func")
+            for folder in _funcs(place, self.tree):
+                self._func(folder)
             self.beside_func(place)
             self._others(place, {*self.tree.folder(place).folders} - _NO_FUNC)
         if before == self._n_listed() and self._is_wanted(subject):
@@ -124,6 +125,8 @@ class _Walk:
                 scanned.add(_scan(name))
             else:
                 others.append((file, extension))
+        for file in self._halves(folder):
+            self._misfit(folder, file, "unreadable", from_pair(folder / file))
         for file, extension in others:
             name = take_apart(file, extension)
             if name.suffix in NO_SERIES or self._is_derived(name, scanned):
@@ -142,6 +145,13 @@ class _Walk:
             small = file.lower()
             if small.endswith(self.ends) and not file.startswith(".") and is_of_form(small, self.form):
                 yield file, next(end for end in self.ends if small.endswith(end))
+
+    def _halves(self, folder: Path) -> list[str]:
+        """Return one file of each .hdr/.img pair that holds a series."""
+        if self.form != "nifti":
+            return []
+        files = [f for f in self.tree.folder(folder).files if f.endswith(("_bold.img", "_bold.hdr"))]
+        return list({file[:-4]: file for file in files}.values())
 
     def _misfit(self, folder: Path, file: str, reason: str, detail: str) -> None:
         source = f"{self._below(folder)}/{file}".removeprefix("./")
@@ -167,15 +177,30 @@ class _Walk:
 def _series(ends: tuple[str, ...]) -> set[tuple[str, str]]:
     """Return suffix and extension of the time series in a BIDS func folder.
 
-    Parcellated series are `bold` or `timeseries` (XCP-D); surfaces of fMRIPrep before 20.1 have no suffix.
+    Parcellated series are `bold` or `timeseries` (XCP-D), in a table `timeseries` alone; surfaces of fMRIPrep
+    before 20.1 have no suffix.
     """
-    other = {".ptseries.nii": ["timeseries"], ".func.gii": [""]}
-    return {(suffix, end) for end in ends for suffix in ("bold", *other.get(end, ()))}
+    either = ("bold", "timeseries")
+    suffixes = {
+        ".ptseries.nii": either,
+        ".dtseries.nii": either,
+        ".func.gii": ("bold", ""),
+        ".tsv": either[1:],
+    }
+    return {(suffix, end) for end in ends for suffix in suffixes.get(end, ("bold",))}
 
 
 def _scan(name: Name) -> Traits:
     """Return what the files that were made from one scan share."""
     return traits({k: v for k, v in name.entities.items() if k not in (*CHOICES, "hemi", "part")})
+
+
+def _funcs(place: Path, tree: Tree) -> list[Path]:
+    """Return the folders of functional images of a subject or session; HALFpipe has one more a task."""
+    func = place / "func"
+    if "func" not in tree.folder(place).folders:
+        return []
+    return [func, *(func / f for f in tree.folder(func).folders if f.startswith("task-"))]
 
 
 def _sessions(folder: Path, tree: Tree) -> list[Path]:
@@ -209,8 +234,7 @@ def _nothing(dataset: DatasetConfig, root: Path, walk: _Walk, tree: Tree) -> Use
 def _func_folders(root: Path, tree: Tree) -> Iterator[Path]:
     for subject in (root / f for f in tree.folder(root).folders if f.startswith("sub-")):
         for place in (subject, *_sessions(subject, tree)):
-            if "func" in tree.folder(place).folders:
-                yield place / "func"
+            yield from _funcs(place, tree)
 
 
 def _where_else(root: Path, tree: Tree) -> str:

@@ -9,12 +9,14 @@ from pathlib import Path
 from fmriscale.config import DatasetConfig
 from fmriscale.errors import UserError
 from fmriscale.files import expand
+from fmriscale.ingest.archives import is_template, template_fields
 from fmriscale.ingest.mirror import mirror_of, place
 from fmriscale.ingest.names import ENTITY_ORDER, LONG_NAMES, RENDERING
 
 FORMS = {
     "fmriprep": ("nifti", "cifti", "gifti"),
     "bids": ("nifti", "cifti", "gifti"),
+    "xcpd": ("array", "nifti", "cifti"),
     "hcp": ("nifti", "cifti"),
     "arrays": ("array",),
 }
@@ -24,7 +26,7 @@ _FEATURES = {
     "nifti": "labels_img or mask_img",
     "cifti": "structures, parcels or a .dlabel.nii as labels_img",
     "gifti": "labels_gii",
-    "array": "columns",
+    "array": "columns, or parcels of a .tsv",
 }
 _FULL_NAMES = LONG_NAMES | {
     "acquisition": "acq",
@@ -38,7 +40,7 @@ _FULL_NAMES = LONG_NAMES | {
 def form_of(dataset: DatasetConfig) -> str:
     """Return what a run's file is, as the features demand: nifti, cifti, gifti or array."""
     features = dataset.features
-    if features.columns is not None:
+    if features.columns is not None or (features.parcels or "").endswith(".tsv"):
         return "array"
     if features.labels_gii is not None:
         return "gifti"
@@ -60,7 +62,14 @@ def check_dataset(dataset: DatasetConfig) -> Path:
         A line for each mistake: the data set, the setting and the remedy.
     """
     where = f"data set '{dataset.name}'"
-    looked = (_form(dataset), _unused(dataset), _entities(dataset), _pattern(dataset), _events(dataset))
+    looked = (
+        _form(dataset),
+        _unused(dataset),
+        _entities(dataset),
+        _pattern(dataset),
+        _events(dataset),
+        _variable(dataset),
+    )
     problems = [problem for problem in looked if problem is not None]
     if problems:
         raise UserError("\n".join(f"{where}: {problem}" for problem in problems))
@@ -100,6 +109,8 @@ def _unused(dataset: DatasetConfig) -> str | None:
         return "affine_from is for NIfTI images; remove it"
     if dataset.kind == "hcp" and dataset.files is not None:
         return "kind hcp finds its files by their folders; choose by entities: {desc: ...} instead of files"
+    if dataset.kind == "xcpd" and dataset.runs is not None:
+        return "runs: XCP-D writes each run by itself, too; remove it"
     if dataset.kind != "arrays":
         for setting, idle in (("orientation", "TV"), ("variable", None)):
             if getattr(dataset, setting) != idle:
@@ -145,3 +156,16 @@ def _events(dataset: DatasetConfig) -> str | None:
         return f"events: '{dataset.events}' is no template ({error})"
     unknown = [f for f in fields if f not in known]
     return f"events: no run has {{{unknown[0]}}}; use {', '.join(sorted(known))}" if unknown else None
+
+
+def _variable(dataset: DatasetConfig) -> str | None:
+    """Check the template of a file that holds many runs."""
+    if not is_template(dataset.variable):
+        return None
+    known = (*LONG_NAMES, *ENTITY_ORDER, *RENDERING)
+    try:
+        fields = template_fields(dataset.variable or "")
+    except ValueError as error:
+        return f"variable: '{dataset.variable}' is no template ({error}); write e.g. '{{subject}}/timeseries'"
+    unknown = [f for f in fields if f not in known]
+    return f"variable: no field may be called '{{{unknown[0]}}}'; use {', '.join(known)}" if unknown else None

@@ -6,7 +6,9 @@ from typing import NamedTuple
 
 from fmriscale.config import DatasetConfig
 from fmriscale.errors import UserError
+from fmriscale.ingest.cuts import Cut, cuts
 from fmriscale.ingest.names import ENTITY_ORDER, RENDERING
+from fmriscale.ingest.old_names import todays_name
 from fmriscale.ingest.quality import Rejection
 
 CHOICES = (*RENDERING, "rec", "echo")
@@ -24,6 +26,8 @@ class Found(NamedTuple):
     right: Path | None = None
     identity: str = ""
     """By what the participants table knows the run; "" until it is named."""
+    cut: Cut | None = None
+    """Where the run lies in a file of several."""
 
 
 class Listing(NamedTuple):
@@ -52,11 +56,14 @@ class Choice(NamedTuple):
 def wanted_entities(dataset: DatasetConfig, form: str) -> dict[str, str]:
     """Return the entities a file must have; "" stands for an entity it must not have.
 
-    fMRIPrep marks its volumes by `desc-preproc`, its surfaces and grayordinates by nothing.
+    fMRIPrep marks its volumes by `desc-preproc`, its surfaces and grayordinates by nothing; XCP-D marks all
+    images by `desc-denoised`, but parcels by nothing.
     """
     wanted = {k: str(v) for k, v in dataset.entities.items()}
     if dataset.kind == "fmriprep" and form == "nifti" and dataset.files is None:
         wanted.setdefault("desc", "preproc")
+    if dataset.kind == "xcpd" and form != "array" and dataset.features.parcels is None:
+        wanted.setdefault("desc", "denoised")
     return wanted
 
 
@@ -103,6 +110,8 @@ def choose(dataset: DatasetConfig, every: list[Found], wanted: dict[str, str]) -
         fitting, lone = _join_hemispheres(dataset, fitting)
         rejections += lone
         chosen += fitting
+    chosen, joined = _without_joined(dataset, chosen)
+    rejections += joined
     return Choice(chosen, rejections, len(every) - sum(map(len, runs.values())), n_other)
 
 
@@ -166,8 +175,54 @@ def _join_hemispheres(dataset: DatasetConfig, files: list[Found]) -> tuple[list[
 def _other_half(side: str, lone: Found) -> str:
     if side not in ("L", "R"):
         return f"hemi-{side} is neither hemi-L nor hemi-R; rename it"
-    missing = lone.path.name.replace(f"hemi-{side}", f"hemi-{'R' if side == 'L' else 'L'}")
+    other = "R" if side == "L" else "L"
+    missing = lone.path.name.replace(f"hemi-{side}", f"hemi-{other}").replace(f".{side}.", f".{other}.")
     return f"only the {'left' if side == 'L' else 'right'} hemisphere is here; add {missing}"
+
+
+def _without_joined(dataset: DatasetConfig, files: list[Found]) -> tuple[list[Found], list[Rejection]]:
+    """Leave out what XCP-D and ABCD-BIDS put end to end, where its runs are taken themselves."""
+    runs: dict[tuple, list[Found]] = {}
+    for found in files:
+        if "run" in found.entities:
+            runs.setdefault(_scan(found), []).append(found)
+    left, rejections = [], []
+    for found in files:
+        parts = [] if "run" in found.entities else runs.get(_scan(found), [])
+        parts = [p for p in parts if found.entities.get("dir") in (None, p.entities.get("dir"))]
+        if parts and (dataset.kind == "xcpd" or todays_name(found.path.name) != found.path.name):
+            why = (
+                f"{parts[0].path.name} and {len(parts) - 1} more runs are in it, end to end, and are taken "
+                "themselves; to take it instead, set entities: {run: ''}"
+            )
+            rejections.append(Rejection(dataset.name, found.source, "duplicate_content", why))
+        else:
+            left.append(found)
+    return left, rejections
+
+
+def _scan(found: Found) -> tuple:
+    """Return what the runs of one task and the file that joins them share."""
+    apart = (*CHOICES, "hemi", "run", "dir")
+    return (found.path.parent, *sorted((k, v) for k, v in found.entities.items() if k not in apart))
+
+
+def cut_up(dataset: DatasetConfig, files: list[Found]) -> list[Found]:
+    """Make each file the runs that lie in it end to end."""
+    if dataset.runs is None:
+        return files
+    width, parts = len(str(len(dataset.runs))), []
+    for found in files:
+        index = next((k for k in ("run", "chunk") if k not in found.entities), None)
+        if index is None:
+            raise UserError(
+                f"data set '{dataset.name}': runs cuts {found.source}, whose name has run and chunk already; "
+                "rename it without chunk"
+            )
+        for n, cut in enumerate(cuts(dataset.runs), 1):
+            entities = found.entities | {index: f"{n:0{width}d}"}
+            parts.append(found._replace(source=f"{found.source}{cut}", entities=entities, cut=cut))
+    return parts
 
 
 def show(entities: dict[str, str]) -> str:

@@ -160,6 +160,8 @@ class Series:
         T.
     t_r : float or None
         Repetition time, s; None where the series is not one in time.
+    first : int
+        Volume of the file that is the first of the series.
     """
 
     path: Path
@@ -168,6 +170,11 @@ class Series:
     t_r: float | None
     data: Any
     """nibabel's ArrayProxy: type, place and scaling of the numbers."""
+    first: int = 0
+
+    def cut(self, volumes: slice) -> "Series":
+        """Return some of its volumes."""
+        return replace(self, first=volumes.start, n_volumes=volumes.stop - volumes.start)
 
     def blocks(self) -> Iterator[np.ndarray]:
         """Yield the time series of the rows in blocks [r, T].
@@ -177,8 +184,10 @@ class Series:
         Rejected
             The file ends early or its compressed data are damaged.
         """
-        slope, inter, shape = float(self.data.slope), float(self.data.inter), (len(self.rows), self.n_volumes)
-        for block in stream_rows(self.path, int(self.data.offset), self.data.dtype, shape):
+        slope, inter = float(self.data.slope), float(self.data.inter)
+        shape, end = (len(self.rows), int(self.data.shape[-2])), self.first + self.n_volumes
+        for rows in stream_rows(self.path, int(self.data.offset), self.data.dtype, shape):
+            block = rows[:, self.first : end]
             yield block if (slope, inter) == (1.0, 0.0) else block * slope + inter
 
 

@@ -51,7 +51,7 @@ def identity_of(path: Path, entities: dict[str, str], extension: str) -> Identit
 def confounds_file(tree: Tree, path: Path, run: Identity) -> Path | None:
     """Return the fMRIPrep confounds of a run, of either era's suffix."""
     for suffix in ("timeseries", "regressors"):
-        if file := _own(tree.folder(path.parent), run, suffix, ".tsv", "confounds", CONFOUNDS_MAY_LACK):
+        if file := own_file(tree.folder(path.parent), run, suffix, ".tsv", "confounds", CONFOUNDS_MAY_LACK):
             return path.parent / file
     return None
 
@@ -59,15 +59,15 @@ def confounds_file(tree: Tree, path: Path, run: Identity) -> Path | None:
 def brain_mask_file(tree: Tree, path: Path, run: Identity) -> Path | None:
     """Return the brain mask of a run in the run's own space and resolution."""
     for extension in (".nii.gz", ".nii"):
-        if file := _own(tree.folder(path.parent), run, "mask", extension, "brain", MASK_MAY_LACK):
+        if file := own_file(tree.folder(path.parent), run, "mask", extension, "brain", MASK_MAY_LACK):
             return path.parent / file
     return None
 
 
-def _own(
-    folder: Folder, run: Identity, suffix: str, extension: str, desc: str, may_lack: tuple[str, ...]
+def own_file(
+    folder: Folder, run: Identity, suffix: str, extension: str, desc: str | None, may_lack: tuple[str, ...]
 ) -> str | None:
-    """Return a run's own file of one kind.
+    """Return a run's own file of one kind; `desc` None is a file without that entity.
 
     Raises
     ------
@@ -84,7 +84,7 @@ def _own(
     if len(fitting) > 1 and _rank(fitting[-1], run) == _rank(fitting[-2], run):
         both = " and ".join(c.file for c in fitting[-2:])
         raise Rejected(
-            "no_confounds" if desc == "confounds" else "no_mask",
+            "no_mask" if desc == "brain" else "no_confounds",
             f"{both} fit the run alike; remove the one that is not its own",
         )
     return fitting[-1].file if fitting else None

@@ -13,6 +13,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fmriscale.ingest.old_names import todays_columns
 from fmriscale.ingest.quality import Rejected
 from fmriscale.ingest.tables import is_number, split_cells
 from fmriscale.ingest.text import to_utf8
@@ -62,6 +63,12 @@ class Table:
         rest = self.content[self.content.index(b"\n") :]
         return replace(self, names=after, content="\t".join(after).encode() + rest, as_is=False)
 
+    def cut(self, rows: slice) -> "Table":
+        """Return some of the lines."""
+        names, *lines = self.content.rstrip(b"\n").split(b"\n")
+        kept = lines[rows]
+        return self if len(kept) == len(lines) else replace(self, content=_joined(names, kept), as_is=False)
+
     def numbers(self, wanted: Callable[[str], bool]) -> "pd.DataFrame":
         """Return the wanted columns.
 
@@ -95,6 +102,10 @@ class Table:
             )
 
 
+def _joined(names: bytes, lines: list[bytes]) -> bytes:
+    return b"\n".join([names, *lines]) + b"\n"
+
+
 def load_table(path: Path) -> Table:
     """Read a confounds file; the last ones are remembered.
 
@@ -105,9 +116,10 @@ def load_table(path: Path) -> Table:
     """
     try:
         status = path.stat()
-        return _load(path, status.st_mtime_ns, status.st_size)
+        table = _load(path, status.st_mtime_ns, status.st_size)
     except OSError as error:
         raise Rejected("unreadable", f"{path.name}: {error.strerror}; copy it again") from error
+    return table.renamed(todays_columns(table.names))
 
 
 @lru_cache(maxsize=2)

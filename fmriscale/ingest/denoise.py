@@ -11,6 +11,7 @@ import numpy as np
 from fmriscale.config import DatasetConfig, DenoiseConfig
 from fmriscale.errors import UserError
 from fmriscale.ingest.confounds_table import Table, load_table
+from fmriscale.ingest.cuts import Cut
 from fmriscale.ingest.quality import Rejected
 from fmriscale.ingest.text import read_json
 
@@ -87,13 +88,14 @@ def check_denoise(dataset: DatasetConfig) -> None:
         )
     needs = "strategy" if dataset.denoise.strategy else "dummy_volumes: auto"
     if dataset.kind != "fmriprep" and (dataset.denoise.strategy or dataset.denoise.dummy_volumes == "auto"):
+        has = "is denoised already" if dataset.kind == "xcpd" else "has none"
         raise UserError(
             f"data set '{dataset.name}': denoise.{needs} needs the confounds of kind fmriprep, "
-            f"kind {dataset.kind} has none; leave it out"
+            f"kind {dataset.kind} {has}; leave it out"
         )
 
 
-def dropped_volumes(confounds: Path | None, denoise: DenoiseConfig) -> int:
+def dropped_volumes(confounds: Path | None, denoise: DenoiseConfig, cut: Cut | None = None) -> int:
     """Return how many volumes at the start of a run are dropped.
 
     Parameters
@@ -102,6 +104,8 @@ def dropped_volumes(confounds: Path | None, denoise: DenoiseConfig) -> int:
         The confounds file; read only where `dummy_volumes` is "auto".
     denoise : DenoiseConfig
         Holds `dummy_volumes`.
+    cut : Cut or None
+        Where the run lies in a file of several.
 
     Returns
     -------
@@ -121,11 +125,19 @@ def dropped_volumes(confounds: Path | None, denoise: DenoiseConfig) -> int:
             "no desc-confounds_timeseries.tsv beside the run, but denoise.dummy_volumes: auto reads it; "
             "add it or give a number",
         )
-    flags = load_table(confounds).numbers(lambda name: name.startswith("non_steady_state")).to_numpy()
+    flags = _table(confounds, cut).numbers(lambda name: name.startswith("non_steady_state")).to_numpy()
     return int((flags != 0).any(axis=1).cumprod().sum())
 
 
-def read_confounds(confounds: Path | None, denoise: DenoiseConfig, n_volumes: int) -> Confounds:
+def _table(confounds: Path, cut: Cut | None) -> Table:
+    """Read the lines of a run: of a file of several, those of its part."""
+    table = load_table(confounds)
+    return table if cut is None else table.cut(cut.rows(table.n_rows, confounds.name))
+
+
+def read_confounds(
+    confounds: Path | None, denoise: DenoiseConfig, n_volumes: int, cut: Cut | None = None
+) -> Confounds:
     """Read regressors, censoring and motion of an fMRIPrep run.
 
     Parameters
@@ -135,7 +147,9 @@ def read_confounds(confounds: Path | None, denoise: DenoiseConfig, n_volumes: in
     denoise : DenoiseConfig
         Strategies and their parameters.
     n_volumes : int
-        Volumes of the image, dummy volumes included.
+        Volumes of the run, dummy volumes included.
+    cut : Cut or None
+        Where the run lies in a file of several.
 
     Raises
     ------
@@ -150,7 +164,7 @@ def read_confounds(confounds: Path | None, denoise: DenoiseConfig, n_volumes: in
                 "no desc-confounds_timeseries.tsv beside the run; add it or empty denoise.strategy",
             )
         return Confounds()
-    dropped, table = dropped_volumes(confounds, denoise), load_table(confounds)
+    dropped, table = dropped_volumes(confounds, denoise, cut), _table(confounds, cut)
     if table.n_rows != n_volumes:
         raise Rejected(
             "confounds_length",

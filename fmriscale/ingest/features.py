@@ -119,6 +119,10 @@ def load_features(config: FeatureConfig) -> Features:
         return Features(*gifti.load_surfaces(config, config.labels_gii))
     if config.structures is not None:
         return Features(*grayordinates.load_structures(config, config.structures))
+    if config.parcels is not None and config.parcels.endswith(".tsv"):
+        from fmriscale.ingest.parcel_tables import load_parcel_table
+
+        return Features(*load_parcel_table(config, expand(config.parcels)))
     if config.parcels is not None:
         return Features(*grayordinates.load_parcels(config, expand(config.parcels)))
     if config.labels_img is not None and is_atlas_name(config.labels_img):

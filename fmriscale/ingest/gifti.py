@@ -1,7 +1,7 @@
 """Reduce GIFTI series, a .func.gii for each hemisphere, to parcel means by the vertices of label files."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import nibabel as nib
@@ -51,6 +51,10 @@ class Hemisphere:
 
     values: np.ndarray
     t_r: float | None
+
+    def cut(self, volumes: slice) -> "Hemisphere":
+        """Return some of its volumes."""
+        return replace(self, values=self.values[:, volumes])
 
 
 def load_surfaces(config: FeatureConfig, files: list[str]) -> tuple[FeatureSpace, tuple, Surfaces]:

@@ -231,7 +231,7 @@ def find_rows(run: Grayordinates | ParcelNames, layout: Layout) -> tuple[np.ndar
             raise Rejected(
                 "other_space", "a dense series, but the features are parcels; give a .ptseries.nii"
             )
-        rows = _parcel_rows(run, layout.names)
+        rows = parcel_rows(run, layout.names)
         return rows, np.arange(rows.size)
     if not isinstance(run, Grayordinates):
         raise Rejected("other_space", "a parcel series needs features with parcels; give a .dtseries.nii")
@@ -241,7 +241,7 @@ def find_rows(run: Grayordinates | ParcelNames, layout: Layout) -> tuple[np.ndar
     return _grayordinate_rows(run, layout.members), layout.feature
 
 
-def _parcel_rows(run: ParcelNames, names: ParcelNames) -> np.ndarray:
+def parcel_rows(run: ParcelNames, names: ParcelNames) -> np.ndarray:
     """Match parcels by name; one that is not in the run is missing, one too many is another parcellation."""
     place = {name: row for row, name in enumerate(run)}
     if len(place) < len(run):

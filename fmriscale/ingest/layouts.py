@@ -1,17 +1,26 @@
 """What the files of a form are called, and the files that a glob finds."""
 
-import zipfile
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 
 from fmriscale.config import DatasetConfig
 from fmriscale.errors import UserError
+from fmriscale.ingest.archives import ARCHIVES, arrays_in, describe_arrays, is_template
 from fmriscale.ingest.arrays import EXTENSIONS
-from fmriscale.ingest.choice import Found, describe, show
+from fmriscale.ingest.choice import Found, Listing, describe, show
+from fmriscale.ingest.convert import (
+    PAIRS,
+    from_pair,
+    from_pairs,
+    from_volumes,
+    pattern_of,
+    series_of_volumes,
+)
 from fmriscale.ingest.fetch import present
 from fmriscale.ingest.mirror import mirror_of
-from fmriscale.ingest.names import parse_name
+from fmriscale.ingest.names import LONG_NAMES, parse_name
+from fmriscale.ingest.quality import Rejection
 
 VOLUMES = (".nii.gz", ".nii")
 
@@ -24,7 +33,9 @@ _GRAYORDINATES = (".dtseries.nii", ".ptseries.nii", ".dscalar.nii", ".dlabel.nii
 
 def file_ends(dataset: DatasetConfig, form: str) -> tuple[str, ...]:
     """Return how the names of a data set's files end; parcels are read from .ptseries.nii."""
-    return (".ptseries.nii",) if dataset.features.parcels is not None else FILE_ENDS[form]
+    if form == "array" and dataset.kind == "xcpd":
+        return (".tsv",)
+    return (".ptseries.nii",) if form == "cifti" and dataset.features.parcels is not None else FILE_ENDS[form]
 
 
 def is_of_form(name: str, form: str) -> bool:
@@ -45,10 +56,13 @@ def nothing_fits(dataset: DatasetConfig, root: Path, every: list[Found], wanted:
 # ---------------------------------------------------------------- by glob
 
 
-def find_by_glob(dataset: DatasetConfig, root: Path, form: str) -> list[Found]:
-    """Find files by the recipe's glob; an .npz archive holds one run an array unless `variable` names one.
+def find_by_glob(dataset: DatasetConfig, root: Path, form: str) -> Listing:
+    """Find files by the recipe's glob; one that holds several arrays may be several runs (`arrays_in`).
 
-    A .mat or .h5 file is one run: it is not opened before it is read.
+    Raises
+    ------
+    UserError
+        Nothing matches that could be a run.
     """
     if dataset.files is None:
         raise UserError(f"data set '{dataset.name}': kind arrays needs files, a glob below {root}")
@@ -63,10 +77,24 @@ def find_by_glob(dataset: DatasetConfig, root: Path, form: str) -> list[Found]:
             f"data set '{dataset.name}': files: '{dataset.files}' is no glob below root ({error})"
         ) from error
     paths = [p for p in matching if p.name.endswith(ends) and is_of_form(p.name, form)]
+    misfits = _pairs(dataset, matching, root) if form == "nifti" else []
     if not paths:
         but = f"; {len(matching)} others do, e.g. {matching[0].name}" if matching else ""
+        but = f"; {from_pairs(root, dataset.files, misfits[0].source)}" if misfits else but
         raise UserError(f"data set '{dataset.name}': no {'/'.join(ends)} matches {root}/{dataset.files}{but}")
-    return [found for path in paths for found in _in_file(dataset, path, root)]
+    if form == "nifti":
+        paths, volumes = _series(dataset, paths, root)
+        misfits += volumes
+    items = [item for path in paths for item in _in_file(dataset, path, root)]
+    found = [item for item in items if isinstance(item, Found)]
+    misfits += [item for item in items if isinstance(item, Rejection)]
+    if not found:
+        first, n = misfits[0], len(misfits)
+        raise UserError(
+            f"data set '{dataset.name}': {'what' if n == 1 else f'none of the {n} scans that'} matches "
+            f"{root}/{dataset.files} {'is no' if n == 1 else 'can be a'} run: {first.source}: {first.detail}"
+        )
+    return Listing(found, misfits)
 
 
 def _is_hidden(path: Path) -> bool:
@@ -74,26 +102,55 @@ def _is_hidden(path: Path) -> bool:
     return any(part.startswith(".") for part in path.parts)
 
 
-def _in_file(dataset: DatasetConfig, path: Path, root: Path) -> Iterator[Found]:
+def _pairs(dataset: DatasetConfig, paths: list[Path], root: Path) -> list[Rejection]:
+    """Report each .hdr/.img pair once."""
+    halves = {path.with_suffix(""): path for path in paths if path.name.endswith(PAIRS)}
+    return [
+        Rejection(dataset.name, path.relative_to(root).as_posix(), "unreadable", from_pair(path))
+        for path in halves.values()
+    ]
+
+
+def _series(dataset: DatasetConfig, paths: list[Path], root: Path) -> tuple[list[Path], list[Rejection]]:
+    """Take out the volumes of runs that lie one by one, and report each run once."""
+    loose: set[Path] = set()
+    misfits = []
+    for volumes in series_of_volumes(paths):
+        loose |= set(volumes)
+        source = (volumes[0].parent.relative_to(root) / pattern_of(volumes[0])).as_posix()
+        detail = f"{len(volumes)} files of one volume each; {from_volumes(volumes[0])}"
+        misfits.append(Rejection(dataset.name, source, "unreadable", detail))
+    return [path for path in paths if path not in loose], misfits
+
+
+def _in_file(dataset: DatasetConfig, path: Path, root: Path) -> Iterator[Found | Rejection]:
+    """Yield the runs of a file; an archive whose arrays are not known holds one without a name."""
     source = path.relative_to(root).as_posix()
     parsed = parse_name(path.name)
     entities = parsed.entities if parsed else {}
-    if path.suffix != ".npz":
+    variable, is_archive = dataset.variable, path.suffix in ARCHIVES
+    if not (path.suffix == ".npz" or (is_archive and is_template(variable))):
         yield Found(path, source, entities)
         return
-    if dataset.variable is not None:
-        yield Found(path, source, entities, array=dataset.variable)
+    if variable is not None and not is_template(variable):
+        yield Found(path, source, entities, array=variable)
         return
     try:
-        with present(path) as here, zipfile.ZipFile(here) as archive:
-            arrays = sorted(n.removesuffix(".npy") for n in archive.namelist())
-    except (OSError, zipfile.BadZipFile):
+        with present(path) as here:
+            contents = arrays_in(here, variable)
+            others = "" if contents.arrays else describe_arrays(here)
+    except Exception:  # zip, scipy and HDF5 each have their own
         yield Found(path, source, entities, array="")  # rejected when it is named
         return
-    for array in arrays:
-        inner = parse_name(f"{array}.npy")
-        both = {**entities, **(inner.entities if inner else {})}
-        yield Found(path, f"{source}:{array}", both, array=array)
+    for array in contents.arrays:
+        fields = {LONG_NAMES.get(k, k): v for k, v in array.fields.items()}
+        yield Found(path, f"{source}:{array.name}", entities | fields, array=array.name)
+    for group, inside in contents.empty:
+        detail = f"holds nothing that fits variable: '{variable}', but {inside}; mend either"
+        yield Rejection(dataset.name, f"{source}:{group}", "no_variable", detail)
+    if not (contents.arrays or contents.empty):
+        detail = f"no array fits variable: '{variable}'" if variable else "no array is in it"
+        yield Rejection(dataset.name, source, "no_variable", f"{detail}; it holds {others}; mend either")
 
 
 def stem(path: Path) -> str:

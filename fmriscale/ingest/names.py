@@ -13,17 +13,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fmriscale.ingest.mirror import mirror_of
+from fmriscale.ingest.old_names import todays_name
 
-ENTITY_ORDER = ("sub", "ses", "task", "acq", "ce", "rec", "dir", "run", "echo", "part")
+ENTITY_ORDER = ("sub", "ses", "task", "acq", "ce", "rec", "dir", "run", "echo", "part", "chunk")
 """Entities that tell runs apart, in BIDS order."""
 
-RENDERING = ("space", "cohort", "atlas", "seg", "res", "den", "stat", "desc")
+RENDERING = ("space", "cohort", "atlas", "seg", "res", "den", "stat", "setting", "feature", "desc")
 """Entities that tell renderings of ONE run apart: space, parcellation, resolution, processing."""
 
 LONG_NAMES = {"subject": "sub", "session": "ses"}
 """Names that recipes may use in patterns and templates."""
 
-INDICES = ("run", "echo")
+INDICES = ("run", "echo", "chunk")
 """Entities that are numbers: 1 and 01 are the same."""
 
 _BUCKET = ("sub", "task", "run")
@@ -50,7 +51,7 @@ def parse_name(name: str) -> Name | None:
     A name may lack its suffix, as `sub-01_task-rest.npz` and the surfaces of fMRIPrep before 20.1 do
     (`..._space-fsaverage5_hemi-L.func.gii`).
     """
-    stem, dot, extension = name.partition(".")
+    stem, dot, extension = todays_name(name).partition(".")
     *parts, suffix = stem.split("_")
     if suffix.count("-") == 1:
         parts, suffix = [*parts, suffix], ""
@@ -67,6 +68,7 @@ def take_apart(name: str, extension: str) -> Name:
 
     What stands before the first entity is kept under "". A name that `parse_name` can split is split alike.
     """
+    name = todays_name(name)
     *parts, suffix = name[: len(name) - len(extension)].split("_")
     if "-" in suffix:
         parts, suffix = [*parts, suffix], ""
@@ -139,7 +141,7 @@ def _index(folder: Folder, suffix: str, extension: str) -> dict[tuple, list[Comp
     """Sort the files of one suffix and extension into buckets."""
     buckets: dict[tuple, list[Companion]] = {}
     for file in folder.files:
-        if not file.endswith(suffix + extension):
+        if not todays_name(file).endswith(suffix + extension):
             continue
         name = take_apart(file, extension)
         if name.suffix == suffix:

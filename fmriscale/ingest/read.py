@@ -16,14 +16,17 @@ from fmriscale.ingest import gifti, grayordinates
 from fmriscale.ingest.arrays import read_array
 from fmriscale.ingest.cifti import open_series
 from fmriscale.ingest.content import check_fetched
+from fmriscale.ingest.cuts import volumes_of
 from fmriscale.ingest.denoise import Confounds, dropped_volumes, read_confounds
 from fmriscale.ingest.features import Features, load_features, read_brain_mask, reduce_image
 from fmriscale.ingest.gifti import open_hemisphere, reduce_hemispheres
 from fmriscale.ingest.grayordinates import reduce_series
+from fmriscale.ingest.parcel_tables import read_parcel_table
 from fmriscale.ingest.quality import Rejected, check_length, check_motion
 from fmriscale.ingest.sources import RunSource
 from fmriscale.ingest.timing import decide_t_r, read_sidecars, recipe_t_r, start_time, stated_t_r
 from fmriscale.ingest.volumes import open_image
+from fmriscale.ingest.xcpd import Censoring, mean_motion
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,24 +73,34 @@ def read_signals(run: RunSource, dataset: DatasetConfig) -> Signals:
     for file in run.inputs():
         if file not in (run.path, run.right, run.brain_mask):  # these are looked at where they are opened
             check_fetched(file, f"{file.name}: ")
-    dropped = dropped_volumes(run.confounds, dataset.denoise)
+    dropped = dropped_volumes(run.confounds, dataset.denoise, run.cut)
     opened = _OPEN[run.form](run, dataset, features)
+    censoring = Censoring(run.outliers, opened.n_volumes) if run.outliers else None
+    n_volumes = censoring.n_volumes if censoring else opened.n_volumes
     sidecar = read_sidecars(run.sidecars)
     recipe = recipe_t_r(dataset.t_r, run.entities.get("task", ""))
-    stated = stated_t_r(sidecar, opened.n_volumes, settled=isinstance(recipe, int | float))
+    stated = stated_t_r(
+        sidecar, run.cut.of if run.cut else n_volumes, settled=isinstance(recipe, int | float)
+    )
     t_r = decide_t_r(recipe, stated if run.t_r is None else run.t_r, opened.t_r)
-    start = start_time(sidecar, opened.n_volumes * t_r)
+    start = start_time(sidecar, n_volumes * t_r)
     check_length(opened.n_volumes - dropped, dataset.quality)
-    confounds = _read_motion(run, dataset, opened.n_volumes, dropped)
+    confounds = _read_motion(run, dataset, n_volumes, dropped)
+    if censoring is not None:
+        confounds = dataclasses.replace(confounds, sample_mask=censoring.sample_mask(dropped))
     check_motion(confounds.mean_fd, dataset.quality)
     if confounds.sample_mask is not None:
         check_length(len(confounds.sample_mask), dataset.quality, "uncensored volumes")
     _check_space(run, dataset)
     values, covered = opened.reduce()
+    if censoring is not None:
+        values = censoring.lay_out(values)
     if run.form == "nifti" and dataset.kind != "hcp" and "space" not in run.entities:
         _check_own_space(covered, dataset.quality)
-    measure = None if confounds.mean_fd is None else _MOTION_MEASURE[run.motion is not None]
-    is_image, own = run.form != "array", opened.affine_from
+    measure = None
+    if confounds.mean_fd is not None:
+        measure = _MOTION_MEASURE.get(dataset.kind, "framewise displacement")
+    is_image, own = run.form != "array" and dataset.kind != "xcpd", opened.affine_from
     return Signals(values[dropped:], covered, t_r, confounds, is_image, measure, own, start)
 
 
@@ -96,6 +109,7 @@ def read_signals(run: RunSource, dataset: DatasetConfig) -> Signals:
 
 def _open_nifti(run: RunSource, dataset: DatasetConfig, features: Features) -> Opened:
     image = open_image(run.path, expand(dataset.affine_from) if dataset.affine_from else None)
+    image = image.cut(volumes_of(run.cut, image.n_volumes))
 
     def reduce() -> tuple[np.ndarray, np.ndarray]:
         brain = read_brain_mask(run.brain_mask, image) if run.brain_mask else None
@@ -108,6 +122,7 @@ def _open_cifti(run: RunSource, dataset: DatasetConfig, features: Features) -> O
     series, layout = open_series(run.path), features.layout
     if not isinstance(layout, grayordinates.Layout):
         raise Rejected("n_features", f"features '{features.space.name}' are not for CIFTI files")
+    series = series.cut(volumes_of(run.cut, series.n_volumes))
     return Opened(
         series.n_volumes, series.t_r, lambda: reduce_series(series, layout, features.space.n_features)
     )
@@ -119,6 +134,7 @@ def _open_gifti(run: RunSource, dataset: DatasetConfig, features: Features) -> O
     layout, left, right = features.layout, open_hemisphere(run.path, "L"), open_hemisphere(run.right, "R")
     if not isinstance(layout, gifti.Surfaces):
         raise Rejected("n_features", f"features '{features.space.name}' are not for GIFTI files")
+    left, right = (side.cut(volumes_of(run.cut, side.values.shape[1])) for side in (left, right))
     return Opened(
         left.values.shape[1],
         left.t_r,
@@ -128,6 +144,16 @@ def _open_gifti(run: RunSource, dataset: DatasetConfig, features: Features) -> O
 
 def _open_array(run: RunSource, dataset: DatasetConfig, features: Features) -> Opened:
     """Read an array; a column that is zero throughout is a feature without data."""
+    values = _read_columns(run, dataset, features)
+    values = values[volumes_of(run.cut, len(values))]
+    covered = (values != 0).any(axis=0).astype(np.float64)
+    return Opened(len(values), None, lambda: (values, covered))
+
+
+def _read_columns(run: RunSource, dataset: DatasetConfig, features: Features) -> np.ndarray:
+    """Read the columns of an array, by name where the feature space has them from a table."""
+    if isinstance(features.layout, grayordinates.Parcels):
+        return read_parcel_table(run.path, features.layout)
     expected = features.space.n_features
     values = read_array(
         run.path,
@@ -146,8 +172,7 @@ def _open_array(run: RunSource, dataset: DatasetConfig, features: Features) -> O
             f"{expected}"
             + (f"; is the array transposed? set orientation: {other}" if len(values) == expected else ""),
         )
-    covered = (values != 0).any(axis=0).astype(np.float64)
-    return Opened(len(values), None, lambda: (values, covered))
+    return values
 
 
 _OPEN: dict[str, Callable[[RunSource, DatasetConfig, Features], Opened]] = {
@@ -166,25 +191,31 @@ def count_volumes(run: RunSource, dataset: DatasetConfig) -> int:
     Rejected
         The run is damaged, or features and run are of different forms.
     """
+    if run.cut is not None:
+        return run.cut.n_volumes
     return _OPEN[run.form](run, dataset, load_features(dataset.features)).n_volumes
 
 
 # ---------------------------------------------------------------- motion and space
 
-_MOTION_MEASURE = {False: "framewise displacement", True: "relative RMS displacement"}
-"""What fMRIPrep and the HCP tell of motion, both mm between volumes; the second is the smaller one."""
+_MOTION_MEASURE = {"hcp": "relative RMS displacement"}
+"""What the HCP tells of motion; elsewhere it is the framewise displacement, both mm between volumes."""
 
 
 def _read_motion(run: RunSource, dataset: DatasetConfig, n_volumes: int, dropped: int) -> Confounds:
     """Read what is known of head motion: fMRIPrep's confounds, or the relative RMS table of the HCP."""
     if dataset.kind == "fmriprep":
-        return read_confounds(run.confounds, dataset.denoise, n_volumes)
+        return read_confounds(run.confounds, dataset.denoise, n_volumes, run.cut)
+    if dataset.kind == "xcpd":
+        return Confounds(mean_fd=mean_motion(run.motion, n_volumes, dropped))
     if run.motion is None:
         return Confounds()
     try:
         moved = np.loadtxt(run.motion, ndmin=1)
     except (OSError, ValueError) as error:
         raise Rejected("unreadable", f"{run.motion.name}: {error}; copy it again") from error
+    if run.cut is not None and moved.ndim == 1:
+        moved = moved[run.cut.rows(len(moved), run.motion.name)]
     if moved.shape != (n_volumes,):
         raise Rejected(
             "confounds_length",

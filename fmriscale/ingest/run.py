@@ -13,6 +13,7 @@ from fmriscale.corpus.assemble import encode_run
 from fmriscale.corpus.writer import EncodedRun
 from fmriscale.files import sha256_file
 from fmriscale.ingest.clean import Cleaner, standardise
+from fmriscale.ingest.cuts import within
 from fmriscale.ingest.denoise import Confounds, dropped_volumes
 from fmriscale.ingest.events import read_events, read_evs
 from fmriscale.ingest.fetch import NoRoom, fetched
@@ -82,10 +83,10 @@ def _process(run: RunSource, dataset: DatasetConfig) -> EncodedRun:
         raise Rejected(
             "filter", "cleaning leaves nothing of any feature; choose fewer regressors or a wider band"
         )
-    dropped = dropped_volumes(run.confounds, denoise)
+    dropped = dropped_volumes(run.confounds, denoise, run.cut)
     shift = dropped * signals.t_r + (signals.start_time or 0.0)
     end = (dropped + len(values)) * signals.t_r
-    events = read_events(run.events, shift, end) if run.events else read_evs(run.evs, shift, end)
+    events = _events(run, signals.t_r, shift, end)
     encoded = encode_run(
         bold,
         figures.mean,
@@ -119,10 +120,22 @@ def _process(run: RunSource, dataset: DatasetConfig) -> EncodedRun:
             "n_events_after_end": sum(event["onset"] + shift >= end for event in events) or None,
         },
     )
-    return dataclasses.replace(encoded, row=encoded.row | {"array": run.array or ""})
+    return dataclasses.replace(
+        encoded, row=encoded.row | {"array": (run.array or "") + (str(run.cut) if run.cut else "")}
+    )
 
 
 # ---------------------------------------------------------------- details of the record
+
+
+def _events(run: RunSource, t_r: float, shift: float, end: float) -> list[dict[str, Any]]:
+    """Return the events of a run, onsets relative to its first kept volume; of a cut file only its own."""
+    if run.cut is None:
+        return read_events(run.events, shift, end) if run.events else read_evs(run.evs, shift, end)
+    is_shared = run.shares_events or bool(run.evs)
+    end = run.cut.of * t_r if is_shared else end
+    events = read_events(run.events, end=end) if run.events else read_evs(run.evs, end=end)
+    return within(events, run.cut, t_r, shift, is_shared)
 
 
 def _source_hash(run: RunSource) -> str:

@@ -2,17 +2,19 @@
 
 import dataclasses
 import re
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from fmriscale.config import DatasetConfig
 from fmriscale.errors import UserError
-from fmriscale.ingest import hcp
+from fmriscale.ingest import hcp, xcpd
 from fmriscale.ingest.bids_tree import find_bids
 from fmriscale.ingest.census import Census
 from fmriscale.ingest.checks import check_dataset, form_of
-from fmriscale.ingest.choice import Found, Listing, choose, wanted_entities
+from fmriscale.ingest.choice import Found, Listing, choose, cut_up, wanted_entities
 from fmriscale.ingest.companions import (
     Identity,
     brain_mask_file,
@@ -23,6 +25,7 @@ from fmriscale.ingest.companions import (
     missing_mask,
 )
 from fmriscale.ingest.content import check_content
+from fmriscale.ingest.cuts import Cut
 from fmriscale.ingest.fetch import present
 from fmriscale.ingest.keys import ambiguous, make_key, same_run
 from fmriscale.ingest.layouts import extension_of, find_by_glob, nothing_fits, stem
@@ -44,9 +47,13 @@ class RunSource:
     path : Path
         Image or array file.
     array : str or None
-        Name of the array in an .npz archive.
+        Name of the array in a file that holds several.
+    cut : Cut or None
+        Where it lies in a file of several runs end to end.
+    shares_events : bool
+        `events` are those of the whole file, which others are cut from, too.
     source : str
-        Path below the root of the data set, with `:array` for archives.
+        Path below the root of the data set, with `:array` for archives and `[first:end]` for cut files.
     entities : dict of str to str
         BIDS entities (short names).
     t_r : float or None
@@ -66,7 +73,9 @@ class RunSource:
     brain_mask, confounds, events : Path or None
         Companions.
     motion : Path or None
-        HCP only: a text table of the run's head motion.
+        HCP and XCP-D: a table of the run's head motion.
+    outliers : Path or None
+        XCP-D only: a table of the volumes that moved too much.
     evs : tuple of Path
         HCP only: events of a task run, one file a condition.
     """
@@ -76,6 +85,8 @@ class RunSource:
     source: str
     entities: dict[str, str]
     array: str | None = None
+    cut: Cut | None = None
+    shares_events: bool = False
     t_r: float | None = None
     participant: dict[str, str] = field(default_factory=dict)
     participant_id: str = ""
@@ -87,12 +98,13 @@ class RunSource:
     form: str = "nifti"
     right: Path | None = None
     motion: Path | None = None
+    outliers: Path | None = None
     evs: tuple[Path, ...] = ()
     key: str = field(default="")
 
     def inputs(self) -> list[Path]:
         """Return every file the run is made from."""
-        companions = (self.right, self.brain_mask, self.confounds, self.motion, self.events)
+        companions = (self.right, self.brain_mask, self.confounds, self.motion, self.outliers, self.events)
         files = [self.path, *self.sidecars, *companions, *self.evs]
         return [file for file in files if file is not None]
 
@@ -148,11 +160,12 @@ def survey(dataset: DatasetConfig, tree: Tree | None = None) -> Survey:
     if not choice.chosen and all(r.reason == "not_rendered" for r in choice.rejections):
         raise nothing_fits(dataset, root, every, wanted)
     context = _Context.of(dataset, root, tree, form, every)
-    runs, refused = _complete_all(choice.chosen, context)
-    n_refused = sum(1 if found.right is None else 2 for found, _ in refused)
+    chosen = cut_up(dataset, choice.chosen)
+    runs, refused = _complete_all(chosen, context)
+    n_refused = _count(found for found, _ in refused)
     census = Census(
-        listed=len(listing.found) + len(listing.misfits),
-        in_runs=sum(1 if run.right is None else 2 for run in runs),
+        listed=len(listing.found) + len(listing.misfits) + _count(chosen) - _count(choice.chosen),
+        in_runs=_count(runs),
         quarantined=len(listing.misfits) + len(unnamed) + len(choice.rejections) + n_refused,
         unwanted=choice.n_unwanted,
         other=choice.n_other,
@@ -166,6 +179,11 @@ def survey(dataset: DatasetConfig, tree: Tree | None = None) -> Survey:
     return Survey(sorted(runs, key=_corpus_order), sorted(rejections, key=lambda r: r.source), census)
 
 
+def _count(scans: Iterable[Found | RunSource]) -> int:
+    """Count files: a pair of hemispheres is two."""
+    return sum(1 if scan.right is None else 2 for scan in scans)
+
+
 def _corpus_order(run: RunSource) -> tuple[str, ...]:
     """Return what runs.tsv is sorted by, within a data set."""
     return (*(run.entities.get(k, "") for k in ("sub", "ses", "task", "run")), run.key)
@@ -175,14 +193,14 @@ def _find(dataset: DatasetConfig, root: Path, tree: Tree, form: str) -> Listing:
     if dataset.kind == "hcp":
         return hcp.find_hcp(dataset, root, tree, form)
     if dataset.kind == "arrays" or dataset.files is not None:
-        return Listing(find_by_glob(dataset, root, form))
+        return find_by_glob(dataset, root, form)
     return find_bids(dataset, root, tree, form)
 
 
 def _name(dataset: DatasetConfig, files: list[Found]) -> tuple[list[Found], list[Rejection]]:
     """Add what name_pattern reads from the paths, and by what the participants table knows each run."""
     pattern = re.compile(dataset.name_pattern or "")
-    in_tree = dataset.kind in ("fmriprep", "bids") and dataset.files is None
+    in_tree = dataset.kind in ("fmriprep", "bids", "xcpd") and dataset.files is None
     named, rejections, n_matching = [], [], 0
     for found in files:
         match = pattern.search(found.source)
@@ -246,6 +264,7 @@ def _complete_all(
             done.append((found, _complete(found, context)))
         except Rejected as why:
             refused.append((found, why))
+    n_sharing = Counter((run.path, run.array, run.events) for _, run in done if run.cut)
     shared = ambiguous(context.dataset.name, [run.entities for _, run in done])
     with_mask = next((run.brain_mask.name for _, run in done if run.brain_mask), "")
     runs: dict[tuple, RunSource] = {}
@@ -258,7 +277,8 @@ def _complete_all(
                 raise Rejected("duplicate_key", f"{other.source} is already {other.key}; {remedy}")
             if run.form == "nifti" and run.brain_mask is None and context.dataset.kind != "hcp":
                 _check_no_mask(run, context, with_mask)
-            runs[same_run(run.entities)] = dataclasses.replace(run, key=key)
+            shares = n_sharing[run.path, run.array, run.events] > 1
+            runs[same_run(run.entities)] = dataclasses.replace(run, key=key, shares_events=shares)
         except Rejected as why:
             refused.append((found, why))
     return list(runs.values()), refused
@@ -270,7 +290,7 @@ def _complete(found: Found, context: _Context) -> RunSource:
     if found.array == "":
         with present(found.path) as here:
             check_content(here, "array")
-        raise Rejected("unreadable", "not a readable .npz archive; copy it again")
+        raise Rejected("unreadable", f"not a readable {found.path.suffix} archive; copy it again")
     if form == "gifti" and found.right is None:
         raise Rejected("no_hemisphere", "its name says neither hemi-L nor hemi-R; rename it")
     entities, who = dict(found.entities), None
@@ -286,6 +306,7 @@ def _complete(found: Found, context: _Context) -> RunSource:
         source=found.source,
         entities=entities,
         array=found.array,
+        cut=found.cut,
         t_r=who.t_r if who else None,
         participant=who.kept if who else {},
         participant_id=who.written if who else "",
@@ -315,9 +336,12 @@ def _companions(
     run: RunSource, dataset: DatasetConfig, root: Path, known: Identity, tree: Tree
 ) -> dict[str, Any]:
     """Return the fields of a run that name files beside its image."""
+    path = run.path
+    if dataset.kind == "xcpd":
+        mask = brain_mask_file(tree, path, known) if run.form == "nifti" else None
+        return {"brain_mask": mask, **xcpd.companions(tree, path, known)}
     if run.form == "array":
         return {}
-    path = run.path
     if dataset.kind == "hcp":
         mask = hcp.brain_mask(tree, path) if run.form == "nifti" else None
         evs = hcp.ev_files(tree, path) if run.events is None else ()

@@ -1,7 +1,7 @@
 """Read images as a stream of blocks, at the speed of decompression: 4D NIfTI in blocks of time."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import numpy as np
 from isal import isal_zlib
 
 from fmriscale.ingest.content import check_content, open_content
+from fmriscale.ingest.convert import not_a_series
 from fmriscale.ingest.nifti import open_nifti, read_grid, why_unplaced
 from fmriscale.ingest.quality import Rejected
 
@@ -58,6 +59,12 @@ class Image:
     inter: float
     affine_from: str | None = None
 
+    def cut(self, volumes: slice) -> "Image":
+        """Return some of its volumes."""
+        size = int(np.prod(self.shape)) * self.dtype.itemsize
+        n_volumes = volumes.stop - volumes.start
+        return replace(self, offset=self.offset + volumes.start * size, n_volumes=n_volumes)
+
 
 def open_image(path: Path, affine_from: Path | None = None) -> Image:
     """Read the header of a 4D NIfTI image.
@@ -83,7 +90,7 @@ def open_image(path: Path, affine_from: Path | None = None) -> Image:
     except Exception as error:  # a damaged header raises whatever comes first
         raise Rejected("unreadable", f"not a readable NIfTI image: {error}; copy it again") from error
     if len(image.shape) != 4:
-        raise Rejected("unreadable", f"shape {image.shape} is not 4D (x, y, z, time)")
+        raise Rejected("unreadable", not_a_series(path, image.shape))
     if data.dtype.kind not in "iuf":
         raise Rejected("unreadable", f"voxels of type {data.dtype} are not real numbers")
     affine = np.asarray(image.affine) if flaw is None else _borrowed(image.shape[:3], flaw, affine_from)

@@ -26,7 +26,7 @@ _FEATURES = {
     "nifti": "labels_img or mask_img",
     "cifti": "structures, parcels or a .dlabel.nii as labels_img",
     "gifti": "labels_gii",
-    "array": "columns, or parcels of a .tsv",
+    "array": "columns",
 }
 _FULL_NAMES = LONG_NAMES | {
     "acquisition": "acq",

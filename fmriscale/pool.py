@@ -4,8 +4,11 @@ import collections
 import contextlib
 import multiprocessing
 import os
+import queue
 import signal
-from collections.abc import Callable, Iterable, Iterator
+import threading
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -26,7 +29,9 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def in_order(function: Callable[..., Any], work: Iterable[tuple], jobs: int) -> Iterator[Any]:
+def in_order(
+    function: Callable[..., Any], work: Iterable[tuple], jobs: int, limit: float = 0.0
+) -> Generator[Any, None, None]:
     """Yield `function(*arguments)` for every item of work, in order.
 
     Numerical libraries run one thread a process, with one job as with many, so that results do not
@@ -41,16 +46,17 @@ def in_order(function: Callable[..., Any], work: Iterable[tuple], jobs: int) -> 
         Arguments; taken when they are needed.
     jobs : int
         Processes; 1 = work in this one.
+    limit : float
+        Longest time that one item may take, s; 0 = none.
 
     Yields
     ------
     Any
-        Results; a `WorkerDied` for work that killed its process twice (out of memory, a crash in a library).
+        Results; a `WorkerDied` for work that killed its process twice (out of memory, a crash in a library),
+        a `TimedOut` for work that was not done in time.
     """
     if jobs == 1:
-        with threadpool_limits(1):
-            for arguments in work:
-                yield function(*arguments)
+        yield from _in_this_process(function, work, limit)
         return
     items, again = enumerate(work), collections.deque()
     deaths: collections.Counter[int] = collections.Counter()
@@ -68,10 +74,16 @@ def in_order(function: Callable[..., Any], work: Iterable[tuple], jobs: int) -> 
                 busy[worker.pipe] = worker
             if not busy:
                 return
-            for pipe in wait(list(busy)):
+            running = [worker.began for worker in busy.values() if worker.began is not None]
+            left = max(0.0, min(running) + limit - time.monotonic()) if limit and running else None
+            for pipe in wait(list(busy), left):
                 worker = busy.pop(pipe)
                 number, arguments = worker.item
                 try:
+                    if worker.began is None:
+                        worker.start_clock()
+                        busy[pipe] = worker
+                        continue
                     results[number] = worker.result()
                 except (EOFError, OSError):
                     worker.end()
@@ -82,6 +94,12 @@ def in_order(function: Callable[..., Any], work: Iterable[tuple], jobs: int) -> 
                     else:
                         results[number] = WorkerDied()
                 idle.append(worker)
+            for pipe, worker in list(busy.items()):
+                if limit and worker.began and time.monotonic() - worker.began >= limit and not pipe.poll():
+                    worker.end(signal.SIGKILL)
+                    results[worker.item[0]] = TimedOut()
+                    del busy[pipe]
+                    idle.append(_Worker(function))
             while position in results:
                 yield results.pop(position)
                 position += 1
@@ -94,6 +112,51 @@ class WorkerDied(Exception):
     """Work whose process died, and whose next process died too."""
 
 
+class TimedOut(Exception):
+    """Work that was not done in time."""
+
+
+def _in_this_process(function: Callable[..., Any], work: Iterable[tuple], limit: float) -> Iterator[Any]:
+    """Do one item after the other; with a limit in a thread, which is left behind where it hangs.
+
+    No signal wakes a process that waits for a dead mount, so an alarm would not end it.
+    """
+    if not limit:
+        with threadpool_limits(1):
+            for arguments in work:
+                yield function(*arguments)
+        return
+    tasks = queue.SimpleQueue[tuple]()
+    answers: queue.SimpleQueue | None = None
+    try:
+        for arguments in work:
+            if answers is None:
+                tasks, answers = queue.SimpleQueue(), queue.SimpleQueue()
+                threading.Thread(target=_answer, args=(function, tasks, answers), daemon=True).start()
+            tasks.put((arguments,))
+            try:
+                value, error = answers.get(timeout=limit)
+            except queue.Empty:
+                answers, value, error = None, TimedOut(), None
+                tasks.put(())  # whenever it is done, it ends
+            if error is not None:
+                raise error
+            yield value
+    finally:
+        tasks.put(())
+
+
+def _answer(function: Callable[..., Any], tasks: queue.SimpleQueue, answers: queue.SimpleQueue) -> None:
+    """Work in a thread until there is an empty task."""
+    with threadpool_limits(1):
+        while task := tasks.get():
+            try:
+                answer = (function(*task[0]), None)
+            except BaseException as error:  # whatever it is, the other thread raises it
+                answer = (None, error)
+            answers.put(answer)
+
+
 class _Worker:
     """A process that does one piece of work at a time, and ends when this process ends, however it ends."""
 
@@ -101,6 +164,8 @@ class _Worker:
         context = multiprocessing.get_context("forkserver")  # workers share one import of the libraries
         context.set_forkserver_preload([function.__module__])
         self.item: tuple[int, tuple] = (-1, ())
+        self.ready = False
+        self.began: float | None = None
         here = (dict(os.environ, OMP_NUM_THREADS="1"), str(Path.cwd()))
         for attempt in range(STARTS):
             self.pipe, theirs = context.Pipe()
@@ -117,9 +182,14 @@ class _Worker:
 
     def begin(self, item: tuple[int, tuple]) -> None:
         """Hand over a numbered piece of work; a process that died meanwhile is noticed by `result`."""
-        self.item = item
+        self.item, self.began = item, time.monotonic() if self.ready else None
         with contextlib.suppress(OSError):
             self.pipe.send(item[1])
+
+    def start_clock(self) -> None:
+        """Take the first message, which says that the process has started; EOFError where it died."""
+        self.pipe.recv()
+        self.ready, self.began = True, time.monotonic()
 
     def result(self) -> Any:
         """Return the result; EOFError or OSError where the process died."""
@@ -128,9 +198,11 @@ class _Worker:
             raise error
         return value
 
-    def end(self) -> None:
+    def end(self, how: signal.Signals = signal.SIGTERM) -> None:
         """Stop the process, and wait until it writes no more."""
         self.pipe.close()
+        if how == signal.SIGKILL:  # what else it would do, it may wait for
+            self._process.kill()
         self._process.terminate()
         self._process.join(END_SECONDS)
 
@@ -155,6 +227,7 @@ def _serve(function: Callable[..., Any], pipe: Connection, here: tuple[dict[str,
     os.chdir(here[1])
     with threadpool_limits(1):
         try:
+            pipe.send(None)
             while True:
                 arguments = pipe.recv()
                 try:

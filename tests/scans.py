@@ -120,3 +120,8 @@ def fragile(number: int) -> int:
     if number == 2:
         os._exit(1)
     return number
+
+
+def hanging(path: str) -> int:
+    """Return the length of a file; a pipe that nobody writes to is waited for."""
+    return len(Path(path).read_bytes())

@@ -261,10 +261,12 @@ class CorpusConfig(Settings):
     """Most runs of a shard: the piece of work that a job array deals out and a killed task loses."""
     jobs: int = 0
     """Worker processes; 0 = one per available core, 1 = this process does the work itself."""
+    read_timeout: float = 600.0
+    """Longest time that one run may take, s: what hangs (a dead mount, a pipe) is quarantined; 0 = none."""
 
     def _broken_rules(self) -> Iterator[Rule]:
         if not self.out.strip():
             yield ("out",), "out is empty; give the folder of the corpus"
-        for name, least in (("shard_mb", 1), ("shard_runs", 1), ("jobs", 0)):
+        for name, least in (("shard_mb", 1), ("shard_runs", 1), ("jobs", 0), ("read_timeout", 0)):
             if getattr(self, name) < least:
                 yield (name,), f"{name} must be {least} or more, not {getattr(self, name)}"

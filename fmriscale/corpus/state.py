@@ -12,7 +12,7 @@ from typing import Any
 
 from fmriscale.files import atomic_write, sha256_file
 
-RETRIED = ("crashed", "failed", "unreachable", "vanished")
+RETRIED = ("crashed", "failed", "timed_out", "unreachable", "vanished")
 """Reasons of rejection that may not hold next time: the shard is built again."""
 
 

@@ -51,7 +51,7 @@ def main(args: list[str] | None = None) -> int:
             warning = f"{folder} holds data set {', '.join(leaving)}, which the recipe does not list"
             print(f"fmriscale: warning: {warning}: it is removed when this build ends", file=sys.stderr)
         if not flags.finish:
-            build_shards(plan.shards, folder, config.jobs, lock)
+            build_shards(plan.shards, folder, config.jobs, lock, config.read_timeout)
         manifest, quarantine = finish(config, plan.shards, plan.rejections, lock, again)
     print(table(manifest, quarantine))
     return EXIT_QUARANTINED if len(quarantine) else EXIT_OK
@@ -77,7 +77,7 @@ def build(config: CorpusConfig) -> tuple[dict[str, Any], pd.DataFrame]:
     from fmriscale.ingest.shards import build_shards
 
     with _builder(config) as (folder, lock):
-        build_shards(plan.shards, folder, config.jobs, lock)
+        build_shards(plan.shards, folder, config.jobs, lock, config.read_timeout)
         return finish(config, plan.shards, plan.rejections, lock, "build")
 
 
@@ -94,7 +94,7 @@ def build_part(config: CorpusConfig, task_id: int, num_tasks: int) -> str:
 
     part = part_of(plan, task_id, num_tasks)
     with _builder(config) as (folder, lock):
-        n_built, n_rejected = build_shards(part, folder, config.jobs, lock)
+        n_built, n_rejected = build_shards(part, folder, config.jobs, lock, config.read_timeout)
     return (
         f"task {task_id} of {num_tasks}: {len(part)} of {len(plan)} shards, {n_built} built now, "
         f"{n_rejected} runs rejected; --finish writes the manifest when every task is done"

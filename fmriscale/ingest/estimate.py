@@ -10,7 +10,7 @@ from fmriscale.corpus.state import load_state, read_state
 from fmriscale.corpus.writer import EncodedRun
 from fmriscale.files import expand
 from fmriscale.ingest.plan import MEMBER_BYTES, Shard, make_plan
-from fmriscale.pool import available_cores, in_order
+from fmriscale.pool import TimedOut, available_cores, in_order
 
 SAMPLING_SECONDS = 60.0
 """Time after which no further data set is tried, s."""
@@ -54,7 +54,7 @@ def describe(config: CorpusConfig, num_tasks: int) -> str:
         shards = [s for s in plan if s.dataset.name == dataset.name]
         rate = _built_before(folder, shards)
         if not rate.bytes_in and time.monotonic() - started < SAMPLING_SECONDS:
-            rate = _one_run(shards)
+            rate = _one_run(shards, config.read_timeout)
         if not rate.bytes_in:
             unknown.append(f"{dataset.name}: {rate.refused}")
         todo = [s for s in shards if s.name in missing]
@@ -97,14 +97,19 @@ def _built_before(folder: Path, shards: list[Shard]) -> Yield:
     return found
 
 
-def _one_run(shards: list[Shard]) -> Yield:
+def _one_run(shards: list[Shard], limit: float) -> Yield:
     """Return what one run tells, after a first one that brings in libraries and atlas."""
     from fmriscale.ingest.run import timed_run
+    from fmriscale.ingest.shards import hung
 
     found, started = Yield(), time.monotonic()
     for shard in shards[:1]:
         for run in shard.runs[:3]:
-            [(result, seconds)] = in_order(timed_run, [(run, shard.dataset)], jobs=1)
+            [outcome] = in_order(timed_run, [(run, shard.dataset)], 1, limit)
+            if isinstance(outcome, TimedOut):
+                found.refused = f"{run.source}: timed_out: {hung(limit)}"
+                continue
+            result, seconds = outcome
             if isinstance(result, EncodedRun):
                 found = Yield(
                     bytes_in=shard.bytes_in / len(shard.runs),

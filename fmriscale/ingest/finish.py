@@ -63,7 +63,7 @@ def finish(
     while back := [s for s, state in zip(plan, states, strict=True) if set(state.excluded) - set(duplicates)]:
         for shard in back:
             state_path(folder, shard.name).unlink()
-        build_shards(back, folder, config.jobs, lock)
+        build_shards(back, folder, config.jobs, lock, config.read_timeout)
         states = _load_all(folder, plan, prints, command)
         duplicates = find_duplicates(states)
     states = [_without(folder, state, duplicates) for state in states]

@@ -20,6 +20,7 @@ from fmriscale.ingest.notes import notes
 from fmriscale.ingest.quality import Rejected, Rejection
 from fmriscale.ingest.rooms import sweep
 from fmriscale.ingest.sources import RunSource, survey
+from fmriscale.pool import in_order
 
 MEMBER_BYTES = 4096
 """Tar headers, padding and JSON of a run, roughly."""
@@ -63,9 +64,7 @@ def make_plan(config: CorpusConfig) -> Plan:
     plan, tree, column, having = Plan([], [], {}, []), Tree(), config.split.group, tell_kin(config)
     for dataset in sorted(config.datasets, key=lambda d: d.name):
         with named_by_url():
-            found = survey(dataset, tree)
-        runs = found.runs
-        found = survey(asking(dataset, column, having), tree)
+            found = survey(asking(dataset, column, having), tree)
         runs = told(found.runs, dataset, column)
         if column is not None and dataset.name not in having:
             plan.notes.append(f"data set '{dataset.name}': no column '{column}': its people stand alone")
@@ -74,7 +73,7 @@ def make_plan(config: CorpusConfig) -> Plan:
         plan.census[dataset.name] = found.census
         plan.notes.extend(f"data set '{dataset.name}': {note}" for note in notes(runs, dataset))
         _tell_space(dataset, runs)
-        per_shard = min(config.shard_runs, _runs_per_shard(runs, dataset, config.shard_mb * 2**20))
+        per_shard = min(config.shard_runs, _runs_per_shard(runs, dataset, config))
         sizes = _sizes(runs)
         for number, first in enumerate(range(0, len(runs), per_shard)):
             name = f"{dataset.name}/{dataset.name}-{number:06d}.tar"
@@ -186,19 +185,34 @@ def _size(path: Path) -> int:
         return 0
 
 
-def _runs_per_shard(runs: list[RunSource], dataset: DatasetConfig, shard_bytes: int) -> int:
+def _runs_per_shard(runs: list[RunSource], dataset: DatasetConfig, config: CorpusConfig) -> int:
     """Return how many runs fill a shard, judged by the first one that can be read."""
     from fmriscale.ingest.features import load_features
-    from fmriscale.ingest.read import count_volumes
 
     n_features = load_features(dataset.features).space.n_features
-    for run in runs:
-        try:
-            with fetched(run) as here:
-                n_volumes = count_volumes(here, dataset)
-        except Rejected as why:
-            if why.reason == "unreachable":
-                raise UserError(why.detail) from None
+    looks = in_order(_volumes, ((run, dataset) for run in runs), 1, config.read_timeout)
+    for n_volumes in looks:
+        if not isinstance(n_volumes, int):
             continue
-        return max(1, shard_bytes // (2 * n_volumes * n_features + 8 * n_features + MEMBER_BYTES))
+        looks.close()
+        return max(1, config.shard_mb * 2**20 // (2 * n_volumes * n_features + 8 * n_features + MEMBER_BYTES))
     return max(1, len(runs))
+
+
+def _volumes(run: RunSource, dataset: DatasetConfig) -> int | None:
+    """Return how many volumes a run has; None where it cannot be read.
+
+    Raises
+    ------
+    UserError
+        Its server cannot be reached.
+    """
+    from fmriscale.ingest.read import count_volumes
+
+    try:
+        with fetched(run) as here:
+            return count_volumes(here, dataset)
+    except Rejected as why:
+        if why.reason == "unreachable":
+            raise UserError(why.detail) from None
+        return None

@@ -19,10 +19,12 @@ from fmriscale.ingest.quality import Rejection
 from fmriscale.ingest.rooms import sweep
 from fmriscale.ingest.run import timed_run
 from fmriscale.ingest.sources import RunSource
-from fmriscale.pool import WorkerDied, available_cores, in_order
+from fmriscale.pool import TimedOut, WorkerDied, available_cores, in_order
 
 
-def build_shards(shards: list[Shard], folder: Path, jobs: int, lock: FolderLock) -> tuple[int, int]:
+def build_shards(
+    shards: list[Shard], folder: Path, jobs: int, lock: FolderLock, limit: float
+) -> tuple[int, int]:
     """Build every shard that is not up to date.
 
     Parameters
@@ -35,6 +37,8 @@ def build_shards(shards: list[Shard], folder: Path, jobs: int, lock: FolderLock)
         Worker processes; 0 = one per available core.
     lock : FolderLock
         On the corpus; each shard is locked while it is built.
+    limit : float
+        Longest time that one run may take, s; 0 = none.
 
     Returns
     -------
@@ -68,16 +72,24 @@ def build_shards(shards: list[Shard], folder: Path, jobs: int, lock: FolderLock)
 
     n_built = 0
     with Progress(n_runs, "runs", done=n_runs - n_todo) as progress:
-        results = in_order(timed_run, work(), jobs)
+        results = in_order(timed_run, work(), jobs, limit)
         for first in results:
             shard = claimed.popleft()
             its_results = chain([first], islice(results, len(shard.runs) - 1))
-            known[shard.name] = _write(shard, prints[shard.name], folder, its_results, progress)
+            known[shard.name] = _write(shard, prints[shard.name], folder, its_results, progress, limit)
             lock.release(shard.name)
             n_built += 1
     leave()
     sweep(sources_folder())
     return n_built, sum(len(state.rejections) for state in known.values() if state is not None)
+
+
+def hung(limit: float) -> str:
+    """Say what ails a run that was not done in time."""
+    return (
+        f"not read within {limit:g} s (read_timeout): a dead mount, or a pipe in place of a file? See that "
+        "it can be copied, then run this again; raise read_timeout where the disk is slow"
+    )
 
 
 def _up_to_date(folder: Path, shard: Shard, fingerprint: str) -> ShardState | None:
@@ -90,8 +102,9 @@ def _write(
     shard: Shard,
     fingerprint: str,
     folder: Path,
-    results: Iterable[tuple[EncodedRun | Rejection, float] | WorkerDied],
+    results: Iterable[tuple[EncodedRun | Rejection, float] | WorkerDied | TimedOut],
     progress: Progress,
+    limit: float,
 ) -> ShardState:
     """Write one shard, then its state, from the results of its runs."""
     rejections, seconds = [], 0.0
@@ -100,6 +113,8 @@ def _write(
             if isinstance(outcome, WorkerDied):
                 detail = "the process that read it died twice (out of memory?); try --jobs 1 or a larger node"
                 outcome = Rejection(run.dataset, run.source, "crashed", detail), 0.0
+            if isinstance(outcome, TimedOut):
+                outcome = Rejection(run.dataset, run.source, "timed_out", hung(limit)), limit
             result, time_taken = outcome
             seconds += time_taken
             if isinstance(result, Rejection):

@@ -1,9 +1,12 @@
 """What may change between two lives of a run, and what would make another run of it."""
 
+from pathlib import Path
 from typing import Any
 
+from fmriscale.config import PretrainConfig
 from fmriscale.errors import UserError
-from fmriscale.recipe import flatten
+from fmriscale.model.export import read_meta
+from fmriscale.recipe import flatten, to_dict
 from fmriscale.sampling.loader import changed_data
 from fmriscale.training.checkpoint import Checkpoint
 
@@ -78,6 +81,22 @@ def changes(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, An
     before, after = flatten(old), flatten(new)
     keys = sorted(before.keys() | after.keys())
     return {k: (before.get(k), after.get(k)) for k in keys if before.get(k) != after.get(k)}
+
+
+def is_finished(config: PretrainConfig, out: Path) -> str:
+    """Say so if this run has been made already ('' = not); refuse to take another's folder for it."""
+    for name, what in (("corpus.json", "a corpus"), ("cells", "a study")):
+        if (out / name).exists():
+            raise UserError(f"{out}: holds {what}, which a pre-training would spoil; choose another `out`")
+    folder = out / "encoder"
+    if not (folder / "config.json").exists():
+        return ""
+    meta = read_meta(folder)["meta"]
+    if fixed := fixed_changes(meta["config"], to_dict(config)):
+        raise UserError(f"{folder} is the finished encoder of another run: {fixed}. Choose another `out`")
+    if meta["step"] < config.train.steps:
+        return ""
+    return f"{folder} is finished: {meta['step']} steps"
 
 
 def fixed_changes(old: dict[str, Any], new: dict[str, Any]) -> str:

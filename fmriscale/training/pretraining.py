@@ -16,14 +16,14 @@ from fmriscale.corpus.reader import Corpus
 from fmriscale.errors import EXIT_OK, EXIT_STOPPED, UserError
 from fmriscale.files import expand, writing_to
 from fmriscale.model.encoder import Encoder, EncoderConfig
-from fmriscale.model.export import read_meta, save_encoder
+from fmriscale.model.export import save_encoder
 from fmriscale.model.flops import train_flops
 from fmriscale.recipe import config_hash, flatten, parse, save_config, to_dict
 from fmriscale.sampling.loader import NTPLoader, select_runs
 from fmriscale.training import cluster, zero
 from fmriscale.training.checkpoint import Checkpoints, SaveError
 from fmriscale.training.cluster import Cluster
-from fmriscale.training.continuation import check_resumable, fixed_changes
+from fmriscale.training.continuation import check_resumable, is_finished
 from fmriscale.training.feed import Feed, batch_memory, name_bad_pairs, to_device
 from fmriscale.training.held_out import persistence, shares
 from fmriscale.training.memory import states
@@ -392,19 +392,3 @@ def export(
         "fmriscale": __version__,
     }
     save_encoder(folder, encoder, meta)
-
-
-def is_finished(config: PretrainConfig, out: Path) -> str:
-    """Say so if this run has been made already ('' = not); refuse to take another's folder for it."""
-    for name, what in (("corpus.json", "a corpus"), ("cells", "a study")):
-        if (out / name).exists():
-            raise UserError(f"{out}: holds {what}, which a pre-training would spoil; choose another `out`")
-    folder = out / "encoder"
-    if not (folder / "config.json").exists():
-        return ""
-    meta = read_meta(folder)["meta"]
-    if fixed := fixed_changes(meta["config"], to_dict(config)):
-        raise UserError(f"{folder} is the finished encoder of another run: {fixed}. Choose another `out`")
-    if meta["step"] < config.train.steps:
-        return ""
-    return f"{folder} is finished: {meta['step']} steps"

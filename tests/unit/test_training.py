@@ -24,8 +24,8 @@ from fmriscale.model.export import save_encoder
 from fmriscale.recipe import parse, to_dict
 from fmriscale.sampling.persistence import area_under_curve, best_threshold, persistence_score
 from fmriscale.training.cluster import read_environment
+from fmriscale.training.continuation import is_finished
 from fmriscale.training.objective import Losses, Objective
-from fmriscale.training.pretraining import is_finished
 from fmriscale.training.resilience import NonFiniteGuard, StopRequest, is_late, time_limit
 from fmriscale.training.schedule import plan_batch
 from fmriscale.training.telemetry import SPIKE, Record, Tally, numbers, spike_score

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from fmriscale.config import CorpusConfig, DatasetConfig, FeatureConfig, QualityConfig
+from fmriscale.ingest.sources import discover
 
 SHAPE = (8, 9, 7)
 N_LABELS = 6
@@ -125,3 +126,16 @@ def fragile(number: int) -> int:
 def hanging(path: str) -> int:
     """Return the length of a file; a pipe that nobody writes to is waited for."""
     return len(Path(path).read_bytes())
+
+
+VOLUMES = FeatureConfig(name="f", labels_img="atlas.nii.gz")
+
+
+def found(root: Path, features: FeatureConfig = VOLUMES, **given: Any) -> tuple[list, list]:
+    """Runs and rejections of a tree of (empty) files."""
+    return discover(dataset(root, features=features, **given))
+
+
+def reasons(root: Path, **given: Any) -> dict[str, str]:
+    """Why the files of a tree are no runs, by name."""
+    return {r.source.rpartition("/")[2]: r.reason for r in found(root, **given)[1]}

@@ -1,36 +1,20 @@
 """Nothing vanishes and nothing is borrowed: what each file of a tree becomes, told from names alone."""
 
 import re
-from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 import yaml
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from scans import corpus, dataset, grow, write_atlas, write_fmriprep_run
+from scans import corpus, dataset, found, grow, reasons, write_atlas, write_fmriprep_run
 
 from fmriscale.config import DenoiseConfig, FeatureConfig, QualityConfig
 from fmriscale.corpus.manifest import read_manifest
 from fmriscale.errors import UserError
 from fmriscale.ingest.build import build, main
-from fmriscale.ingest.names import parse_name, take_apart
 from fmriscale.ingest.plan import make_plan
-from fmriscale.ingest.sources import RunSource, discover, survey
 
-VOLUMES = FeatureConfig(name="f", labels_img="atlas.nii.gz")
 SURFACES = FeatureConfig(name="f", labels_gii=["lh.label.gii", "rh.label.gii"])
 MOTION = DenoiseConfig(strategy=["motion"])
 FINE = "sub-02/func/sub-02_task-rest"
-
-
-def found(root: Path, features: FeatureConfig = VOLUMES, **given: Any):
-    return discover(dataset(root, features=features, **given))
-
-
-def reasons(root: Path, **given: Any) -> dict[str, str]:
-    return {r.source.rpartition("/")[2]: r.reason for r in found(root, **given)[1]}
 
 
 # ---------------------------------------------------------------- another run's files
@@ -333,104 +317,6 @@ def test_a_clone_that_was_not_fetched_says_so(tmp_path):
         found(tmp_path, kind="bids")
 
 
-# ---------------------------------------------------------------- who it is
-
-
-@pytest.mark.parametrize(
-    ("file", "remedy"),
-    [
-        ("sub-03/func/sub-02_task-rest_run-9_bold.nii.gz", r"sub-(?P<subject>[^_/]+)[^/]*/"),
-        ("sub-3/func/sub-03_task-rest_bold.nii.gz", r"sub-(?P<subject>[^_/]+)[^/]*/"),
-        ("sub-03.old/func/sub-03_task-rest_bold.nii.gz", r"sub-(?P<subject>[^_/]+)[^/]*/"),
-        ("sub-03/ses-2/func/sub-03_ses-1_task-rest_bold.nii.gz", r"ses-(?P<session>[^_/]+)[^/]*/"),
-    ],
-)
-def test_a_name_that_contradicts_its_folder(tmp_path, file, remedy):
-    grow(tmp_path, file)
-    with pytest.raises(UserError, match="the folder says "):
-        found(tmp_path, kind="bids")
-    runs, rejected = found(tmp_path, kind="bids", name_pattern=remedy)
-    assert len(runs) == 1 and not rejected
-    grow(tmp_path, f"{FINE}_bold.nii.gz")
-    assert reasons(tmp_path, kind="bids") == {Path(file).name: "name_conflict"}
-    assert reasons(tmp_path, kind="bids", files="**/*_bold.nii.gz") == {Path(file).name: "name_conflict"}
-
-
-@pytest.mark.parametrize(
-    ("subjects", "ids", "matched"),
-    [
-        (("0001", "0002"), ("1", "2"), {"0001": "1", "0002": "2"}),
-        (("0001",), ("1.0",), {"0001": "1.0"}),
-        (("01",), ("sub-1",), {"01": "sub-1"}),
-        (("AB",), ("ab",), {"AB": "ab"}),
-        (("01", "001"), ("1",), {}),
-        (("01",), ("1", "1.0"), {}),
-        (("01", "1"), ("1", "2"), {"1": ""}),
-        (("01",), ("01", "1"), {"01": ""}),
-        (("10",), ("1",), {}),
-    ],
-)
-def test_ids_that_lost_their_zeros_are_matched_where_that_is_unique(tmp_path, subjects, ids, matched):
-    for subject in subjects:
-        grow(tmp_path, f"sub-{subject}/func/sub-{subject}_task-rest_bold.nii.gz")
-    table = "".join(f"{n}\t{20 + k}\n" for k, n in enumerate(ids))
-    (tmp_path / "participants.tsv").write_text(f"participant_id\tage\n{table}")
-    given = {"participants": "participants.tsv", "participants_columns": ["age"], "kind": "bids"}
-    runs, rejected = found(tmp_path, **given)
-    assert {r.entities["sub"]: r.participant_id for r in runs} == matched
-    for run in runs:
-        assert run.participant == {"age": str(20 + ids.index(run.participant_id or run.entities["sub"]))}
-    for r in rejected:
-        assert r.reason == "no_participant" and f"which has {', '.join(ids)}; " in r.detail
-    atlas = write_atlas(tmp_path / "atlas.nii.gz")
-    notes = make_plan(corpus(tmp_path / "out", dataset(tmp_path, atlas, **given))).notes
-    assert len(notes) == any(matched.values())
-    assert all(f"{written} is taken for {own}" in notes[0] for own, written in matched.items() if written)
-
-
-@pytest.mark.parametrize("pair", [("01a-b", "01ab"), ("a+b", "ab"), ("é1", "1"), ("AB", "ab"), ("é", "ö")])
-def test_people_whose_names_differ_stay_two(tmp_path, pair):
-    for subject in pair:
-        grow(tmp_path, f"sub-{subject}/func/sub-{subject}_task-rest_bold.nii.gz")
-    runs, rejected = found(tmp_path, kind="bids")
-    keys = {r.entities["sub"]: r.key for r in runs}
-    assert not rejected and set(keys) == set(pair) and len(set(keys.values())) == 2
-    for subject, key in keys.items():
-        assert re.fullmatch(r"toy_sub-[A-Za-z0-9]+_task-rest", key)
-        if subject.isascii() and subject.isalnum():
-            assert key == f"toy_sub-{subject}_task-rest"  # as it is without the other
-
-
-def test_what_has_one_key_is_told_apart_as_the_message_says(tmp_path):
-    grow(tmp_path, f"{FINE}_lab-{{x,y}}_bold.nii.gz", "sub-01/ses-{a,b}/func/sub-01_task-rest_bold.nii.gz")
-    grow(tmp_path, f"{FINE}_run-{{1,01}}_bold.nii.gz", "sub-03/func/sub-03_task-rest_bold.{nii,nii.gz}")
-    runs, rejected = found(tmp_path, kind="bids")
-    assert len(runs) == 4 and [r.reason for r in rejected] == ["duplicate_key"] * 4
-    remedies = {r.source: re.findall("name_pattern: '(.*)'", r.detail) for r in rejected}
-    ((session,), (lab,), no_zeros, both_kinds) = (
-        remedies[s]
-        for s in (
-            "sub-01/ses-b/func/sub-01_task-rest_bold.nii.gz",
-            f"{FINE}_lab-y_bold.nii.gz",
-            f"{FINE}_run-1_bold.nii.gz",
-            "sub-03/func/sub-03_task-rest_bold.nii.gz",
-        )
-    )
-    assert no_zeros == both_kinds == []
-    assert {r.key for r in found(tmp_path, kind="bids", name_pattern=lab)[0]} >= {
-        "toy_sub-02_task-rest_acq-x",
-        "toy_sub-02_task-rest_acq-y",
-    }
-    runs = found(tmp_path, kind="bids", name_pattern=session, files="sub-01/**/*.nii.gz")[0]
-    assert [r.key for r in runs] == ["toy_sub-01_ses-a_task-rest", "toy_sub-01_ses-b_task-rest"]
-
-
-def test_two_files_of_one_hemisphere_do_not_vanish(tmp_path):
-    grow(tmp_path, f"{FINE}_hemi-{{L,R}}.func.gii", f"{FINE}_hemi-L_bold.func.gii")
-    runs, rejected = found(tmp_path, SURFACES)
-    assert len(runs) == 1 and [r.reason for r in rejected] == ["duplicate_key"]
-
-
 # ---------------------------------------------------------------- from files to a corpus
 
 
@@ -480,123 +366,3 @@ def test_a_run_without_companions_has_the_values_of_none(tmp_path):
     )
     _, quarantine = build(corpus(tmp_path / "out", dataset(root, atlas)))
     assert list(quarantine.reason) == ["no_mask"]
-
-
-# ---------------------------------------------------------------- any tree
-
-PEOPLE = [("sub-1/func", "sub-1"), ("sub-1/ses-a/func", "sub-1_ses-a"), ("sub-01/func", "sub-01")]
-PEOPLE += [("sub-a-b/func", "sub-a-b"), ("sub-ab/func", "sub-ab")]
-STRANGERS = [("sub-1/func", "sub-2"), ("sub-1/ses-b/func", "sub-1_ses-a"), ("sub-a.b/func", "sub-a.b")]
-STRANGERS += [("sub-1", "sub-1"), ("x/func", "sub-1"), ("sub-1/func", "lh.sub-1"), ("sub-1/func", "")]
-TASKS = [*["task-a"] * 8, "task-b", "task-a_b", "task-1.5", ""]
-MORE = ["", "", "acq-x", "run-1", "run-2", "acq-x_run-1", "foo-1"] * 3
-MORE += ["run-01", "acq-a_b", "acq-2.5", "lost"]
-ENDS = ["desc-preproc_bold.nii.gz"] * 4 + ["space-m_desc-preproc_bold.nii.gz", "echo-1_bold.nii.gz"]
-ENDS += [
-    "bold.nii.gz",
-    "boldref.nii.gz",
-    "part-phase_bold.nii.gz",
-    "BOLD.nii",
-    "bold (copy).nii.gz",
-    "bold.json",
-]
-ENDS += [
-    "desc-confounds_timeseries.tsv",
-    "events.tsv",
-    "space-m_desc-brain_mask.nii.gz",
-    "desc-brain_mask.nii.gz",
-]
-STEMS = st.tuples(
-    st.sampled_from([*PEOPLE[:2] * 6, *PEOPLE, *STRANGERS]), st.sampled_from(TASKS), st.sampled_from(MORE)
-).map(lambda s: f"{s[0][0]}/" + "".join(f"{part}_" for part in (s[0][1], *s[1:]) if part))
-FILES = st.dictionaries(STEMS, st.sets(st.sampled_from(ENDS), min_size=1, max_size=4), max_size=6).map(
-    lambda trees: {stem + end for stem, ends in trees.items() for end in ends}
-)
-SOUND = "sub-9/func/sub-9_task-a_space-m_desc-preproc_bold.nii.gz"
-WANTED: list[dict[str, str | int]] = [{}, {"task": "a"}, {"space": "m"}, {"echo": ""}]
-
-
-@settings(max_examples=150, deadline=None, derandomize=True, database=None)
-@given(FILES, st.sampled_from(["bids", "fmriprep"]), st.sampled_from(WANTED))
-def test_no_file_vanishes_and_none_is_borrowed(tmp_path_factory, files, kind, wanted):
-    root = grow(tmp_path_factory.mktemp("tree"), SOUND, *files)
-    try:
-        there = survey(dataset(root, features=VOLUMES, kind=kind, entities=wanted))
-    except UserError as refusal:
-        assert "are one run; choose with entities" in str(refusal)
-        return
-    scans = {f for f in (SOUND, *files) if "bold" in f.lower() and ".nii" in f and "boldref" not in f}
-    told = {r.source for r in there.rejections}
-    assert there.census.listed == len(scans)
-    assert there.census.in_runs == len(there.runs) >= 1
-    assert there.census.quarantined == len(told & scans)
-    left = scans - told - {r.source for r in there.runs}
-    assert len(left) == there.census.unwanted + there.census.other
-    assert all(parse_name(f.rpartition("/")[2]) for f in left)
-    assert len({r.key for r in there.runs}) == len(there.runs)
-    assert len({(r.entities["sub"], r.source.split("/")[0]) for r in there.runs}) == len(
-        {r.entities["sub"] for r in there.runs}
-    )
-    for run in there.runs:
-        _check_companions(run)
-
-
-KIN_PARTS = (["", "acq-x"], ["", "dir-AP"], ["", "run-1", "run-2"], ["", "lab-q"])
-KIN = st.sets(st.tuples(*map(st.sampled_from, KIN_PARTS)), max_size=5).map(
-    lambda names: {"_".join(part for part in ("sub-1_task-a", *name) if part) for name in names}
-)
-
-
-@settings(max_examples=100, deadline=None, derandomize=True, database=None)
-@given(KIN, KIN, KIN, KIN)
-def test_each_run_has_its_own_files_or_none(tmp_path_factory, runs, tables, masks, events):
-    root = tmp_path_factory.mktemp("tree")
-    func = "sub-1/func"
-    grow(root, SOUND, *(f"{func}/{run}_{PREPROC}" for run in runs))
-    grow(root, *(f"{func}/{run}_desc-confounds_timeseries.tsv" for run in tables))
-    grow(root, *(f"{func}/{run}_space-MNI_desc-brain_mask.nii.gz" for run in masks))
-    grow(root, *(f"{func}/{run}_events.tsv" for run in events))
-    there = survey(dataset(root, features=VOLUMES))
-    reasons = {r.source.rpartition("/")[2].removesuffix(f"_{PREPROC}"): r.reason for r in there.rejections}
-    for lacking in runs - masks if masks else ():
-        assert reasons[lacking] in ("no_mask", "bad_events", "duplicate_key")
-    for run in there.runs[:-1]:  # the last one is the sound run of another subject
-        stem = run.path.name.removesuffix(f"_{PREPROC}")
-        own = [(run.confounds, tables, "desc-confounds_timeseries.tsv")]
-        own += [(run.brain_mask, masks, "space-MNI_desc-brain_mask.nii.gz")]
-        for file, there_are, end in own:
-            assert (file.name if file else None) == (f"{stem}_{end}" if stem in there_are else None)
-        if stem in events:
-            assert run.events is not None and run.events.name == f"{stem}_events.tsv"
-        _check_companions(run)
-
-
-def _check_companions(run: RunSource) -> None:
-    mine = _values(run.path)
-    for own, may_lack in ((run.confounds, {"space", "echo", "desc"}), (run.brain_mask, {"echo", "desc"})):
-        if own is not None:
-            theirs = _values(own)
-            differing = {k for k in {*mine, *theirs} if mine.get(k) != theirs.get(k)}
-            assert differing <= may_lack and not (differing & theirs.keys() - {"desc"})
-    for inherited in (run.events, *run.sidecars):
-        if inherited is not None:
-            assert _values(inherited).items() <= mine.items()
-
-
-def _values(path: Path) -> dict[str, str]:
-    name = parse_name(path.name)
-    assert name is not None
-    return {k: v.lstrip("0") if k in ("run", "echo") else v for k, v in name.entities.items()}
-
-
-@given(
-    st.dictionaries(
-        st.sampled_from(["sub", "task", "run", "acq"]), st.from_regex("[a-z0-9-]+", fullmatch=True)
-    )
-)
-def test_a_name_of_bids_is_taken_apart_in_one_way(entities):
-    name = "_".join([*(f"{k}-{v}" for k, v in entities.items()), "bold"]) + ".nii.gz"
-    assert (
-        parse_name(name) == take_apart(name, ".nii.gz") and take_apart(name, ".nii.gz").entities == entities
-    )
-    assert np.all([v in name for v in entities.values()])

@@ -1,13 +1,14 @@
 """Who a run is of, and who must not be parted from whom."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from fmriscale.config import SplitConfig
 from fmriscale.corpus.manifest import RUN_COLUMNS, split_of
 from fmriscale.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 UNKNOWN = ("", "n/a", "na", "nan", "none", "null")
 """Cells, in small letters, that name no group."""
@@ -18,7 +19,7 @@ def run_table(
     people: Mapping[str, str],
     split: SplitConfig,
     groups: Mapping[str, Any] | None = None,
-) -> pd.DataFrame:
+) -> "pd.DataFrame":
     """Return runs.tsv: every run's line, with the person it is of, that person's kin, and the split.
 
     Parameters
@@ -37,6 +38,8 @@ def run_table(
     UserError
         Two groups are told of one person.
     """
+    import pandas as pd
+
     table = [{**row, "person": f"{people[row['dataset']]}/{row['subject']}"} for row in rows]
     columns, unit = list(RUN_COLUMNS), {row["person"]: row["person"] for row in table}
     if split.group is not None:

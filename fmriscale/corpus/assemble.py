@@ -3,19 +3,23 @@
 Whoever makes a corpus (`fmriscale shard`, `fmriscale simulate`, `CorpusWriter`) makes it from these.
 """
 
+from __future__ import annotations
+
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from fmriscale.config import SplitConfig
 from fmriscale.corpus.manifest import QUARANTINE_COLUMNS, FeatureSpace, details_hash, segments_of
 from fmriscale.corpus.writer import EncodedRun, npy_bytes
 from fmriscale.files import printable
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 MEASURED = ("coverage", "mean_fd", "tsnr")
 """Figures of a run's quality that are columns of runs.tsv too."""
@@ -116,6 +120,8 @@ def encode_run(
 
 def quarantine_table(rows: Iterable[Mapping[str, str]]) -> pd.DataFrame:
     """Return quarantine.tsv, sorted."""
+    import pandas as pd  # not where runs are encoded
+
     rows = [{column: printable(str(cell)) for column, cell in row.items()} for row in rows]
     return pd.DataFrame(rows, columns=QUARANTINE_COLUMNS).sort_values(QUARANTINE_COLUMNS)
 

@@ -1,6 +1,7 @@
 """Write runs into tar shards: the same runs always give the same bytes."""
 
 import contextlib
+import hashlib
 import io
 import os
 import tarfile
@@ -12,7 +13,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from fmriscale.corpus.reader import MEMBER_HEADER, NPY_HEADER
-from fmriscale.files import fsync_folder, sha256_file
+from fmriscale.files import fsync_folder
 
 MAX_KEY = 88
 """Longest key: with `.bold.npy` it still fits the 100 characters of a plain tar header."""
@@ -45,12 +46,11 @@ class EncodedRun:
 
 def npy_bytes(array: np.ndarray) -> bytes:
     """Return an array as the bytes of a version 1.0 .npy file with a header of 128 bytes."""
-    buffer = io.BytesIO()
-    array = np.ascontiguousarray(array)
-    np.lib.format.write_array(buffer, array, version=(1, 0), allow_pickle=False)
-    if len(buffer.getbuffer()) != NPY_HEADER + array.nbytes:
-        raise ValueError(f"the .npy header of shape {array.shape} is not {NPY_HEADER} bytes long")
-    return buffer.getvalue()
+    array, header = np.ascontiguousarray(array), io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(array))
+    if header.tell() != NPY_HEADER or array.dtype.hasobject:
+        raise ValueError(f"no .npy header of {NPY_HEADER} bytes for {array.dtype}, shape {array.shape}")
+    return b"".join((header.getbuffer(), array))
 
 
 class ShardWriter:
@@ -70,7 +70,9 @@ class ShardWriter:
         self.rows: list[dict[str, Any]] = []
         self._temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
         self._file: BinaryIO | None = None
-        self._tar: tarfile.TarFile | None = None
+        self._digest = hashlib.sha256()
+        self.size = 0
+        """Bytes written so far."""
 
     def __enter__(self) -> "ShardWriter":
         for left in self.path.parent.glob(f".{self.path.name}.*.tmp"):  # of a builder that was killed
@@ -79,31 +81,31 @@ class ShardWriter:
 
     def __exit__(self, *_: object) -> None:
         if self._file is not None and not self._file.closed:
-            # Closing writes what is buffered, and the disk may be full.
-            for half_written in (self._tar, self._file):
-                with contextlib.suppress(OSError):
-                    if half_written is not None:
-                        half_written.close()
+            with contextlib.suppress(OSError):  # closing writes what is buffered, and the disk may be full
+                self._file.close()
         self._temporary.unlink(missing_ok=True)
-
-    @property
-    def size(self) -> int:
-        """Bytes written so far."""
-        return 0 if self._tar is None else self._tar.offset
 
     def add(self, run: EncodedRun) -> None:
         """Append a run; the first one creates the file."""
-        if self._tar is None:
+        if self._file is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self._temporary.open("wb")
-            self._tar = tarfile.TarFile(fileobj=self._file, mode="w", format=tarfile.USTAR_FORMAT)
-        offset = self._tar.offset + MEMBER_HEADER
+        offset = self.size + MEMBER_HEADER
         for extension, content in run.members.items():
             member = tarfile.TarInfo(f"{run.key}.{extension}")
             member.size, member.mode = len(content), 0o444
             member.uname = member.gname = "fmriscale"
-            self._tar.addfile(member, io.BytesIO(content))
+            self._write(member.tobuf(tarfile.USTAR_FORMAT))
+            self._write(content)
+            self._write(bytes(-len(content) % tarfile.BLOCKSIZE))
         self.rows.append({**run.row, "shard": self.name, "offset": offset})
+
+    def _write(self, content: bytes) -> None:
+        """Write bytes, and hash them while they are at hand: TarFile would copy them in small pieces."""
+        assert self._file is not None
+        self._file.write(content)
+        self._digest.update(content)
+        self.size += len(content)
 
     def commit(self) -> dict[str, Any] | None:
         """Close, fsync and rename the shard.
@@ -113,17 +115,18 @@ class ShardWriter:
         dict or None
             path, bytes, sha256 and n_runs for corpus.json; None where no run was added.
         """
-        if self._tar is None or self._file is None:
+        if self._file is None:
             self.path.unlink(missing_ok=True)
             return None
-        self._tar.close()
+        self._write(bytes(2 * tarfile.BLOCKSIZE))
+        self._write(bytes(-self.size % tarfile.RECORDSIZE))
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
         summary = {
             "path": self.name,
-            "bytes": self._temporary.stat().st_size,
-            "sha256": sha256_file(self._temporary),
+            "bytes": self.size,
+            "sha256": self._digest.hexdigest(),
             "n_runs": len(self.rows),
         }
         self._temporary.replace(self.path)

@@ -68,11 +68,13 @@ class Participants:
                 has = ", ".join(table.columns)
                 raise UserError(f"{path}: no column '{column}'; set participants_{field}, it has {has}")
         self.rows: dict[str, tuple[str, str, dict[str, str]]] = {}
-        for row in table.to_dict("records"):
-            told = row[self.subject], row.get(self.t_r, ""), {column: row[column] for column in self.kept}
-            if self.rows.setdefault(row[self.key], told) != told:
+        stated = table[self.t_r] if self.t_r is not None else [""] * len(table)
+        cells = zip(*(table[column] for column in self.kept), strict=True) if self.kept else [()] * len(table)
+        for key, subject, t_r, its in zip(table[self.key], table[self.subject], stated, cells, strict=True):
+            told = subject, t_r, dict(zip(self.kept, its, strict=True))
+            if self.rows.setdefault(key, told) != told:
                 raise UserError(
-                    f"{path}: rows '{row[self.key]}' in column {self.key} contradict each other; "
+                    f"{path}: rows '{key}' in column {self.key} contradict each other; "
                     "correct them or set participants_key"
                 )
         self._near = _by_sense(self.rows)

@@ -18,7 +18,7 @@ from scan import T_R
 
 LATE = (
     *("nilearn.interfaces.fmriprep", "nilearn.signal", "pandas", "scipy.linalg", "scipy.signal"),
-    *("webdataset.writer", "fmriscale.ingest.voxels"),
+    *("webdataset.writer", "fmriscale.ingest.voxels", "fmriscale.ingest.columns"),
 )
 """What ingest imports when it is needed."""
 CLEAN: dict[str, Any] = {"strategy": ["motion", "wm_csf", "high_pass"]}

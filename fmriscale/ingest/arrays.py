@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from fmriscale.ingest.content import check_content
-from fmriscale.ingest.quality import Rejected
+from fmriscale.ingest.quality import Rejected, is_large
 from fmriscale.ingest.tables import Shape, read_table
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def read_array(
 
     Returns
     -------
-    ndarray [T, V] of float64
+    ndarray [T, V] of float64, or of float32 where it is large
 
     Raises
     ------
@@ -65,7 +65,8 @@ def read_array(
         raise Rejected("unreadable", f"holds {signals.dtype}, not real numbers")
     if signals.ndim != 2:
         raise Rejected("unreadable", f"shape {signals.shape} is not [volumes, features]")
-    return np.asarray(signals if orientation == "TV" else signals.T, dtype=np.float64)
+    signals = signals if orientation == "TV" else signals.T
+    return signals if is_large(signals) else np.asarray(signals, dtype=np.float64)
 
 
 def _read(path: Path, variable: str | None, shape: Shape) -> np.ndarray:

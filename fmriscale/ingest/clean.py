@@ -26,6 +26,8 @@ class Cleaner:
         Detrending and filters.
     t_r : float
         Repetition time, s.
+    large : bool
+        Whether the signals are for compiled loops.
 
     Raises
     ------
@@ -34,7 +36,7 @@ class Cleaner:
         nothing of any signal.
     """
 
-    def __init__(self, confounds: Confounds, denoise: DenoiseConfig, t_r: float) -> None:
+    def __init__(self, confounds: Confounds, denoise: DenoiseConfig, t_r: float, large: bool = False) -> None:
         for cutoff in (denoise.high_pass, denoise.low_pass):
             if cutoff is not None and cutoff >= 0.5 / t_r:
                 raise Rejected(
@@ -43,10 +45,11 @@ class Cleaner:
                     f"{t_r:g} s; change denoise.high_pass or low_pass",
                 )
         self.kept, self.denoise, self.t_r = confounds.sample_mask, denoise, t_r
+        self._detrend = _detrend_large if large else detrend
         self._basis: np.ndarray | None = None
         if confounds.regressors is not None:
             regressors = confounds.regressors.to_numpy(np.float64)
-            filtered = self._filter(regressors)
+            filtered = self._filter(regressors.copy())
             self._basis = _basis(filtered, np.abs(regressors).max(axis=0))
             # The mean takes one degree of freedom, a trend another.
             if self._basis.shape[1] >= len(filtered) - 1 - denoise.detrend:
@@ -83,9 +86,7 @@ class Cleaner:
             if filters:
                 series = fill_censored(series, kept)
         if self.denoise.detrend:
-            from scipy.signal import detrend
-
-            series = detrend(series, axis=0)
+            series = self._detrend(series)
         if not filters:
             return series
         from nilearn.signal import butterworth
@@ -99,6 +100,24 @@ class Cleaner:
                 "filter", f"{len(series)} volumes are too few to filter ({error}); raise quality.min_volumes"
             ) from error
         return series if kept is None else series[kept]
+
+
+def detrend(series: np.ndarray) -> np.ndarray:
+    """Take mean and linear trend out of series [K, V], as least squares do."""
+    ramp = np.arange(len(series)) - (len(series) - 1) / 2
+    series = series - series.mean(axis=0)
+    slope = ramp @ series / max(0.5, ramp @ ramp)
+    series -= np.outer(ramp, slope)
+    return series
+
+
+def _detrend_large(series: np.ndarray) -> np.ndarray:
+    """Do the same by compiled loops, in place."""
+    from fmriscale.ingest import columns
+
+    series = np.ascontiguousarray(series)
+    columns.detrend(series)
+    return series
 
 
 def fill_censored(series: np.ndarray, kept: np.ndarray) -> np.ndarray:
@@ -172,3 +191,33 @@ def standardise(
     cleaned /= np.where(std > 0, std, 1.0)
     cleaned[:, std == 0] = 0.0
     return cleaned, std
+
+
+def store_half(
+    cleaned: np.ndarray,
+    raw_std: np.ndarray,
+    missing: np.ndarray,
+    bold: np.ndarray,
+    rows: np.ndarray,
+    columns: slice,
+) -> np.ndarray:
+    """Standardise as `standardise`, write z to these rows and columns of `bold`, and return std."""
+    bold[rows, columns], std = standardise(cleaned, raw_std, missing)
+    return std
+
+
+def store_large(
+    cleaned: np.ndarray,
+    raw_std: np.ndarray,
+    missing: np.ndarray,
+    bold: np.ndarray,
+    rows: np.ndarray,
+    columns: slice,
+) -> np.ndarray:
+    """Do the same by compiled loops."""
+    from fmriscale.ingest.columns import standardise_to_half
+
+    std = np.empty(len(raw_std))
+    cleaned, bits = np.ascontiguousarray(cleaned), bold.view(np.uint16)
+    standardise_to_half(cleaned, raw_std, missing, std, bits, rows, columns.start)
+    return std

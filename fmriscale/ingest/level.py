@@ -3,7 +3,7 @@
 import numpy as np
 
 from fmriscale.config import QualityConfig
-from fmriscale.ingest.quality import Rejected
+from fmriscale.ingest.quality import Rejected, mean_course
 
 MAX_FEATURES = 500
 """Features that tell whether a run has a level; they are taken evenly."""
@@ -23,7 +23,7 @@ MAX_CUT = 0.25
 
 
 def leave_out_far(
-    signals: np.ndarray, kept: np.ndarray, quality: QualityConfig
+    signals: np.ndarray, kept: np.ndarray, quality: QualityConfig, course: np.ndarray | None = None
 ) -> tuple[np.ndarray, list[int]]:
     """Censor volumes far from the level of a run at its ends.
 
@@ -35,6 +35,8 @@ def leave_out_far(
         Their numbers.
     quality : QualityConfig
         Holds `max_level_change`.
+    course : ndarray [K], optional
+        The mean over features, where it is known.
 
     Returns
     -------
@@ -50,7 +52,7 @@ def leave_out_far(
     """
     if quality.max_level_change is None or not len(kept):
         return kept, []
-    far = far_volumes(signals, quality.max_level_change)
+    far = far_volumes(signals, quality.max_level_change, course)
     if not far.any():
         return kept, []
     first, stop = np.flatnonzero(~far)[[0, -1]] + [0, 1]
@@ -67,7 +69,7 @@ def leave_out_far(
     return kept[first:stop], kept[far].tolist()
 
 
-def far_volumes(signals: np.ndarray, max_change: float) -> np.ndarray:
+def far_volumes(signals: np.ndarray, max_change: float, course: np.ndarray | None = None) -> np.ndarray:
     """Tell which volumes lie far from the level of their run.
 
     Parameters
@@ -76,6 +78,8 @@ def far_volumes(signals: np.ndarray, max_change: float) -> np.ndarray:
         As read.
     max_change : float
         Largest deviation of the mean over features from its median over time, as a share of that median.
+    course : ndarray [T], optional
+        The mean over features, where it is known.
 
     Returns
     -------
@@ -83,11 +87,11 @@ def far_volumes(signals: np.ndarray, max_change: float) -> np.ndarray:
         None is far where the run has no level: signals that were z-scored, or whose mean was taken out.
     """
     far = np.zeros(len(signals), bool)
-    course = signals.mean(axis=1)
+    course = mean_course(signals) if course is None else course
     level, spread = _median_and_spread(course[:, None])
     if not abs(level[0]) > MIN_LEVEL[0] * spread[0]:
         return far
-    some = signals[:, :: -(-signals.shape[1] // MAX_FEATURES)]
+    some = signals[:, :: -(-signals.shape[1] // MAX_FEATURES)].astype(np.float64)
     levels, spreads = _median_and_spread(some)
     present = levels != 0
     has_level = np.abs(levels[present]) > MIN_LEVEL[1] * spreads[present]

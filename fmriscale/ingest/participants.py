@@ -69,9 +69,12 @@ class Participants:
                 raise UserError(f"{path}: no column '{column}'; set participants_{field}, it has {has}")
         self.rows: dict[str, tuple[str, str, dict[str, str]]] = {}
         stated = table[self.t_r] if self.t_r is not None else [""] * len(table)
-        cells = zip(*(table[column] for column in self.kept), strict=True) if self.kept else [()] * len(table)
+        cells = [dict[str, str]() for _ in range(len(table))]
+        for column in self.kept:
+            for its, cell in zip(cells, table[column], strict=True):
+                its[column] = cell
         for key, subject, t_r, its in zip(table[self.key], table[self.subject], stated, cells, strict=True):
-            told = subject, t_r, dict(zip(self.kept, its, strict=True))
+            told = subject, t_r, its
             if self.rows.setdefault(key, told) != told:
                 raise UserError(
                     f"{path}: rows '{key}' in column {self.key} contradict each other; "

@@ -7,8 +7,11 @@ import numpy as np
 from fmriscale.config import QualityConfig
 from fmriscale.files import printable
 
-BLOCK = 4096
-"""Features that are worked on at a time."""
+BLOCK_BYTES = 2**20
+"""Size of a block of features that is worked on at a time: it stays in cache."""
+
+LARGE = 2**21
+"""Numbers from which on signals are worth loops that are compiled: their import takes a second."""
 
 MAX_VALUE = 1e9
 """No scanner and no preprocessing gives more; beyond it lie wrong scale factors and overwritten memory."""
@@ -141,24 +144,56 @@ class Figures:
     n_repeated: int
 
 
-def describe(signals: np.ndarray, covered: np.ndarray, min_coverage: float) -> Figures:
-    """Return the figures of signals [K, V], `covered` [V] to at least `min_coverage` where present."""
-    low, high = signals.min(axis=0), signals.max(axis=0)
+def describe(
+    signals: np.ndarray, covered: np.ndarray, min_coverage: float, course: np.ndarray | None = None
+) -> Figures:
+    """Return the figures of signals [K, V], `covered` [V] to at least `min_coverage` where present.
+
+    `course` [K] is the mean over features, where it is known.
+    """
+    low, high, mean, std = _by_feature(signals)
     varies = high - low > 1e-9 * np.maximum(np.maximum(abs(low), abs(high)), np.finfo(float).tiny)
-    mean = signals.mean(axis=0)
-    std = np.concatenate([signals[:, columns].std(axis=0) for columns in blocks(signals.shape[1])])
     present = varies & (covered >= min_coverage)
     tsnr = float(np.median(mean[present] / std[present])) if present.any() else None
-    course = signals.mean(axis=1)
+    course = mean_course(signals) if course is None else course
     # The mean over features tells nearly all volumes apart, so that few are compared in full.
     alike = 1 + np.flatnonzero(course[1:] == course[:-1])
     n_repeated = sum(np.array_equal(signals[t], signals[t - 1]) for t in alike)
     return Figures(mean, std, varies, tsnr, _spike(course), n_repeated)
 
 
-def blocks(n_features: int) -> list[slice]:
+def blocks(n_volumes: int, n_features: int) -> list[slice]:
     """Cut features into blocks, so that what is done to each costs the memory of a block."""
-    return [slice(start, start + BLOCK) for start in range(0, n_features, BLOCK)]
+    width = max(1, BLOCK_BYTES // (8 * n_volumes * 64)) * 64
+    return [slice(start, start + width) for start in range(0, n_features, width)]
+
+
+def is_large(signals: np.ndarray) -> bool:
+    """Tell whether signals [T, V] are for compiled loops, which go along rows."""
+    known = signals.dtype in (np.float32, np.float64) and signals.flags.c_contiguous
+    return known and signals.size >= LARGE and signals.shape[1] >= 64
+
+
+def mean_course(signals: np.ndarray) -> np.ndarray:
+    """Return the mean over features of each volume, float64."""
+    if signals.dtype == np.float64:
+        return signals.mean(axis=1)
+    step = max(1, BLOCK_BYTES // (8 * max(1, signals.shape[1])))
+    parts = [signals[first : first + step] for first in range(0, len(signals), step)]
+    return np.concatenate([part.astype(np.float64).mean(axis=1) for part in parts])
+
+
+def _by_feature(signals: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return the lowest and the highest value, mean and standard deviation of each feature."""
+    n_volumes, n_features = signals.shape
+    if is_large(signals):
+        from fmriscale.ingest import columns
+
+        low, high, mean, std = np.empty((4, n_features))
+        columns.figures(signals, low, high, mean, std)
+        return low, high, mean, std
+    spreads = [signals[:, its].std(axis=0) for its in blocks(n_volumes, n_features)]
+    return signals.min(axis=0), signals.max(axis=0), signals.mean(axis=0), np.concatenate(spreads)
 
 
 def _spike(course: np.ndarray) -> float | None:
@@ -208,7 +243,7 @@ def check_figures(figures: Figures, n_volumes: int, quality: QualityConfig, is_i
         )
 
 
-def drop_empty(signals: np.ndarray, covered: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def drop_empty(signals: np.ndarray, covered: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Turn features that are not a number in any volume into uncovered ones.
 
     Parameters
@@ -222,19 +257,24 @@ def drop_empty(signals: np.ndarray, covered: np.ndarray) -> tuple[np.ndarray, np
     -------
     signals, covered
         Finite throughout.
+    course : ndarray [T]
+        The mean over features of each volume.
 
     Raises
     ------
     Rejected
         A feature is NaN or infinite in some volumes only.
     """
+    with np.errstate(all="ignore"):
+        course = mean_course(signals)
+    if np.isfinite(course).all():
+        return signals, covered, course
     finite = np.isfinite(signals)
-    if finite.all():
-        return signals, covered
     empty = ~finite.any(axis=0)
     bad = int((~finite[:, ~empty]).any(axis=1).sum())
     if bad:
         raise Rejected(
             "not_finite", f"{bad} of {len(signals)} volumes hold NaN or infinite values; mend or drop the run"
         )
-    return np.where(empty, 0.0, signals), np.where(empty, 0.0, covered)
+    signals = np.where(empty, signals.dtype.type(0), signals) if empty.any() else signals
+    return signals, np.where(empty, 0.0, covered), mean_course(signals)

@@ -34,7 +34,7 @@ class Signals:
     """A run as read, dummy volumes dropped."""
 
     values: np.ndarray
-    """[T, V] float64."""
+    """[T, V] float64, or float32 where they are large and stored so."""
     covered: np.ndarray
     """[V] share of each feature's voxels that hold data."""
     t_r: float
@@ -146,8 +146,15 @@ def _open_array(run: RunSource, dataset: DatasetConfig, features: Features) -> O
     """Read an array; a column that is zero throughout is a feature without data."""
     values = _read_columns(run, dataset, features)
     values = values[volumes_of(run.cut, len(values))]
-    covered = (values != 0).any(axis=0).astype(np.float64)
-    return Opened(len(values), None, lambda: (values, covered))
+    return Opened(len(values), None, lambda: (values, _hold_data(values)))
+
+
+def _hold_data(values: np.ndarray) -> np.ndarray:
+    """Return 1 for each column that is not zero throughout, else 0."""
+    covered = (values[:1] != 0).any(axis=0)
+    (left,) = np.nonzero(~covered)
+    covered[left] = (values[:, left] != 0).any(axis=0)
+    return covered.astype(np.float64)
 
 
 def _read_columns(run: RunSource, dataset: DatasetConfig, features: Features) -> np.ndarray:

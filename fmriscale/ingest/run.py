@@ -12,7 +12,7 @@ from fmriscale.config import DatasetConfig, DenoiseConfig
 from fmriscale.corpus.assemble import encode_run
 from fmriscale.corpus.writer import EncodedRun
 from fmriscale.files import sha256_file
-from fmriscale.ingest.clean import Cleaner, standardise
+from fmriscale.ingest.clean import Cleaner, store_half, store_large
 from fmriscale.ingest.cuts import within
 from fmriscale.ingest.denoise import Confounds, dropped_volumes
 from fmriscale.ingest.events import read_events, read_evs
@@ -28,6 +28,7 @@ from fmriscale.ingest.quality import (
     check_length,
     describe,
     drop_empty,
+    is_large,
 )
 from fmriscale.ingest.read import read_signals
 from fmriscale.ingest.resample import Grid
@@ -61,24 +62,24 @@ def process_run(run: RunSource, dataset: DatasetConfig) -> EncodedRun | Rejectio
 def _process(run: RunSource, dataset: DatasetConfig) -> EncodedRun:
     signals = read_signals(run, dataset)
     denoise, quality, confounds = dataset.denoise, dataset.quality, signals.confounds
-    values, covered = drop_empty(signals.values, signals.covered)
+    values, covered, course = drop_empty(signals.values, signals.covered)
     kept = np.arange(len(values)) if confounds.sample_mask is None else confounds.sample_mask
     raw = values if len(kept) == len(values) else values[kept]
-    kept, far = leave_out_far(raw, kept, quality)
+    kept, far = leave_out_far(raw, kept, quality, course[kept])
     if far:
         raw, confounds = values[kept], dataclasses.replace(confounds, sample_mask=kept)
     check_censored(len(kept), len(values), quality)
-    figures = describe(raw, covered, quality.min_coverage)
+    figures = describe(raw, covered, quality.min_coverage, course[kept])
     missing = check_features(covered, figures.varies, quality)
     check_figures(figures, len(kept), quality, signals.is_image)
     grid = Grid.of(kept, len(values), signals.t_r, denoise.resample_t_r)
     check_length(len(grid.kept), quality, "uncensored volumes")
     bold, std = np.zeros((grid.n_volumes, len(missing)), np.float16), np.zeros(len(missing))
-    clean = Cleaner(confounds, denoise, signals.t_r)
-    for columns in blocks(len(missing)):
+    large = is_large(values)
+    clean, store = Cleaner(confounds, denoise, signals.t_r, large), store_large if large else store_half
+    for columns in blocks(*values.shape):
         cleaned = grid.resample(clean(values[:, columns]))
-        z, std[columns] = standardise(cleaned, figures.std[columns], missing[columns])
-        bold[grid.kept, columns] = z
+        std[columns] = store(cleaned, figures.std[columns], missing[columns], bold, grid.kept, columns)
     if not std.any():
         raise Rejected(
             "filter", "cleaning leaves nothing of any feature; choose fewer regressors or a wider band"

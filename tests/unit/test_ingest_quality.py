@@ -60,7 +60,7 @@ def test_what_varies_does_not_depend_on_the_unit(scale):
 def test_columns_without_any_number_are_missing_and_others_with_gaps_are_refused():
     signals, covered = RNG.normal(size=(20, 4)), np.ones(4)
     signals[:, 2] = np.nan
-    mended, covered = drop_empty(signals, covered)
+    mended, covered, _ = drop_empty(signals, covered)
     assert (mended[:, 2] == 0).all() and covered.tolist() == [1, 1, 0, 1]
     signals[5, 0] = np.inf
     with pytest.raises(Rejected, match="1 of 20 volumes"):

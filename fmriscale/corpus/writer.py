@@ -50,7 +50,7 @@ def npy_bytes(array: np.ndarray) -> bytes:
     np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(array))
     if header.tell() != NPY_HEADER or array.dtype.hasobject:
         raise ValueError(f"no .npy header of {NPY_HEADER} bytes for {array.dtype}, shape {array.shape}")
-    return b"".join((header.getbuffer(), array))
+    return b"".join((header.getvalue(), array.data))
 
 
 class ShardWriter:

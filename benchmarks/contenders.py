@@ -210,8 +210,8 @@ def memory(what: str) -> float:
     return int(lines[what].split()[0]) / 1024
 
 
-def main() -> None:
-    name, work = sys.argv[1], Path(sys.argv[2])
+def measured(name: str, work: Path) -> dict[str, float]:
+    """Seconds of the processor and of the clock, and the most memory over that of imports, MB."""
     (work / "out").mkdir(exist_ok=True)
     run = CONTENDERS[name](work)
     Path("/proc/self/clear_refs").write_text("5")  # a new process may inherit the peak of its parent
@@ -220,8 +220,8 @@ def main() -> None:
     wall, cpu = time.perf_counter(), time.process_time()
     run()
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    print(json.dumps({"cpu": cpu, "wall": wall, "peak_mb": memory("VmHWM") - imports}))
+    return {"cpu": cpu, "wall": wall, "peak_mb": memory("VmHWM") - imports}
 
 
 if __name__ == "__main__":
-    main()
+    print(json.dumps(measured(sys.argv[1], Path(sys.argv[2]))))

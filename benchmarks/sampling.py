@@ -3,6 +3,7 @@
     python benchmarks/sampling.py                  # one table; about two minutes on one core
     python benchmarks/sampling.py --json figures.json
     python benchmarks/sampling.py --peers PYTHON   # of an environment with other loaders (sampling_peers.py)
+    python benchmarks/sampling.py --quick          # a toy size: does it run, not how fast
 
 The job is the same for all: batches of 256 random pairs of sequences of 5 volumes x 424 features, float16,
 out of 400 runs of 300 volumes (102 MB). Seconds are of the processor (`time.process_time`), so a busy machine
@@ -10,6 +11,7 @@ matters less; a plain copy of as many bytes is timed in turn with the others, an
 """
 
 import argparse
+import itertools
 import json
 import os
 import subprocess
@@ -25,23 +27,24 @@ import numpy as np
 import pandas as pd
 import sampling_webdataset
 
-from fmriscale.config import DataConfig, PairConfig
-from fmriscale.corpus.manifest import (
-    QUARANTINE_COLUMNS,
-    RUN_COLUMNS,
-    FeatureSpace,
-    read_manifest,
-    write_manifest,
-)
+from fmriscale import CorpusWriter, FeatureSpace
+from fmriscale.config import DataConfig, PairConfig, SplitConfig
+from fmriscale.corpus.manifest import QUARANTINE_COLUMNS, read_manifest, write_manifest
 from fmriscale.corpus.reader import Corpus
-from fmriscale.corpus.writer import ShardWriter, encode_run
 from fmriscale.sampling.loader import NTPLoader
 from fmriscale.sampling.tables import PARTNER, RUN, Draw
 
 BATCH, LENGTH, V, T, RUNS = 256, 5, 424, 300, 400
 BATCH_BYTES = BATCH * 2 * LENGTH * V * 2
 KINDS = {"same_run": 0.5, "same_subject": 0.25, "same_dataset": 0.25}
-ROUNDS = 7
+ROUNDS, CALLS, TURNS = 7, 200, 5
+"""Rounds, calls of a job in a round, and turns of webdataset."""
+SIZES = {"": 100, "10k": 10_000, "100k": 100_000}
+"""Runs of the corpora whose index is compared."""
+RANKS, STEPS, GLOBAL_BATCH = 2, 20, 256
+"""Of the training in which waiting is measured."""
+QUICK = {"ROUNDS": 1, "CALLS": 2, "TURNS": 1, "SIZES": {"": 100, "10k": 200, "100k": 400}}
+QUICK |= {"RANKS": 1, "STEPS": 3, "GLOBAL_BATCH": 8}
 
 
 def main() -> None:
@@ -49,10 +52,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     parser.add_argument("--peers", type=Path, help="python of an environment that has other loaders")
+    parser.add_argument("--quick", action="store_true", help="a toy size: does it run, not how fast")
     options = parser.parse_args()
+    globals().update(QUICK if options.quick else {})
     figures: dict[str, dict] = {}
 
-    def tell(name: str, value: float, unit: str, reference: str, n: int = ROUNDS) -> None:
+    def tell(name: str, value: float, unit: str, reference: str, n: int | None = None) -> None:
+        n = n or ROUNDS
         figures[f"sampling.{name}"] = {"value": value, "unit": unit, "median_of": n, "reference": reference}
         print(f"{name:34} {value:>14,.4g}  {unit:14} {reference}", flush=True)
 
@@ -71,35 +77,14 @@ def main() -> None:
 
 def write_corpus(folder: Path) -> Corpus:
     """400 runs of noise, 4 data sets of 50 people with 2 runs, in 8 shards."""
-    rng, rows, shards = np.random.default_rng(0), [], []
-    for d in range(4):
-        for half in range(2):
-            name = f"set{d}/set{d}-{half:06d}.tar"
-            with ShardWriter(folder / name, name) as writer:
-                for i in range(50):
-                    row = dict.fromkeys(RUN_COLUMNS, "") | dict.fromkeys(("coverage", "mean_fd", "tsnr"), 1.0)
-                    subject, run = f"{half * 25 + i // 2:03d}", f"{i % 2 + 1:02d}"
-                    row |= {
-                        "key": f"set{d}_sub-{subject}_run-{run}",
-                        "dataset": f"set{d}",
-                        "subject": subject,
-                    }
-                    row |= {
-                        "run": run,
-                        "person": f"set{d}/{subject}",
-                        "t_r": 2.0,
-                        "space": "noise",
-                        "split": "train",
-                    }
-                    row |= {"segments": f"0:{T}", "n_censored": 0}
-                    bold = rng.standard_normal((T, V), np.float32)
-                    writer.add(encode_run(row, {"events": []}, bold, np.zeros(V), np.ones(V)))
-                shards.append(writer.commit())
-                rows += writer.rows
-    spaces = {"noise": FeatureSpace("noise", V).to_dict()}
-    datasets = {f"set{d}": {"weight": None, "space": "noise"} for d in range(4)}
-    manifest = {"spaces": spaces, "datasets": datasets, "shards": shards}
-    write_manifest(folder, manifest, pd.DataFrame(rows), pd.DataFrame(columns=QUARANTINE_COLUMNS))
+    rng, space = np.random.default_rng(0), FeatureSpace("noise", V)
+    with CorpusWriter(folder, split=SplitConfig(val=0.0, test=0.0)) as corpus:
+        for d, half in itertools.product(range(4), range(2)):
+            for i in range(RUNS // 8):
+                subject, run = f"{half * RUNS // 16 + i // 2:03d}", f"{i % 2 + 1:02d}"
+                bold = rng.standard_normal((T, V), np.float32)
+                corpus.add(bold, 2.0, subject, dataset=f"set{d}", task="noise", run=run, space=space)
+            corpus.cut(f"set{d}")
     return Corpus.open(folder)
 
 
@@ -115,11 +100,11 @@ def seconds(job: Callable[[int], object], n: int) -> float:
     return (time.process_time() - begun) / n
 
 
-def compared(jobs: dict[str, Callable[[int], object]], n: int = 200) -> dict[str, np.ndarray]:
+def compared(jobs: dict[str, Callable[[int], object]]) -> dict[str, np.ndarray]:
     """Processor seconds of jobs, taken in turn so that all meet the same machine, [ROUNDS] each."""
     for job in jobs.values():
-        seconds(job, n)
-    times = [[seconds(job, n) for job in jobs.values()] for _ in range(ROUNDS)]
+        seconds(job, CALLS)
+    times = [[seconds(job, CALLS) for job in jobs.values()] for _ in range(ROUNDS)]
     return dict(zip(jobs, np.array(times).T, strict=True))
 
 
@@ -156,9 +141,9 @@ def throughput(corpus: Corpus, tell: Callable) -> None:
     for name, pipeline, about in sampling_webdataset.PIPELINES:
         batches = iter(pipeline(shards))
         next(batches)
-        piped = [seconds(lambda _, batches=batches: next(batches), 5) for _ in range(5)]
-        tell(f"{name}_pairs_per_s", BATCH / np.median(piped), "pairs/s", about, 5)
-        tell(f"speedup_vs_{name}", np.median(piped) / np.median(took["mmap"]), "x", "ours mmap", 5)
+        piped = [seconds(lambda _, batches=batches: next(batches), TURNS) for _ in range(TURNS)]
+        tell(f"{name}_pairs_per_s", BATCH / np.median(piped), "pairs/s", about, TURNS)
+        tell(f"speedup_vs_{name}", np.median(piped) / np.median(took["mmap"]), "x", "ours mmap", TURNS)
 
 
 # ---------------------------------------------------------------- size of the corpus
@@ -193,11 +178,11 @@ def simulated(corpus: Corpus, folder: Path, n: int) -> Path:
 
 def corpus_size(corpus: Corpus, folder: Path, tell: Callable) -> None:
     """Opening, memory and speed with 100, 10 k and 100 k runs; the data are the same, the index is not."""
-    folders = {n: simulated(corpus, folder, n) for n in (100, 10_000, 100_000)}
+    folders = {name: simulated(corpus, folder, n) for name, n in SIZES.items()}
     wall, processor = [], []
     for _ in range(ROUNDS):
         begun = time.perf_counter(), time.process_time()
-        loader_of(Corpus.open(folders[100_000]))
+        loader_of(Corpus.open(folders["100k"]))
         wall.append(time.perf_counter() - begun[0])
         processor.append(time.process_time() - begun[1])
     tell(
@@ -207,16 +192,16 @@ def corpus_size(corpus: Corpus, folder: Path, tell: Callable) -> None:
         f"aim 1; {np.median(processor):.2f} processor seconds",
     )
     begun = time.process_time()
-    read_manifest(folders[100_000])
+    read_manifest(folders["100k"])
     tell("read_manifest_100k_runs_s", time.process_time() - begun, "s", "of which reading runs.tsv", 1)
-    loaders = {n: loader_of(Corpus.open(path)) for n, path in folders.items()}
-    part = loaders[100_000].parts[0]
+    loaders = {name: loader_of(Corpus.open(path)) for name, path in folders.items()}
+    part = loaders["100k"].parts[0]
     index = sum(x.nbytes for x in part.table if isinstance(x, np.ndarray)) + part.rows.nbytes
-    tell("index_bytes_per_run", index / 100_000 + 8, "bytes", "aim 200; with addresses", 1)
-    took = compared({n: (lambda i, x=x: x.batch(i * BATCH, BATCH)) for n, x in loaders.items()})
-    for n in (10_000, 100_000):
-        slower = np.median(took[n] / took[100]) - 1
-        tell(f"slower_with_{n // 1000}k_runs", slower, "", "of a batch, beside 100 runs; aim 0.10")
+    tell("index_bytes_per_run", index / SIZES["100k"] + 8, "bytes", "aim 200; with addresses", 1)
+    took = compared({name: (lambda i, x=x: x.batch(i * BATCH, BATCH)) for name, x in loaders.items()})
+    for name in ("10k", "100k"):
+        slower = np.median(took[name] / took[""]) - 1
+        tell(f"slower_with_{name}_runs", slower, "", "of a batch, beside 100 runs; aim 0.10")
 
 
 # ---------------------------------------------------------------- the order
@@ -316,12 +301,12 @@ def waiting(corpus: Corpus, folder: Path, tell: Callable) -> None:
         "out": str(folder / "run"),
         "data": {"corpus": str(corpus.folder), "pairs": {"negatives": KINDS}},
         "model": {"preset": "paper"},
-        "train": {"steps": 20, "global_batch": 256, "max_micro_batch": 128, "zero_stage": 1},
+        "train": {"steps": STEPS, "global_batch": GLOBAL_BATCH, "max_micro_batch": 128, "zero_stage": 1},
     }
     (folder / "recipe.json").write_text(json.dumps(recipe))  # JSON is YAML
     script = Path(__file__).parents[1] / "fmriscale/train.py"
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [sys.executable, *launch, script, "--config", folder / "recipe.json"]
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(RANKS)]
+    command = [sys.executable, *(launch if RANKS > 1 else []), script, "--config", folder / "recipe.json"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=900)
     if done.returncode:
         raise RuntimeError(f"training failed:\n{done.stdout}{done.stderr}")

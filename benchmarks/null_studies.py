@@ -33,6 +33,7 @@ N_FEATURES = 32
 CONDITIONS = ("heard", "imagined")
 FEW, N_TRAININGS, N_DRAWS = (1, 2, 4), 3, 5
 """Training people; trainings a fold; pairs of arms an experiment and condition."""
+QUICK = {"FEW": (1, 2), "N_TRAININGS": 1, "N_DRAWS": 1}
 
 
 def study(corpus: Path, condition: str, protocol: str) -> StudyConfig:

@@ -1,6 +1,7 @@
 """What a study finds where the truth is known: simulated people in the design of the real timbre experiment.
 
-    python benchmarks/simulation.py [--seeds N] [--folder DIR] [--json FILE] [--figure FILE] [--only PART ...]
+    python benchmarks/simulation.py [--seeds N] [--folder DIR] [--json FILE] [--figure FILE]
+                                    [--only PART ...] [--quick]
 
 Parts, each from simulated signals of an ROI (no images), 17 people x 8 runs:
 
@@ -14,9 +15,9 @@ About 75 minutes on one core; finished work in the folder is used again.
 """
 
 import argparse
+import contextlib
 import json
 import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
@@ -29,11 +30,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import null_studies
 import numpy as np
 
+from fmriscale import cli, train
 from fmriscale.config import SimulateConfig
 from fmriscale.files import expand
 
 REPOSITORY = Path(__file__).parents[1]
-EVENTS = "$FMRISCALE_DATA/timbre_design/events.tsv"
+EVENTS: str | None = "$FMRISCALE_DATA/timbre_design/events.tsv"
 WORLDS = {"offsets": {"timbre": 0.0, "run_offset": 1.0}, "timbre": {"timbre": 0.5, "run_offset": 0.0}}
 """Strengths, in standard deviations of a voxel's noise."""
 N_VOXELS, N_PEOPLE = 64, 17
@@ -41,6 +43,20 @@ SIZES = [1, 2, 4, 8, 15]
 """Training people."""
 N_SEEDS = 3
 N_STUDIES, N_MORE, N_EXPERIMENTS = 200, 20, 8
+CHANGED: dict[str, list[Any]] = {"simulate": [], "others": [], "pretrain": [], "finetune": []}
+"""Further options, by what they are for."""
+SMALL = ["--model.preset", "tiny", "--model.d_model", 16, "--model.n_layers", 1, "--model.n_heads", 2]
+SHORT = ["--train.steps", 2, "--train.global_batch", 8, "--train.eval_pairs", 8]
+QUICK = {
+    **{"N_VOXELS": 8, "N_PEOPLE": 4, "SIZES": [1, 2], "N_SEEDS": 1, "EVENTS": None},
+    **{"N_STUDIES": 2, "N_MORE": 2, "N_EXPERIMENTS": 1},
+    "CHANGED": {
+        "simulate": ["--n_subjects", 4],
+        "others": ["--n_subjects", 4],
+        "pretrain": [*SMALL, *SHORT],
+        "finetune": [*SMALL, "--train.epochs", 1, "--seeds", "[0]"],
+    },
+}
 FEW_TESTS = {
     "p": "equal arms, 1 to 4 training people: the test over people",
     "as_cut": "the same: corrected t, n_test / n_train as the folds are cut",
@@ -56,13 +72,15 @@ def main() -> None:
     """Run the parts, print a line a figure, write JSON and the drawing."""
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--folder", type=Path, help="corpora, encoders and studies; kept, and used again")
-    parser.add_argument(
-        "--seeds", type=int, default=N_SEEDS, help="trainings of an arm in a fold, cross-run pairs"
-    )
+    parser.add_argument("--seeds", type=int, help="trainings of an arm in a fold, cross-run pairs (3)")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     parser.add_argument("--figure", type=Path, help="draw accuracy by protocol and by training people")
     parser.add_argument("--only", nargs="+", choices=["offsets", "timbre", "nulls"], help="these parts alone")
+    parser.add_argument("--quick", action="store_true", help="a toy size: does it run, not what is found")
     options = parser.parse_args()
+    if options.quick:
+        globals().update(QUICK)
+        vars(null_studies).update(null_studies.QUICK)
     if options.figure and options.only and not {"offsets", "timbre"} <= set(options.only):
         parser.error("--figure draws the parts offsets and timbre; leave --only out")
     figures: dict[str, dict] = {}
@@ -83,7 +101,9 @@ def main() -> None:
         for world in ("offsets", "timbre"):
             if world in parts:
                 for protocol in ("paper", "cross_run"):
-                    studies[world, protocol] = protocol_study(folder, world, protocol, options.seeds)
+                    studies[world, protocol] = protocol_study(
+                        folder, world, protocol, options.seeds or N_SEEDS
+                    )
                     tell_study(world, protocol, studies[world, protocol], tell)
         if "nulls" in parts:
             null_part(folder, tell)
@@ -98,10 +118,10 @@ def main() -> None:
 
 def verb(*words: Any) -> None:
     """Run a verb of fmriscale; what it prints goes to standard error."""
-    command = [sys.executable, "-c", "from fmriscale.cli import main; main()", *map(str, words)]
-    done = subprocess.run(command, stdout=sys.stderr)
-    if done.returncode:
-        sys.exit(done.returncode)
+    with contextlib.redirect_stdout(sys.stderr):
+        code = cli.run([*map(str, words)])
+    if code:
+        sys.exit(code)
 
 
 def simulated(world: str) -> list[Any]:
@@ -110,11 +130,16 @@ def simulated(world: str) -> list[Any]:
     return [*strengths, "--n_roi_voxels", N_VOXELS, "--form", "corpus"]
 
 
+def real_events() -> str | None:
+    """Return where the order of tones of the real experiment is, if it is there."""
+    return EVENTS if EVENTS and expand(EVENTS).exists() else None
+
+
 def design() -> list[Any]:
     """Return the option that takes the real events, or says that there are none."""
-    if expand(EVENTS).exists():
-        return ["--events", EVENTS]
-    print(f"no {EVENTS}: the design is a generated one of the same kind", file=sys.stderr)
+    if events := real_events():
+        return ["--events", events]
+    print("no events of the real experiment: the design is a generated one of the same kind", file=sys.stderr)
     return ["--events", "null"]
 
 
@@ -128,12 +153,12 @@ def protocol_study(folder: Path, world: str, protocol: str, n_seeds: int) -> dic
     corpus, encoder, out = (folder / f"{name}_{what}" for what in ("corpus", "encoder", "study"))
     recipe = ["--config", recipes / "simulate_timbre.yaml", "--out", corpus, *simulated(world), *design()]
     published = ["--clean", "false", "--split.val", 0, "--split.test", 0]
-    verb("simulate", *recipe, *(published if protocol == "paper" else []))
+    verb("simulate", *recipe, *CHANGED["simulate"], *(published if protocol == "paper" else []))
     unlabelled = corpus
     if protocol == "cross_run":
         unlabelled = folder / f"{world}_listeners"
         others = recipes / "simulate_listeners.yaml"
-        verb("simulate", "--config", others, "--out", unlabelled, *simulated(world))
+        verb("simulate", "--config", others, "--out", unlabelled, *simulated(world), *CHANGED["others"])
     training = {"paper": "pretrain_paper.yaml", "cross_run": "pretrain_simulated.yaml"}[protocol]
     pretrain(recipes / training, encoder, unlabelled, ["--train.steps", 400] if protocol == "paper" else [])
     recipe = [
@@ -146,24 +171,19 @@ def protocol_study(folder: Path, world: str, protocol: str, n_seeds: int) -> dic
         changed["seeds"] = [*range(n_seeds)]
     if (world, protocol) == ("timbre", "cross_run"):
         changed |= {"n_folds": N_PEOPLE, "train_sizes": SIZES}
-    verb("finetune", *recipe, *(word for key, value in changed.items() for word in (f"--{key}", value)))
+    words = (word for key, value in changed.items() for word in (f"--{key}", value))
+    verb("finetune", *recipe, *words, *CHANGED["finetune"])
     return json.loads((out / "summary.json").read_text())
 
 
 def pretrain(recipe: Path, out: Path, corpus: Path, changed: list[Any]) -> None:
     """Pre-train in one process."""
-    command = [
-        sys.executable,
-        "fmriscale/train.py",
-        "--config",
-        recipe,
-        "--out",
-        out,
-        "--data.corpus",
-        corpus,
-    ]
-    command += ["--train.zero_stage", 0, "--tracking.enabled", "false", "--train.eval_every", 0, *changed]
-    subprocess.run([*map(str, command)], cwd=REPOSITORY, stdout=sys.stderr, check=True)
+    words = ["--config", recipe, "--out", out, "--data.corpus", corpus, "--train.zero_stage", 0]
+    words += ["--tracking.enabled", "false", "--train.eval_every", 0, *changed, *CHANGED["pretrain"]]
+    with contextlib.redirect_stdout(sys.stderr):
+        code = train.main([*map(str, words)])
+    if code:
+        sys.exit(code)
 
 
 # ---------------------------------------------------------------- telling
@@ -198,7 +218,7 @@ def tests(row: dict[str, Any]) -> str:
 def null_part(folder: Path, tell: Tell) -> None:
     """Tell how often light studies find what is not there."""
     results = {}
-    events = EVENTS if expand(EVENTS).exists() else None
+    events = real_events()
     for world, strengths in WORLDS.items():
         experiment = SimulateConfig(
             out="", form="corpus", events=events, n_subjects=N_PEOPLE, n_roi_voxels=N_VOXELS

@@ -3,17 +3,20 @@
     python benchmarks/search.py haxby --corpus corpora/haxby --out runs/search --folds 0 1 2 3 4 5
     python benchmarks/search.py abide --corpus corpora/abide --out runs/search --only base half_same_site
     python benchmarks/search.py alice --corpus corpora/alice --out runs/search
+    python benchmarks/search.py haxby --quick --out runs/quick
 
 A cell is one recipe of pre-training in one outer fold. What the outer fold tests is not opened: the training
 side is divided once more, an encoder is pre-trained without the inner test side, and both arms are fine-tuned
 and tested inside. A cell leaves one JSON file (a second call skips it) and one MLflow run below one study.
 Fresh arms are cells too, so that the arms of a fold see the same pairs. The loop of pre-training is plain:
-the loader, model and loss of `fmriscale/train.py` on one core, without its engine.
+the loader, model and loss of `fmriscale/train.py` on one core, without its engine. With --quick, noise stands
+for the corpus of haxby, and little is trained: does it run, not what helps.
 """
 
 import argparse
 import dataclasses
 import json
+import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,9 +48,20 @@ from fmriscale.training.schedule import learning_rate
 from fmriscale.training.shape import shape_for
 from fmriscale.training.tracking import Tracker
 
-CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = ROOT / "configs"
 N_HELD_OUT = 1024
 """Pairs of unseen runs on which a pre-training is judged."""
+CHANGED: dict[str, list[str]] = {"pretrain": [], "study": []}
+"""Changes to the recipes of every cell."""
+QUICK = {
+    "N_HELD_OUT": 256,
+    "CHANGED": {
+        "pretrain": ["--train.steps", "2", "--train.global_batch", "8", "--train.max_micro_batch", "8"],
+        "study": ["--train.epochs", "2", "--train.probe_epochs", "0"],
+    },
+}
+QUICK_VARIANTS = ["base", "masked_half", "probe", "fresh_probe"]
 
 
 @dataclass(frozen=True)
@@ -151,14 +165,25 @@ def main() -> None:
     """Compute the cells that are not there yet, then print the table of all that are."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("target", choices=TARGETS)
-    parser.add_argument("--corpus", required=True)
+    parser.add_argument("--corpus")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument(
         "--folds", type=int, nargs="+", default=[0], help="outer folds whose inside is searched"
     )
     parser.add_argument("--seeds", type=int, default=2, help="seeds of fine-tuning")
     parser.add_argument("--only", nargs="+", help="variants; all when left out")
+    parser.add_argument("--json", type=Path, help="write the table to this file")
+    parser.add_argument("--quick", action="store_true", help="a toy size, on noise")
     given = parser.parse_args()
+    if given.quick and not given.corpus:
+        if given.target != "haxby":
+            parser.error("--quick makes a corpus of noise for haxby alone; give --corpus")
+        given.corpus = write_noise(given.out / "noise")
+    if not given.corpus:
+        parser.error("give --corpus, or --quick")
+    if given.quick:
+        globals().update(QUICK)
+        given.only, given.seeds = given.only or QUICK_VARIANTS, 1
     torch.set_num_threads(1)
     target, folder = TARGETS[given.target], given.out / given.target
     adapted = [*target.adapt, *(f"fresh_{name}" for name in target.adapt)]
@@ -166,7 +191,7 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     note = folder / "mlflow_run_id"
     tracker = Tracker(
-        TrackingConfig(experiment="search"),
+        TrackingConfig(experiment="search", enabled=not given.quick),
         given.out,
         f"search_{given.target}",
         run_id=note.read_text() if note.exists() else None,
@@ -188,7 +213,28 @@ def main() -> None:
             atomic_write(file, json.dumps(found, indent=1) + "\n")
             print(json.dumps(numbers(found)), name, fold, flush=True)
     tracker.close()
-    show(folder)
+    table = show(folder)
+    if given.json:
+        figures = {
+            f"search.{name}.{key}": {"value": x} for name, row in table.items() for key, x in row.items()
+        }
+        given.json.write_text(json.dumps(figures, indent=1) + "\n")
+
+
+def write_noise(folder: Path) -> str:
+    """Write twelve runs of one person, with blocks like those of Haxby 2001, if they are not there."""
+    sys.path.insert(0, str(ROOT / "tests"))
+    from factory import write_corpus  # pyright: ignore[reportMissingImports]
+
+    def blocks(_: int, run: int) -> list[dict[str, Any]]:
+        return [
+            {"onset": 12.0 + 36 * i, "duration": 22.5, "trial_type": "abcd"[(i + run) % 4]} for i in range(8)
+        ]
+
+    if not folder.exists():
+        one = {"subjects": 1, "runs": 12, "n_volumes": 121, "t_r": 2.5, "events": blocks}
+        write_corpus(folder, datasets={"haxby": one}, n_features=16, space="haxby_slice_530")
+    return str(folder)
 
 
 def compute(target: Target, given: argparse.Namespace, name: str, fold: int, folder: Path) -> dict[str, Any]:
@@ -204,12 +250,14 @@ def compute(target: Target, given: argparse.Namespace, name: str, fold: int, fol
     ]
     # None of the encoders of the study itself is needed here.
     none = ["--pretrained", "null", "--controls", "{}"]
-    study = parse(StudyConfig, [*options, *none, *adaptation(target, name)])
+    study = parse(StudyConfig, [*options, *none, *CHANGED["study"], *adaptation(target, name)])
     material, unseen = inside(target, study, fold)
     unseen += beyond(target.amount.get(name, 1.0), material.corpus, unseen)
     options = ["--config", str(CONFIGS / f"{target.pretrain}.yaml"), "--data.corpus", given.corpus]
     held_out = ["--data.holdout_runs", json.dumps(unseen), "--out", str(folder / f"{name}_fold{fold}")]
-    recipe = parse(PretrainConfig, [*options, *held_out, *target.variants.get(name, [])])
+    recipe = parse(
+        PretrainConfig, [*options, *held_out, *CHANGED["pretrain"], *target.variants.get(name, [])]
+    )
     found: dict[str, Any] = {"variant": name, "fold": fold}
     encoder = Path(recipe.out) / "encoder"
     if name in target.adapt:
@@ -404,15 +452,18 @@ def numbers(found: dict[str, Any]) -> dict[str, float]:
     return {key: round(float(value), 4) for key, value in told.items()}
 
 
-def show(folder: Path) -> None:
-    """Print one row a variant: means over the outer folds that have it."""
+def show(folder: Path) -> dict[str, dict[str, float]]:
+    """Print and return one row a variant: means over the outer folds that have it."""
+    table = {}
     found = [json.loads(file.read_text()) for file in sorted(folder.glob("*_fold*.json"))]
     for name in sorted({each["variant"] for each in found}):
         rows = [numbers(each) for each in found if each["variant"] == name]
         mean = {key: round(float(np.mean([row[key] for row in rows])), 3) for key in rows[0]}
+        table[name] = mean
         print(
             f"| {name} | {len(rows)} | " + " | ".join(f"{key} {value}" for key, value in mean.items()) + " |"
         )
+    return table
 
 
 if __name__ == "__main__":

@@ -1,0 +1,53 @@
+"""Every figure of a benchmark can still be had: each runs at toy size, where values mean nothing."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parents[2] / "benchmarks"
+FIGURES = {
+    "ingest": [
+        *(f"cpu_vs_gunzip{which}" for which in ("", "_butterworth", "_2000")),
+        *(f"peak_mb_over_imports{which}" for which in ("", "_2000", "_nilearn")),
+        *("speedup_vs_nilearn", "two_job_speedup", "index_10k_files_s", "cifti_mb_per_s", "arrays_mb_per_s"),
+    ],
+    "sampling": [
+        *("pairs_per_s_memory", "pairs_per_s_mmap", "copy_fraction", "copy_gb_per_s", "data_wait_share"),
+        *("open_100k_runs_s", "read_manifest_100k_runs_s", "index_bytes_per_run", "slower_with_100k_runs"),
+        *(f"speedup_vs_webdataset{which}" for which in ("", "_tuned", "_two", "_all")),
+        *("reach_exact_ms", "reach_window_ms", "neighbours_apart_exact", "runs_in_a_batch_window_16_of_64"),
+    ],
+    "simulation": [
+        *(f"{world}_{pairs}_gain" for world in ("offsets", "timbre") for pairs in ("paper", "cross_run")),
+        *("timbre_gain_1_people", "timbre_pretrained_2_people", "offsets_few_train_as_trained"),
+        *("timbre_one_draw_train_both", "null_chance_permutation", "null_paper_chance_corrected_t"),
+        *("null_arms_both", "equal_arms_coverage", "offsets_shuffled_at_chance"),
+    ],
+    "search": [
+        *(f"{name}.{figure}" for name in ("base", "masked_half") for figure in ("ntp_auc", "auc_2_last")),
+        *(f"{name}.{figure}" for name in ("fresh", "probe") for figure in ("probe_run", "auc_2_last")),
+    ],
+}
+OPTIONS = {
+    "ingest": ["--repeat", "1", "--work", "{}/work"],
+    "simulation": ["--figure", "{}/drawn.png"],
+    "search": ["haxby", "--out", "{}"],
+}
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_every_figure_of_a_benchmark_can_be_had(name: str, tmp_path: Path) -> None:
+    told = tmp_path / "figures.json"
+    options = [option.format(tmp_path) for option in OPTIONS.get(name, [])]
+    command = [sys.executable, FOLDER / f"{name}.py", "--quick", "--json", told, *options]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(told.read_text())
+    missing = {f"{name}.{figure}" for figure in FIGURES[name]} - set(figures)
+    assert not missing, done.stderr
+    assert all(math.isfinite(figure["value"]) for figure in figures.values())

@@ -43,7 +43,7 @@ SIZES = {"": 100, "10k": 10_000, "100k": 100_000}
 """Runs of the corpora whose index is compared."""
 RANKS, STEPS, GLOBAL_BATCH = 2, 20, 256
 """Of the training in which waiting is measured."""
-QUICK = {"ROUNDS": 1, "CALLS": 2, "TURNS": 1, "SIZES": {"": 100, "10k": 200, "100k": 400}}
+QUICK = {"RUNS": 128, "ROUNDS": 1, "CALLS": 2, "TURNS": 1, "SIZES": {"": 100, "10k": 200, "100k": 400}}
 QUICK |= {"RANKS": 1, "STEPS": 3, "GLOBAL_BATCH": 8}
 
 

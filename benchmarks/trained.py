@@ -1,6 +1,7 @@
 """Figures from runs of train.py itself: the cost of checkpoints, and what a GPU reaches."""
 
 import contextlib
+import io
 import json
 import os
 import statistics
@@ -13,6 +14,7 @@ from typing import Any
 
 import torch
 
+from fmriscale import train
 from fmriscale.config import PretrainConfig, TrainConfig
 from fmriscale.recipe import parse
 from fmriscale.training.cpu_rate import product_flops
@@ -20,6 +22,12 @@ from fmriscale.training.plan import GIB, Plan
 
 ROOT = Path(__file__).resolve().parents[1]
 FEATURES = 424
+PRESET = "base"
+"""Of the model whose checkpoints are timed."""
+N_ROUNDS, STEPS = 3, 24
+"""Runs that are compared with the plan, and their steps."""
+APART = True
+"""Every run has processes of its own; at toy size most of its time would be theirs."""
 Tell = Callable[[str, tuple[float, float, float] | float, str, str, int, float], None]
 
 
@@ -37,18 +45,26 @@ def corpus() -> Iterator[Path]:
 
 def run(folder: Path, settings: dict[str, Any], n_ranks: int = 1) -> tuple[list[dict], str]:
     """Train; return the lines of metrics.jsonl and the log."""
-    launcher = [f"--nproc-per-node={n_ranks}"] if n_ranks > 1 else []
     with tempfile.TemporaryDirectory(dir=folder) as out:
-        command = [sys.executable, *(["-m", "torch.distributed.run", *launcher] if launcher else [])]
-        command += [str(ROOT / "fmriscale/train.py"), *line_of(folder, Path(out), settings)]
-        # This process may be a rank itself: nothing of that is handed on.
-        ours = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-        clean = {k: v for k, v in os.environ.items() if k not in ours}
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=clean)
-        if done.returncode:
-            raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}")
+        log = started(line_of(folder, Path(out), settings), n_ranks)
         text = (Path(out) / "run/metrics.jsonl").read_text()
-    return [json.loads(line) for line in text.splitlines()], done.stdout
+    return [json.loads(line) for line in text.splitlines()], log
+
+
+def started(line: list[str], n_ranks: int) -> str:
+    """Run train.py, in processes of its own if APART; return the log."""
+    if not APART and n_ranks == 1:
+        with contextlib.redirect_stdout(io.StringIO()) as log:
+            code = train.main(line)
+        if code:
+            raise RuntimeError(f"train.py {' '.join(line)} ended with {code}")
+        return log.getvalue()
+    launcher = ["-m", "torch.distributed.run", f"--nproc-per-node={n_ranks}"] if n_ranks > 1 else []
+    command = [sys.executable, *launcher, str(ROOT / "fmriscale/train.py"), *line]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}")
+    return done.stdout
 
 
 def line_of(folder: Path, out: Path, settings: dict[str, Any]) -> list[str]:
@@ -59,9 +75,9 @@ def line_of(folder: Path, out: Path, settings: dict[str, Any]) -> list[str]:
 
 
 def checkpoint_share() -> tuple[float, str]:
-    """Share of training time that checkpoints of the base preset cost at the default interval, and more."""
+    """Share of training time that checkpoints of a preset cost at the default interval, and more."""
     defaults, batch = TrainConfig(), 16
-    settings = {"model.preset": "base", "train.global_batch": batch, "train.steps": 3, "train.save_every": 2}
+    settings = {"model.preset": PRESET, "train.global_batch": batch, "train.steps": 3, "train.save_every": 2}
     with corpus() as folder:
         lines, _ = run(folder, settings)
     save = next(line for line in lines if line.get("event") == "save")
@@ -102,24 +118,26 @@ PLANNED = {
     "tiny": ({"model.preset": "tiny"}, 1),
 }
 """What `fmriscale plan --cpu` is checked on, and on how many ranks."""
+SMALL = {"model.preset": "tiny", "train.global_batch": 8}
+QUICK = {"PRESET": "tiny", "N_ROUNDS": 1, "STEPS": 3, "APART": False, "PLANNED": {"tiny": (SMALL, 1)}}
 
 
-def measure_plan(tell: Tell, others: Callable[[], Callable[[], float]], n_rounds: int = 3) -> None:
+def measure_plan(tell: Tell, others: Callable[[], Callable[[], float]]) -> None:
     """Rates of runs of train.py over those that `fmriscale plan --cpu` says, each time anew."""
     with corpus() as folder:
         for name, (settings, n_ranks) in PLANNED.items():
             busy, ratios = others(), []
-            more = settings | {"train.steps": 24, "train.save_every": 24}
+            more = settings | {"train.steps": STEPS, "train.save_every": STEPS}
             config = parse(PretrainConfig, line_of(folder, folder / "unused", more))
             plan = Plan.of(config, n_ranks, 1, "cpu")
-            for _ in range(n_rounds):
+            for _ in range(N_ROUNDS):
                 lines, _ = run(folder, more, n_ranks)
                 planned = n_ranks * plan.pairs_per_s_on_cpu(product_flops(n_ranks), 1)
                 found = steady(lines, "pairs_per_s")
                 print(f"{name}: {found:,.0f} pairs/s by train.py, {planned:,.0f} planned")
                 ratios.append(found / planned)
             spread = statistics.median(ratios), min(ratios), max(ratios)
-            tell(f"rate_of_plan_{name}", spread, "x", "0.8-1.25", n_rounds, busy())
+            tell(f"rate_of_plan_{name}", spread, "x", "0.8-1.25", N_ROUNDS, busy())
 
 
 GPU_RUNS = {

@@ -1,6 +1,6 @@
 """Steps of the paper model against the published way, torch's own encoder, a bare loop and the machine.
 
-    python benchmarks/training.py [--threads N] [--rounds 7] [--json FILE] [--only NAME ...]
+    python benchmarks/training.py [--threads N] [--rounds 7] [--json FILE] [--only NAME ...] [--quick]
     python benchmarks/training.py --device cuda --json FILE
 
 Contenders take short turns, round after round; a figure is the median over rounds of the ratio within a
@@ -12,6 +12,7 @@ checkpoints, of `fmriscale plan` and on a GPU is of runs of train.py (see traine
 """
 
 import argparse
+import itertools
 import json
 import os
 import socket
@@ -42,6 +43,13 @@ TURN_S = 0.4
 """A contender's turn takes at least so long: short, so that those of a round meet the same machine."""
 RANK_STEPS = 4
 """Steps of ranks in their turn, after one that is not timed: they have stood still, and caches are cold."""
+SIDES = (1024, 2048)
+"""Of square matrix products."""
+STAGES = (0, 1)
+"""Of ZeRO, for two ranks."""
+PAIRS = {"": (2, 1), "_512_pairs": (4, 2), "_same_step": (1, 1)}
+"""Batches a step of two ranks and of one that are compared."""
+QUICK = {"BATCH": 8, "TURN_S": 1e-3, "SIDES": (64,), "STAGES": (1,), "PAIRS": {"": (2, 1)}}
 SHAPE = resolve_encoder(ModelConfig(preset="paper"), {"stg": FEATURES}, LENGTH)
 
 
@@ -133,7 +141,7 @@ def bare_loop(model: nn.Module, loss_of: Callable[[], torch.Tensor]) -> Callable
     return step
 
 
-def in_engine(n_pairs: int = BATCH, stage: int = 1) -> Callable[[], int]:
+def in_engine(n_pairs: int, stage: int = 1) -> Callable[[], int]:
     """Our model in the DeepSpeed engine that train.py makes (float32); n_pairs is of all ranks together."""
     from fmriscale.training import cluster, zero
     from fmriscale.training.schedule import plan_batch
@@ -324,7 +332,7 @@ def measure_steps(threads: int, n_rounds: int, figures: Figures) -> None:
     clock = time.process_time if threads == 1 else time.perf_counter
     seconds = "CPU-s" if threads == 1 else "s"
     rows = BATCH * TOKENS
-    shapes = ((rows, WIDTH, 4 * WIDTH), (rows, 4 * WIDTH, WIDTH), (1024,) * 3, (2048,) * 3)
+    shapes = ((rows, WIDTH, 4 * WIDTH), (rows, 4 * WIDTH, WIDTH), *((side,) * 3 for side in SIDES))
     ways = {"ours, bare loop": bare(), "nn.TransformerEncoder": torch_encoder(), "authors' way": authors()}
     products = {f"product {m} x {k} x {n}": product(m, k, n) for m, k, n in shapes}
     others = Others()
@@ -344,11 +352,15 @@ def measure_steps(threads: int, n_rounds: int, figures: Figures) -> None:
 
 def measure_engine(threads: int, n_rounds: int, figures: Figures) -> None:
     """The DeepSpeed engine against a bare loop (apart: with DeepSpeed anomaly detection is much slower)."""
+    from fmriscale.training import cluster, zero
+
     clock = time.process_time if threads == 1 else time.perf_counter
-    pair = {"bare loop beside it": bare(), "ours, DeepSpeed engine": in_engine()}
+    pair = {"bare loop beside it": bare(), "ours, DeepSpeed engine": in_engine(BATCH)}
     torch.set_num_threads(threads)  # after joining, which takes all cores
     others = Others()
     found = turns({name: timed(step, clock) for name, step in pair.items()}, n_rounds)
+    cluster.leave()
+    zero.forget_ranks()
     rates(found, f"pairs/{'CPU-s' if threads == 1 else 's'}")
     middle, low, high = ratio(*found.values())
     overhead = (middle - 1, low - 1, high - 1)
@@ -357,11 +369,11 @@ def measure_engine(threads: int, n_rounds: int, figures: Figures) -> None:
 
 def measure_ranks(n_rounds: int, figures: Figures) -> None:
     """Two ranks of one thread against one, at ZeRO stages 0 and 1."""
-    groups = {
-        f"{n} rank(s), ZeRO {stage}, {n_pairs} pairs": Ranks(n, stage, n_pairs)
-        for stage in (0, 1)
-        for n, n_pairs in ((1, BATCH), (2, 2 * BATCH), (2, BATCH), (1, 2 * BATCH), (2, 4 * BATCH))
-    }
+    groups: dict[str, Ranks] = {}
+    for stage, (two, one) in itertools.product(STAGES, PAIRS.values()):
+        for n, k in ((1, one), (2, two)):
+            name = f"{n} rank(s), ZeRO {stage}, {k * BATCH} pairs"
+            groups[name] = groups.get(name) or Ranks(n, stage, k * BATCH)
     for group in groups.values():  # they start one after the other
         group.turn()
     others = Others([process for group in groups.values() for process in group.processes])
@@ -370,12 +382,11 @@ def measure_ranks(n_rounds: int, figures: Figures) -> None:
     for group in groups.values():
         group.close()
     rates(found, "pairs/s")
-    for stage in (0, 1):
-        for name, two, one in (("", 2, 1), ("_512_pairs", 4, 2), ("_same_step", 1, 1)):
-            above, below = (f"{n} rank(s), ZeRO {stage}, {k * BATCH} pairs" for n, k in ((2, two), (1, one)))
-            speedup = ratio(found[above], found[below])
-            stage_0 = "_zero0" * (stage == 0)  # 1 is the default
-            figures.tell(f"two_rank_speedup{stage_0}{name}", speedup, "x", ">= 1.8", n_rounds, busy)
+    for stage, (name, (two, one)) in itertools.product(STAGES, PAIRS.items()):
+        above, below = (f"{n} rank(s), ZeRO {stage}, {k * BATCH} pairs" for n, k in ((2, two), (1, one)))
+        speedup = ratio(found[above], found[below])
+        stage_0 = "_zero0" * (stage == 0)  # 1 is the default
+        figures.tell(f"two_rank_speedup{stage_0}{name}", speedup, "x", ">= 1.8", n_rounds, busy)
 
 
 def main() -> None:
@@ -386,11 +397,16 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda: other figures")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     parser.add_argument("--only", nargs="+", choices=parts, default=parts, help="leave others out")
+    parser.add_argument("--quick", action="store_true", help="a toy size: does it run, not how fast")
     parser.add_argument("--as-rank", type=int, nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.as_rank:
         as_rank(*options.as_rank)
         return
+    if options.quick:
+        globals().update(QUICK)
+        vars(trained).update(trained.QUICK)
+        options.rounds, options.threads = 2, 1  # quartiles need two
     keep_pages()  # for all contenders: ranks of train.py do
     figures = Figures(trained.device_name(options.device))
     print(f"{figures.device}, torch {torch.__version__}")
@@ -408,7 +424,7 @@ def main() -> None:
         if "checkpoint" in options.only:
             others = Others()
             share, told = trained.checkpoint_share()
-            print(f"checkpoint of the base preset: {told}")
+            print(f"checkpoint of the {trained.PRESET} preset: {told}")
             figures.tell("checkpoint_share", share, "", "<= 0.03", 1, others.share())
     figures.print()
     if options.json:

@@ -22,6 +22,10 @@ FIGURES = {
         *(f"speedup_vs_webdataset{which}" for which in ("", "_tuned", "_two", "_all")),
         *("reach_exact_ms", "reach_window_ms", "neighbours_apart_exact", "runs_in_a_batch_window_16_of_64"),
     ],
+    "training": [
+        *("speedup_vs_authors", "speedup_vs_torch_encoder", "gemm_fraction", "engine_overhead"),
+        *("two_rank_speedup", "rate_of_plan_tiny", "checkpoint_share"),
+    ],
     "simulation": [
         *(f"{world}_{pairs}_gain" for world in ("offsets", "timbre") for pairs in ("paper", "cross_run")),
         *("timbre_gain_1_people", "timbre_pretrained_2_people", "offsets_few_train_as_trained"),

@@ -139,6 +139,7 @@ def index(work: Path) -> Callable[[], None]:
 def jobs(work: Path, count: int) -> Callable[[], None]:
     """The runs of a data set, a dozen times over, through the processes of `fmriscale-shard --jobs`."""
     from fmriscale.ingest.run import process_run
+    from fmriscale.ingest.shards import libraries
     from fmriscale.ingest.sources import discover
     from fmriscale.pool import in_order
 
@@ -146,7 +147,8 @@ def jobs(work: Path, count: int) -> Callable[[], None]:
     runs, _ = discover(study)
 
     def work_off() -> None:
-        for _ in in_order(process_run, ((run, study) for run in runs * 12), count):
+        work = ((run, study) for run in runs * 12)
+        for _ in in_order(process_run, work, count, libraries=libraries([study])):
             pass
 
     return work_off

@@ -30,7 +30,11 @@ def available_cores() -> int:
 
 
 def in_order(
-    function: Callable[..., Any], work: Iterable[tuple], jobs: int, limit: float = 0.0
+    function: Callable[..., Any],
+    work: Iterable[tuple],
+    jobs: int,
+    limit: float = 0.0,
+    libraries: Iterable[str] = (),
 ) -> Generator[Any, None, None]:
     """Yield `function(*arguments)` for every item of work, in order.
 
@@ -48,6 +52,8 @@ def in_order(
         Processes; 1 = work in this one.
     limit : float
         Longest time that one item may take, s; 0 = none.
+    libraries : iterable of str
+        Modules that the function imports late: imported once as well, not by each process.
 
     Yields
     ------
@@ -58,10 +64,10 @@ def in_order(
     if jobs == 1:
         yield from _in_this_process(function, work, limit)
         return
-    items, again = enumerate(work), collections.deque()
+    items, again, preload = enumerate(work), collections.deque(), [function.__module__, *libraries]
     deaths: collections.Counter[int] = collections.Counter()
     results: dict[int, Any] = {}
-    idle, busy = [_Worker(function) for _ in range(jobs)], dict[Any, _Worker]()
+    idle, busy = [_Worker(function, preload) for _ in range(jobs)], dict[Any, _Worker]()
     position = 0
     try:
         while True:
@@ -87,7 +93,7 @@ def in_order(
                     results[number] = worker.result()
                 except (EOFError, OSError):
                     worker.end()
-                    worker = _Worker(function)
+                    worker = _Worker(function, preload)
                     deaths[number] += 1
                     if deaths[number] < TRIES:
                         again.append((number, arguments))
@@ -99,7 +105,7 @@ def in_order(
                     worker.end(signal.SIGKILL)
                     results[worker.item[0]] = TimedOut()
                     del busy[pipe]
-                    idle.append(_Worker(function))
+                    idle.append(_Worker(function, preload))
             while position in results:
                 yield results.pop(position)
                 position += 1
@@ -160,9 +166,9 @@ def _answer(function: Callable[..., Any], tasks: queue.SimpleQueue, answers: que
 class _Worker:
     """A process that does one piece of work at a time, and ends when this process ends, however it ends."""
 
-    def __init__(self, function: Callable[..., Any]) -> None:
+    def __init__(self, function: Callable[..., Any], preload: list[str]) -> None:
         context = multiprocessing.get_context("forkserver")  # workers share one import of the libraries
-        context.set_forkserver_preload([function.__module__])
+        context.set_forkserver_preload(preload)
         self.item: tuple[int, tuple] = (-1, ())
         self.ready = False
         self.began: float | None = None

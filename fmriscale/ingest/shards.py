@@ -10,6 +10,7 @@ from fmriscale.config import DatasetConfig
 from fmriscale.corpus.lock import FolderLock
 from fmriscale.corpus.state import ShardState, load_state, save_state, staged_path
 from fmriscale.corpus.writer import EncodedRun, ShardWriter
+from fmriscale.ingest.checks import form_of
 from fmriscale.ingest.fetch import leave
 from fmriscale.ingest.fingerprint import fingerprints
 from fmriscale.ingest.mirror import sources_folder
@@ -72,7 +73,7 @@ def build_shards(
 
     n_built = 0
     with Progress(n_runs, "runs", done=n_runs - n_todo) as progress:
-        results = in_order(timed_run, work(), jobs, limit)
+        results = in_order(timed_run, work(), jobs, limit, libraries(s.dataset for s in todo))
         for first in results:
             shard = claimed.popleft()
             its_results = chain([first], islice(results, len(shard.runs) - 1))
@@ -90,6 +91,24 @@ def hung(limit: float) -> str:
         f"not read within {limit:g} s (read_timeout): a dead mount, or a pipe in place of a file? See that "
         "it can be copied, then run this again; raise read_timeout where the disk is slow"
     )
+
+
+def libraries(datasets: Iterable[DatasetConfig]) -> list[str]:
+    """Return the modules that runs of these data sets import late."""
+    needed: dict[str, None] = {}
+    for dataset in datasets:
+        denoise = dataset.denoise
+        for module, is_needed in (
+            ("fmriscale.ingest.voxels", form_of(dataset) == "nifti"),
+            ("pandas", dataset.kind == "fmriprep"),
+            ("nilearn.interfaces.fmriprep", denoise.strategy),
+            ("scipy.linalg", denoise.strategy),
+            ("nilearn.signal", denoise.high_pass or denoise.low_pass),
+            ("scipy.signal", denoise.resample_t_r),
+        ):
+            if is_needed:
+                needed[module] = None
+    return list(needed)
 
 
 def _up_to_date(folder: Path, shard: Shard, fingerprint: str) -> ShardState | None:

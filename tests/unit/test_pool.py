@@ -1,5 +1,6 @@
 """Work that hangs ends in time, whoever does it."""
 
+import importlib
 import os
 import threading
 import time
@@ -9,7 +10,9 @@ import pandas as pd
 import pytest
 from scans import corpus, dataset, hanging, write_atlas, write_fmriprep_run
 
+from fmriscale.config import DatasetConfig, DenoiseConfig, FeatureConfig
 from fmriscale.ingest.build import build
+from fmriscale.ingest.shards import libraries
 from fmriscale.pool import TimedOut, in_order
 
 
@@ -33,6 +36,17 @@ def test_with_a_limit_errors_and_order_are_as_without():
     results.close()
     time.sleep(0.1)
     assert threading.active_count() <= before  # nobody waits for work that does not come
+
+
+def test_workers_share_the_libraries_that_a_recipe_needs(tmp_path):
+    study = dataset(tmp_path, tmp_path / "atlas.nii.gz", denoise=DenoiseConfig(strategy=["motion"]))
+    assert {"fmriscale.ingest.voxels", "nilearn.interfaces.fmriprep"} < set(libraries([study]))
+    columns = DatasetConfig(
+        name="x", kind="arrays", root="x", features=FeatureConfig(name="x", columns=2), files="*.npy"
+    )
+    assert libraries([columns]) == []
+    for name in libraries([study, columns]):
+        importlib.import_module(name)
 
 
 def test_a_scan_that_is_a_pipe_is_a_line_of_quarantine(tmp_path):

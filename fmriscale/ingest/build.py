@@ -20,7 +20,7 @@ from fmriscale.corpus.lock import FolderLock
 from fmriscale.corpus.manifest import read_manifest
 from fmriscale.errors import EXIT_OK, EXIT_QUARANTINED, UserError
 from fmriscale.files import expand, writing_to
-from fmriscale.ingest.plan import Plan, make_plan, part_of
+from fmriscale.ingest.plan import Plan, make_plan, part_of, recipe_mistakes
 from fmriscale.recipe import CommandLine, parse
 from fmriscale.tasks import add_flags, settle
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 def main(args: list[str] | None = None) -> int:
     """Run the command and return its exit code: 0, or 3 where runs were quarantined."""
     flags, recipe = _flags(sys.argv[1:] if args is None else args)
-    config = parse(CorpusConfig, recipe, prog="fmriscale-shard")
+    config = parse(CorpusConfig, recipe, prog="fmriscale-shard", mistakes_of=recipe_mistakes)
     if flags.plan:
         from fmriscale.ingest.estimate import describe
 

@@ -62,16 +62,7 @@ def check_dataset(dataset: DatasetConfig) -> Path:
         A line for each mistake: the data set, the setting and the remedy.
     """
     where = f"data set '{dataset.name}'"
-    looked = (
-        _form(dataset),
-        _unused(dataset),
-        _entities(dataset),
-        _pattern(dataset),
-        _events(dataset),
-        _variable(dataset),
-    )
-    problems = [problem for problem in looked if problem is not None]
-    if problems:
+    if problems := setting_mistakes(dataset):
         raise UserError("\n".join(f"{where}: {problem}" for problem in problems))
     if dataset.affine_from is not None:
         from fmriscale.ingest.nifti import read_grid  # nibabel only where an image is read
@@ -93,6 +84,12 @@ def check_dataset(dataset: DatasetConfig) -> Path:
     except OSError as error:
         raise UserError(f"{where}: {root} cannot be read ({error.strerror}); mend its permissions") from error
     return root
+
+
+def setting_mistakes(dataset: DatasetConfig) -> list[str]:
+    """Return what is wrong with the settings whatever lies on disk, each beginning with its key."""
+    looked = (_form, _unused, _entities, _pattern, _events, _variable)
+    return [problem for look in looked if (problem := look(dataset)) is not None]
 
 
 def _form(dataset: DatasetConfig) -> str | None:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fmriscale.config import DatasetConfig, DenoiseConfig
-from fmriscale.errors import UserError
 from fmriscale.ingest.confounds_table import Table, load_table
 from fmriscale.ingest.cuts import Cut
 from fmriscale.ingest.quality import Rejected
@@ -67,32 +66,23 @@ class Confounds:
     warnings: tuple[str, ...] = ()
 
 
-def check_denoise(dataset: DatasetConfig) -> None:
-    """Refuse a recipe that cannot be carried out for any run.
-
-    Raises
-    ------
-    UserError
-        An unknown strategy, or strategies where there are no confounds.
-    """
-    unknown = [s for s in dataset.denoise.strategy if s not in STRATEGIES]
-    if unknown:
-        raise UserError(
-            f"data set '{dataset.name}': denoise.strategy '{unknown[0]}' is not offered; "
-            f"choose from {', '.join(STRATEGIES)}"
+def denoise_mistakes(dataset: DatasetConfig) -> list[str]:
+    """Return what of the cleaning cannot be carried out for any run, each beginning with its key."""
+    denoise, found = dataset.denoise, []
+    if unknown := [s for s in denoise.strategy if s not in STRATEGIES]:
+        found.append(f"denoise.strategy '{unknown[0]}' is not offered; choose from {', '.join(STRATEGIES)}")
+    if "compcor" in denoise.strategy and "high_pass" not in denoise.strategy:
+        found.append(
+            "denoise.strategy compcor needs high_pass beside it: the components were found in high-pass "
+            "filtered data"
         )
-    if "compcor" in dataset.denoise.strategy and "high_pass" not in dataset.denoise.strategy:
-        raise UserError(
-            f"data set '{dataset.name}': denoise.strategy compcor needs high_pass beside it: the components "
-            "were found in high-pass filtered data"
-        )
-    needs = "strategy" if dataset.denoise.strategy else "dummy_volumes: auto"
-    if dataset.kind != "fmriprep" and (dataset.denoise.strategy or dataset.denoise.dummy_volumes == "auto"):
+    needs = "strategy" if denoise.strategy else "dummy_volumes: auto"
+    if dataset.kind != "fmriprep" and (denoise.strategy or denoise.dummy_volumes == "auto"):
         has = "is denoised already" if dataset.kind == "xcpd" else "has none"
-        raise UserError(
-            f"data set '{dataset.name}': denoise.{needs} needs the confounds of kind fmriprep, "
-            f"kind {dataset.kind} {has}; leave it out"
+        found.append(
+            f"denoise.{needs} needs the confounds of kind fmriprep, kind {dataset.kind} {has}; leave it out"
         )
+    return found
 
 
 def dropped_volumes(confounds: Path | None, denoise: DenoiseConfig, cut: Cut | None = None) -> int:

@@ -3,6 +3,7 @@
 import re
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -10,8 +11,8 @@ from typing import NamedTuple
 from fmriscale.config import CorpusConfig, DatasetConfig
 from fmriscale.errors import UserError
 from fmriscale.ingest.census import Census
-from fmriscale.ingest.checks import check_dataset
-from fmriscale.ingest.denoise import check_denoise
+from fmriscale.ingest.checks import check_dataset, setting_mistakes
+from fmriscale.ingest.denoise import denoise_mistakes
 from fmriscale.ingest.fetch import fetched
 from fmriscale.ingest.kin import asking, check_kin, tell_kin, told
 from fmriscale.ingest.mirror import named_by_url, sources_folder
@@ -118,11 +119,12 @@ def _check_recipe(config: CorpusConfig) -> None:
     names: set[str] = set()
     mistakes: list[str] = []
     for dataset in config.datasets:
-        for check in (_check_names, check_dataset, check_denoise):
-            try:
-                check(dataset)
-            except UserError as error:
-                mistakes.append(str(error))
+        alone = (*_name_mistakes(dataset), *denoise_mistakes(dataset))
+        mistakes += [f"data set '{dataset.name}': {text}" for text in alone]
+        try:
+            check_dataset(dataset)
+        except UserError as error:
+            mistakes.append(str(error))
         if dataset.name in names:
             mistakes.append(f"data set '{dataset.name}' is listed twice; names must differ")
         names.add(dataset.name)
@@ -148,13 +150,21 @@ def _check_recipe(config: CorpusConfig) -> None:
         raise UserError("\n".join(dict.fromkeys(mistakes)))
 
 
-def _check_names(dataset: DatasetConfig) -> None:
-    """Refuse names that cannot be those of files."""
-    for name in (dataset.name, dataset.features.name):
-        if not re.fullmatch("[a-z0-9][a-z0-9_]*", name):
-            raise UserError(
-                f"data set '{dataset.name}': '{name}' must be lower-case letters, digits and underscores"
-            )
+def recipe_mistakes(config: CorpusConfig) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """Yield what is wrong with the settings whatever lies on disk, each with its place in the recipe."""
+    for number, dataset in enumerate(config.datasets):
+        for text in (*_name_mistakes(dataset), *setting_mistakes(dataset), *denoise_mistakes(dataset)):
+            key = re.match(r"[\w.]*", text)
+            yield ("datasets", number, *(key[0].split(".") if key else ())), text
+
+
+def _name_mistakes(dataset: DatasetConfig) -> list[str]:
+    """Tell names that cannot be those of files."""
+    return [
+        f"{key} '{name}' must be lower-case letters, digits and underscores"
+        for key, name in (("name", dataset.name), ("features.name", dataset.features.name))
+        if not re.fullmatch("[a-z0-9][a-z0-9_]*", name)
+    ]
 
 
 def _check_tasks(dataset: DatasetConfig, runs: list[RunSource], rejected: list[Rejection]) -> None:

@@ -10,14 +10,16 @@ import dataclasses
 import hashlib
 import json
 import sys
+import typing
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from fmriscale.config import CorpusConfig, PretrainConfig, SimulateConfig, StudyConfig
 from fmriscale.errors import UserError
 from fmriscale.files import atomic_write
-from fmriscale.recipe.check import fill
-from fmriscale.recipe.document import Document, Mistake, dump
+from fmriscale.recipe.check import fill, mistake_at
+from fmriscale.recipe.document import Document, Mistake, Place, dump
 from fmriscale.recipe.hints import fields_of
 from fmriscale.recipe.options import assemble, take_apart
 from fmriscale.recipe.paths import map_paths, seen_from
@@ -33,7 +35,12 @@ class CommandLine(argparse.ArgumentParser):
         raise UserError(f"{message}; {' '.join(self.format_usage().split())}")
 
 
-def parse(cls: type[Config], args: list[str] | None = None, prog: str = "fmriscale") -> Config:
+def parse(
+    cls: type[Config],
+    args: list[str] | None = None,
+    prog: str = "fmriscale",
+    mistakes_of: Callable[[Config], Iterable[tuple[Place, str]]] = lambda _: (),
+) -> Config:
     """Build a configuration from `--config FILE` and dotted overrides.
 
     `--help`, `--KEY.help`, `--print_config` and `--print_schema` print, and end the process.
@@ -47,6 +54,8 @@ def parse(cls: type[Config], args: list[str] | None = None, prog: str = "fmrisca
         DeepSpeed launcher puts first, is accepted and ignored (the rank is read from the environment).
     prog : str
         Name shown in `--help` and in errors.
+    mistakes_of : callable, optional
+        What the verb itself finds wrong with a recipe whose types and ranges are right, each with its place.
 
     Returns
     -------
@@ -67,12 +76,14 @@ def parse(cls: type[Config], args: list[str] | None = None, prog: str = "fmrisca
     document, files = assemble(cls, line.options, prog)
     _of_this_verb(cls, document, files, prog)
     config, mistakes = fill(cls, document)
+    if config is not None:
+        mistakes = [mistake_at(cls, document, place, text) for place, text in mistakes_of(config)]
     if mistakes := [*document.mistakes, *mistakes]:
         raise UserError(_told(mistakes, files))
     if line.shows:
         print(dump(to_dict(config)), end="")
         sys.exit(0)
-    return config
+    return typing.cast(Config, config)
 
 
 def _of_this_verb(cls: type, document: Document, files: list[str], prog: str) -> None:

@@ -63,6 +63,12 @@ def fill(cls: type, document: Document) -> tuple[Any, list[Mistake]]:
             return (None if found else made), found
 
 
+def mistake_at(cls: type, document: Document, place: Place, text: str) -> Mistake:
+    """Return a mistake with the line and the entry of its place, or of what holds it."""
+    look = _Look(cls, document, {}, {}, set())
+    return look.mistake(place, text, look.entry(place[:2])[0])
+
+
 # ---------------------------------------------------------------- values
 
 

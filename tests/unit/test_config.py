@@ -138,7 +138,7 @@ def test_a_value_of_the_wrong_type_or_range_is_refused_with_what_it_must_be(tmp_
         (yaml.safe_dump({"out": "a"}), ["datasets is missing", "a list of mappings"]),
         (
             yaml.safe_dump({"out": "a", "datasets": [DATASET, {**DATASET, "name": "b", "kind": "niftis"}]}),
-            ["datasets[1] 'b'", "'niftis'", "fmriprep, bids, hcp or arrays"],
+            ["datasets[1] 'b'", "'niftis'", "fmriprep, bids, xcpd, hcp or arrays"],
         ),
         (
             yaml.safe_dump({"out": "a", "datasets": [{**DATASET, "split": {"val": 0.1}}]}),

@@ -14,7 +14,7 @@ from fmriscale.config import DenoiseConfig, FeatureConfig
 from fmriscale.corpus.writer import EncodedRun
 from fmriscale.errors import UserError
 from fmriscale.ingest.build import build
-from fmriscale.ingest.denoise import check_denoise, read_confounds
+from fmriscale.ingest.denoise import denoise_mistakes, read_confounds
 from fmriscale.ingest.names import parse_name
 from fmriscale.ingest.quality import Rejection
 from fmriscale.ingest.run import process_run
@@ -152,8 +152,8 @@ def test_the_other_files_of_xcp_d_are_no_scans_and_joined_runs_are_told(tmp_path
 
 def test_denoised_series_are_not_denoised_again(tmp_path):
     given = xcpd(tmp_path, denoise=DenoiseConfig(strategy=["motion"]))
-    with pytest.raises(UserError, match="kind xcpd is denoised already; leave it out"):
-        check_denoise(given)
+    (mistake,) = denoise_mistakes(given)
+    assert mistake.endswith("kind xcpd is denoised already; leave it out")
 
 
 # ---------------------------------------------------------------- names of before BIDS derivatives

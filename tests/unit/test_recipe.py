@@ -136,13 +136,14 @@ datasets:
 """
     lines = refused(CorpusConfig, tmp_path, text, "--shard_mb", "big", "--split.val=3")
     whole, keys = "it must be a whole number", "(--help lists every key)"
+    kinds = "fmriprep, bids, xcpd, hcp or arrays"
     both, moved = "datasets[0] 'one' and 1 more", "is a key of the recipe itself; move it out of datasets"
     told = [
         "--shard_mb: shard_mb is 'big'; it must be a whole number",
         "--split.val: split.val is a share from 0 to 1, not 3",
         "mine.yaml: line 2: jobs must be 0 or more, not -3",
         f"mine.yaml: line 3: 'spilt' is no key of a recipe; did you mean 'split'? {keys}",
-        "mine.yaml: line 7: datasets[0] 'one': kind is 'nifti'; it must be fmriprep, bids, hcp or arrays",
+        f"mine.yaml: line 7: datasets[0] 'one': kind is 'nifti'; it must be {kinds}",
         f"mine.yaml: line 9: {both}: 'wieght' is no key of a recipe; did you mean 'weight'? {keys}",
         f"mine.yaml: line 10: {both}: features.columns is 'x'; {whole} or null",
         f"mine.yaml: line 11: {both}: quality.min_volumes is 'many'; {whole}",
@@ -150,7 +151,7 @@ datasets:
         f"mine.yaml: line 11: {both}: quality.max_censored is a share from 0 to 1, not 30",
         f"mine.yaml: line 15: datasets[1] 'two': 'jobs' {moved}",
         "mine.yaml: line 16: datasets[2]: 'three' is no mapping of keys to values",
-        "mine.yaml: line 17: datasets[3] 'four': kind is missing; it must be fmriprep, bids, hcp or arrays",
+        f"mine.yaml: line 17: datasets[3] 'four': kind is missing; it must be {kinds}",
         "mine.yaml: line 17: datasets[3] 'four': root is missing; it must be a path",
         "mine.yaml: line 18: datasets[3] 'four': features.name is missing; it must be text",
         f"mine.yaml: line 20: datasets[3] 'four': 'jobs' {moved}",
@@ -295,3 +296,19 @@ def test_help_on_the_keys_below_one(capsys: pytest.CaptureFixture[str]):
         parse(CorpusConfig, ["--out.help"])
     with pytest.raises(UserError, match=r"--nothing\.help"):
         parse(CorpusConfig, ["--nothing.help"])
+
+
+def test_what_the_verb_finds_wrong_has_its_line_too(tmp_path, capsys):
+    (tmp_path / "recipe.yaml").write_text(
+        "out: c\ndatasets:\n- name: A\n  kind: bids\n  root: nowhere\n  entities: {tsk: rest}\n"
+        "  features: {name: f, columns: 3}\n  denoise:\n    strategy: [moton]\n"
+    )
+    assert cli.run(["shard", "--config", str(tmp_path / "recipe.yaml")]) == 2
+    told = capsys.readouterr().err.replace(str(tmp_path / "recipe.yaml"), "R")
+    for line in (
+        "R: line 3: datasets[0] 'A': name 'A' must be lower-case",
+        "R: line 4: datasets[0] 'A': kind bids needs features with labels_img",
+        "R: line 6: datasets[0] 'A': entities: 'tsk' is no BIDS entity; did you mean 'task'?",
+        "R: line 9: datasets[0] 'A': denoise.strategy 'moton' is not offered",
+    ):
+        assert line in told

@@ -1,7 +1,6 @@
 """The search for pre-training that helps must not open what the study tests."""
 
-import importlib.util
-import sys
+import importlib
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +13,9 @@ from fmriscale.evaluation.material import fold_pairs, prepare
 
 @pytest.fixture(scope="module")
 def search():
-    path = Path(__file__).parents[2] / "benchmarks" / "search.py"
-    spec = importlib.util.spec_from_file_location("search_driver", path)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
+    with pytest.MonkeyPatch.context() as patch:  # a program imports what lies beside it
+        patch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
+        yield importlib.import_module("search")
 
 
 def events(subject, run):

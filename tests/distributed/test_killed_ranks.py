@@ -79,10 +79,10 @@ def test_every_rank_of_a_run_that_hangs_tells_where_it_stands_before_any_of_them
     # Rank 0 told it, waited for a launcher's other ranks to do so too, and ended in time.
     head, tail = waited.split("Timeout (0:00:06)!")
     for stacks in (head, tail):
-        assert "all_reduce" in stacks and 'fmriscale/train.py", line' in stacks and "thread.py" in stacks
+        assert "all_reduce" in stacks and 'fmriscale/training/pretraining.py", line' in stacks and "thread.py" in stacks
     # Rank 1 did so when it was woken, before it met the lost connection, or its own end.
     first = stopped.partition("Timeout (0:00:06)!")[0].partition("Traceback")[0]
-    assert 'fmriscale/train.py", line' in first and "most recent call first" in first and "thread.py" in first
+    assert 'fmriscale/training/pretraining.py", line' in first and "most recent call first" in first and "thread.py" in first
 
 
 def test_a_rank_that_lost_rank_0_ends_and_tells_where_it_stood(told: dict):

@@ -73,16 +73,19 @@ def test_a_checkpoint_is_one_only_when_every_rank_has_written_its_part(told: dic
     assert slow["meanwhile"] == ["step_0000066", "step_0000069", "step_0000072", "step_0000075.tmp"]
 
 
+LOOP = 'fmriscale/training/pretraining.py", line'
+
+
 def test_every_rank_of_a_run_that_hangs_tells_where_it_stands_before_any_of_them_ends(told: dict):
     assert told["hang"]["codes"] == [1, 1]
     waited, stopped = ((told["folder"] / f"hung{rank}.log").read_text() for rank in range(2))
     # Rank 0 told it, waited for a launcher's other ranks to do so too, and ended in time.
     head, tail = waited.split("Timeout (0:00:06)!")
     for stacks in (head, tail):
-        assert "all_reduce" in stacks and 'fmriscale/training/pretraining.py", line' in stacks and "thread.py" in stacks
+        assert all(part in stacks for part in ("all_reduce", LOOP, "thread.py"))
     # Rank 1 did so when it was woken, before it met the lost connection, or its own end.
     first = stopped.partition("Timeout (0:00:06)!")[0].partition("Traceback")[0]
-    assert 'fmriscale/training/pretraining.py", line' in first and "most recent call first" in first and "thread.py" in first
+    assert all(part in first for part in (LOOP, "most recent call first", "thread.py"))
 
 
 def test_a_rank_that_lost_rank_0_ends_and_tells_where_it_stood(told: dict):

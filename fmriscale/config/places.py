@@ -1,4 +1,4 @@
-"""What a recipe may name in the place of a path: a published atlas, or a URL."""
+"""What a recipe may name in the place of a path: a published atlas by its name."""
 
 import re
 from pathlib import Path
@@ -17,8 +17,3 @@ def is_atlas_name(text: str, folder: Path | None = None) -> bool:
         Where relative paths start; None = the working directory.
     """
     return _BARE.fullmatch(text) is not None and not (folder or Path()).joinpath(text).exists()
-
-
-def is_local_path(text: str, folder: Path | None = None) -> bool:
-    """Tell whether a text names a file or folder of this machine: no URL, no atlas."""
-    return "://" not in text and not is_atlas_name(text, folder)

@@ -14,7 +14,7 @@ from fmriscale.corpus.transfer import Patience, fetch_file
 from fmriscale.errors import DamageError, UserError
 from fmriscale.ingest.mirror import Mirror, is_placeholder, mirror_of, sources_folder
 from fmriscale.ingest.quality import Rejected
-from fmriscale.ingest.rooms import room
+from fmriscale.ingest.scratch import scratch_folder
 
 if TYPE_CHECKING:
     from fmriscale.ingest.sources import RunSource
@@ -120,10 +120,10 @@ def _moved(run: "RunSource", here: dict[Path, Path]) -> "RunSource":
 
 
 def _bring(files: Iterable[Path], stack: ExitStack) -> dict[Path, Path]:
-    """Fetch files into a room of this process; the stack empties it."""
+    """Fetch files into a scratch folder of this process; the stack empties it."""
     sources = sources_folder()
     try:
-        folder = stack.enter_context(room(sources))
+        folder = stack.enter_context(scratch_folder(sources))
         here = {file: folder / file.relative_to(sources) for file in files}
         with ThreadPoolExecutor(_THREADS) as pool:
             list(pool.map(_fetch, here.keys(), here.values()))

@@ -38,7 +38,7 @@ def asking(dataset: DatasetConfig, column: str | None, having: set[str]) -> Data
     return dataclasses.replace(dataset, participants_columns=[*kept, column])
 
 
-def told(runs: Iterable[RunSource], dataset: DatasetConfig, column: str | None) -> list[RunSource]:
+def with_groups(runs: Iterable[RunSource], dataset: DatasetConfig, column: str | None) -> list[RunSource]:
     """Give runs their group; among the columns kept with a run it stays only where the recipe names it."""
     if column is None:
         return list(runs)

@@ -2,7 +2,7 @@
 
     <cache>/sources/<hash of the URL>/url      where it lies
                                       tree/    a placeholder for every file of the folders that were listed
-    <cache>/sources/rooms/                     files that a process reads just now, see `fetch.py`
+    <cache>/sources/scratch/                   files that a process reads just now, see `fetch.py`
 
 A placeholder has name, size and time of its file, takes no space on the disk, and cannot be read.
 """
@@ -22,7 +22,7 @@ from fmriscale.corpus.servers import Entry, Fault, Source, Wrong, is_url, open_s
 from fmriscale.corpus.transfer import Patience
 from fmriscale.errors import UserError
 from fmriscale.files import atomic_write, expand, writing_to
-from fmriscale.ingest.rooms import room
+from fmriscale.ingest.scratch import scratch_folder
 
 LISTING_PATIENCE = 60.0
 """How long a server may fail to list a folder, s: a wrong URL should be told soon."""
@@ -119,7 +119,7 @@ class Mirror:
             there = {entry.name: entry for entry in os.scandir(here)}
             for name in set(there) - set(wanted):
                 _remove(here / name)
-            with room(sources_folder()) as new:
+            with scratch_folder(sources_folder()) as new:
                 for name, entry in wanted.items():
                     if entry.is_folder:
                         if name in there and not there[name].is_dir():

@@ -14,12 +14,12 @@ from fmriscale.ingest.census import Census
 from fmriscale.ingest.checks import check_dataset, setting_mistakes
 from fmriscale.ingest.denoise import denoise_mistakes
 from fmriscale.ingest.fetch import fetched
-from fmriscale.ingest.kin import asking, check_kin, tell_kin, told
+from fmriscale.ingest.kin import asking, check_kin, tell_kin, with_groups
 from fmriscale.ingest.mirror import named_by_url, sources_folder
 from fmriscale.ingest.names import Tree
 from fmriscale.ingest.notes import notes
 from fmriscale.ingest.quality import Rejected, Rejection
-from fmriscale.ingest.rooms import sweep
+from fmriscale.ingest.scratch import sweep
 from fmriscale.ingest.sources import RunSource, survey
 from fmriscale.pool import in_order
 
@@ -66,7 +66,7 @@ def make_plan(config: CorpusConfig) -> Plan:
     for dataset in sorted(config.datasets, key=lambda d: d.name):
         with named_by_url():
             found = survey(asking(dataset, column, having), tree)
-        runs = told(found.runs, dataset, column)
+        runs = with_groups(found.runs, dataset, column)
         if column is not None and dataset.name not in having:
             plan.notes.append(f"data set '{dataset.name}': no column '{column}': its people stand alone")
         _check_tasks(dataset, runs, found.rejections)

@@ -17,8 +17,8 @@ from fmriscale.ingest.mirror import sources_folder
 from fmriscale.ingest.plan import Shard
 from fmriscale.ingest.progress import Progress
 from fmriscale.ingest.quality import Rejection
-from fmriscale.ingest.rooms import sweep
 from fmriscale.ingest.run import timed_run
+from fmriscale.ingest.scratch import sweep
 from fmriscale.ingest.sources import RunSource
 from fmriscale.pool import TimedOut, WorkerDied, available_cores, in_order
 

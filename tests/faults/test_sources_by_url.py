@@ -149,7 +149,7 @@ def test_the_same_bytes_from_a_server_as_from_a_disk(kind, study, recipe, near, 
     with places(kind, study, monkeypatch) as url:
         build(recipe(url))
         assert files_of(tmp_path / "far") == near
-        assert held(cache) == 0 and not list((cache / "sources" / "rooms").iterdir())
+        assert held(cache) == 0 and not list((cache / "sources" / "scratch").iterdir())
         shard = next((tmp_path / "far").glob("*/*.tar"))
         written = shard.stat().st_mtime_ns
         build(recipe(url))  # nothing has changed, so nothing is built
@@ -192,7 +192,7 @@ def test_a_server_that_goes_away_leaves_lines_and_the_next_build_completes(
         manifest, quarantine = build(recipe(server.url))
         assert manifest["totals"]["n_runs"] == 2 and list(quarantine.reason) == ["unreachable"]
         assert f"{server.url}/{second}: HTTP 503; given up" in quarantine.detail[0]
-        assert not list((cache / "sources" / "rooms").iterdir())
+        assert not list((cache / "sources" / "scratch").iterdir())
         server.errors.clear()
         build(recipe(server.url))
         assert files_of(tmp_path / "far") == near
@@ -310,7 +310,7 @@ def test_a_full_disk_ends_the_build_in_one_line(study, atlas):
 def test_a_killed_build_leaves_nothing_that_the_next_one_does_not_sweep_up(
     study, recipe, near, cache, tmp_path
 ):
-    rooms = cache / "sources" / "rooms"
+    scratch = cache / "sources" / "scratch"
     with serving(study) as server:
         config = recipe(server.url)
         (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(to_dict(config)))
@@ -318,14 +318,14 @@ def test_a_killed_build_leaves_nothing_that_the_next_one_does_not_sweep_up(
         command = [*COMMAND, "--config", str(tmp_path / "recipe.yaml")]
         builder = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
         end = time.monotonic() + 60
-        while not list(rooms.rglob("*bold.nii.gz")) and time.monotonic() < end:
+        while not list(scratch.rglob("*bold.nii.gz")) and time.monotonic() < end:
             time.sleep(0.02)
         builder.send_signal(signal.SIGKILL)
         builder.wait()
-        assert list(rooms.rglob("*bold.nii.gz"))
+        assert list(scratch.rglob("*bold.nii.gz"))
         server.pause = 0.0
         build(config)
-        assert not list(rooms.iterdir()) and files_of(tmp_path / "far") == near
+        assert not list(scratch.iterdir()) and files_of(tmp_path / "far") == near
 
 
 def test_a_damaged_shard_is_repaired_from_the_url(study, recipe, near, tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ from scans import AFFINE, SHAPE, corpus, dataset, write_fmriprep_run
 from web import serving
 
 from fmriscale.config import FeatureConfig
-from fmriscale.config.places import is_atlas_name, is_local_path
+from fmriscale.config.places import is_atlas_name
 from fmriscale.errors import UserError
 from fmriscale.ingest import atlases
 from fmriscale.ingest.build import build
@@ -137,9 +137,9 @@ def test_what_is_a_name_and_what_a_path(tmp_path):
     assert not any(
         is_atlas_name(text) for text in ("a.nii", "./schaefer400", "$ATLAS", "~/a", "s3://a/b", "")
     )
-    assert not is_local_path("s3://bucket/folder") and is_local_path("$HOME/a.nii")
+    assert not is_atlas_name("s3://bucket/folder") and not is_atlas_name("$HOME/a.nii")
     (tmp_path / "schaefer400").touch()
-    assert not is_atlas_name("schaefer400", tmp_path) and is_local_path("schaefer400", tmp_path)
+    assert not is_atlas_name("schaefer400", tmp_path)
 
 
 def test_the_corpus_names_the_atlas(alone, tmp_path, capsys):

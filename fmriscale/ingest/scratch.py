@@ -9,15 +9,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-ROOMS = "rooms"
+SCRATCH = "scratch"
 
 
 @contextlib.contextmanager
-def room(sources: Path) -> Iterator[Path]:
+def scratch_folder(sources: Path) -> Iterator[Path]:
     """Make a folder for this process alone, and remove it with all that is in it."""
-    rooms = sources / ROOMS
-    rooms.mkdir(parents=True, exist_ok=True)
-    folder, lock = _take(rooms)
+    scratch = sources / SCRATCH
+    scratch.mkdir(parents=True, exist_ok=True)
+    folder, lock = _take(scratch)
     try:
         folder.mkdir()
         yield folder
@@ -28,16 +28,16 @@ def room(sources: Path) -> Iterator[Path]:
 
 def sweep(sources: Path) -> None:
     """Remove the folders of processes that died."""
-    for path in (sources / ROOMS).glob("*.lock"):
+    for path in (sources / SCRATCH).glob("*.lock"):
         with contextlib.suppress(OSError), path.open("rb") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             _clear(path.with_suffix(""))
 
 
-def _take(rooms: Path) -> tuple[Path, BinaryIO]:
+def _take(scratch: Path) -> tuple[Path, BinaryIO]:
     """Lock a name that nobody has; the lock comes before the folder, and goes after it."""
     while True:
-        folder = rooms / uuid.uuid4().hex
+        folder = scratch / uuid.uuid4().hex
         lock = _lock_of(folder).open("xb")
         fcntl.flock(lock, fcntl.LOCK_EX)
         if os.fstat(lock.fileno()).st_nlink:

@@ -46,13 +46,15 @@ def shard(study: Any, out: Path) -> Callable[[], None]:
     for late in LATE:
         importlib.import_module(late)
     from fmriscale.corpus.writer import EncodedRun, ShardWriter
+    from fmriscale.ingest import hashes
     from fmriscale.ingest import run as ingest
     from fmriscale.ingest.sources import discover
 
     (source, *_), _ = discover(study)
 
     def work() -> None:
-        ingest._hashed.cache_clear()  # a run's file is hashed once, and here the same run comes again
+        hashes._hashed.cache_clear()  # a run's file is hashed once, and here the same run comes again
+        hashes._on_the_way.clear()
         encoded = ingest.process_run(source, study)
         assert isinstance(encoded, EncodedRun), encoded
         with ShardWriter(out, out.name) as writer:

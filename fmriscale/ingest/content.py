@@ -1,13 +1,15 @@
 """What a file is by its first bytes, whatever its name says; and whether its content is here at all."""
 
+import contextlib
 import re
 import shlex
 import zlib
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from fmriscale.errors import UserError
+from fmriscale.ingest.hashes import HashedFile
 from fmriscale.ingest.quality import Rejected
 
 _HEAD = 8192
@@ -59,13 +61,18 @@ _WANTED = {
 """Kinds of content by the form of a run, of arrays by the end of the name; other arrays are tables."""
 
 
-def open_content(path: Path) -> AbstractContextManager[Any]:
+@contextlib.contextmanager
+def open_content(path: Path) -> Iterator[Any]:
     """Open a file for reading bytes, through gzip where its content is gzip, whatever it is called."""
     from isal import igzip
 
     with path.open("rb") as handle:
-        packed = handle.read(2) == _GZIP
-    return igzip.open(path, "rb") if packed else path.open("rb")
+        if handle.read(2) != _GZIP:
+            handle.seek(0)
+            yield handle
+            return
+    with HashedFile(path) as packed, igzip.IGzipFile(fileobj=packed, mode="rb") as content:
+        yield content
 
 
 def check_fetched(path: Path, who: str = "") -> bytes:

@@ -2,8 +2,6 @@
 
 import dataclasses
 import time
-from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,12 +9,12 @@ import numpy as np
 from fmriscale.config import DatasetConfig, DenoiseConfig
 from fmriscale.corpus.assemble import encode_run
 from fmriscale.corpus.writer import EncodedRun
-from fmriscale.files import sha256_file
 from fmriscale.ingest.clean import Cleaner, store_half, store_large
 from fmriscale.ingest.cuts import within
 from fmriscale.ingest.denoise import Confounds, dropped_volumes
 from fmriscale.ingest.events import read_events, read_evs
 from fmriscale.ingest.fetch import NoRoom, fetched
+from fmriscale.ingest.hashes import source_hash
 from fmriscale.ingest.level import leave_out_far
 from fmriscale.ingest.quality import (
     Rejected,
@@ -100,7 +98,7 @@ def _process(run: RunSource, dataset: DatasetConfig) -> EncodedRun:
         sample_mask=None if len(grid.kept) == grid.n_volumes else grid.kept.tolist(),
         events=events,
         source=run.source,
-        source_sha256=_source_hash(run),
+        source_sha256=source_hash(run.path, *filter(None, [run.right])),
         quality={
             "coverage": _short(covered.mean()),
             "mean_fd": _short(confounds.mean_fd),
@@ -137,18 +135,6 @@ def _events(run: RunSource, t_r: float, shift: float, end: float) -> list[dict[s
     end = run.cut.of * t_r if is_shared else end
     events = read_events(run.events, end=end) if run.events else read_evs(run.evs, end=end)
     return within(events, run.cut, t_r, shift, is_shared)
-
-
-def _source_hash(run: RunSource) -> str:
-    """Hash the files that hold the signals: of a GIFTI pair the left one, then the right one."""
-    files = (run.path,) if run.right is None else (run.path, run.right)
-    return _hashed(files, tuple(file.stat().st_mtime_ns for file in files))
-
-
-@lru_cache(maxsize=4)
-def _hashed(files: tuple[Path, ...], times: tuple[int, ...]) -> str:
-    """Hash files as they were at these times; an archive of many runs is hashed once."""
-    return sha256_file(*files)
 
 
 def _short(value: Any) -> float | None:

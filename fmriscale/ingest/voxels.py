@@ -45,3 +45,7 @@ def still_empty(block: np.ndarray, voxels: np.ndarray, empty: float, candidates:
             candidates[n] = candidate
             n += 1
     return n
+
+
+# Numba sets itself up on the first call. Here, so that worker processes, which share this import, need not.
+still_empty(np.zeros((0, 0), np.int16), np.zeros(0, np.int64), 0.0, np.zeros(0, np.int64))

@@ -18,7 +18,7 @@ from scan import T_R
 
 LATE = (
     *("nilearn.interfaces.fmriprep", "nilearn.signal", "pandas", "scipy.linalg", "scipy.signal"),
-    *("webdataset.writer", "fmriscale.ingest.voxels", "fmriscale.ingest.columns"),
+    *("webdataset.writer", "fmriscale.ingest.read.voxels", "fmriscale.ingest.clean.columns"),
 )
 """What ingest imports when it is needed."""
 CLEAN: dict[str, Any] = {"strategy": ["motion", "wm_csf", "high_pass"]}
@@ -46,9 +46,9 @@ def shard(study: Any, out: Path) -> Callable[[], None]:
     for late in LATE:
         importlib.import_module(late)
     from fmriscale.corpus.writer import EncodedRun, ShardWriter
-    from fmriscale.ingest import hashes
     from fmriscale.ingest import run as ingest
-    from fmriscale.ingest.sources import discover
+    from fmriscale.ingest.find.sources import discover
+    from fmriscale.ingest.read import hashes
 
     (source, *_), _ = discover(study)
 
@@ -140,10 +140,10 @@ def index(work: Path) -> Callable[[], None]:
 
 def jobs(work: Path, count: int) -> Callable[[], None]:
     """The runs of a data set, a dozen times over, through the processes of `fmriscale-shard --jobs`."""
+    from fmriscale.common.workers import in_order
+    from fmriscale.ingest.find.sources import discover
     from fmriscale.ingest.run import process_run
     from fmriscale.ingest.shards import libraries
-    from fmriscale.ingest.sources import discover
-    from fmriscale.pool import in_order
 
     study = recipe(work, "many", CLEAN)
     runs, _ = discover(study)

@@ -21,13 +21,13 @@ from scipy.stats import binomtest
 from sklearn.linear_model import LogisticRegression
 
 from fmriscale.config import SimulateConfig, StudyConfig, TaskConfig
-from fmriscale.evaluation.baselines import baselines, score
-from fmriscale.evaluation.folds import Fold, smaller
-from fmriscale.evaluation.material import Material, conditions, fold_pairs, prepare, units
-from fmriscale.evaluation.pooling import by_unit, pooled
-from fmriscale.evaluation.statistics import ALPHA, compare, corrected_t
-from fmriscale.sampling.labelled import Pairs
 from fmriscale.simulate.build import simulate
+from fmriscale.study.baselines import baselines, score
+from fmriscale.study.folds import Fold, smaller
+from fmriscale.study.material import Material, conditions, fold_pairs, prepare, units
+from fmriscale.study.pairs import Pairs
+from fmriscale.study.pooling import by_unit, pooled
+from fmriscale.study.statistics import ALPHA, compare, corrected_t
 
 N_FEATURES = 32
 CONDITIONS = ("heard", "imagined")

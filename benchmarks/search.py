@@ -29,24 +29,24 @@ from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from fmriscale.common.files import atomic_write
 from fmriscale.config import PretrainConfig, StudyConfig, TrackingConfig
+from fmriscale.config.recipe import parse
 from fmriscale.corpus.reader import Corpus
-from fmriscale.evaluation.cells import Cell
-from fmriscale.evaluation.fit import fit
-from fmriscale.evaluation.folds import Fold, make_folds
-from fmriscale.evaluation.material import Material, fold_pairs, prepare
-from fmriscale.evaluation.start import classifier
-from fmriscale.files import atomic_write
 from fmriscale.model.encoder import Encoder, PairClassifier, build
 from fmriscale.model.export import load_encoder, save_encoder
-from fmriscale.recipe import parse
-from fmriscale.sampling.labelled import Windows
 from fmriscale.sampling.loader import NTPLoader
+from fmriscale.study.cells import Cell
+from fmriscale.study.fit import fit
+from fmriscale.study.folds import Fold, make_folds
+from fmriscale.study.material import Material, fold_pairs, prepare
+from fmriscale.study.pairs import Windows
+from fmriscale.study.start import classifier
+from fmriscale.tracking import Tracker
 from fmriscale.training.feed import MicroBatch, to_device
 from fmriscale.training.objective import Objective
 from fmriscale.training.schedule import learning_rate
 from fmriscale.training.shape import shape_for
-from fmriscale.training.tracking import Tracker
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "configs"

@@ -31,8 +31,8 @@ import null_studies
 import numpy as np
 
 from fmriscale import cli, train
+from fmriscale.common.files import expand
 from fmriscale.config import SimulateConfig
-from fmriscale.files import expand
 
 REPOSITORY = Path(__file__).parents[1]
 EVENTS: str | None = "$FMRISCALE_DATA/timbre_design/events.tsv"

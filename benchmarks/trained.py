@@ -16,9 +16,9 @@ import torch
 
 from fmriscale import train
 from fmriscale.config import PretrainConfig, TrainConfig
-from fmriscale.recipe import parse
+from fmriscale.config.recipe import parse
 from fmriscale.training.cpu_rate import product_flops
-from fmriscale.training.plan import GIB, Plan
+from fmriscale.training.prediction import GIB, Plan
 
 ROOT = Path(__file__).resolve().parents[1]
 FEATURES = 424

@@ -31,7 +31,7 @@ from torch import nn
 from fmriscale.config import ModelConfig, TrainConfig
 from fmriscale.model.encoder import build, resolve_encoder
 from fmriscale.model.flops import train_flops
-from fmriscale.model.objectives import ntp_loss
+from fmriscale.model.losses import ntp_loss
 from fmriscale.training.heap import keep_pages
 
 FEATURES, LENGTH, BATCH = 417, 5, 256

@@ -6,10 +6,9 @@
 The encoders bring torch, and scikit-learn, when they are first used; `import fmriscale` brings nothing.
 """
 
-__version__ = "0.1.0"
-
 TYPE_CHECKING = False  # that of `typing`, without its import
 if TYPE_CHECKING:
+    from fmriscale.common.version import __version__
     from fmriscale.corpus.create import CorpusWriter
     from fmriscale.corpus.manifest import FeatureSpace
     from fmriscale.model.encoder import Encoder
@@ -22,10 +21,11 @@ _HOMES = {
     "Encoder": "fmriscale.model.encoder",
     "EncoderTransformer": "fmriscale.transformer",
     "FeatureSpace": "fmriscale.corpus.manifest",
+    "__version__": "fmriscale.common.version",
 }
 
 
-def __getattr__(name: str) -> type:
+def __getattr__(name: str) -> object:
     """Import what is asked for (PEP 562)."""
     if name not in _HOMES:
         raise AttributeError(f"module 'fmriscale' has no attribute '{name}'")

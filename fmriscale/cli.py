@@ -3,24 +3,24 @@
 import importlib
 import sys
 
-import fmriscale
-from fmriscale.errors import EXIT_OK, EXIT_USAGE, exit_code_of
+from fmriscale.common.errors import EXIT_OK, EXIT_USAGE, exit_code_of
+from fmriscale.common.version import __version__
 
 VERBS = {
     "shard": ("fmriscale.ingest.build", "scans -> a corpus of tar shards (also: fmriscale-shard)"),
-    "inspect": ("fmriscale.ingest.inspect", "what a corpus holds, as a table or an HTML report"),
+    "inspect": ("fmriscale.reports.inspect", "what a corpus holds, as a table or an HTML report"),
     "verify": ("fmriscale.ingest.repair", "find damage in a corpus, and repair it"),
-    "plan": ("fmriscale.plan", "memory, speed and days of a pre-training run, before it is started"),
+    "plan": ("fmriscale.training.plan", "memory, speed and days of a pre-training run, before it is started"),
     "simulate": ("fmriscale.simulate.build", "write a timbre experiment with known truth"),
     "finetune": ("fmriscale.finetune", "fresh and pre-trained arms on a same-label task"),
-    "report": ("fmriscale.report", "a study, or the curves of a pre-training run, as one HTML page"),
+    "report": ("fmriscale.reports.command", "a study, or the curves of a pre-training run, as one HTML page"),
 }
 """Verb: module whose `main(args) -> exit code` does it, one line of help."""
 
 
 def usage() -> str:
     """Return the help text of the command."""
-    lines = [f"fmriscale {fmriscale.__version__}", "", "usage: fmriscale VERB --help", ""]
+    lines = [f"fmriscale {__version__}", "", "usage: fmriscale VERB --help", ""]
     lines += [f"  {verb:<10} {text}" for verb, (_, text) in VERBS.items()]
     lines += ["", "Pre-training is started by a launcher: deepspeed fmriscale/train.py --config FILE"]
     return "\n".join(lines)
@@ -32,7 +32,7 @@ def run(args: list[str]) -> int:
         print(usage())
         return EXIT_OK
     if args[0] in ("-V", "--version"):
-        print(f"fmriscale {fmriscale.__version__}")
+        print(f"fmriscale {__version__}")
         return EXIT_OK
     verb, rest = args[0], args[1:]
     if verb not in VERBS:

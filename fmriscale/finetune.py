@@ -14,20 +14,20 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fmriscale.common.array_tasks import add_flags, settle
+from fmriscale.common.errors import EXIT_OK, UserError
+from fmriscale.common.files import atomic_write, expand, writing_to
+from fmriscale.common.workers import WorkerDied, available_cores, in_order
 from fmriscale.config import StudyConfig
+from fmriscale.config.recipe import CommandLine, parse, save_config
 from fmriscale.corpus.manifest import require_corpus
 from fmriscale.corpus.servers import is_url
-from fmriscale.errors import EXIT_OK, UserError
-from fmriscale.files import atomic_write, expand, writing_to
-from fmriscale.pool import WorkerDied, available_cores, in_order
-from fmriscale.recipe import CommandLine, parse, save_config
-from fmriscale.tasks import add_flags, settle
 
 if TYPE_CHECKING:
-    from fmriscale.evaluation.cells import Piece
-    from fmriscale.evaluation.material import Material
-    from fmriscale.logbook import Logbook
-    from fmriscale.sampling.labelled import Pairs
+    from fmriscale.study.cells import Piece
+    from fmriscale.study.material import Material
+    from fmriscale.study.mlflow_log import Logbook
+    from fmriscale.study.pairs import Pairs
 
 FINISHED = "finished.json"
 """File of a study's folder that says it is complete."""
@@ -45,10 +45,11 @@ def main(args: list[str]) -> int:
         require_corpus(expand(config.corpus))
     # One thread a process: cells run side by side, and results do not depend on the number of cores.
     os.environ["OMP_NUM_THREADS"] = "1"
-    from fmriscale.evaluation import material as materials
-    from fmriscale.evaluation import start, study
-    from fmriscale.evaluation.cells import SUMMARY, arms, pieces, sizes
-    from fmriscale.logbook import Logbook
+    from fmriscale.study import material as materials
+    from fmriscale.study import runner as study
+    from fmriscale.study import start
+    from fmriscale.study.cells import SUMMARY, arms, pieces, sizes
+    from fmriscale.study.mlflow_log import Logbook
 
     material = materials.prepare(config)
     print(headlines(config, material))
@@ -151,7 +152,7 @@ def finished_study(out: Path, identity: str) -> str | None:
 
 def run_missing(config: StudyConfig, fingerprint: str, part: list["Piece"], logbook: "Logbook") -> None:
     """Run the pieces that have no valid result yet, side by side; tell each result on a line, and log it."""
-    from fmriscale.evaluation import study
+    from fmriscale.study import runner as study
 
     missing = []
     for piece in part:
@@ -214,13 +215,15 @@ def finish(
     logbook: "Logbook",
 ) -> None:
     """Make tables, summary and report from results that are all there, and end the study's MLflow run."""
-    from fmriscale.evaluation import report, shuffled_order, study
-    from fmriscale.evaluation.baselines import Score
-    from fmriscale.evaluation.cells import SUMMARY, Baselines, cells
-    from fmriscale.evaluation.design import describe
-    from fmriscale.evaluation.page import write_page
-    from fmriscale.evaluation.summary import summarise
-    from fmriscale.evaluation.tables import tables
+    from fmriscale.reports.study import write_page
+    from fmriscale.study import printed as report
+    from fmriscale.study import runner as study
+    from fmriscale.study import shuffled_order
+    from fmriscale.study.baselines import Score
+    from fmriscale.study.cells import SUMMARY, Baselines, cells
+    from fmriscale.study.design import describe
+    from fmriscale.study.summary import summarise
+    from fmriscale.study.tables import tables
 
     out, fingerprint = expand(config.out), material.corpus.fingerprint
     for left in out.glob("*/.*.tmp"):  # by processes that were killed while they wrote

@@ -12,12 +12,12 @@ import os
 import sys
 import time
 
+from fmriscale.common.errors import end_process, exit_code_of
+from fmriscale.common.files import expand
 from fmriscale.config import PretrainConfig
+from fmriscale.config.recipe import parse
 from fmriscale.corpus.manifest import require_corpus
 from fmriscale.corpus.servers import is_url
-from fmriscale.errors import end_process, exit_code_of
-from fmriscale.files import expand
-from fmriscale.recipe import parse
 from fmriscale.training.resilience import StopRequest
 
 

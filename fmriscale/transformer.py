@@ -14,7 +14,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.utils.validation import check_is_fitted
 
 from fmriscale.config import FeatureConfig
-from fmriscale.ingest.features import load_features
+from fmriscale.ingest.read.features import load_features
 from fmriscale.model.encoder import Encoder, Pool
 
 BATCH = 256

@@ -9,7 +9,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 from xdist.scheduler import LoadFileScheduling
 
-from fmriscale.files import expand
+from fmriscale.common.files import expand
 
 REPOSITORY = Path(__file__).parents[1]
 

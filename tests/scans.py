@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from fmriscale.config import CorpusConfig, DatasetConfig, FeatureConfig, QualityConfig
-from fmriscale.ingest.sources import discover
+from fmriscale.ingest.find.sources import discover
 
 SHAPE = (8, 9, 7)
 N_LABELS = 6

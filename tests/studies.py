@@ -6,13 +6,13 @@ import numpy as np
 from factory import write_corpus
 
 from fmriscale.config import FinetuneTrainConfig, StudyConfig, TaskConfig
-from fmriscale.evaluation.baselines import Score
-from fmriscale.evaluation.cells import cells
-from fmriscale.evaluation.design import describe
-from fmriscale.evaluation.material import fold_pairs, prepare
-from fmriscale.evaluation.shuffled_order import commands, is_lacking
-from fmriscale.evaluation.summary import summarise
 from fmriscale.simulate.design import cell_of
+from fmriscale.study.baselines import Score
+from fmriscale.study.cells import cells
+from fmriscale.study.design import describe
+from fmriscale.study.material import fold_pairs, prepare
+from fmriscale.study.shuffled_order import commands, is_lacking
+from fmriscale.study.summary import summarise
 
 CROSS_RUN = {
     **{"pretrained": 0.62, "fresh": 0.57, "shuffled_order": 0.565, "category": 0.60, "pair_logistic": 0.56},

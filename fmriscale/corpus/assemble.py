@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fmriscale.common.files import printable
 from fmriscale.config import SplitConfig
 from fmriscale.corpus.manifest import QUARANTINE_COLUMNS, FeatureSpace, details_hash, segments_of
 from fmriscale.corpus.writer import EncodedRun, npy_bytes
-from fmriscale.files import printable
 
 if TYPE_CHECKING:
     import pandas as pd

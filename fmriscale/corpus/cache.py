@@ -21,9 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from fmriscale.common.errors import UserError
+from fmriscale.common.files import expand, fsync_folder
 from fmriscale.corpus.transfer import Patience
-from fmriscale.errors import UserError
-from fmriscale.files import expand, fsync_folder
 
 DEFAULT = "~/.cache/fmriscale"
 """Where the cache lies unless a recipe or FMRISCALE_CACHE says otherwise."""

@@ -12,7 +12,9 @@ from typing import Any
 
 import numpy as np
 
-import fmriscale
+from fmriscale.common.errors import UserError
+from fmriscale.common.files import expand, fsync_folder, writing_to
+from fmriscale.common.version import __version__
 from fmriscale.config import SplitConfig
 from fmriscale.config.corpus import MAX_T_R, MIN_T_R
 from fmriscale.corpus.assemble import corpus_json, encode_run, quarantine_table
@@ -20,8 +22,6 @@ from fmriscale.corpus.manifest import FeatureSpace, write_manifest
 from fmriscale.corpus.people import run_table
 from fmriscale.corpus.signals import plain, standardised
 from fmriscale.corpus.writer import MAX_KEY, ShardWriter
-from fmriscale.errors import UserError
-from fmriscale.files import expand, fsync_folder, writing_to
 
 NAME = re.compile("[a-z0-9][a-z0-9_]*")
 LABEL = re.compile("[A-Za-z0-9]+")
@@ -73,7 +73,7 @@ class CorpusWriter:
             raise UserError(f"shard_mb is {shard_mb}; give 1 or more, MiB")
         self.folder, self.split = expand(folder), split or SplitConfig()
         self._limit = shard_mb * 2**20
-        ours = {"fmriscale": fmriscale.__version__, "numpy": importlib.metadata.version("numpy")}
+        ours = {"fmriscale": __version__, "numpy": importlib.metadata.version("numpy")}
         self._software = dict(ours if software is None else software)
         self._staging = self.folder.with_name(f".{self.folder.name}.{os.getpid()}.tmp")
         self._open: dict[str, ShardWriter] = {}

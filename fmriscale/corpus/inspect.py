@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fmriscale.errors import UserError
+from fmriscale.common.errors import UserError
 
 if TYPE_CHECKING:
     import pandas as pd

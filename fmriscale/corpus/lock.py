@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-from fmriscale.errors import UserError
+from fmriscale.common.errors import UserError
 
 PATIENCE = 10.0
 """How long the lock of a whole corpus is waited for, s: others hold it for moments."""

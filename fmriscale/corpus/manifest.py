@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fmriscale.common.errors import DamageError, UserError
+from fmriscale.common.files import fsync_folder, write_durably
 from fmriscale.config import SplitConfig
-from fmriscale.errors import DamageError, UserError
-from fmriscale.files import fsync_folder, write_durably
 
 if TYPE_CHECKING:
     import pandas as pd

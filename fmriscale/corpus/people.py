@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from fmriscale.common.errors import UserError
 from fmriscale.config import SplitConfig
 from fmriscale.corpus.manifest import RUN_COLUMNS, split_of
-from fmriscale.errors import UserError
 
 if TYPE_CHECKING:
     import pandas as pd

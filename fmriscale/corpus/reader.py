@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fmriscale.common.errors import DamageError, UserError
+from fmriscale.common.files import allow_open_files, expand
 from fmriscale.corpus.manifest import FeatureSpace, details_hash, read_manifest
 from fmriscale.corpus.remote import RemoteShards
 from fmriscale.corpus.servers import is_url
-from fmriscale.errors import DamageError, UserError
-from fmriscale.files import allow_open_files, expand
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -29,12 +29,12 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from fmriscale.common.errors import DamageError, UserError
+from fmriscale.common.files import allow_open_files, atomic_write, fsync_folder
 from fmriscale.corpus.cache import Cache, Item, bring, cache_folder, fetch
 from fmriscale.corpus.manifest import fingerprint_of, read_manifest
 from fmriscale.corpus.servers import Source, open_source
 from fmriscale.corpus.transfer import PATIENCE, Patience, Stopped, complete, read_whole
-from fmriscale.errors import DamageError, UserError
-from fmriscale.files import allow_open_files, atomic_write, fsync_folder
 
 FIRST_PATIENCE = 30.0
 """How long the manifest is tried for, s: a wrong URL should be told soon."""

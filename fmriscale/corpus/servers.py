@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import quote, unquote, urljoin, urlsplit, urlunsplit
 
-from fmriscale.errors import UserError
+from fmriscale.common.errors import UserError
 
 BLOCK = 1 << 20
 """Most bytes read from a connection at once."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fmriscale.errors import UserError
+from fmriscale.common.errors import UserError
 
 ROUNDING = 1e-7
 """A spread below this share of a feature's size is rounding, not signal."""

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fmriscale.files import atomic_write, sha256_file
+from fmriscale.common.files import atomic_write, sha256_file
 
 RETRIED = ("crashed", "failed", "timed_out", "unreachable", "vanished")
 """Reasons of rejection that may not hold next time: the shard is built again."""

@@ -8,8 +8,8 @@ import threading
 import time
 from typing import Any, BinaryIO
 
+from fmriscale.common.errors import DamageError, UserError
 from fmriscale.corpus.servers import BLOCK, Entry, Fault, Source, Wrong
-from fmriscale.errors import DamageError, UserError
 
 PATIENCE = 300.0
 """How long a file may make no progress before it is given up, s."""

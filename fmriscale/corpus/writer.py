@@ -12,8 +12,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from fmriscale.common.files import fsync_folder
 from fmriscale.corpus.reader import MEMBER_HEADER, NPY_HEADER
-from fmriscale.files import fsync_folder
 
 MAX_KEY = 88
 """Longest key: with `.bold.npy` it still fits the 100 characters of a plain tar header."""

@@ -14,15 +14,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fmriscale.common.array_tasks import add_flags, settle
+from fmriscale.common.errors import EXIT_OK, EXIT_QUARANTINED, UserError
+from fmriscale.common.files import expand, writing_to
 from fmriscale.config import CorpusConfig
+from fmriscale.config.recipe import CommandLine, parse
 from fmriscale.corpus.inspect import table
 from fmriscale.corpus.lock import FolderLock
 from fmriscale.corpus.manifest import read_manifest
-from fmriscale.errors import EXIT_OK, EXIT_QUARANTINED, UserError
-from fmriscale.files import expand, writing_to
 from fmriscale.ingest.plan import Plan, make_plan, part_of, recipe_mistakes
-from fmriscale.recipe import CommandLine, parse
-from fmriscale.tasks import add_flags, settle
 
 if TYPE_CHECKING:
     import pandas as pd

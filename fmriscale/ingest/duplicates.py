@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable
 
+from fmriscale.common.quarantine import Rejection
 from fmriscale.corpus.state import ShardState
-from fmriscale.ingest.quality import Rejection
 
 
 def find_duplicates(states: Iterable[ShardState]) -> dict[str, Rejection]:

@@ -4,13 +4,13 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from fmriscale.common.files import expand
+from fmriscale.common.workers import TimedOut, available_cores, in_order
 from fmriscale.config import CorpusConfig
 from fmriscale.corpus.inspect import aligned
 from fmriscale.corpus.state import load_state, read_state
 from fmriscale.corpus.writer import EncodedRun
-from fmriscale.files import expand
 from fmriscale.ingest.plan import MEMBER_BYTES, Shard, make_plan
-from fmriscale.pool import TimedOut, available_cores, in_order
 
 SAMPLING_SECONDS = 60.0
 """Time after which no further data set is tried, s."""

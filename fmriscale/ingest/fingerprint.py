@@ -9,14 +9,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import fmriscale
+from fmriscale.common.files import expand
+from fmriscale.common.version import __version__
 from fmriscale.config import DatasetConfig
+from fmriscale.config.paths import absolute, map_paths
 from fmriscale.config.settings import PathKind
-from fmriscale.files import expand
-from fmriscale.ingest.features import load_features
-from fmriscale.ingest.mirror import by_url, place
 from fmriscale.ingest.plan import Shard
-from fmriscale.recipe.paths import absolute, map_paths
+from fmriscale.ingest.read.features import load_features
+from fmriscale.ingest.read.mirror import by_url, place
 
 SOFTWARE = ("isal", "nibabel", "nilearn", "numpy", "scipy")
 """Packages whose versions shape the numbers or bytes of a corpus."""
@@ -28,7 +28,7 @@ MANIFEST_ONLY = ("people", "weight", "licence")
 def software() -> dict[str, str]:
     """Return the versions that a corpus depends on."""
     versions = {name: importlib.metadata.version(name) for name in SOFTWARE}
-    return {"fmriscale": fmriscale.__version__, **versions}
+    return {"fmriscale": __version__, **versions}
 
 
 def fingerprints(shards: Iterable[Shard]) -> list[str]:

@@ -7,23 +7,23 @@ from typing import Any
 
 import pandas as pd
 
+from fmriscale.common.errors import UserError
+from fmriscale.common.files import expand
+from fmriscale.common.quarantine import Rejection
 from fmriscale.config import CorpusConfig
+from fmriscale.config.document import dump
+from fmriscale.config.paths import absolute, map_paths
 from fmriscale.corpus.assemble import corpus_json, quarantine_table
 from fmriscale.corpus.lock import FolderLock
 from fmriscale.corpus.manifest import RECIPE, install, render_manifest
 from fmriscale.corpus.people import run_table
 from fmriscale.corpus.state import ShardState, load_state, locate, save_state, staged_path, state_path
 from fmriscale.corpus.writer import EncodedRun, ShardWriter, read_members
-from fmriscale.errors import UserError
-from fmriscale.files import expand
 from fmriscale.ingest.duplicates import find_duplicates
-from fmriscale.ingest.features import load_features
 from fmriscale.ingest.fingerprint import fingerprints, software
 from fmriscale.ingest.plan import Shard
-from fmriscale.ingest.quality import Rejection
+from fmriscale.ingest.read.features import load_features
 from fmriscale.ingest.shards import build_shards
-from fmriscale.recipe.document import dump
-from fmriscale.recipe.paths import absolute, map_paths
 
 
 def finish(

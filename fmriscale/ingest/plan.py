@@ -8,20 +8,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from fmriscale.common.errors import UserError
+from fmriscale.common.quarantine import Rejected, Rejection
+from fmriscale.common.workers import in_order
 from fmriscale.config import CorpusConfig, DatasetConfig
-from fmriscale.errors import UserError
-from fmriscale.ingest.census import Census
-from fmriscale.ingest.checks import check_dataset, setting_mistakes
-from fmriscale.ingest.denoise import denoise_mistakes
-from fmriscale.ingest.fetch import fetched
-from fmriscale.ingest.kin import asking, check_kin, tell_kin, with_groups
-from fmriscale.ingest.mirror import named_by_url, sources_folder
-from fmriscale.ingest.names import Tree
-from fmriscale.ingest.notes import notes
-from fmriscale.ingest.quality import Rejected, Rejection
-from fmriscale.ingest.scratch import sweep
-from fmriscale.ingest.sources import RunSource, survey
-from fmriscale.pool import in_order
+from fmriscale.ingest.clean.confounds import denoise_mistakes
+from fmriscale.ingest.find.census import Census
+from fmriscale.ingest.find.checks import check_dataset, setting_mistakes
+from fmriscale.ingest.find.fetch import fetched
+from fmriscale.ingest.find.kin import asking, check_kin, tell_kin, with_groups
+from fmriscale.ingest.find.names import Tree
+from fmriscale.ingest.find.notes import notes
+from fmriscale.ingest.find.sources import RunSource, survey
+from fmriscale.ingest.read.mirror import named_by_url, sources_folder
+from fmriscale.ingest.read.scratch import sweep
 
 MEMBER_BYTES = 4096
 """Tar headers, padding and JSON of a run, roughly."""
@@ -86,7 +86,7 @@ def make_plan(config: CorpusConfig) -> Plan:
 
 def _tell_space(dataset: DatasetConfig, runs: list[RunSource]) -> None:
     """Say it where an atlas taken by name lies in another template than the runs: its file would say so."""
-    from fmriscale.ingest.features import load_features
+    from fmriscale.ingest.read.features import load_features
 
     atlas = load_features(dataset.features).space.atlas
     others = sorted({run.entities.get("space", "") for run in runs} - {"", atlas.template if atlas else ""})
@@ -131,7 +131,7 @@ def _check_recipe(config: CorpusConfig) -> None:
     if mistakes:
         raise UserError("\n".join(dict.fromkeys(mistakes)))
     # Imported here: what is refused above does not wait for nibabel.
-    from fmriscale.ingest.features import Features, load_features
+    from fmriscale.ingest.read.features import Features, load_features
 
     spaces: dict[str, tuple[DatasetConfig, Features]] = {}
     for dataset in config.datasets:
@@ -197,7 +197,7 @@ def _size(path: Path) -> int:
 
 def _runs_per_shard(runs: list[RunSource], dataset: DatasetConfig, config: CorpusConfig) -> int:
     """Return how many runs fill a shard, judged by the first one that can be read."""
-    from fmriscale.ingest.features import load_features
+    from fmriscale.ingest.read.features import load_features
 
     n_features = load_features(dataset.features).space.n_features
     looks = in_order(_volumes, ((run, dataset) for run in runs), 1, config.read_timeout)
@@ -217,7 +217,7 @@ def _volumes(run: RunSource, dataset: DatasetConfig) -> int | None:
     UserError
         Its server cannot be reached.
     """
-    from fmriscale.ingest.read import count_volumes
+    from fmriscale.ingest.signals import count_volumes
 
     try:
         with fetched(run) as here:

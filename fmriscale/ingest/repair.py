@@ -5,19 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fmriscale.common.errors import EXIT_DAMAGE, EXIT_OK, UserError
+from fmriscale.common.files import expand, fsync_folder, writing_to
+from fmriscale.common.quarantine import Rejection
+from fmriscale.common.workers import available_cores, in_order
 from fmriscale.config import CorpusConfig
+from fmriscale.config.recipe import CommandLine, parse
 from fmriscale.corpus.lock import FolderLock
 from fmriscale.corpus.manifest import RECIPE, require_corpus
 from fmriscale.corpus.servers import is_url
 from fmriscale.corpus.verify import MANIFEST, Damage, check_manifest, check_shard
 from fmriscale.corpus.writer import EncodedRun, ShardWriter
-from fmriscale.errors import EXIT_DAMAGE, EXIT_OK, UserError
-from fmriscale.files import expand, fsync_folder, writing_to
 from fmriscale.ingest.plan import make_plan
 from fmriscale.ingest.progress import Progress
-from fmriscale.ingest.quality import Rejection
-from fmriscale.pool import available_cores, in_order
-from fmriscale.recipe import CommandLine, parse
 
 if TYPE_CHECKING:
     import pandas as pd

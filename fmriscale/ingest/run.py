@@ -6,19 +6,14 @@ from typing import Any
 
 import numpy as np
 
+from fmriscale.common.quarantine import Rejected, Rejection
 from fmriscale.config import DatasetConfig, DenoiseConfig
 from fmriscale.corpus.assemble import encode_run
 from fmriscale.corpus.writer import EncodedRun
-from fmriscale.ingest.clean import Cleaner, store_half, store_large
-from fmriscale.ingest.cuts import within
-from fmriscale.ingest.denoise import Confounds, dropped_volumes
-from fmriscale.ingest.events import read_events, read_evs
-from fmriscale.ingest.fetch import NoRoom, fetched
-from fmriscale.ingest.hashes import source_hash
-from fmriscale.ingest.level import leave_out_far
-from fmriscale.ingest.quality import (
-    Rejected,
-    Rejection,
+from fmriscale.ingest.clean.confounds import Confounds, dropped_volumes
+from fmriscale.ingest.clean.denoise import Cleaner, store_half, store_large
+from fmriscale.ingest.clean.level import leave_out_far
+from fmriscale.ingest.clean.quality import (
     blocks,
     check_censored,
     check_features,
@@ -26,11 +21,15 @@ from fmriscale.ingest.quality import (
     check_length,
     describe,
     drop_empty,
-    is_large,
 )
-from fmriscale.ingest.read import read_signals
-from fmriscale.ingest.resample import Grid
-from fmriscale.ingest.sources import RunSource
+from fmriscale.ingest.clean.resample import Grid
+from fmriscale.ingest.find.fetch import NoRoom, fetched
+from fmriscale.ingest.find.sources import RunSource
+from fmriscale.ingest.read.arrays import is_large
+from fmriscale.ingest.read.cuts import within
+from fmriscale.ingest.read.events import read_events, read_evs
+from fmriscale.ingest.read.hashes import source_hash
+from fmriscale.ingest.signals import read_signals
 
 
 def timed_run(run: RunSource, dataset: DatasetConfig) -> tuple[EncodedRun | Rejection, float]:

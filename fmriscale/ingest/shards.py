@@ -6,21 +6,21 @@ from dataclasses import asdict
 from itertools import chain, islice
 from pathlib import Path
 
+from fmriscale.common.quarantine import Rejection
+from fmriscale.common.workers import TimedOut, WorkerDied, available_cores, in_order
 from fmriscale.config import DatasetConfig
 from fmriscale.corpus.lock import FolderLock
 from fmriscale.corpus.state import ShardState, load_state, save_state, staged_path
 from fmriscale.corpus.writer import EncodedRun, ShardWriter
-from fmriscale.ingest.checks import form_of
-from fmriscale.ingest.fetch import leave
+from fmriscale.ingest.find.checks import form_of
+from fmriscale.ingest.find.fetch import leave
+from fmriscale.ingest.find.sources import RunSource
 from fmriscale.ingest.fingerprint import fingerprints
-from fmriscale.ingest.mirror import sources_folder
 from fmriscale.ingest.plan import Shard
 from fmriscale.ingest.progress import Progress
-from fmriscale.ingest.quality import Rejection
+from fmriscale.ingest.read.mirror import sources_folder
+from fmriscale.ingest.read.scratch import sweep
 from fmriscale.ingest.run import timed_run
-from fmriscale.ingest.scratch import sweep
-from fmriscale.ingest.sources import RunSource
-from fmriscale.pool import TimedOut, WorkerDied, available_cores, in_order
 
 
 def build_shards(
@@ -99,7 +99,7 @@ def libraries(datasets: Iterable[DatasetConfig]) -> list[str]:
     for dataset in datasets:
         denoise = dataset.denoise
         for module, is_needed in (
-            ("fmriscale.ingest.voxels", form_of(dataset) == "nifti"),
+            ("fmriscale.ingest.read.voxels", form_of(dataset) == "nifti"),
             ("pandas", dataset.kind == "fmriprep"),
             ("nilearn.interfaces.fmriprep", denoise.strategy),
             ("scipy.linalg", denoise.strategy),

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from safetensors.torch import load, save
 
-from fmriscale.errors import DamageError
-from fmriscale.files import atomic_write
+from fmriscale.common.errors import DamageError
+from fmriscale.common.files import atomic_write
 from fmriscale.model.encoder import PairClassifier
 from fmriscale.model.export import load_encoder, save_encoder
 

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from numba import njit
 from torch import Tensor, nn
 
-from fmriscale.randomness import GOLDEN, mix
+from fmriscale.common.randomness import GOLDEN, mix
 
 LEVELS = 2**16
 """The rate is rounded to 1 in this many: each element is decided by 16 random bits."""

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from fmriscale.common.errors import UserError
 from fmriscale.config import ModelConfig
-from fmriscale.errors import UserError
 from fmriscale.model.activation import relu_
 from fmriscale.model.attention import Attention, rotary_waves
 from fmriscale.model.dropout import Dropout

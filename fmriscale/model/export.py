@@ -7,8 +7,8 @@ from typing import Any
 
 from safetensors.torch import load, save
 
-from fmriscale.errors import DamageError, UserError
-from fmriscale.files import atomic_write
+from fmriscale.common.errors import DamageError, UserError
+from fmriscale.common.files import atomic_write
 from fmriscale.model.encoder import Encoder, EncoderConfig
 
 FORMAT = 1

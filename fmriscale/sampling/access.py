@@ -19,9 +19,9 @@ from numba import njit, types  # pyright: ignore[reportPrivateImportUsage]
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from fmriscale.common.errors import UserError
 from fmriscale.corpus.manifest import parse_segments
 from fmriscale.corpus.reader import NPY_HEADER, Corpus
-from fmriscale.errors import UserError
 from fmriscale.sampling.tables import REVERSED, Draw
 
 Allocate = Callable[[tuple[int, ...]], np.ndarray]

@@ -3,8 +3,8 @@
 import numpy as np
 import torch
 
+from fmriscale.common.errors import UserError
 from fmriscale.corpus.reader import Corpus
-from fmriscale.errors import UserError
 from fmriscale.sampling.access import Standard, copy_runs
 from fmriscale.sampling.tables import REVERSED, Draw
 

@@ -12,7 +12,7 @@ that follows it. The right sequence of a negative is always the right sequence o
 import numpy as np
 from numba import njit
 
-from fmriscale.randomness import fold, permute, uniform
+from fmriscale.common.randomness import fold, permute, uniform
 from fmriscale.sampling.memory import prefetch
 from fmriscale.sampling.tables import (
     ANYWHERE,

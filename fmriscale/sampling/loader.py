@@ -16,10 +16,10 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from fmriscale.common.errors import UserError
 from fmriscale.config import DataConfig
 from fmriscale.corpus.manifest import FeatureSpace
 from fmriscale.corpus.reader import Corpus
-from fmriscale.errors import UserError
 from fmriscale.sampling.access import Allocate
 from fmriscale.sampling.mixture import shares_of
 from fmriscale.sampling.order import block_size, interleave, largest_remainder

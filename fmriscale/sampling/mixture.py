@@ -2,9 +2,9 @@
 
 import numpy as np
 
+from fmriscale.common.errors import UserError
 from fmriscale.config import KINDS, DataConfig
 from fmriscale.corpus.reader import Corpus
-from fmriscale.errors import UserError
 from fmriscale.sampling.order import block_size, interleave, largest_remainder
 from fmriscale.sampling.tables import KIND_BLOCK, Mixture, Table
 

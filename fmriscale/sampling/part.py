@@ -8,18 +8,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from fmriscale.common.errors import UserError
 from fmriscale.config import KINDS, DataConfig
 from fmriscale.corpus.manifest import FeatureSpace
 from fmriscale.corpus.reader import Corpus
-from fmriscale.errors import UserError
-from fmriscale.sampling.access import (
-    Allocate,
-    MappedRuns,
-    MemoryRuns,
-    Source,
-    standard_of,
-    verify_runs,
-)
+from fmriscale.sampling.access import Allocate, MappedRuns, MemoryRuns, Source, standard_of, verify_runs
 from fmriscale.sampling.kernels import draw_pairs
 from fmriscale.sampling.mixture import kinds_of, mixture_of
 from fmriscale.sampling.stream import ShardPlan, StreamedRuns

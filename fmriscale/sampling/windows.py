@@ -7,8 +7,8 @@ Durations in seconds become volumes by the repetition time of each run.
 import numpy as np
 import pandas as pd
 
+from fmriscale.common.errors import DamageError
 from fmriscale.config import KINDS, PairConfig, seconds_of
-from fmriscale.errors import DamageError
 from fmriscale.sampling.kernels import distant_shifts
 from fmriscale.sampling.memory import together
 from fmriscale.sampling.tables import (

@@ -6,11 +6,11 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from fmriscale import __version__
+from fmriscale.common.errors import EXIT_OK, UserError
+from fmriscale.common.files import atomic_write, expand, fsync_folder, sha256_file, writing_to
+from fmriscale.common.version import __version__
 from fmriscale.config import SimulateConfig
-from fmriscale.errors import EXIT_OK, UserError
-from fmriscale.files import atomic_write, expand, fsync_folder, sha256_file, writing_to
-from fmriscale.recipe import config_hash, parse, to_dict
+from fmriscale.config.recipe import config_hash, parse, to_dict
 from fmriscale.simulate.anatomy import ROI, Anatomy, anatomy
 from fmriscale.simulate.design import Design
 

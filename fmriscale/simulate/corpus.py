@@ -13,10 +13,10 @@ import numpy as np
 from fmriscale.config import DenoiseConfig, QualityConfig, SimulateConfig, SplitConfig
 from fmriscale.corpus.create import CorpusWriter
 from fmriscale.corpus.manifest import FeatureSpace
-from fmriscale.ingest.clean import Cleaner, standardise
-from fmriscale.ingest.denoise import Confounds
+from fmriscale.ingest.clean.confounds import Confounds
+from fmriscale.ingest.clean.denoise import Cleaner, standardise
 from fmriscale.ingest.fingerprint import software
-from fmriscale.ingest.geometry import millimetres, world
+from fmriscale.ingest.read.geometry import millimetres, world
 from fmriscale.simulate import signal
 from fmriscale.simulate.anatomy import Anatomy
 from fmriscale.simulate.design import Design, label

@@ -8,11 +8,11 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from fmriscale import __version__
+from fmriscale.common.errors import UserError
+from fmriscale.common.files import atomic_write
+from fmriscale.common.version import __version__
+from fmriscale.common.workers import WorkerDied, available_cores, in_order
 from fmriscale.config import SimulateConfig
-from fmriscale.errors import UserError
-from fmriscale.files import atomic_write
-from fmriscale.pool import WorkerDied, available_cores, in_order
 from fmriscale.simulate import signal
 from fmriscale.simulate.anatomy import ROI, Anatomy, anatomy
 from fmriscale.simulate.design import Design, label

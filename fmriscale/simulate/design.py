@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fmriscale.common.errors import UserError
+from fmriscale.common.files import expand
 from fmriscale.config import SimulateConfig
-from fmriscale.errors import UserError
-from fmriscale.files import expand
 
 if TYPE_CHECKING:
     import pandas as pd

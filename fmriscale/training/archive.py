@@ -12,7 +12,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from fmriscale.errors import DamageError
+from fmriscale.common.errors import DamageError
 from fmriscale.training.pieces import KINDS, Holdings, Piece
 
 BLOCK = 8 << 20

@@ -16,7 +16,7 @@ import traceback
 import torch.distributed as dist
 from torch.distributed import PrefixStore, TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
-from fmriscale.errors import EXIT_FAULT
+from fmriscale.common.errors import EXIT_FAULT
 
 LOOK_S = 1.0
 """Seconds between looks at the board."""

@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
-from fmriscale.errors import DamageError, UserError
-from fmriscale.files import atomic_write, fsync_folder, sha256_file
+from fmriscale.common.errors import DamageError, UserError
+from fmriscale.common.files import atomic_write, fsync_folder, sha256_file
 from fmriscale.training import cluster
 from fmriscale.training.archive import Archive, Snapshot
 from fmriscale.training.cluster import Cluster

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from fmriscale.errors import EXIT_FAULT, EXIT_INTERRUPTED, UserError
+from fmriscale.common.errors import EXIT_FAULT, EXIT_INTERRUPTED, UserError
 from fmriscale.training.board import Board
 from fmriscale.training.heap import keep_pages
 from fmriscale.training.neighbours import Neighbours, share_memory

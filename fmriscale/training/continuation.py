@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any
 
+from fmriscale.common.errors import UserError
 from fmriscale.config import PretrainConfig
-from fmriscale.errors import UserError
+from fmriscale.config.recipe import flatten, to_dict
 from fmriscale.model.export import read_meta
-from fmriscale.recipe import flatten, to_dict
 from fmriscale.sampling.loader import changed_data
 from fmriscale.training.checkpoint import Checkpoint
 

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from fmriscale.config import TrainConfig
 from fmriscale.model.encoder import EncoderConfig, PairClassifier, PairWay, Pool, build, count_parameters
+from fmriscale.model.losses import ntp_loss
 from fmriscale.model.masked import build_two_tasks
-from fmriscale.model.objectives import ntp_loss
 from fmriscale.sampling.masks import Masks, draw_masks
 from fmriscale.sampling.part import Batch
 from fmriscale.training.feed import MicroBatch

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fmriscale.errors import UserError
+from fmriscale.common.errors import UserError
 
 KINDS = ("weight", "exp_avg", "exp_avg_sq")
 """What is kept of each element: the float32 weight, and the first and second moment of its gradient."""

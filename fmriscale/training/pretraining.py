@@ -10,34 +10,29 @@ from typing import Any, Literal
 
 import torch
 
-from fmriscale import __version__
+from fmriscale.common.errors import EXIT_OK, EXIT_STOPPED, UserError
+from fmriscale.common.files import expand, writing_to
+from fmriscale.common.version import __version__
 from fmriscale.config import PretrainConfig
+from fmriscale.config.recipe import config_hash, flatten, parse, save_config, to_dict
 from fmriscale.corpus.reader import Corpus
-from fmriscale.errors import EXIT_OK, EXIT_STOPPED, UserError
-from fmriscale.files import expand, writing_to
 from fmriscale.model.encoder import Encoder, EncoderConfig
 from fmriscale.model.export import save_encoder
 from fmriscale.model.flops import train_flops
-from fmriscale.recipe import config_hash, flatten, parse, save_config, to_dict
 from fmriscale.sampling.loader import NTPLoader, select_runs
+from fmriscale.tracking import Tracker
 from fmriscale.training import cluster, zero
 from fmriscale.training.checkpoint import Checkpoints, SaveError
 from fmriscale.training.cluster import Cluster
 from fmriscale.training.continuation import check_resumable, is_finished
+from fmriscale.training.evaluation import persistence, shares
 from fmriscale.training.feed import Feed, batch_memory, name_bad_pairs, to_device
-from fmriscale.training.held_out import persistence, shares
-from fmriscale.training.memory import states
 from fmriscale.training.objective import Objective
 from fmriscale.training.rehearsal import rehearse
-from fmriscale.training.resilience import (
-    NonFiniteGuard,
-    StopRequest,
-    Watchdog,
-    note_outcome,
-    time_limit,
-)
+from fmriscale.training.resilience import NonFiniteGuard, StopRequest, Watchdog, note_outcome, time_limit
 from fmriscale.training.schedule import BatchPlan, learning_rate, plan_batch
 from fmriscale.training.shape import shape_for
+from fmriscale.training.state_memory import states
 from fmriscale.training.telemetry import (
     SPIKE,
     Pace,
@@ -51,7 +46,6 @@ from fmriscale.training.telemetry import (
     save_line,
     spike_score,
 )
-from fmriscale.training.tracking import Tracker
 
 
 def pretrain(args: list[str], begun: float, stop: StopRequest) -> int:

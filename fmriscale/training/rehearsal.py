@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from fmriscale.errors import UserError
+from fmriscale.common.errors import UserError
 from fmriscale.sampling.loader import NTPLoader
 from fmriscale.training.feed import to_device
 from fmriscale.training.objective import Objective

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
 
-from fmriscale.errors import UserError
+from fmriscale.common.errors import UserError
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 """Asked to stop: by kill and scancel (TERM), and by Slurm before the time limit (USR1, USR2)."""

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from fmriscale.errors import UserError
+from fmriscale.common.errors import UserError
 
 DECAY_SHARE = 0.2
 """Share of the steps over which `wsd` decays."""

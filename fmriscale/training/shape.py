@@ -1,7 +1,7 @@
 """Which encoder reads what a loader delivers."""
 
+from fmriscale.common.errors import UserError
 from fmriscale.config import PretrainConfig
-from fmriscale.errors import UserError
 from fmriscale.model.encoder import EncoderConfig, resolve_encoder
 from fmriscale.sampling.loader import NTPLoader
 

@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from fmriscale import __version__
+from fmriscale.common.files import atomic_write
+from fmriscale.common.version import __version__
 from fmriscale.config import KINDS, PretrainConfig
 from fmriscale.corpus.reader import Corpus
-from fmriscale.files import atomic_write
 from fmriscale.model.attention import sdpa_backend
 from fmriscale.model.encoder import EncoderConfig
 from fmriscale.model.gpus import GPUS
-from fmriscale.model.objectives import group_sums
+from fmriscale.model.losses import group_sums
 from fmriscale.sampling.loader import NTPLoader
 from fmriscale.training import cluster
 from fmriscale.training.cluster import Cluster

@@ -14,14 +14,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_module_registration_hook
 
+from fmriscale.common.errors import UserError
+from fmriscale.common.files import expand
 from fmriscale.config import TrainConfig
-from fmriscale.errors import UserError
-from fmriscale.files import expand
 from fmriscale.model.encoder import Block
 from fmriscale.training.cluster import Cluster
-from fmriscale.training.memory import BUCKET
 from fmriscale.training.neighbours import Neighbours
 from fmriscale.training.schedule import BatchPlan
+from fmriscale.training.state_memory import BUCKET
 
 DERIVED = {
     "train_batch_size": "train.global_batch",

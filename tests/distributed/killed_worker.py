@@ -15,8 +15,8 @@ from pathlib import Path
 from worker import fork_ranks, warm_up
 
 from fmriscale import train
-from fmriscale.errors import UserError
-from fmriscale.files import atomic_write
+from fmriscale.common.errors import UserError
+from fmriscale.common.files import atomic_write
 from fmriscale.training import board, cluster
 
 folder, n_kills = Path(sys.argv[1]), int(sys.argv[2])

@@ -14,7 +14,7 @@ from memory import peak_of
 
 from fmriscale.config import ModelConfig, TrainConfig
 from fmriscale.model.encoder import build, count_parameters, resolve_encoder
-from fmriscale.model.objectives import ntp_loss
+from fmriscale.model.losses import ntp_loss
 from fmriscale.training import cluster, zero
 from fmriscale.training.schedule import plan_batch
 

@@ -10,7 +10,7 @@ import pytest
 from factory import write_corpus
 from ranks import clean_environment, steps_of
 
-from fmriscale.errors import EXIT_STOPPED
+from fmriscale.common.errors import EXIT_STOPPED
 from fmriscale.training.telemetry import SPIKE
 
 pytestmark = pytest.mark.distributed

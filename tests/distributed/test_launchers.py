@@ -13,7 +13,7 @@ import pytest
 import torch
 from ranks import clean_environment, evals_of, free_port, start_ranks, steps_of
 
-from fmriscale.errors import EXIT_STOPPED
+from fmriscale.common.errors import EXIT_STOPPED
 from fmriscale.model.export import load_encoder
 
 pytestmark = pytest.mark.distributed

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from ranks import free_port, start_ranks
 
-from fmriscale.training.memory import states
+from fmriscale.training.state_memory import states
 
 pytestmark = pytest.mark.distributed
 

@@ -17,10 +17,10 @@ from pathlib import Path
 import torch
 from ranks import free_port
 
+from fmriscale.common.errors import UserError
+from fmriscale.common.files import expand
 from fmriscale.config import PretrainConfig
-from fmriscale.errors import UserError
-from fmriscale.files import expand
-from fmriscale.recipe import parse
+from fmriscale.config.recipe import parse
 from fmriscale.training import cluster, zero
 from fmriscale.training.pretraining import train
 from fmriscale.training.resilience import StopRequest, Watchdog

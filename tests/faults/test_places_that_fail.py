@@ -13,11 +13,11 @@ from scans import corpus, dataset, write_atlas, write_fmriprep_run
 
 from fmriscale import cli
 from fmriscale.config import FeatureConfig
+from fmriscale.config.recipe import to_dict
 from fmriscale.corpus.reader import Corpus
 from fmriscale.ingest.build import build
 from fmriscale.ingest.plan import make_plan
 from fmriscale.ingest.run import timed_run
-from fmriscale.recipe import to_dict
 
 
 @pytest.fixture

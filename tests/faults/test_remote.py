@@ -16,11 +16,11 @@ import s3fs
 from factory import write_corpus
 from web import cutting_network, serving
 
+from fmriscale.common.errors import DamageError, UserError
 from fmriscale.config import DataConfig, PairConfig
 from fmriscale.corpus import remote
 from fmriscale.corpus.reader import Corpus
-from fmriscale.errors import DamageError, UserError
-from fmriscale.ingest.inspect import main as inspect
+from fmriscale.reports.inspect import main as inspect
 from fmriscale.sampling.loader import NTPLoader
 
 DATASETS = {

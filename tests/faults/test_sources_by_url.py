@@ -20,17 +20,19 @@ import yaml
 from scans import brain_like, confounds, corpus, dataset, write_atlas, write_fmriprep_run
 from web import cutting_network, serving
 
+from fmriscale.common.errors import UserError
+from fmriscale.common.quarantine import Rejection
+from fmriscale.common.workers import in_order
 from fmriscale.config import DenoiseConfig, FeatureConfig, QualityConfig
+from fmriscale.config.recipe import to_dict
 from fmriscale.corpus import servers, transfer
-from fmriscale.errors import UserError
-from fmriscale.ingest import fetch, mirror, repair
+from fmriscale.ingest import repair
 from fmriscale.ingest.build import build
-from fmriscale.ingest.names import Tree
-from fmriscale.ingest.quality import Rejection
+from fmriscale.ingest.find import fetch
+from fmriscale.ingest.find.names import Tree
+from fmriscale.ingest.find.sources import discover
+from fmriscale.ingest.read import mirror
 from fmriscale.ingest.run import process_run
-from fmriscale.ingest.sources import discover
-from fmriscale.pool import in_order
-from fmriscale.recipe import to_dict
 
 COMMAND = [
     sys.executable,

@@ -11,8 +11,8 @@ from toystudy import options, without_times, write_toy
 
 from fmriscale.cli import run
 from fmriscale.config import StudyConfig
-from fmriscale.evaluation.cells import pieces
-from fmriscale.recipe import parse, to_dict
+from fmriscale.config.recipe import parse, to_dict
+from fmriscale.study.cells import pieces
 
 pytestmark = pytest.mark.slurm
 

@@ -9,9 +9,9 @@ import yaml
 from scans import brain_like, corpus, dataset, write_atlas, write_image
 
 from fmriscale.config import FeatureConfig
+from fmriscale.config.recipe import to_dict
 from fmriscale.ingest.build import build
 from fmriscale.ingest.plan import make_plan, part_of
-from fmriscale.recipe import to_dict
 
 pytestmark = pytest.mark.slurm
 

@@ -9,12 +9,12 @@ import pytest
 from scans import AFFINE, SHAPE, corpus, dataset, write_fmriprep_run
 from web import serving
 
+from fmriscale.common.errors import UserError
 from fmriscale.config import FeatureConfig
 from fmriscale.config.places import is_atlas_name
-from fmriscale.errors import UserError
-from fmriscale.ingest import atlases
 from fmriscale.ingest.build import build
-from fmriscale.ingest.features import load_features
+from fmriscale.ingest.read import atlases
+from fmriscale.ingest.read.features import load_features
 
 _FSL = '<atlas><data><label index="0">Left Pole</label><label index="1">Right Pole</label></data></atlas>'
 _LUT = "0 NONE 0 0 0 0\n1 Visual 120 18 134 0\n2 Limbic 70 130 180 0\n"

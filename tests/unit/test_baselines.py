@@ -6,7 +6,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from fmriscale.config import TaskConfig
-from fmriscale.evaluation.baselines import (
+from fmriscale.study.baselines import (
     auc,
     baselines,
     category,
@@ -16,7 +16,7 @@ from fmriscale.evaluation.baselines import (
     score,
     some_pairs,
 )
-from fmriscale.sampling.labelled import Pairs, Windows, draw_pairs
+from fmriscale.study.pairs import Pairs, Windows, draw_pairs
 
 
 def timbre_windows(timbre: float, run_offset: float, seed: int = 0, n_persons: int = 12) -> Windows:

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fmriscale.common.errors import UserError
 from fmriscale.corpus.cache import Cache, Item, bring, cache_folder, fetch
 from fmriscale.corpus.transfer import Patience
-from fmriscale.errors import UserError
 
 SIZE = 1000
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fmriscale.errors import DamageError, UserError
+from fmriscale.common.errors import DamageError, UserError
 from fmriscale.training import cluster
 from fmriscale.training.checkpoint import Checkpoint, Checkpoints
 from fmriscale.training.cluster import Cluster

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fmriscale import __version__, cli
-from fmriscale.errors import EXIT_DAMAGE, EXIT_USAGE, DamageError, UserError, exit_code_of
+from fmriscale.common.errors import EXIT_DAMAGE, EXIT_USAGE, DamageError, UserError, exit_code_of
 
 SCRIPTS = Path(sys.executable).parent
 
@@ -74,7 +74,7 @@ def test_a_programming_error_keeps_its_traceback():
 def test_the_exit_code_survives_a_library_that_aborts_while_python_ends():
     program = (
         "import atexit, os, sys\n"
-        "from fmriscale.errors import end_process\n"
+        "from fmriscale.common.errors import end_process\n"
         "class Compiled:\n"
         "    def __init__(self): self.abort = os.abort\n"
         "    def __del__(self): self.abort()\n"

@@ -6,9 +6,9 @@ from factory import write_corpus
 from scipy import signal
 
 from fmriscale.config import TaskConfig
-from fmriscale.sampling import concatenated
-from fmriscale.sampling.concatenated import line, standards_of
-from fmriscale.sampling.cut import cut_windows
+from fmriscale.study import concatenated
+from fmriscale.study.concatenated import line, standards_of
+from fmriscale.study.sequences import cut_windows
 
 
 def scale(subject, run):

@@ -8,9 +8,9 @@ import pytest
 import yaml
 
 from fmriscale import config
+from fmriscale.common.errors import UserError
 from fmriscale.config import CorpusConfig, PretrainConfig, SimulateConfig, StudyConfig
-from fmriscale.errors import UserError
-from fmriscale.recipe import config_hash, parse, save_config, to_dict
+from fmriscale.config.recipe import config_hash, parse, save_config, to_dict
 
 DATASET = {"name": "a", "kind": "arrays", "root": "x", "features": {"name": "f", "columns": 3}}
 MINIMAL = {

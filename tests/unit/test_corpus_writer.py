@@ -9,10 +9,10 @@ import pytest
 from webdataset import TarWriter
 
 from fmriscale import CorpusWriter, FeatureSpace, cli
+from fmriscale.common.errors import UserError
 from fmriscale.config import SplitConfig
 from fmriscale.corpus.reader import Corpus
 from fmriscale.corpus.writer import EncodedRun, ShardWriter
-from fmriscale.errors import UserError
 
 T, V = 30, 3
 REGIONS = FeatureSpace("three", V, labels=("a", "b", "c"), coordinates=((0, 0, 0), (1, 0, 0), (2, 0, 0)))

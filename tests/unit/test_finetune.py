@@ -12,17 +12,17 @@ from factory import write_corpus
 from toystudy import TINY, V, options, without_times, write_encoder, write_toy
 
 from fmriscale.cli import run
+from fmriscale.common.files import atomic_write
 from fmriscale.config import ModelConfig, StudyConfig, TaskConfig
 from fmriscale.corpus.manifest import FeatureSpace
 from fmriscale.corpus.reader import Corpus
-from fmriscale.evaluation.cells import Cell
-from fmriscale.evaluation.fit import Reader, fit
-from fmriscale.evaluation.material import fold_pairs, prepare
-from fmriscale.evaluation.start import classifier
-from fmriscale.files import atomic_write
 from fmriscale.finetune import headlines
 from fmriscale.model.encoder import PairClassifier, build, resolve_encoder
 from fmriscale.model.export import save_encoder
+from fmriscale.study.cells import Cell
+from fmriscale.study.fit import Reader, fit
+from fmriscale.study.material import fold_pairs, prepare
+from fmriscale.study.start import classifier
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fmriscale.errors import UserError
-from fmriscale.evaluation.folds import Fold, make_folds, refuse_seen_runs, smaller
+from fmriscale.common.errors import UserError
+from fmriscale.study.folds import Fold, make_folds, refuse_seen_runs, smaller
 
 
 def table(n_persons: int, n_runs: int) -> pd.DataFrame:

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scans import VOLUMES, dataset, grow
 
-from fmriscale.errors import UserError
-from fmriscale.ingest.names import parse_name, take_apart
-from fmriscale.ingest.sources import RunSource, survey
+from fmriscale.common.errors import UserError
+from fmriscale.ingest.find.names import parse_name, take_apart
+from fmriscale.ingest.find.sources import RunSource, survey
 
 PREPROC = "space-MNI_desc-preproc_bold.nii.gz"
 

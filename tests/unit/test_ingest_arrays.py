@@ -7,11 +7,11 @@ import pytest
 import scipy.io
 from scans import corpus, dataset
 
+from fmriscale.common.quarantine import Rejected
 from fmriscale.config import FeatureConfig
 from fmriscale.corpus.reader import Corpus
-from fmriscale.ingest.arrays import read_array
 from fmriscale.ingest.build import build
-from fmriscale.ingest.quality import Rejected
+from fmriscale.ingest.read.arrays import read_array
 
 VALUES = np.random.default_rng(0).normal(100, 5, (12, 4))
 

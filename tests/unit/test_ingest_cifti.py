@@ -21,14 +21,14 @@ from nibabel.cifti2.cifti2_axes import ScalarAxis
 from nilearn.maskers import NiftiLabelsMasker
 from scans import confounds, corpus, dataset
 
+from fmriscale.common.errors import UserError
+from fmriscale.common.quarantine import Rejected
 from fmriscale.config import DenoiseConfig, FeatureConfig
 from fmriscale.corpus.reader import Corpus
-from fmriscale.errors import UserError
 from fmriscale.ingest.build import build
-from fmriscale.ingest.cifti import open_series
-from fmriscale.ingest.features import load_features
-from fmriscale.ingest.grayordinates import FS_LR_91K, reduce_series
-from fmriscale.ingest.quality import Rejected
+from fmriscale.ingest.read.cifti import open_series
+from fmriscale.ingest.read.features import load_features
+from fmriscale.ingest.read.grayordinates import FS_LR_91K, reduce_series
 
 NAMES = {3: "L_front", 7: "R_front", 9: "L_back", 12: "deep"}
 

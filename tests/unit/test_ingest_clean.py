@@ -10,10 +10,10 @@ from nilearn.signal import clean
 from scans import T_R, confounds, write_fmriprep_run
 from scipy.interpolate import CubicSpline
 
+from fmriscale.common.quarantine import Rejected
 from fmriscale.config import DenoiseConfig
-from fmriscale.ingest.clean import Cleaner, standardise
-from fmriscale.ingest.denoise import Confounds, read_confounds
-from fmriscale.ingest.quality import Rejected
+from fmriscale.ingest.clean.confounds import Confounds, read_confounds
+from fmriscale.ingest.clean.denoise import Cleaner, standardise
 
 T = 80
 RNG = np.random.default_rng(0)

@@ -9,12 +9,12 @@ import pandas as pd
 import pytest
 from scans import confounds, dataset, write_atlas, write_fmriprep_run
 
+from fmriscale.common.quarantine import Rejected, Rejection
 from fmriscale.config import DenoiseConfig
 from fmriscale.corpus.writer import EncodedRun
-from fmriscale.ingest.denoise import read_confounds
-from fmriscale.ingest.quality import Rejected, Rejection
+from fmriscale.ingest.clean.confounds import read_confounds
+from fmriscale.ingest.find.sources import discover
 from fmriscale.ingest.run import process_run
-from fmriscale.ingest.sources import discover
 
 N = 60
 TABLE = confounds(N)

@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 from scans import AFFINE, SHAPE, brain_like, dataset, write_atlas, write_fmriprep_run, write_image
 
+from fmriscale.common.errors import UserError
+from fmriscale.common.quarantine import Rejected, Rejection
 from fmriscale.config import FeatureConfig
-from fmriscale.errors import UserError
-from fmriscale.ingest.arrays import read_array
-from fmriscale.ingest.cifti import open_series
-from fmriscale.ingest.content import check_content
-from fmriscale.ingest.features import load_features, read_brain_mask, reduce_image
-from fmriscale.ingest.gifti import open_hemisphere
-from fmriscale.ingest.quality import Rejected, Rejection
+from fmriscale.ingest.find.sources import discover
+from fmriscale.ingest.read.arrays import read_array
+from fmriscale.ingest.read.cifti import open_series
+from fmriscale.ingest.read.content import check_content
+from fmriscale.ingest.read.features import load_features, read_brain_mask, reduce_image
+from fmriscale.ingest.read.gifti import open_hemisphere
+from fmriscale.ingest.read.volumes import open_image
 from fmriscale.ingest.run import process_run
-from fmriscale.ingest.sources import discover
-from fmriscale.ingest.volumes import open_image
 
 ANNEX = b"/annex/objects/MD5E-s26112845--8fac6f530f986b85a0c011c495503d9b.nii.gz\n"
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 26112845\n"

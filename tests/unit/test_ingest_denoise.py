@@ -9,9 +9,9 @@ import pytest
 from nilearn.interfaces.fmriprep import load_confounds
 from scans import confounds, write_fmriprep_run
 
+from fmriscale.common.quarantine import Rejected
 from fmriscale.config import DatasetConfig, DenoiseConfig, FeatureConfig
-from fmriscale.ingest.denoise import STRATEGIES, denoise_mistakes, dropped_volumes, read_confounds
-from fmriscale.ingest.quality import Rejected
+from fmriscale.ingest.clean.confounds import STRATEGIES, denoise_mistakes, dropped_volumes, read_confounds
 
 
 def read(path, denoise, n_volumes=60):
@@ -165,7 +165,8 @@ def test_what_is_refused_reads_the_same_whatever_the_hash_seed(tmp_path):
     file = path.with_name(path.name.replace("preproc_bold.nii.gz", "confounds_timeseries.tsv"))
     code = (
         "import json, sys, pathlib; from fmriscale.config import DenoiseConfig;"
-        "from fmriscale.ingest.denoise import read_confounds; from fmriscale.ingest.quality import Rejected\n"
+        "from fmriscale.ingest.clean.confounds import read_confounds;"
+        "from fmriscale.common.quarantine import Rejected\n"
         f"path = pathlib.Path({str(file)!r})\n"
         "try: read_confounds(path, DenoiseConfig(strategy=['motion']), 60)\n"
         "except Rejected as why: detail = why.detail\n"

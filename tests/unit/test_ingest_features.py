@@ -4,12 +4,12 @@ import pytest
 from nilearn.maskers import NiftiLabelsMasker, NiftiMasker
 from scans import AFFINE, SHAPE, brain_like, write_atlas, write_image
 
+from fmriscale.common.errors import UserError
+from fmriscale.common.quarantine import Rejected
 from fmriscale.config import FeatureConfig
-from fmriscale.errors import UserError
-from fmriscale.ingest import volumes
-from fmriscale.ingest.features import load_features, read_brain_mask, reduce_image
-from fmriscale.ingest.quality import Rejected
-from fmriscale.ingest.volumes import open_image
+from fmriscale.ingest.read import volumes
+from fmriscale.ingest.read.features import load_features, read_brain_mask, reduce_image
+from fmriscale.ingest.read.volumes import open_image
 
 OBLIQUE = np.array([[2.61, 0.3, 0, -9.03], [-0.3, 2.63, 0.2, -11.07], [0, -0.2, 2.91, -8.01], [0, 0, 0, 1]])
 

@@ -9,13 +9,13 @@ from nilearn.maskers import SurfaceLabelsMasker
 from nilearn.surface import InMemoryMesh, PolyMesh, SurfaceImage
 from scans import corpus, dataset
 
+from fmriscale.common.errors import UserError
+from fmriscale.common.quarantine import Rejected
 from fmriscale.config import FeatureConfig
 from fmriscale.corpus.reader import Corpus
-from fmriscale.errors import UserError
 from fmriscale.ingest.build import build
-from fmriscale.ingest.features import load_features
-from fmriscale.ingest.gifti import open_hemisphere, reduce_hemispheres
-from fmriscale.ingest.quality import Rejected
+from fmriscale.ingest.read.features import load_features
+from fmriscale.ingest.read.gifti import open_hemisphere, reduce_hemispheres
 
 N = 60
 KEYS = np.repeat([0, 5, 8, 9], [10, 20, 20, 10])

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from scans import corpus, dataset, found, grow, reasons, write_atlas
 
+from fmriscale.common.errors import UserError
 from fmriscale.config import FeatureConfig
-from fmriscale.errors import UserError
 from fmriscale.ingest.plan import make_plan
 
 SURFACES = FeatureConfig(name="f", labels_gii=["lh.label.gii", "rh.label.gii"])

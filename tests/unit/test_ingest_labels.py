@@ -5,9 +5,9 @@ import gzip
 import pytest
 from scans import N_LABELS
 
+from fmriscale.common.errors import UserError
 from fmriscale.config import FeatureConfig
-from fmriscale.errors import UserError
-from fmriscale.ingest.labels import feature_labels
+from fmriscale.ingest.read.labels import feature_labels
 
 NAMES = ("Left Thalamus", "Left Caudate", "Left Putamen", "Right Thalamus", "Right Caudate", "Area 4")
 LABELS = tuple(range(10, 10 * N_LABELS + 1, 10))

@@ -8,9 +8,11 @@ from scipy.signal import detrend as scipy_detrend
 
 from fmriscale.config import DatasetConfig, DenoiseConfig, FeatureConfig
 from fmriscale.corpus.writer import EncodedRun
-from fmriscale.ingest import arrays, clean, columns, quality
+from fmriscale.ingest.clean import columns, quality
+from fmriscale.ingest.clean import denoise as clean
+from fmriscale.ingest.find.sources import discover
+from fmriscale.ingest.read import arrays
 from fmriscale.ingest.run import process_run
-from fmriscale.ingest.sources import discover
 
 RNG = np.random.default_rng(0)
 VALUES = (1000 + RNG.normal(size=(40, 150)) * RNG.uniform(0.1, 50, 150)).astype(np.float32)

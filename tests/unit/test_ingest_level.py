@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from scans import brain_like, confounds, dataset, write_atlas, write_fmriprep_run
 
+from fmriscale.common.quarantine import Rejection
 from fmriscale.config import DenoiseConfig, QualityConfig
-from fmriscale.ingest.level import far_volumes
-from fmriscale.ingest.quality import Rejection
+from fmriscale.ingest.clean.level import far_volumes
+from fmriscale.ingest.find.sources import discover
 from fmriscale.ingest.run import process_run
-from fmriscale.ingest.sources import discover
 
 T = 60
 LIMITS = QualityConfig(min_volumes=10, max_spike=None)

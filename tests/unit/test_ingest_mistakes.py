@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 from scans import dataset, grow
 
+from fmriscale.common.errors import UserError
 from fmriscale.config import FeatureConfig
-from fmriscale.errors import UserError
-from fmriscale.ingest.sources import discover
+from fmriscale.ingest.find.sources import discover
 
 VOLUMES = FeatureConfig(name="f", labels_img="atlas.nii.gz")
 GRAYORDINATES = FeatureConfig(name="f", structures=["all"])

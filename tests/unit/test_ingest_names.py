@@ -6,9 +6,9 @@ import pytest
 import yaml
 from scans import corpus, dataset, found, grow, reasons, write_atlas, write_fmriprep_run
 
+from fmriscale.common.errors import UserError
 from fmriscale.config import DenoiseConfig, FeatureConfig, QualityConfig
 from fmriscale.corpus.manifest import read_manifest
-from fmriscale.errors import UserError
 from fmriscale.ingest.build import build, main
 from fmriscale.ingest.plan import make_plan
 

@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 from scans import corpus, dataset
 
+from fmriscale.common.files import printable
+from fmriscale.common.quarantine import Rejection
 from fmriscale.config import FeatureConfig
-from fmriscale.files import printable
 from fmriscale.ingest.build import build
-from fmriscale.ingest.quality import Rejection
 
 ODD = {
     b"a\tb": "a\\tb",

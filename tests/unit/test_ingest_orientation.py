@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from scans import AFFINE, SHAPE, brain_like, corpus, dataset, write_atlas, write_fmriprep_run, write_image
 
+from fmriscale.common.errors import UserError
+from fmriscale.common.quarantine import Rejection
 from fmriscale.config import FeatureConfig
-from fmriscale.errors import UserError
-from fmriscale.ingest.features import load_features
+from fmriscale.ingest.find.sources import discover
 from fmriscale.ingest.fingerprint import fingerprints
 from fmriscale.ingest.plan import make_plan
-from fmriscale.ingest.quality import Rejection
+from fmriscale.ingest.read.features import load_features
 from fmriscale.ingest.run import process_run
-from fmriscale.ingest.sources import discover
 
 NAME = "sub-01/func/sub-01_task-rest_bold.nii.gz"
 

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from scans import T_R, brain_like, confounds, dataset, write_atlas, write_fmriprep_run
 
+from fmriscale.common.quarantine import Rejected, Rejection
 from fmriscale.config import DenoiseConfig, QualityConfig
 from fmriscale.corpus.manifest import parse_segments
-from fmriscale.ingest.quality import Rejected, Rejection, check_figures, describe, drop_empty
+from fmriscale.ingest.clean.quality import check_figures, describe, drop_empty
+from fmriscale.ingest.find.sources import discover
 from fmriscale.ingest.run import process_run
-from fmriscale.ingest.sources import discover
 
 RNG = np.random.default_rng(0)
 LIMITS = QualityConfig(min_volumes=10)

@@ -10,13 +10,13 @@ from grayordinates import series, whole_brain, write_func, write_label_gii, writ
 from nilearn.image import resample_to_img
 from scans import AFFINE, SHAPE, brain_like, dataset, write_atlas, write_image
 
+from fmriscale.common.errors import UserError
+from fmriscale.common.quarantine import Rejected
 from fmriscale.config import FeatureConfig, QualityConfig
-from fmriscale.errors import UserError
-from fmriscale.ingest.features import load_features, place, reduce_image
-from fmriscale.ingest.quality import Rejected
-from fmriscale.ingest.read import read_signals
-from fmriscale.ingest.sources import RunSource
-from fmriscale.ingest.volumes import open_image
+from fmriscale.ingest.find.sources import RunSource
+from fmriscale.ingest.read.features import load_features, place, reduce_image
+from fmriscale.ingest.read.volumes import open_image
+from fmriscale.ingest.signals import read_signals
 
 
 def test_motion_of_the_hcp_is_its_relative_rms(tmp_path):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fmriscale.ingest.resample import Grid
+from fmriscale.ingest.clean.resample import Grid
 
 
 def resampled(series, t_r, new_t_r, kept=None):

@@ -9,13 +9,13 @@ import pytest
 import scipy.io
 from scans import T_R, brain_like, confounds, corpus, dataset, write_atlas, write_fmriprep_run, write_image
 
+from fmriscale.common.errors import UserError
+from fmriscale.common.quarantine import Rejection
 from fmriscale.config import DenoiseConfig, FeatureConfig
 from fmriscale.corpus.reader import Corpus
-from fmriscale.errors import UserError
 from fmriscale.ingest.build import build
-from fmriscale.ingest.quality import Rejection
+from fmriscale.ingest.find.sources import discover, survey
 from fmriscale.ingest.run import process_run
-from fmriscale.ingest.sources import discover, survey
 
 COLUMNS = FeatureConfig(name="four", columns=4)
 SIGNALS = {f"sub-0{n}": np.random.default_rng(n).normal(100, 5, (40, 4)) for n in (1, 2, 3)}

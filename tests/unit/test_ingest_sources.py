@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 from scans import brain_like, dataset, write_atlas, write_fmriprep_run, write_image
 
+from fmriscale.common.errors import UserError
+from fmriscale.common.quarantine import Rejected
 from fmriscale.config import FeatureConfig
-from fmriscale.errors import UserError
-from fmriscale.ingest.arrays import read_array
-from fmriscale.ingest.events import read_events, read_evs
-from fmriscale.ingest.quality import Rejected
-from fmriscale.ingest.sources import discover, make_key
-from fmriscale.ingest.timing import decide_t_r, read_sidecars, stated_t_r
-from fmriscale.ingest.volumes import open_image
+from fmriscale.ingest.find.sources import discover, make_key
+from fmriscale.ingest.read.arrays import read_array
+from fmriscale.ingest.read.events import read_events, read_evs
+from fmriscale.ingest.read.timing import decide_t_r, read_sidecars, stated_t_r
+from fmriscale.ingest.read.volumes import open_image
 
 COLUMNS = FeatureConfig(name="cols", columns=4)
 

@@ -5,11 +5,11 @@ import pandas as pd
 import pytest
 from scans import corpus, dataset
 
+from fmriscale.common.quarantine import Rejected
 from fmriscale.config import FeatureConfig
 from fmriscale.corpus.reader import Corpus
-from fmriscale.ingest.arrays import read_array
 from fmriscale.ingest.build import build
-from fmriscale.ingest.quality import Rejected
+from fmriscale.ingest.read.arrays import read_array
 
 X = np.random.default_rng(0).normal(1000, 20, (40, 6))
 WHOLE = np.rint(X).astype(int)

@@ -6,18 +6,18 @@ import numpy as np
 import pytest
 from scans import T_R, brain_like, corpus, dataset, write_atlas, write_fmriprep_run, write_image
 
+from fmriscale.common.errors import UserError
+from fmriscale.common.quarantine import Rejected, Rejection
 from fmriscale.config import CorpusConfig, DenoiseConfig
+from fmriscale.config.recipe import parse
 from fmriscale.corpus.reader import Corpus
 from fmriscale.corpus.writer import EncodedRun
-from fmriscale.errors import UserError
 from fmriscale.ingest.build import build
-from fmriscale.ingest.events import read_events, read_evs
+from fmriscale.ingest.find.sources import discover
 from fmriscale.ingest.plan import make_plan
-from fmriscale.ingest.quality import Rejected, Rejection
+from fmriscale.ingest.read.events import read_events, read_evs
+from fmriscale.ingest.read.timing import decide_t_r, read_sidecars, recipe_t_r, start_time, stated_t_r
 from fmriscale.ingest.run import process_run
-from fmriscale.ingest.sources import discover
-from fmriscale.ingest.timing import decide_t_r, read_sidecars, recipe_t_r, start_time, stated_t_r
-from fmriscale.recipe import parse
 
 REGULAR = (2.0 * np.arange(40)).tolist()
 SPARSE = (REGULAR[:10] + (20 + 8.0 * np.arange(30)).tolist()).copy()

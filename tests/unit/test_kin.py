@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 from scans import corpus, dataset
 
+from fmriscale.common.errors import UserError
+from fmriscale.common.files import expand
 from fmriscale.config import CorpusConfig, FeatureConfig, QualityConfig, SplitConfig
+from fmriscale.config.recipe import parse
 from fmriscale.corpus.people import groups_of
 from fmriscale.corpus.reader import Corpus
-from fmriscale.errors import UserError
-from fmriscale.evaluation.folds import make_folds
-from fmriscale.files import expand
 from fmriscale.ingest.build import build
 from fmriscale.ingest.plan import make_plan
-from fmriscale.recipe import parse
+from fmriscale.study.folds import make_folds
 
 SPLIT = SplitConfig(val=0.3, test=0.3, group="family")
 

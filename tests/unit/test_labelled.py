@@ -7,12 +7,12 @@ from factory import write_corpus
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fmriscale.common.errors import UserError
 from fmriscale.config import StudyConfig, TaskConfig
-from fmriscale.errors import UserError
-from fmriscale.evaluation.material import fold_pairs, prepare
-from fmriscale.sampling import labelled
-from fmriscale.sampling.cut import cut_windows, spread
-from fmriscale.sampling.labelled import Windows, draw_pairs, members_of, place_in_run, run_order
+from fmriscale.study import pairs as labelled
+from fmriscale.study.material import fold_pairs, prepare
+from fmriscale.study.pairs import Windows, draw_pairs, members_of, place_in_run, run_order
+from fmriscale.study.sequences import cut_windows, spread
 
 CELLS = [("heard", "trumpet"), ("heard", "clarinet"), ("imagined", "trumpet"), ("imagined", "clarinet")]
 

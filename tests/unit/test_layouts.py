@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scans import dataset, grow
 
+from fmriscale.common.errors import UserError
 from fmriscale.config import FeatureConfig
-from fmriscale.errors import UserError
-from fmriscale.ingest.names import Folder, Tree, traits
-from fmriscale.ingest.sources import discover
+from fmriscale.ingest.find.names import Folder, Tree, traits
+from fmriscale.ingest.find.sources import discover
 
 VOLUMES = FeatureConfig(name="f", labels_img="atlas.nii.gz")
 GRAYORDINATES = FeatureConfig(name="f", structures=["all"])

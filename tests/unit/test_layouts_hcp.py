@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from scans import SHAPE, brain_like, dataset, grow, write_atlas, write_image
 
+from fmriscale.common.errors import UserError
 from fmriscale.config import FeatureConfig
 from fmriscale.corpus.writer import EncodedRun
-from fmriscale.errors import UserError
-from fmriscale.ingest.hcp import run_entities, subject_entities
+from fmriscale.ingest.find.hcp import run_entities, subject_entities
+from fmriscale.ingest.find.sources import discover
 from fmriscale.ingest.run import process_run
-from fmriscale.ingest.sources import discover
 
 VOLUMES = FeatureConfig(name="f", labels_img="atlas.nii.gz")
 GRAYORDINATES = FeatureConfig(name="f", structures=["all"])

@@ -10,15 +10,15 @@ import pandas as pd
 import pytest
 from scans import AFFINE, SHAPE, T_R, brain_like, confounds, dataset, grow, write_atlas, write_image
 
+from fmriscale.common.errors import UserError
+from fmriscale.common.quarantine import Rejection
 from fmriscale.config import DenoiseConfig, FeatureConfig
 from fmriscale.corpus.writer import EncodedRun
-from fmriscale.errors import UserError
 from fmriscale.ingest.build import build
-from fmriscale.ingest.denoise import denoise_mistakes, read_confounds
-from fmriscale.ingest.names import parse_name
-from fmriscale.ingest.quality import Rejection
+from fmriscale.ingest.clean.confounds import denoise_mistakes, read_confounds
+from fmriscale.ingest.find.names import parse_name
+from fmriscale.ingest.find.sources import discover, survey
 from fmriscale.ingest.run import process_run
-from fmriscale.ingest.sources import discover, survey
 
 VOLUMES = FeatureConfig(name="f", labels_img="atlas.nii.gz")
 DENSE = FeatureConfig(name="f", structures=["all"])
@@ -301,8 +301,8 @@ def test_volumes_one_by_one_are_joined_by_the_command_of_the_line(tmp_path, name
 
 
 def test_a_single_volume_is_called_one(tmp_path):
-    from fmriscale.ingest.quality import Rejected
-    from fmriscale.ingest.volumes import open_image
+    from fmriscale.common.quarantine import Rejected
+    from fmriscale.ingest.read.volumes import open_image
 
     path = write_image(tmp_path / "sub-01_task-rest_bold.nii.gz", brain_like(1)[..., 0], t_r=None)
     with pytest.raises(Rejected, match="a single volume, such as a mean"):

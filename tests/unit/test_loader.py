@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from factory import write_corpus
 
+from fmriscale.common.errors import DamageError, UserError
 from fmriscale.config import KINDS, DataConfig, PairConfig, SplitConfig
 from fmriscale.corpus.reader import Corpus
-from fmriscale.errors import DamageError, UserError
 from fmriscale.sampling.loader import NTPLoader, changed_data
 from fmriscale.sampling.persistence import area_under_curve
 

@@ -10,10 +10,10 @@ from factory import write_corpus
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fmriscale.common.errors import DamageError, UserError
 from fmriscale.config import SplitConfig
 from fmriscale.corpus.manifest import FeatureSpace, parse_segments, segments_of, split_of
 from fmriscale.corpus.reader import Corpus
-from fmriscale.errors import DamageError, UserError
 
 
 def test_split_depends_on_the_person_alone_and_has_the_shares():

@@ -7,11 +7,11 @@ import pytest
 import torch
 from factory import write_corpus
 
+from fmriscale.common.errors import UserError
 from fmriscale.config import DataConfig, ModelConfig, PretrainConfig, TrainConfig
-from fmriscale.errors import UserError
+from fmriscale.config.recipe import parse
 from fmriscale.model.encoder import build, resolve_encoder
 from fmriscale.model.masked import build_two_tasks
-from fmriscale.recipe import parse
 from fmriscale.sampling.loader import NTPLoader
 from fmriscale.sampling.masks import draw_masks, uniform
 from fmriscale.training.feed import to_device

@@ -8,9 +8,9 @@ import torch
 from memory import peak_of, saved_bytes
 
 from fmriscale.config import ModelConfig, TrainConfig
+from fmriscale.model.activation_memory import activation_bytes
 from fmriscale.model.encoder import build, count_parameters, resolve_encoder
-from fmriscale.model.memory import activation_bytes
-from fmriscale.model.objectives import ntp_loss
+from fmriscale.model.losses import ntp_loss
 from fmriscale.training.objective import Objective
 
 B, L, V = 32, 5, 125

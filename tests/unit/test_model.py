@@ -7,8 +7,8 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from fmriscale.common.errors import DamageError, UserError
 from fmriscale.config import ModelConfig
-from fmriscale.errors import DamageError, UserError
 from fmriscale.model.activation import relu_
 from fmriscale.model.adapt import add_low_rank, learning, merge_low_rank
 from fmriscale.model.attention import sdpa_backend
@@ -16,7 +16,7 @@ from fmriscale.model.dropout import Dropout
 from fmriscale.model.encoder import Encoder, build, count_parameters, in_space, resolve_encoder
 from fmriscale.model.export import load_encoder, save_encoder
 from fmriscale.model.flops import done_flops, forward_flops
-from fmriscale.model.objectives import group_sums, ntp_loss
+from fmriscale.model.losses import group_sums, ntp_loss
 
 V, L, B = 21, 5, 6
 PRESETS = ("paper", "tiny")

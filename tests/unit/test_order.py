@@ -7,7 +7,7 @@ from factory import write_corpus
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fmriscale import randomness
+from fmriscale.common import randomness
 from fmriscale.config import DataConfig, PairConfig
 from fmriscale.sampling import order
 from fmriscale.sampling.loader import NTPLoader

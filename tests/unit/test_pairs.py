@@ -9,9 +9,9 @@ import torch
 import yaml
 from factory import write_corpus
 
+from fmriscale.common.errors import DamageError, UserError
 from fmriscale.config import KINDS, DataConfig, PairConfig
 from fmriscale.corpus.reader import Corpus
-from fmriscale.errors import DamageError, UserError
 from fmriscale.sampling.loader import NTPLoader
 
 HALF = ["*_run-05", "*_run-06", "*_run-07", "*_run-08"]

@@ -9,9 +9,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from fmriscale.config import CorpusConfig, DataConfig, PairConfig
+from fmriscale.config.recipe import parse
 from fmriscale.corpus.reader import Corpus
 from fmriscale.ingest.build import build
-from fmriscale.recipe import parse
 from fmriscale.sampling.loader import NTPLoader
 from fmriscale.sampling.persistence import area_under_curve
 

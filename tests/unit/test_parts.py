@@ -14,13 +14,13 @@ import yaml
 from scans import corpus, dataset, write_atlas, write_fmriprep_run
 
 from fmriscale import cli
+from fmriscale.common.errors import UserError
 from fmriscale.config import FeatureConfig
+from fmriscale.config.recipe import to_dict
 from fmriscale.corpus.lock import FolderLock
 from fmriscale.corpus.reader import Corpus
-from fmriscale.errors import UserError
 from fmriscale.ingest.build import build
 from fmriscale.ingest.plan import make_plan, part_of
-from fmriscale.recipe import to_dict
 
 HOLD = """
 import sys, time

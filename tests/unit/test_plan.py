@@ -12,12 +12,12 @@ from web import serving
 
 from fmriscale.cli import run
 from fmriscale.config import PretrainConfig
+from fmriscale.config.recipe import parse
 from fmriscale.corpus.reader import Corpus
 from fmriscale.model.flops import train_flops
-from fmriscale.recipe import parse
 from fmriscale.sampling.loader import NTPLoader
-from fmriscale.training.memory import states
-from fmriscale.training.plan import GIB, Plan
+from fmriscale.training.prediction import GIB, Plan
+from fmriscale.training.state_memory import states
 
 
 @pytest.fixture(scope="module")

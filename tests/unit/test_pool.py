@@ -10,10 +10,10 @@ import pandas as pd
 import pytest
 from scans import corpus, dataset, hanging, write_atlas, write_fmriprep_run
 
+from fmriscale.common.workers import TimedOut, in_order
 from fmriscale.config import DatasetConfig, DenoiseConfig, FeatureConfig
 from fmriscale.ingest.build import build
 from fmriscale.ingest.shards import libraries
-from fmriscale.pool import TimedOut, in_order
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
@@ -40,7 +40,7 @@ def test_with_a_limit_errors_and_order_are_as_without():
 
 def test_workers_share_the_libraries_that_a_recipe_needs(tmp_path):
     study = dataset(tmp_path, tmp_path / "atlas.nii.gz", denoise=DenoiseConfig(strategy=["motion"]))
-    assert {"fmriscale.ingest.voxels", "nilearn.interfaces.fmriprep"} < set(libraries([study]))
+    assert {"fmriscale.ingest.read.voxels", "nilearn.interfaces.fmriprep"} < set(libraries([study]))
     columns = DatasetConfig(
         name="x", kind="arrays", root="x", features=FeatureConfig(name="x", columns=2), files="*.npy"
     )

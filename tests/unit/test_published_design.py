@@ -8,9 +8,9 @@ import pytest
 from factory import write_corpus
 
 from fmriscale.config import PretrainConfig, StudyConfig
-from fmriscale.evaluation.material import conditions, fold_pairs, prepare, units
-from fmriscale.recipe import parse
+from fmriscale.config.recipe import parse
 from fmriscale.sampling.loader import NTPLoader
+from fmriscale.study.material import conditions, fold_pairs, prepare, units
 
 pytestmark = pytest.mark.realdata
 

@@ -9,9 +9,9 @@ import pytest
 import yaml
 
 from fmriscale import cli
+from fmriscale.common.errors import UserError
 from fmriscale.config import CorpusConfig, DatasetConfig, PretrainConfig, StudyConfig
-from fmriscale.errors import UserError
-from fmriscale.recipe import parse, save_config
+from fmriscale.config.recipe import parse, save_config
 
 TOY = """\
 out: corpus

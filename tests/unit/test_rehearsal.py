@@ -10,8 +10,8 @@ import pytest
 import torch
 from factory import write_corpus
 
+from fmriscale.common.errors import UserError
 from fmriscale.config import DataConfig, ModelConfig, TrainConfig
-from fmriscale.errors import UserError
 from fmriscale.model.encoder import PairClassifier, build, resolve_encoder
 from fmriscale.sampling.loader import NTPLoader
 from fmriscale.training.objective import Objective

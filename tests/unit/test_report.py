@@ -16,9 +16,10 @@ from fmriscale import cli
 from fmriscale.config import SplitConfig
 from fmriscale.corpus.manifest import write_manifest
 from fmriscale.corpus.reader import Corpus
-from fmriscale.ingest.report import facts, sentences
-from fmriscale.ingest.report.carpets import CENSORED, CENSORED_COLOUR, GREYS, NOTHING, carpet
-from fmriscale.ingest.report.facts import Presence, read_records, typical_and_worst, with_durations
+from fmriscale.reports import corpus_facts as facts
+from fmriscale.reports import corpus_sentences as sentences
+from fmriscale.reports.carpets import CENSORED, CENSORED_COLOUR, GREYS, NOTHING, carpet
+from fmriscale.reports.corpus_facts import Presence, read_records, typical_and_worst, with_durations
 
 KEPT = [v for v in range(120) if v not in (10, 11, 70)]
 

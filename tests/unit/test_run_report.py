@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fmriscale.cli import run
-from fmriscale.training.report import POINTS, curve, read_metrics
+from fmriscale.reports.training import POINTS, curve, read_metrics
 
 
 @pytest.fixture

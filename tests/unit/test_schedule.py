@@ -2,7 +2,7 @@ from itertools import pairwise
 
 import pytest
 
-from fmriscale.errors import UserError
+from fmriscale.common.errors import UserError
 from fmriscale.training.schedule import learning_rate, plan_batch
 
 

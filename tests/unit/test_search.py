@@ -8,7 +8,7 @@ import pytest
 from factory import write_corpus
 
 from fmriscale.config import SplitConfig, StudyConfig, TaskConfig
-from fmriscale.evaluation.material import fold_pairs, prepare
+from fmriscale.study.material import fold_pairs, prepare
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,10 @@ from nilearn.maskers import NiftiLabelsMasker, NiftiMasker
 from scans import corpus, dataset
 
 from fmriscale.config import CorpusConfig, DenoiseConfig, FeatureConfig, QualityConfig
+from fmriscale.config.recipe import parse
 from fmriscale.corpus.reader import Corpus
 from fmriscale.ingest.build import build
 from fmriscale.ingest.plan import make_plan
-from fmriscale.recipe import parse
 
 pytestmark = pytest.mark.realdata
 

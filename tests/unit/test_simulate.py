@@ -8,9 +8,9 @@ import yaml
 from nilearn.interfaces.fmriprep import load_confounds
 
 from fmriscale.cli import run
+from fmriscale.common.files import expand
 from fmriscale.config import SimulateConfig
 from fmriscale.corpus.reader import Corpus
-from fmriscale.files import expand
 from fmriscale.simulate import build, design, signal
 from fmriscale.simulate.anatomy import anatomy
 from fmriscale.simulate.texture import BrainTexture, RegionTexture

@@ -10,14 +10,14 @@ import pytest
 from scipy.stats import binom
 
 from fmriscale.config import FinetuneTrainConfig, ModelConfig, SimulateConfig, StudyConfig, TaskConfig
-from fmriscale.evaluation.baselines import Score, baselines
-from fmriscale.evaluation.cells import Cell
-from fmriscale.evaluation.fit import fit
-from fmriscale.evaluation.material import conditions, fold_pairs, prepare, units
-from fmriscale.evaluation.pooling import by_unit
-from fmriscale.evaluation.start import classifier
-from fmriscale.evaluation.statistics import compare, interval
 from fmriscale.simulate.build import simulate
+from fmriscale.study.baselines import Score, baselines
+from fmriscale.study.cells import Cell
+from fmriscale.study.fit import fit
+from fmriscale.study.material import conditions, fold_pairs, prepare, units
+from fmriscale.study.pooling import by_unit
+from fmriscale.study.start import classifier
+from fmriscale.study.statistics import compare, interval
 
 OFFSETS = {"timbre": 0.0, "run_offset": 1.0}
 TIMBRE = {"timbre": 1.0, "run_offset": 0.0}

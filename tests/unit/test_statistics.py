@@ -5,7 +5,7 @@ from sklearn.datasets import make_moons
 from sklearn.model_selection import RepeatedStratifiedKFold, cross_val_score
 from sklearn.svm import SVC
 
-from fmriscale.evaluation.statistics import (
+from fmriscale.study.statistics import (
     compare,
     corrected_t,
     detectable,

@@ -18,14 +18,15 @@ from mlflow.tracking import MlflowClient
 from toystudy import V, options, without_times, write_encoder, write_toy
 
 from fmriscale.cli import run
+from fmriscale.common.errors import DamageError
 from fmriscale.config import DataConfig, PretrainConfig, StudyConfig, TaskConfig
-from fmriscale.errors import DamageError
-from fmriscale.evaluation import shuffled_order, study
-from fmriscale.evaluation.cells import Baselines, Cell, Final, arms, cells, pieces
+from fmriscale.config.recipe import parse, save_config
 from fmriscale.model.classifier import HEAD, SameLabel, load_classifier, save_classifier
 from fmriscale.model.encoder import PairClassifier
 from fmriscale.model.export import load_encoder
-from fmriscale.recipe import parse, save_config
+from fmriscale.study import runner as study
+from fmriscale.study import shuffled_order
+from fmriscale.study.cells import Baselines, Cell, Final, arms, cells, pieces
 
 N_PIECES = 2 + 12 + 1
 """Baselines of two folds, three arms x two folds x two seeds, the final fit."""

@@ -16,9 +16,10 @@ from PIL import Image
 
 from fmriscale.cli import run
 from fmriscale.config import StudyConfig, TaskConfig
-from fmriscale.evaluation import report, wording
-from fmriscale.evaluation.design import MOST_RUNS, describe
-from fmriscale.evaluation.material import fold_pairs, prepare
+from fmriscale.study import printed as report
+from fmriscale.study import wording
+from fmriscale.study.design import MOST_RUNS, describe
+from fmriscale.study.material import fold_pairs, prepare
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 

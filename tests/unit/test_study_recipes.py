@@ -9,10 +9,10 @@ import pytest
 from scans import AFFINE, SHAPE, brain_like, confounds, write_image
 
 from fmriscale.config import CorpusConfig, StudyConfig
+from fmriscale.config.recipe import parse
 from fmriscale.corpus.reader import Corpus
-from fmriscale.evaluation.material import fold_pairs, prepare
 from fmriscale.ingest.build import build
-from fmriscale.recipe import parse
+from fmriscale.study.material import fold_pairs, prepare
 
 N_VOLUMES = 80
 GENRES = ["jazz", "classical", "hiphop", "blues"]

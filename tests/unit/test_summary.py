@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from fmriscale.common.errors import UserError
 from fmriscale.config import FinetuneTrainConfig, StudyConfig, TaskConfig
-from fmriscale.errors import UserError
-from fmriscale.evaluation.baselines import Score
-from fmriscale.evaluation.cells import cells
-from fmriscale.evaluation.speed import speed
-from fmriscale.evaluation.statistics import corrected_t
-from fmriscale.evaluation.summary import summarise
-from fmriscale.evaluation.wording import on_seeds
+from fmriscale.study.baselines import Score
+from fmriscale.study.cells import cells
+from fmriscale.study.speed import speed
+from fmriscale.study.statistics import corrected_t
+from fmriscale.study.summary import summarise
+from fmriscale.study.wording import on_seeds
 
 PEOPLE = [f"p{i}" for i in range(8)]
 EPOCHS = 4

@@ -22,12 +22,12 @@ from toystudy import options, write_toy
 
 from fmriscale.cli import run
 from fmriscale.config import StudyConfig, TrackingConfig
-from fmriscale.evaluation.cells import cells
-from fmriscale.evaluation.material import Material, prepare
-from fmriscale.logbook import Logbook
+from fmriscale.config.recipe import parse
 from fmriscale.model.classifier import SameLabel
-from fmriscale.recipe import parse
-from fmriscale.training.tracking import MAX_VALUE, Tracker
+from fmriscale.study.cells import cells
+from fmriscale.study.material import Material, prepare
+from fmriscale.study.mlflow_log import Logbook
+from fmriscale.tracking import MAX_VALUE, Tracker
 
 
 @pytest.fixture(scope="module")

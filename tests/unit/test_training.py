@@ -17,11 +17,11 @@ import torch
 from factory import write_corpus
 from torch.utils import cpp_extension
 
+from fmriscale.common.errors import UserError
 from fmriscale.config import ModelConfig, PretrainConfig, TrainConfig
-from fmriscale.errors import UserError
+from fmriscale.config.recipe import parse, to_dict
 from fmriscale.model.encoder import Encoder, resolve_encoder
 from fmriscale.model.export import save_encoder
-from fmriscale.recipe import parse, to_dict
 from fmriscale.sampling.persistence import area_under_curve, best_threshold, persistence_score
 from fmriscale.training.cluster import read_environment
 from fmriscale.training.continuation import is_finished

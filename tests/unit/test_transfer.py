@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from web import serving
 
+from fmriscale.common.errors import DamageError, UserError
 from fmriscale.corpus import servers
 from fmriscale.corpus.servers import is_url, open_source
 from fmriscale.corpus.transfer import Patience, complete, read_whole
-from fmriscale.errors import DamageError, UserError
 
 SIZE = 300_000
 CONTENT = np.random.default_rng(0).bytes(SIZE)

@@ -19,9 +19,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.utils.estimator_checks import estimator_checks_generator
 
 from fmriscale import Encoder, EncoderTransformer
+from fmriscale.common.errors import UserError
 from fmriscale.config import FeatureConfig, ModelConfig
-from fmriscale.errors import UserError
-from fmriscale.ingest.features import load_features
+from fmriscale.ingest.read.features import load_features
 from fmriscale.model.encoder import build, resolve_encoder
 from fmriscale.model.export import save_encoder
 

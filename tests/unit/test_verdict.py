@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from fmriscale.config import FinetuneTrainConfig, StudyConfig, TaskConfig
-from fmriscale.evaluation.baselines import Score
-from fmriscale.evaluation.cells import cells
-from fmriscale.evaluation.summary import summarise
-from fmriscale.evaluation.verdict import verdict
+from fmriscale.study.baselines import Score
+from fmriscale.study.cells import cells
+from fmriscale.study.summary import summarise
+from fmriscale.study.verdict import verdict
 
 CHANCE = {
     name: 0.5 for name in ("pair_logistic", "correlation", "run_means", "persistence", "same_run", "shuffled")

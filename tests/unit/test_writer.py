@@ -14,12 +14,12 @@ import webdataset
 import yaml
 from scans import T_R, confounds, corpus, dataset, fragile, write_atlas, write_fmriprep_run
 
+from fmriscale.common.workers import WorkerDied, in_order
 from fmriscale.config import DenoiseConfig, SplitConfig
 from fmriscale.corpus.reader import Corpus
 from fmriscale.corpus.writer import EncodedRun, ShardWriter
 from fmriscale.ingest import finish as finishing
 from fmriscale.ingest.build import build
-from fmriscale.pool import WorkerDied, in_order
 
 EVENTS = "onset\tduration\ttrial_type\n6\t2\tface\n"
 

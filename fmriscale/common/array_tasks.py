@@ -1,0 +1,72 @@
+"""How a verb's work is shared by the tasks of an array: --task-id I --num-tasks N, then --finish."""
+
+import argparse
+import os
+
+from fmriscale.common.errors import UserError
+
+
+def add_flags(group: argparse._ArgumentGroup, part: str, finish: str) -> None:
+    """Add the three flags to the help of a verb.
+
+    Parameters
+    ----------
+    group : argparse group
+        That of the flags which say how to run.
+    part : str
+        What a task does with its part I = 0 ... N-1.
+    finish : str
+        What is done when all parts are there.
+    """
+    group.add_argument("--task-id", type=int, metavar="I", help=f"{part}; in a Slurm array its task")
+    group.add_argument(
+        "--num-tasks", type=int, metavar="N", help="number of parts; in a Slurm array its tasks"
+    )
+    group.add_argument("--finish", action="store_true", help=finish)
+
+
+def settle(flags: argparse.Namespace, *instead: str) -> None:
+    """Check the flags, and fill in task and number of tasks from a Slurm array.
+
+    Parameters
+    ----------
+    flags : Namespace
+        Changed in place.
+    instead : str
+        Other flags of the verb that run no part.
+
+    Raises
+    ------
+    UserError
+        Flags that make no sense together, or a Slurm array with gaps.
+    """
+    alone = [*instead, "finish"]
+    if sum(getattr(flags, name) for name in alone) + (flags.task_id is not None) > 1:
+        names = ", ".join(f"--{name}" for name in instead)
+        raise UserError(f"give one of {names + ', ' if names else ''}--task-id and --finish")
+    if flags.task_id is None and not any(getattr(flags, name) for name in alone):
+        flags.task_id, flags.num_tasks = _array_task(flags.num_tasks, instead)
+    if flags.task_id is not None and flags.num_tasks is None:
+        raise UserError("--task-id needs --num-tasks, the number of parts")
+    if flags.num_tasks is not None and not 0 <= (flags.task_id or 0) < flags.num_tasks:
+        raise UserError(f"--task-id {flags.task_id} of --num-tasks {flags.num_tasks}: ids go from 0 to N-1")
+
+
+def _array_task(num_tasks: int | None, instead: tuple[str, ...]) -> tuple[int | None, int | None]:
+    """Return id and number of tasks of the Slurm array that this process is part of, if any."""
+    if "SLURM_ARRAY_TASK_ID" not in os.environ:
+        if num_tasks is not None:
+            others = f" (or {' or '.join(f'--{name}' for name in instead)})" if instead else ""
+            raise UserError(f"--num-tasks needs --task-id{others}")
+        return None, None
+    names = ("ID", "MIN", "MAX", "COUNT")
+    try:
+        task, low, high, count = (int(os.environ[f"SLURM_ARRAY_TASK_{name}"]) for name in names)
+    except (KeyError, ValueError) as error:
+        raise UserError(
+            f"SLURM_ARRAY_TASK_ID is set, but not what an array of Slurm sets ({error}): unset it, or give "
+            "--task-id and --num-tasks"
+        ) from error
+    if high - low + 1 != count:
+        raise UserError("the Slurm array has gaps: give a whole range, e.g. --array=0-15; what is done stays")
+    return task - low, num_tasks or count

@@ -1,1 +1,0 @@
-"""Is the result real? Folds, baselines, statistics, the study."""

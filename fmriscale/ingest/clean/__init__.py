@@ -1,0 +1,1 @@
+"""Confounds, denoising, censoring, quality."""

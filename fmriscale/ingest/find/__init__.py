@@ -1,0 +1,1 @@
+"""Which runs a data set has, what they are called, and which files belong to them."""

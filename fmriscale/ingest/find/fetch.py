@@ -1,0 +1,160 @@
+"""The files of a run that lies on a server are here while the run is read, and no longer."""
+
+import dataclasses
+import errno
+import os
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fmriscale.common.errors import DamageError, UserError
+from fmriscale.common.quarantine import Rejected
+from fmriscale.corpus import transfer
+from fmriscale.corpus.transfer import Patience, fetch_file
+from fmriscale.ingest.read.mirror import Mirror, is_placeholder, mirror_of, sources_folder
+from fmriscale.ingest.read.scratch import scratch_folder
+
+if TYPE_CHECKING:
+    from fmriscale.ingest.find.sources import RunSource
+
+AFTER_A_FAILURE = 10.0
+"""Patience with a server, s, that used up the patience of a run before."""
+_THREADS = 4
+"""Files of a run that are fetched at once."""
+
+
+class NoRoom(UserError):
+    """The disk of the cache is full: the build ends."""
+
+
+class _Archive:
+    """The archive that was fetched last: it holds many runs, which come one after the other."""
+
+    def __init__(self) -> None:
+        self.stack, self.here = ExitStack(), dict[Path, Path]()
+
+    def leave(self) -> None:
+        """Delete it."""
+        self.here = {}
+        self.stack.close()
+
+
+_archive = _Archive()
+_failed: set[str] = set()
+
+
+def leave() -> None:
+    """Delete what this process keeps for the next run."""
+    _archive.leave()
+
+
+@contextmanager
+def fetched(run: "RunSource") -> Iterator["RunSource"]:
+    """Bring the files of a run from its server, and delete them afterwards; others are where they are.
+
+    Raises
+    ------
+    Rejected
+        A file is gone, or the server does not give it.
+    NoRoom
+        There is no room for it.
+    """
+    far = [file for file in dict.fromkeys(run.inputs()) if mirror_of(file)]
+    if run.path not in _archive.here:
+        _archive.leave()
+    if not far:
+        yield run
+        return
+    with ExitStack() as stack:
+        if run.array is not None and run.path not in _archive.here:
+            _archive.here = _bring([run.path], _archive.stack)
+        described = [] if run.confounds is None else [run.confounds.with_suffix(".json")]  # CompCor's masks
+        far += [file for file in described if file.exists()]
+        here = _archive.here | _bring([file for file in far if file not in _archive.here], stack)
+        yield _moved(run, here)
+
+
+@contextmanager
+def present(path: Path) -> Iterator[Path]:
+    """Bring a single file; raises as `fetched`."""
+    with ExitStack() as stack:
+        yield _bring([path], stack)[path] if mirror_of(path) else path
+
+
+def readable(path: Path) -> Path:
+    """Return a file that planning reads; one on a server is fetched for good, over its placeholder.
+
+    Raises
+    ------
+    UserError
+        The server does not give it.
+    """
+    mirror = mirror_of(path)
+    if mirror is None:
+        return path
+    if not path.exists():
+        mirror.renew(path.parent)
+    if is_placeholder(path):
+        try:
+            with present(path) as here:
+                status = path.stat()
+                os.utime(here, ns=(status.st_mtime_ns, status.st_mtime_ns))
+                here.replace(path)
+        except Rejected as why:
+            raise UserError(why.detail) from None
+    return path
+
+
+def _moved(run: "RunSource", here: dict[Path, Path]) -> "RunSource":
+    """Return a run whose files are others."""
+    changes: dict[str, Any] = {}
+    for field in dataclasses.fields(run):
+        value = getattr(run, field.name)
+        if isinstance(value, Path):
+            changes[field.name] = here.get(value, value)
+        elif isinstance(value, tuple):
+            changes[field.name] = tuple(here.get(v, v) if isinstance(v, Path) else v for v in value)
+    return dataclasses.replace(run, **changes)
+
+
+def _bring(files: Iterable[Path], stack: ExitStack) -> dict[Path, Path]:
+    """Fetch files into a scratch folder of this process; the stack empties it."""
+    sources = sources_folder()
+    try:
+        folder = stack.enter_context(scratch_folder(sources))
+        here = {file: folder / file.relative_to(sources) for file in files}
+        with ThreadPoolExecutor(_THREADS) as pool:
+            list(pool.map(_fetch, here.keys(), here.values()))
+        return here
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        remedy = "free some" if full else "mend that"
+        raise NoRoom(
+            f"{sources}: {error.strerror}; {remedy}, or put the cache elsewhere (FMRISCALE_CACHE), then run "
+            "this again: what is finished is kept"
+        ) from error
+
+
+def _fetch(file: Path, to: Path) -> None:
+    """Fetch one file."""
+    mirror = mirror_of(file)
+    assert isinstance(mirror, Mirror)
+    at = mirror.shown(file)
+    patience = Patience(at, AFTER_A_FAILURE if mirror.url in _failed else transfer.PATIENCE)
+    to.parent.mkdir(parents=True, exist_ok=True)
+    with to.open("w+b") as part:
+        try:
+            fetch_file(mirror.source, mirror.name(file), part, patience)
+        except FileNotFoundError:
+            gone = "was there when the data set was listed, and is gone; put it back"
+            raise Rejected("vanished", f"{at}: {gone}") from None
+        except PermissionError as error:
+            raise Rejected(
+                "unreachable", f"{at}: the server refuses it ({error}); check your access"
+            ) from None
+        except DamageError as error:
+            _failed.add(mirror.url)
+            raise Rejected("unreachable", str(error)) from None
+    _failed.discard(mirror.url)

@@ -1,0 +1,107 @@
+"""The folders of the Human Connectome Project's pipelines.
+
+    <subject>/MNINonLinear/Results/<run>/<run>[_hp2000_clean].nii.gz
+                                         <run>_Atlas[_MSMAll][_hp2000_clean].dtseries.nii
+                                         brainmask_fs.2.nii.gz, Movement_RelativeRMS.txt, EVs/*.txt
+
+Which of the files of a run is taken, `entities: {desc: ...}` says: `desc` is what stands between the
+run's name and the extension without `_Atlas`, such as `hp2000_clean` or `MSMAll_hp2000_clean`, and '' where
+nothing does. A folder is a run if its name says the direction of phase encoding (`rfMRI_REST1_LR`,
+`tfMRI_MOVIE1_7T_AP`) or has BIDS entities (`task-rest_run-01_bold`); others hold several runs joined
+(`rfMRI_REST`) and are passed over, unless name_pattern says how runs are called.
+"""
+
+import re
+from pathlib import Path
+
+from fmriscale.common.errors import UserError
+from fmriscale.common.quarantine import Rejection
+from fmriscale.config import DatasetConfig
+from fmriscale.ingest.find.choice import Found, Listing
+from fmriscale.ingest.find.layouts import file_ends
+from fmriscale.ingest.find.names import Tree, parse_name
+
+RESULTS = Path("MNINonLinear/Results")
+
+_RUN = re.compile(r"[rt]?fMRI_(?P<task>[A-Za-z]+\w*?)(?P<run>\d+)?(_(?P<acq>\d+T))?_(?P<dir>AP|PA|LR|RL)")
+_VISIT = re.compile(r"(?P<sub>.+)_(?P<ses>V\d+\w*)_MR")
+_CLEANING = r"((?:_(?:hp[0-9a-z]+|clean|rclean|tclean))*)"
+
+
+def find_hcp(dataset: DatasetConfig, root: Path, tree: Tree, form: str) -> Listing:
+    """List the time series of every run of every subject below root, and subjects that were not fetched."""
+    ends = file_ends(dataset, form)
+    found, runs, others = [], set(), set()
+    for subject in tree.folder(root).folders:
+        results = root / subject / RESULTS
+        for run in tree.folder(results).folders:
+            entities = run_entities(run)
+            if entities is None and dataset.name_pattern is None:
+                others.add(run)
+                continue
+            runs.add(run)
+            for file in tree.folder(results / run).files:
+                desc = _processing(file, run, ends)
+                if desc is not None:
+                    own = subject_entities(subject) | (entities or {}) | ({"desc": desc} if desc else {})
+                    source = (Path(subject) / RESULTS / run / file).as_posix()
+                    found.append(Found(results / run / file, source, own))
+    if not found:
+        hint = "root must be the folder that holds the subjects"
+        if runs:
+            hint = f"there are {_some(runs)}: choose features to fit"
+        elif others:
+            hint = f"there are {_some(others)}, none named like rfMRI_REST1_LR: set name_pattern"
+        raise UserError(
+            f"data set '{dataset.name}': no run with *{ends[0]} in {root}/*/{RESULTS.as_posix()}; {hint}"
+        )
+    subjects = {f: tree.folder(root / f) for f in tree.folder(root).folders}
+    empty = [f for f, inside in subjects.items() if not (inside.folders or inside.files)]
+    told = "the folder is empty: fetch it (datalad get), or remove it"
+    return Listing(found, remarks=[Rejection(dataset.name, folder, "no_scans", told) for folder in empty])
+
+
+def _some(folders: set[str]) -> str:
+    return ", ".join(sorted(folders)[:8])
+
+
+def subject_entities(folder: str) -> dict[str, str]:
+    """Return subject and visit: HCA6002236_V1_MR is the same person as HCA6002236_V2_MR."""
+    visit = _VISIT.fullmatch(folder)
+    return visit.groupdict() if visit else {"sub": folder.removeprefix("sub-")}
+
+
+def run_entities(folder: str) -> dict[str, str] | None:
+    """Return task, run, field strength and direction of a run's folder; None for several runs joined."""
+    if match := _RUN.fullmatch(folder):
+        return {k: v.lower() if k == "task" else v for k, v in match.groupdict().items() if v is not None}
+    parsed = parse_name(f"{folder}.nii.gz")
+    return parsed.entities if parsed and "task" in parsed.entities else None
+
+
+def _processing(file: str, run: str, ends: tuple[str, ...]) -> str | None:
+    """Return the processing that the name of a run's time series states; None for other files."""
+    for end in ends:
+        if file.startswith(run) and file.endswith(end):
+            rest = file[len(run) : -len(end)]
+            match = re.fullmatch(_CLEANING if end in (".nii.gz", ".nii") else r"_Atlas([\w.]*)", rest)
+            return match[1].strip("_") if match else None
+    return None
+
+
+def brain_mask(tree: Tree, path: Path) -> Path | None:
+    """Return the brain mask beside a volume."""
+    names = [n for n in tree.folder(path.parent).files if re.fullmatch(r"brainmask_fs\..*nii\.gz", n)]
+    return path.parent / names[0] if names else None
+
+
+def motion_table(tree: Tree, path: Path) -> Path | None:
+    """Return the table of relative head motion, mm, one row a volume."""
+    name = "Movement_RelativeRMS.txt"
+    return path.parent / name if name in tree.folder(path.parent).files else None
+
+
+def ev_files(tree: Tree, path: Path) -> tuple[Path, ...]:
+    """Return the files of a task run's conditions; Sync.txt holds the start of the scan, no condition."""
+    folder = path.parent / "EVs"
+    return tuple(folder / n for n in tree.folder(folder).files if n.endswith(".txt") and n != "Sync.txt")

@@ -1,0 +1,155 @@
+"""Read signals that are already [T, V] or [V, T]: NumPy, text tables, MATLAB and HDF5 files."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from fmriscale.common.quarantine import Rejected
+from fmriscale.ingest.read.content import check_content
+from fmriscale.ingest.read.tables import Shape, read_table
+
+if TYPE_CHECKING:
+    import h5py
+
+LARGE = 2**21
+"""Numbers from which on signals are worth loops that are compiled: their import takes a second."""
+
+TABLES = (".tsv", ".csv", ".txt", ".1D")
+EXTENSIONS = (".npz", ".npy", ".mat", ".h5", ".hdf5", *TABLES, *(f"{table}.gz" for table in TABLES))
+
+
+def read_array(
+    path: Path,
+    array: str | None = None,
+    variable: str | None = None,
+    orientation: Literal["TV", "VT"] = "TV",
+    *,
+    n_features: int | None = None,
+    header: bool | None = None,
+    index_column: bool | None = None,
+) -> np.ndarray:
+    """Read one run.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    array : str, optional
+        Name of the array that is the run, in a file that holds several.
+    variable : str, optional
+        Name of the array in a .mat or .h5 file that holds one run; None = the only matrix in it.
+    orientation : {"TV", "VT"}
+        Axes as they are stored: volumes by features, or features by volumes. A .mat file counts as MATLAB
+        shows it, whichever version wrote it.
+    n_features : int, optional
+        How many features there should be, which tells an index column of a text table from a signal.
+    header, index_column : bool, optional
+        Whether the first line or column of a text table is no signal; None = told from the table.
+
+    Returns
+    -------
+    ndarray [T, V] of float64, or of float32 where it is large
+
+    Raises
+    ------
+    Rejected
+        The file is damaged, empty or holds no matrix of real numbers (`unreadable`), or not the wanted
+        one (`no_variable`).
+    """
+    check_content(path, "array")
+    try:
+        signals = _read(path, array or variable, Shape(n_features, orientation, header, index_column))
+    except Rejected:
+        raise
+    except Exception as error:  # zip, gzip, numpy, pandas, scipy and HDF5 each have their own
+        raise Rejected("unreadable", f"not readable as numbers: {error}; copy it again") from error
+    if signals.dtype.kind not in "biuf":
+        raise Rejected("unreadable", f"holds {signals.dtype}, not real numbers")
+    if signals.ndim != 2:
+        raise Rejected("unreadable", f"shape {signals.shape} is not [volumes, features]")
+    signals = signals if orientation == "TV" else signals.T
+    return signals if is_large(signals) else np.asarray(signals, dtype=np.float64)
+
+
+def _read(path: Path, variable: str | None, shape: Shape) -> np.ndarray:
+    """Read the array as it is stored."""
+    if path.suffix == ".npz":
+        with np.load(path, allow_pickle=False) as archive:
+            return archive[variable or ""]
+    if path.suffix == ".npy":
+        return np.load(path, allow_pickle=False)
+    if path.suffix == ".mat":
+        import h5py
+
+        # Since 7.3 a .mat file is HDF5, where MATLAB's columns lie as rows.
+        return _read_hdf5(path, variable).T if h5py.is_hdf5(path) else _read_mat(path, variable)
+    if path.suffix in (".h5", ".hdf5"):
+        return _read_hdf5(path, variable)
+    return read_table(path, shape)
+
+
+def _read_mat(path: Path, variable: str | None) -> np.ndarray:
+    """Read a .mat file of version 4 to 7."""
+    import scipy.io
+
+    kinds = {name: (shape, kind) for name, shape, kind in scipy.io.whosmat(path)}
+    numeric = ("double", "single", *(f"{u}int{bits}" for u in ("", "u") for bits in (8, 16, 32, 64)))
+    matrices = {name: shape for name, (shape, kind) in kinds.items() if kind in numeric}
+    name = _choose(variable, matrices, {name: kind for name, (_, kind) in kinds.items()})
+    return scipy.io.loadmat(path, variable_names=[name])[name]
+
+
+def _read_hdf5(path: Path, variable: str | None) -> np.ndarray:
+    """Read a dataset of an HDF5 file."""
+    import h5py
+
+    variable = variable and variable.strip("/")
+    kinds: dict[str, str] = {}
+    matrices: dict[str, tuple[int, ...]] = {}
+
+    def note(name: str, item: "h5py.Group | h5py.Dataset") -> None:
+        matlab = item.attrs.get("MATLAB_class", b"")
+        matlab = matlab.decode() if isinstance(matlab, bytes) else str(matlab)
+        kinds[name] = matlab or ("group" if isinstance(item, h5py.Group) else str(item.dtype))
+        if isinstance(item, h5py.Dataset) and item.dtype.kind in "iuf" and matlab != "char":
+            matrices[name] = item.shape
+
+    with h5py.File(path, "r") as file:
+        if variable and variable in file:  # a file of a thousand people is not listed for each
+            item = file[variable]
+            assert not isinstance(item, h5py.Datatype)
+            note(variable, item)
+        else:
+            file.visititems(note)
+        dataset = file[_choose(variable, matrices, kinds)]
+        assert isinstance(dataset, h5py.Dataset)
+        return dataset[()]
+
+
+def _choose(variable: str | None, matrices: dict[str, tuple[int, ...]], kinds: dict[str, str]) -> str:
+    """Return the name of the wanted array, or of the only one with two axes longer than 1."""
+    if variable is not None:
+        if variable in matrices:
+            return variable
+        if variable in kinds:
+            raise Rejected(
+                "no_variable",
+                f"'{variable}' is of class {kinds[variable]}, not a matrix of numbers; save the matrix alone",
+            )
+        raise Rejected("no_variable", f"no variable '{variable}'; it holds {_listed(kinds)}")
+    wide = [name for name, shape in matrices.items() if len(shape) == 2 and min(shape) > 1]
+    if len(wide) != 1:
+        found = "no matrix" if not wide else "several matrices"
+        raise Rejected("no_variable", f"{found} of numbers; it holds {_listed(kinds)}; set variable")
+    return wide[0]
+
+
+def _listed(kinds: dict[str, str]) -> str:
+    return ", ".join(f"{name} ({kind})" for name, kind in list(kinds.items())[:12]) or "nothing"
+
+
+def is_large(signals: np.ndarray) -> bool:
+    """Tell whether signals [T, V] are for compiled loops, which go along rows."""
+    known = signals.dtype in (np.float32, np.float64) and signals.flags.c_contiguous
+    return known and signals.size >= LARGE and signals.shape[1] >= 64

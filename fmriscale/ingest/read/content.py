@@ -1,0 +1,246 @@
+"""What a file is by its first bytes, whatever its name says; and whether its content is here at all."""
+
+import contextlib
+import re
+import shlex
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from fmriscale.common.errors import UserError
+from fmriscale.common.quarantine import Rejected
+from fmriscale.ingest.read.hashes import HashedFile
+
+_HEAD = 8192
+"""Bytes that are looked at."""
+
+_GZIP = b"\x1f\x8b"
+_ANNEX = re.compile(rb"[^\0\r\n]{0,400}[/\\]annex[/\\]objects[/\\]")
+_LFS = re.compile(rb"version https://(git-lfs\.github\.com|hawser\.github\.com)/spec/")
+_LINK = re.compile(rb"\.{1,2}[/\\][^\0\r\n]{1,1000}\r?\n?")
+_PAGE = re.compile(rb"\s*(<!--.*?-->\s*)*<(!doctype html|html|head|body)\b", re.IGNORECASE | re.DOTALL)
+_XML = re.compile(rb"\s*<(\?xml|[A-Za-z!])")
+_JSON = re.compile(rb'\s*[{\[]\s*("|[{\[}\]])')
+
+_NO_TEXT = bytes(byte for byte in range(32) if byte not in b"\t\n\f\r\x1a\x1b")
+
+_AGAIN = "download or copy it again"
+
+_STARTS = {
+    b"\x00\x05\x16\x07": ("a note of macOS about another file (AppleDouble)", "delete it"),
+    b"PK\x03\x04": ("a zip archive", "unpack it (unzip)"),
+    b"BZh": ("compressed by bzip2", "unpack it (bunzip2)"),
+    b"\xfd7zXZ": ("compressed by xz", "unpack it (unxz)"),
+    b"\x28\xb5\x2f\xfd": ("compressed by zstd", "unpack it (unzstd)"),
+    b"7z\xbc\xaf": ("a 7z archive", "unpack it (7z x)"),
+    b"Rar!": ("a rar archive", "unpack it (unrar x)"),
+    b"%PDF": ("a PDF", _AGAIN),
+    b"\x89PNG": ("a PNG picture", _AGAIN),
+    b"\xff\xd8\xff": ("a JPEG picture", _AGAIN),
+    b"NRRD": ("an NRRD image", "convert it to NIfTI (e.g. with 3D Slicer or SimpleITK)"),
+    b"CDF": ("a netCDF file (MINC?)", "convert it to NIfTI (mnc2nii)"),
+    b"\x89HDF\r\n\x1a\n": ("an HDF5 file", "convert it to NIfTI (mnc2nii, where it is MINC)"),
+    b"\x93NUMPY": ("a NumPy array", "give it to kind arrays, or write it as NIfTI with its affine"),
+    b"MATLAB": ("a MATLAB file", "give it to kind arrays"),
+}
+"""What other files begin with: what they are, and what to do."""
+
+_KINDS = {b"PK\x03\x04": "zip", b"\x89HDF\r\n\x1a\n": "hdf5", b"\x93NUMPY": "npy", b"MATLAB": "matlab"}
+
+_WANTED = {
+    "nifti": {"nifti", "nifti2"},
+    "cifti": {"nifti2", "cifti"},
+    "gifti": {"gifti"},
+    ".npz": {"zip"},
+    ".npy": {"npy"},
+    ".mat": {"matlab", "hdf5"},
+    ".h5": {"hdf5", "matlab"},
+    ".hdf5": {"hdf5", "matlab"},
+}
+"""Kinds of content by the form of a run, of arrays by the end of the name; other arrays are tables."""
+
+
+@contextlib.contextmanager
+def open_content(path: Path) -> Iterator[Any]:
+    """Open a file for reading bytes, through gzip where its content is gzip, whatever it is called."""
+    from isal import igzip
+
+    with path.open("rb") as handle:
+        if handle.read(2) != _GZIP:
+            handle.seek(0)
+            yield handle
+            return
+    with HashedFile(path) as packed, igzip.IGzipFile(fileobj=packed, mode="rb") as content:
+        yield content
+
+
+def check_fetched(path: Path, who: str = "") -> bytes:
+    """Return the first bytes of a file, or reject it where it only stands for content that is elsewhere.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    who : str
+        How the rejection begins, for files that are not the run itself.
+
+    Raises
+    ------
+    Rejected
+        A link to nothing, a pointer of git-annex or Git LFS, the text of a link (`not_fetched`); a file that
+        cannot be read (`unreadable`).
+    """
+    name = shlex.quote(path.name)
+    annexed = f"content that git-annex has not fetched; fetch it: datalad get {name} (or git annex get)"
+    if path.is_symlink() and not path.exists():
+        target = path.readlink()
+        if "annex" in target.parts:
+            raise Rejected("not_fetched", f"{who}a link to {annexed}")
+        raise Rejected("not_fetched", f"{who}a link to content that is not here ({target}); copy or fetch it")
+    try:
+        with path.open("rb") as handle:
+            head = handle.read(_HEAD)
+    except OSError as error:
+        raise Rejected("unreadable", f"{who}cannot be read: {error.strerror}; mend that") from error
+    if _ANNEX.match(head):
+        raise Rejected("not_fetched", f"{who}a text that stands for {annexed}")
+    if _LFS.match(head):
+        raise Rejected(
+            "not_fetched",
+            f"{who}a text that stands for content that Git LFS has not fetched; fetch it: "
+            f"git lfs pull --include {shlex.quote('*' + path.name)}",
+        )
+    if _LINK.fullmatch(head):
+        target = head.decode(errors="replace").strip()
+        raise Rejected(
+            "not_fetched", f"{who}the text of a link to {target}, as a checkout without links writes it; "
+            "put that file in its place"
+        )  # fmt: skip
+    return head
+
+
+def check_content(path: Path, form: str, who: str = "") -> None:
+    """Reject a file that is something else than its form, and say what it is.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    form : {"nifti", "cifti", "gifti", "array", "text"}
+        What it should be. Damage is left to the reader of that form.
+    who : str
+        How the rejection begins, for files that are not the run itself.
+
+    Raises
+    ------
+    Rejected
+        `not_fetched` (`check_fetched`) or `unreadable`.
+    """
+    head = check_fetched(path, who)
+    if not head:
+        raise Rejected(
+            "unreadable",
+            f"{who}empty (0 bytes): a placeholder, or a download or copy that failed; {_AGAIN}",
+        )
+    plain = _unpacked(head) if head.startswith(_GZIP) else head
+    kind, what, remedy = _identify(plain, path)
+    if form == "array":
+        form = path.suffix if path.suffix in _WANTED else "table"
+        remedy = _AGAIN if "NIfTI" in remedy or "arrays" in remedy else remedy
+    if form == "text" and "XML" in what:
+        remedy = "write its names as a text, one 'index name' a line"
+    is_named = form != "gifti" or (path.suffix == ".gz") == head.startswith(_GZIP)  # nibabel goes by the name
+    if kind == "unknown" or (kind in _WANTED.get(form, {"text"}) and is_named):
+        return
+    if kind == "gzip":
+        what, remedy = "compressed twice by gzip", f"unpack it once (gunzip -c {shlex.quote(path.name)})"
+    elif head.startswith(_GZIP):
+        what = f"{what} in gzip"
+    if kind == form == "gifti":
+        remedy = "unpack it (gunzip)" if head.startswith(_GZIP) else "take the .gz off its name"
+        raise Rejected("unreadable", f"{who}named {path.suffix}, but it is {what}; {remedy}")
+    raise Rejected("unreadable", f"{who}not {_article(form)}: it is {what}; {remedy}")
+
+
+def check_input(path: Path, form: str) -> None:
+    """Refuse a file of the recipe that is something else than its form, with the recipe.
+
+    Raises
+    ------
+    UserError
+        As `check_content` rejects.
+    """
+    try:
+        check_content(path, form)
+    except Rejected as why:
+        raise UserError(f"{path}: {why.detail}") from why
+
+
+def _article(form: str) -> str:
+    forms = {"nifti": "a NIfTI image", "cifti": "a CIFTI file", "gifti": "a GIFTI file"}
+    forms |= {"table": "a table", "text": "a text"}
+    return forms.get(form, f"a {form} file")
+
+
+def _unpacked(head: bytes) -> bytes:
+    """Return what the first bytes of a gzip file hold; nothing where they are damaged."""
+    try:
+        return zlib.decompressobj(31).decompress(head, _HEAD)
+    except zlib.error:
+        return b""
+
+
+def _identify(head: bytes, path: Path) -> tuple[str, str, str]:
+    """Return the kind of content ("unknown" where nothing is clear), what it is in words, and the remedy."""
+    size, swapped = (int.from_bytes(head[:4], order) for order in ("little", "big"))
+    if 348 in (size, swapped) and head[344:347] == b"n+1":
+        return "nifti", "a NIfTI image", "use features with labels_img or mask_img"
+    if 540 in (size, swapped) and head[4:7] == b"n+2":
+        intent = int.from_bytes(head[504:508], "little" if size == 540 else "big")
+        if 3000 <= intent < 3100:
+            return "cifti", "a CIFTI file", "use features for CIFTI: structures, parcels or a .dlabel.nii"
+        return "nifti2", "a NIfTI-2 image", "use features with labels_img or mask_img"
+    if head.startswith(_GZIP):
+        return "gzip", "compressed by gzip", "unpack it (gunzip)"
+    for start, (what, remedy) in _STARTS.items():
+        if head.startswith(start):
+            return _KINDS.get(start, "other"), what, remedy
+    if head[128:132] == b"DICM":
+        return "other", "a DICOM file", "convert the series (dcm2niix)"
+    if head[257:262] == b"ustar":
+        return "other", "a tar archive", "unpack it (tar xf)"
+    if _is_mgh(head):
+        plain = _plain_name(path)
+        return "other", "an MGH image of FreeSurfer", f"convert it (mri_convert {plain}.mgz {plain}.nii.gz)"
+    return _identify_text(head)
+
+
+def _is_mgh(head: bytes) -> bool:
+    """Tell an MGH header: version 1, four extents, and a type of voxels."""
+    version, *extents, voxels = (int.from_bytes(head[i : i + 4], "big") for i in range(0, 24, 4))
+    return len(head) > 284 and version == 1 and all(0 < n < 10**6 for n in extents) and voxels < 11
+
+
+def _identify_text(head: bytes) -> tuple[str, str, str]:
+    """Tell a text, and what kind of text, from bytes that are none."""
+    if _PAGE.match(head):
+        return "other", "a web page (HTML)", f"the download failed: log in or mend the address, and {_AGAIN}"
+    if b"<GIFTI" in head:
+        return "gifti", "a GIFTI file", "use features with labels_gii"
+    if _XML.match(head):
+        return "other", f"XML, beginning {_quoted(head)}", _AGAIN
+    if _JSON.match(head):
+        return "other", f"JSON, beginning {_quoted(head)}", _AGAIN
+    if head and len(head.translate(None, _NO_TEXT)) == len(head):
+        return "text", f"a text, beginning {_quoted(head)}", _AGAIN
+    return "unknown", "", ""
+
+
+def _quoted(head: bytes) -> str:
+    text = " ".join(re.sub(r"<\?xml.*?\?>", "", head[:400].decode(errors="replace")).split())
+    return f"'{text[:60]}{'...' if len(text) > 60 else ''}'"
+
+
+def _plain_name(path: Path) -> str:
+    return path.name.split(".")[0]

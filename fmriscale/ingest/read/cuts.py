@@ -1,0 +1,108 @@
+"""Runs that lie end to end in one file: where each begins, and what of the tables beside the file is its."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
+from fmriscale.common.quarantine import Rejected
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A run within a file.
+
+    Attributes
+    ----------
+    first : int
+        Its first volume in the file.
+    n_volumes : int
+        How many it has, dummy volumes included.
+    of : int
+        How many all runs of the file have.
+    """
+
+    first: int
+    n_volumes: int
+    of: int
+
+    def __str__(self) -> str:
+        return f"[{self.first}:{self.first + self.n_volumes}]"
+
+    @property
+    def volumes(self) -> slice:
+        """Its volumes in the file."""
+        return slice(self.first, self.first + self.n_volumes)
+
+    def rows(self, n_rows: int, table: str) -> slice:
+        """Return which rows of a table with a row a volume, of the file or of the run alone, are the run's.
+
+        Raises
+        ------
+        Rejected
+            It has as many rows as neither.
+        """
+        if n_rows == self.of:
+            return self.volumes
+        if n_rows == self.n_volumes:
+            return slice(0, n_rows)
+        raise Rejected(
+            "confounds_length",
+            f"{table} has {n_rows} rows; the file has {self.of} volumes, this run {self.n_volumes}: both "
+            "must come from one preprocessing",
+        )
+
+
+def cuts(lengths: list[int]) -> Iterator[Cut]:
+    """Yield the runs of a file from the volumes of each."""
+    total = sum(lengths)
+    for end, n_volumes in zip(accumulate(lengths), lengths, strict=True):
+        yield Cut(end - n_volumes, n_volumes, total)
+
+
+def volumes_of(cut: Cut | None, n_volumes: int) -> slice:
+    """Return which volumes of a file are the run's.
+
+    Raises
+    ------
+    Rejected
+        The runs add up to another number than the file has.
+    """
+    if cut is None:
+        return slice(0, n_volumes)
+    if cut.of != n_volumes:
+        raise Rejected(
+            "other_length",
+            f"runs adds up to {cut.of} volumes, the file has {n_volumes}; mend runs, or list this file in a "
+            "data set of its own",
+        )
+    return cut.volumes
+
+
+def within(
+    events: list[dict[str, Any]], cut: Cut, t_r: float, shift: float, is_shared: bool
+) -> list[dict[str, Any]]:
+    """Return the events of a run, onsets relative to its first kept volume.
+
+    Parameters
+    ----------
+    events : list of dict
+        As read, onsets relative to the first volume of their file.
+    cut : Cut
+        The run.
+    t_r : float
+        Repetition time, s.
+    shift : float
+        Seconds dropped at the start of the run.
+    is_shared : bool
+        The events are those of the whole file; else of the run alone.
+
+    """
+    if not is_shared:
+        return [{**event, "onset": round(event["onset"] - shift, 6)} for event in events]
+    start, end = cut.first * t_r, (cut.first + cut.n_volumes) * t_r
+    return [
+        {**event, "onset": round(event["onset"] - start - shift, 6)}
+        for event in events
+        if (start <= event["onset"] or cut.first == 0) and event["onset"] < end
+    ]

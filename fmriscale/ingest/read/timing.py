@@ -1,0 +1,186 @@
+"""The time axis of a run: its repetition time, and what its volumes' first moment is called."""
+
+import math
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from fmriscale.common.quarantine import Rejected
+from fmriscale.config import MAX_T_R, MIN_T_R
+from fmriscale.ingest.read.text import read_json
+
+RecipeTime = float | Literal["sidecar"] | None
+"""What a recipe says of the repetition time of one run."""
+
+JITTER = 0.05
+"""Volumes may lie this share of a step beside a regular grid: triggers are not more exact."""
+
+
+def read_sidecars(sidecars: tuple[Path, ...]) -> dict[str, Any]:
+    """Read what applies to a run: of each entry, what the most specific JSON file (the last one) states.
+
+    Raises
+    ------
+    Rejected
+        One of them is not readable.
+    """
+    stated: dict[str, Any] = {}
+    for path in sidecars:
+        stated |= {name: value for name, value in read_json(path).items() if value is not None}
+    return stated
+
+
+def recipe_t_r(t_r: RecipeTime | dict[str, float], task: str) -> RecipeTime:
+    """Return what the `t_r` of a recipe says of a run of this task."""
+    return t_r.get(task) if isinstance(t_r, dict) else t_r
+
+
+def stated_t_r(sidecar: dict[str, Any], n_volumes: int | None = None, settled: bool = False) -> float | None:
+    """Return the repetition time that the sidecars of a run state, s.
+
+    Parameters
+    ----------
+    sidecar : dict
+        RepetitionTime, or VolumeTiming: when each volume was acquired, s.
+    n_volumes : int, optional
+        Volumes of the run.
+    settled : bool
+        The recipe gives the repetition time: None is returned, but irregular volumes have none all the same.
+
+    Raises
+    ------
+    Rejected
+        `no_t_r` where volumes are not regular or an entry is no number, `t_r_conflict` where the two entries
+        contradict each other.
+    """
+    stated, timing = sidecar.get("RepetitionTime"), sidecar.get("VolumeTiming")
+    step = None if timing is None else _regular_step(timing)
+    if settled:
+        return None
+    if stated is not None and not _is_number(stated):
+        raise Rejected("no_t_r", f"RepetitionTime '{stated}' is not a number; mend the sidecar or set t_r")
+    if stated is None and timing is not None:
+        if n_volumes not in (None, len(timing)):
+            raise Rejected(
+                "no_t_r",
+                f"VolumeTiming lists {len(timing)} volumes, the run has {n_volumes}; mend it or set t_r",
+            )
+        return step
+    if stated is not None and step is not None and _differ(stated, step):
+        raise Rejected(
+            "t_r_conflict",
+            f"RepetitionTime says {stated:g} s, its VolumeTiming {step:g} s; mend one or set t_r",
+        )
+    return stated
+
+
+def _regular_step(timing: Any) -> float | None:
+    """Return the time between volumes, s; None for fewer than two."""
+    if not isinstance(timing, list) or not all(map(_is_number, timing)):
+        raise Rejected("no_t_r", "VolumeTiming is no list of numbers; mend the sidecar")
+    if len(timing) < 2:
+        return None
+    times = np.asarray(timing, np.float64)
+    step = float(times[-1] - times[0]) / (len(times) - 1)
+    if step > 0 and (np.abs(times - times[0] - step * np.arange(len(times))) <= JITTER * step).all():
+        return step
+    gaps = np.diff(times)
+    raise Rejected(
+        "no_t_r",
+        f"VolumeTiming is irregular (gaps of {gaps.min():g} to {gaps.max():g} s): the run has no one "
+        "repetition time, whatever its header says; leave it out by entities, or mend the sidecar",
+    )
+
+
+def decide_t_r(recipe: RecipeTime, stated: float | None, header: float | None) -> float:
+    """Return the repetition time of a run, s.
+
+    Parameters
+    ----------
+    recipe : float, "sidecar" or None
+        A number settles every doubt; "sidecar" lets the header say nothing.
+    stated : float or None
+        From the sidecar or the participants table.
+    header : float or None
+        From the header of the image.
+
+    Raises
+    ------
+    Rejected
+        Nobody states it, two contradict each other by more than 1 %, or it is implausible.
+    """
+    if recipe == "sidecar":
+        if stated is None:
+            raise Rejected(
+                "no_t_r",
+                "t_r: sidecar, but no sidecar states RepetitionTime; add it or give t_r in seconds",
+            )
+        recipe = header = None
+    t_r = next((float(v) for v in (recipe, stated, header) if v is not None), None)
+    if t_r is None:
+        raise Rejected("no_t_r", "no sidecar, header or table states the repetition time; set t_r")
+    if recipe is None and stated and header and _differ(stated, header):
+        remedy = "set t_r" + (", or t_r: sidecar to go by the sidecars" if _is_plausible(stated) else "")
+        raise Rejected(
+            "t_r_conflict",
+            f"the sidecar says {stated:g} s{unit_guess(stated)}, the image header {header:g} s"
+            f"{unit_guess(header)}; {remedy}",
+        )
+    if not _is_plausible(t_r):
+        raise Rejected(
+            "no_t_r", f"a repetition time of {t_r:g} s is implausible{unit_guess(t_r)}; set t_r in seconds"
+        )
+    return round(t_r, 6)
+
+
+def start_time(sidecar: dict[str, Any], seconds: float) -> float | None:
+    """Return when the first volume counts as acquired, s after the run's acquisition began.
+
+    Slice-timing correction brings every slice to a moment within the volume, which fMRIPrep calls StartTime:
+    by its default the middle. Onsets of events count from the beginning of the acquisition.
+
+    Parameters
+    ----------
+    sidecar : dict
+        StartTime, SliceTimingCorrected.
+    seconds : float
+        Length of the run.
+
+    Returns
+    -------
+    float or None
+        0 where nothing is said; None where slices were brought to a moment that is not said.
+    """
+    stated = sidecar.get("StartTime")
+    if stated is None:
+        return None if sidecar.get("SliceTimingCorrected") is True else 0.0
+    if not _is_number(stated) or abs(stated) > seconds:
+        guess = " (milliseconds?)" if _is_number(stated) and abs(stated) > seconds else ""
+        raise Rejected(
+            "unreadable", f"StartTime {stated}{guess} is no time in seconds within the run; mend the sidecar"
+        )
+    return float(stated)
+
+
+def unit_guess(seconds: float) -> str:
+    """Say which unit was taken for seconds, in brackets; "" for a time that a repetition time may have."""
+    if seconds > MAX_T_R and _is_plausible(seconds / 1000):
+        return " (milliseconds?)"
+    if 0 < seconds < MIN_T_R and _is_plausible(seconds * 1000):
+        return " (seconds, declared as milliseconds?)"
+    return ""
+
+
+def _is_plausible(t_r: float) -> bool:
+    return MIN_T_R <= t_r <= MAX_T_R
+
+
+def _differ(a: float, b: float) -> bool:
+    """Tell times that differ by more than 1 %."""
+    return abs(a - b) > 0.01 * max(abs(a), abs(b))
+
+
+def _is_number(value: Any) -> bool:
+    """Tell a finite number."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,1 +1,0 @@
-"""The report of a corpus: facts -> sentences and figures -> one self-contained HTML page."""

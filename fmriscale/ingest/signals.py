@@ -1,0 +1,260 @@
+"""One run as read from its files: signals [T, V], coverage, repetition time and confounds.
+
+What can be told from headers and tables is told before the data are read.
+"""
+
+import dataclasses
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from fmriscale.common.files import expand
+from fmriscale.common.quarantine import Rejected
+from fmriscale.config import DatasetConfig, QualityConfig
+from fmriscale.ingest.clean.confounds import Confounds, dropped_volumes, read_confounds
+from fmriscale.ingest.clean.quality import check_length, check_motion
+from fmriscale.ingest.find.sources import RunSource
+from fmriscale.ingest.find.xcpd import Censoring, mean_motion
+from fmriscale.ingest.read import gifti, grayordinates
+from fmriscale.ingest.read.arrays import read_array
+from fmriscale.ingest.read.cifti import open_series
+from fmriscale.ingest.read.content import check_fetched
+from fmriscale.ingest.read.cuts import volumes_of
+from fmriscale.ingest.read.features import Features, load_features, read_brain_mask, reduce_image
+from fmriscale.ingest.read.gifti import open_hemisphere, reduce_hemispheres
+from fmriscale.ingest.read.grayordinates import reduce_series
+from fmriscale.ingest.read.parcel_tables import read_parcel_table
+from fmriscale.ingest.read.timing import decide_t_r, read_sidecars, recipe_t_r, start_time, stated_t_r
+from fmriscale.ingest.read.volumes import open_image
+
+
+@dataclasses.dataclass(frozen=True)
+class Signals:
+    """A run as read, dummy volumes dropped."""
+
+    values: np.ndarray
+    """[T, V] float64, or float32 where they are large and stored so."""
+    covered: np.ndarray
+    """[V] share of each feature's voxels that hold data."""
+    t_r: float
+    confounds: Confounds
+    is_image: bool
+    motion_measure: str | None = None
+    """What `confounds.mean_fd` is the mean of."""
+    affine_from: str | None = None
+    """Name of the image whose affine the run was given; None = it has its own."""
+    start_time: float | None = 0.0
+    """When the first volume counts as acquired, s after the acquisition began; None = not known."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Opened:
+    """A run whose header is read."""
+
+    n_volumes: int
+    t_r: float | None
+    """Repetition time, s, where the header states it."""
+    reduce: Callable[[], tuple[np.ndarray, np.ndarray]]
+    """Reads the data: values [T, V] and coverage [V]."""
+    affine_from: str | None = None
+    """Name of the image whose affine the run was given; None = it has its own."""
+
+
+def read_signals(run: RunSource, dataset: DatasetConfig) -> Signals:
+    """Read one run of whatever form.
+
+    Raises
+    ------
+    Rejected
+        The run is damaged, or fits neither the feature space nor the quality limits.
+    """
+    features = load_features(dataset.features)
+    for file in run.inputs():
+        if file not in (run.path, run.right, run.brain_mask):  # these are looked at where they are opened
+            check_fetched(file, f"{file.name}: ")
+    dropped = dropped_volumes(run.confounds, dataset.denoise, run.cut)
+    opened = _OPEN[run.form](run, dataset, features)
+    censoring = Censoring(run.outliers, opened.n_volumes) if run.outliers else None
+    n_volumes = censoring.n_volumes if censoring else opened.n_volumes
+    sidecar = read_sidecars(run.sidecars)
+    recipe = recipe_t_r(dataset.t_r, run.entities.get("task", ""))
+    stated = stated_t_r(
+        sidecar, run.cut.of if run.cut else n_volumes, settled=isinstance(recipe, int | float)
+    )
+    t_r = decide_t_r(recipe, stated if run.t_r is None else run.t_r, opened.t_r)
+    start = start_time(sidecar, n_volumes * t_r)
+    check_length(opened.n_volumes - dropped, dataset.quality)
+    confounds = _read_motion(run, dataset, n_volumes, dropped)
+    if censoring is not None:
+        confounds = dataclasses.replace(confounds, sample_mask=censoring.sample_mask(dropped))
+    check_motion(confounds.mean_fd, dataset.quality)
+    if confounds.sample_mask is not None:
+        check_length(len(confounds.sample_mask), dataset.quality, "uncensored volumes")
+    _check_space(run, dataset)
+    values, covered = opened.reduce()
+    if censoring is not None:
+        values = censoring.lay_out(values)
+    if run.form == "nifti" and dataset.kind != "hcp" and "space" not in run.entities:
+        _check_own_space(covered, dataset.quality)
+    measure = None
+    if confounds.mean_fd is not None:
+        measure = _MOTION_MEASURE.get(dataset.kind, "framewise displacement")
+    is_image, own = run.form != "array" and dataset.kind != "xcpd", opened.affine_from
+    return Signals(values[dropped:], covered, t_r, confounds, is_image, measure, own, start)
+
+
+# ---------------------------------------------------------------- forms
+
+
+def _open_nifti(run: RunSource, dataset: DatasetConfig, features: Features) -> Opened:
+    image = open_image(run.path, expand(dataset.affine_from) if dataset.affine_from else None)
+    image = image.cut(volumes_of(run.cut, image.n_volumes))
+
+    def reduce() -> tuple[np.ndarray, np.ndarray]:
+        brain = read_brain_mask(run.brain_mask, image) if run.brain_mask else None
+        return reduce_image(image, features, brain, dataset.quality.min_coverage)
+
+    return Opened(image.n_volumes, image.t_r, reduce, image.affine_from)
+
+
+def _open_cifti(run: RunSource, dataset: DatasetConfig, features: Features) -> Opened:
+    series, layout = open_series(run.path), features.layout
+    if not isinstance(layout, grayordinates.Layout):
+        raise Rejected("n_features", f"features '{features.space.name}' are not for CIFTI files")
+    series = series.cut(volumes_of(run.cut, series.n_volumes))
+    return Opened(
+        series.n_volumes, series.t_r, lambda: reduce_series(series, layout, features.space.n_features)
+    )
+
+
+def _open_gifti(run: RunSource, dataset: DatasetConfig, features: Features) -> Opened:
+    if run.right is None:
+        raise Rejected("unreadable", "the right hemisphere is missing; add it beside the left one")
+    layout, left, right = features.layout, open_hemisphere(run.path, "L"), open_hemisphere(run.right, "R")
+    if not isinstance(layout, gifti.Surfaces):
+        raise Rejected("n_features", f"features '{features.space.name}' are not for GIFTI files")
+    left, right = (side.cut(volumes_of(run.cut, side.values.shape[1])) for side in (left, right))
+    return Opened(
+        left.values.shape[1],
+        left.t_r,
+        lambda: reduce_hemispheres((left, right), layout, features.space.n_features),
+    )
+
+
+def _open_array(run: RunSource, dataset: DatasetConfig, features: Features) -> Opened:
+    """Read an array; a column that is zero throughout is a feature without data."""
+    values = _read_columns(run, dataset, features)
+    values = values[volumes_of(run.cut, len(values))]
+    return Opened(len(values), None, lambda: (values, _hold_data(values)))
+
+
+def _hold_data(values: np.ndarray) -> np.ndarray:
+    """Return 1 for each column that is not zero throughout, else 0."""
+    covered = (values[:1] != 0).any(axis=0)
+    (left,) = np.nonzero(~covered)
+    covered[left] = (values[:, left] != 0).any(axis=0)
+    return covered.astype(np.float64)
+
+
+def _read_columns(run: RunSource, dataset: DatasetConfig, features: Features) -> np.ndarray:
+    """Read the columns of an array, by name where the feature space has them from a table."""
+    if isinstance(features.layout, grayordinates.Parcels):
+        return read_parcel_table(run.path, features.layout)
+    expected = features.space.n_features
+    values = read_array(
+        run.path,
+        run.array,
+        dataset.variable,
+        dataset.orientation,
+        n_features=expected,
+        header=dataset.header,
+        index_column=dataset.index_column,
+    )
+    if values.shape[1] != expected:
+        other = "VT" if dataset.orientation == "TV" else "TV"
+        raise Rejected(
+            "n_features",
+            f"{values.shape[1]} features by orientation {dataset.orientation}, '{features.space.name}' has "
+            f"{expected}"
+            + (f"; is the array transposed? set orientation: {other}" if len(values) == expected else ""),
+        )
+    return values
+
+
+_OPEN: dict[str, Callable[[RunSource, DatasetConfig, Features], Opened]] = {
+    "nifti": _open_nifti,
+    "cifti": _open_cifti,
+    "gifti": _open_gifti,
+    "array": _open_array,
+}
+
+
+def count_volumes(run: RunSource, dataset: DatasetConfig) -> int:
+    """Return how many volumes a run has, dummy volumes included.
+
+    Raises
+    ------
+    Rejected
+        The run is damaged, or features and run are of different forms.
+    """
+    if run.cut is not None:
+        return run.cut.n_volumes
+    return _OPEN[run.form](run, dataset, load_features(dataset.features)).n_volumes
+
+
+# ---------------------------------------------------------------- motion and space
+
+_MOTION_MEASURE = {"hcp": "relative RMS displacement"}
+"""What the HCP tells of motion; elsewhere it is the framewise displacement, both mm between volumes."""
+
+
+def _read_motion(run: RunSource, dataset: DatasetConfig, n_volumes: int, dropped: int) -> Confounds:
+    """Read what is known of head motion: fMRIPrep's confounds, or the relative RMS table of the HCP."""
+    if dataset.kind == "fmriprep":
+        return read_confounds(run.confounds, dataset.denoise, n_volumes, run.cut)
+    if dataset.kind == "xcpd":
+        return Confounds(mean_fd=mean_motion(run.motion, n_volumes, dropped))
+    if run.motion is None:
+        return Confounds()
+    try:
+        moved = np.loadtxt(run.motion, ndmin=1)
+    except (OSError, ValueError) as error:
+        raise Rejected("unreadable", f"{run.motion.name}: {error}; copy it again") from error
+    if run.cut is not None and moved.ndim == 1:
+        moved = moved[run.cut.rows(len(moved), run.motion.name)]
+    if moved.shape != (n_volumes,):
+        raise Rejected(
+            "confounds_length",
+            f"{run.motion.name} has {len(moved)} rows, the image {n_volumes} volumes; "
+            "both must come from one preprocessing",
+        )
+    return Confounds(mean_fd=float(moved[dropped:].mean()))
+
+
+def _check_space(run: RunSource, dataset: DatasetConfig) -> None:
+    """Where both file names say their space, they must say the same."""
+    features = dataset.features
+    given = features.labels_img or features.mask_img or (features.labels_gii or [""])[0]
+    named = dict(p.split("-", 1) for p in Path(given).name.split(".")[0].split("_") if "-" in p)
+    theirs, ours = named.get("tpl") or named.get("space"), run.entities.get("space")
+    # fsaverage5 and fsaverage den-10k are one surface; the number of vertices tells others apart.
+    if theirs and ours and re.sub(r"(?<=fsaverage)\d$", "", theirs) != re.sub(r"(?<=fsaverage)\d$", "", ours):
+        raise Rejected(
+            "other_space",
+            f"the run is in space {ours}, {Path(given).name} in {theirs}; "
+            f"choose entities: {{space: {theirs}}} or an atlas in {ours}",
+        )
+
+
+def _check_own_space(covered: np.ndarray, quality: QualityConfig) -> None:
+    """Reject a run whose name tells no space and whose voxels miss the features, and say what it may mean."""
+    absent = covered < quality.min_coverage
+    if absent.mean() > quality.max_missing:
+        raise Rejected(
+            "low_coverage",
+            f"{absent.sum()} of {absent.size} features have coverage below {quality.min_coverage:g}, "
+            f"quality.max_missing allows {quality.max_missing:.0%}; the name of the run tells no space: "
+            "it may be in its own (raw BIDS is), where an atlas in a standard space does not fit",
+        )

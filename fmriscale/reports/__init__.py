@@ -1,0 +1,1 @@
+"""HTML pages of a corpus, a pre-training run and a study."""

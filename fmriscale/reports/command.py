@@ -1,0 +1,41 @@
+"""`fmriscale report FOLDER`: what a folder holds, drawn into one self-contained HTML page."""
+
+import sys
+
+from fmriscale.common.errors import EXIT_OK, UserError
+from fmriscale.common.files import expand
+from fmriscale.config.recipe import CommandLine
+
+
+def main(args: list[str] | None = None) -> int:
+    """Write the report of a study, or of a pre-training run."""
+    parser = CommandLine("fmriscale report", description="A study, or the curves of a pre-training run.")
+    parser.add_argument("folder", metavar="FOLDER", help="what finetune or train.py wrote (its `out`)")
+    parser.add_argument("--out", metavar="FILE", help="HTML file (FOLDER/report.html)")
+    args = sys.argv[1:] if args is None else args
+    if {"-h", "--help"} & set(args):
+        print(parser.format_help())
+        return EXIT_OK
+    given = parser.parse_args(args)
+    folder = expand(given.folder)
+    path = expand(given.out) if given.out else folder / "report.html"
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder; give --out the name of a file, e.g. {path / 'report.html'}")
+    # Imported here: drawing is slow to import.
+    if (folder / "summary.json").exists():
+        from fmriscale.reports.study import write_page
+
+        write_page(folder, path)
+    elif (folder / "metrics.jsonl").exists():
+        from fmriscale.reports.training import write_report
+
+        write_report(folder, path)
+    elif (folder / "cells").exists():
+        raise UserError(f"{folder}: no summary.json, so a study that is not finished; finish it first")
+    else:
+        raise UserError(
+            f"{folder}: neither summary.json (a study) nor metrics.jsonl (a pre-training run); "
+            "give the folder of its `out`"
+        )
+    print(f"{path}: {path.stat().st_size / 1024:.0f} KiB")
+    return EXIT_OK

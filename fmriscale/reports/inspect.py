@@ -1,0 +1,31 @@
+"""`fmriscale inspect CORPUS`: what a corpus holds, as a table or, with --report, as an HTML page."""
+
+import sys
+
+from fmriscale.common.errors import EXIT_OK
+from fmriscale.common.files import expand
+from fmriscale.config.recipe import CommandLine
+from fmriscale.corpus.inspect import read_quarantine, table
+from fmriscale.corpus.reader import Corpus
+
+
+def main(args: list[str] | None = None) -> int:
+    """Print the table of a corpus or write its report."""
+    parser = CommandLine("fmriscale inspect", description="What a corpus holds.")
+    parser.add_argument("corpus", metavar="CORPUS", help="the folder that fmriscale-shard wrote")
+    parser.add_argument("--report", metavar="FILE", help="draw the corpus into one self-contained HTML file")
+    args = sys.argv[1:] if args is None else args
+    if {"-h", "--help"} & set(args):
+        print(parser.format_help())
+        return EXIT_OK
+    given = parser.parse_args(args)
+    corpus = Corpus.open(given.corpus)
+    if given.report is None:
+        print(table(corpus.manifest, read_quarantine(corpus.folder)))
+        return EXIT_OK
+    from fmriscale.reports.corpus import write_report  # here: drawing is slow to import
+
+    path = expand(given.report)
+    write_report(corpus, path)
+    print(f"{path}: {path.stat().st_size / 2**20:.1f} MiB")
+    return EXIT_OK

@@ -1,0 +1,85 @@
+"""The look of every HTML report: one frame, one style sheet, charts as inline SVG in the inks of the page."""
+
+import html
+import io
+import re
+from typing import Any
+
+import jinja2
+import matplotlib
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+
+INK, MUTED, GRID, ACCENT = "#010203", "#040506", "#070809", "#0a0b0c"
+"""Stand-ins that become the page's own colours; matplotlib itself needs numbers."""
+PAGE_INKS = {INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--grid)", ACCENT: "var(--accent)"}
+WARM, GREY = "#d9822b", "#8a94a0"
+STYLE: dict[Any, Any] = {
+    "font.family": "DejaVu Sans",  # wider than what browsers put in its place: labels never collide
+    "font.size": 8.5,
+    "axes.titlesize": 8.5,
+    "axes.titlelocation": "left",
+    "axes.spines.left": False,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.edgecolor": GRID,
+    "axes.labelcolor": MUTED,
+    "axes.titlecolor": INK,
+    "axes.axisbelow": True,
+    "axes.grid.axis": "x",
+    "grid.color": GRID,
+    "grid.linewidth": 0.6,
+    "text.color": INK,
+    "text.parse_math": False,  # a label may hold a dollar sign
+    "xtick.color": MUTED,
+    "ytick.color": INK,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "fmriscale",
+}
+WIDTH = 11.0
+"""Width of a figure, inches."""
+
+
+def environment() -> jinja2.Environment:
+    """Return what renders the templates beside this file; all text in them is escaped."""
+    return jinja2.Environment(
+        loader=jinja2.PackageLoader("fmriscale.reports", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def svg(figure: Figure, name: str, description: str) -> str:
+    """Return a figure as markup that can stand in an HTML page.
+
+    Parameters
+    ----------
+    figure : Figure
+        Drawn under `STYLE`.
+    name : str
+        Unique in the page; part of the identifiers inside.
+    description : str
+        For those who cannot see it.
+    """
+    buffer = io.StringIO()
+    FigureCanvasSVG(figure)
+    with matplotlib.rc_context({"svg.hashsalt": name}):
+        nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
+        figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
+    text = re.sub(r'<g id="[^"]*"', "<g", text)  # figure_1, axes_1, ...: the same in every figure
+    for stand_in, ink in PAGE_INKS.items():
+        text = text.replace(stand_in, ink)
+    text = re.sub(r"font: ([\d.]+px)[^;\"]*", r"font-size: \1", text)
+    width = figure.get_figwidth() * 96
+    box = re.search(r'viewBox="[^"]*"', text)
+    label = f'role="img" aria-label="{html.escape(description)}"'
+    head = f'<svg {label} {box.group() if box else ""} style="width:{width:.0f}px">'
+    return re.sub(r"\n\s*", "\n", head + text[text.index(">") + 1 :])

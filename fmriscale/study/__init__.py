@@ -1,0 +1,1 @@
+"""Fine-tuning studies: pairs, folds, arms, fits, statistics, verdict."""

@@ -1,0 +1,347 @@
+"""What a study has to beat: simple classifiers on the same windows and the same pairs, and controls.
+
+Everything is fitted on the training side of the fold. N windows, L volumes, P pairs, V features, K labels.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.stats import rankdata
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import LinearSVC
+
+from fmriscale.study.pairs import Pairs, Windows
+
+PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1)
+"""Values of C of the support vector machine, of which inner folds choose."""
+N_INNER = 3
+"""Inner folds, at most."""
+N_SHUFFLES = 10
+"""Shuffles of the training labels whose mean is the shuffled-label control."""
+SMALLEST_MEAN = 0.01
+"""Means of runs are rounded to it, in standard deviations."""
+MOST_VALUES = 2**24
+"""Features of training pairs that a logistic regression gets (64 MiB); of more pairs, some are drawn."""
+BLOCK = 2048
+"""Pairs whose features are computed at a time."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """How well scores tell same-label from different-label pairs."""
+
+    auc: float
+    """Area under the ROC curve; 0.5 = chance; nan where the pairs are all of one class."""
+    accuracy: float
+    rows: list[dict[str, Any]]
+    """One a (condition, unit): condition, unit, n (pairs), accuracy, auc (None with one class only)."""
+
+
+def score(
+    value_P: np.ndarray, threshold: float, same_P: np.ndarray, unit_P: np.ndarray, condition_P: np.ndarray
+) -> Score:
+    """Score pairs by a value that is high for "same".
+
+    Parameters
+    ----------
+    value_P : numpy.ndarray
+        A number a pair.
+    threshold : float
+        Above it a pair is called "same".
+    same_P : numpy.ndarray
+        The truth, 0 or 1.
+    unit_P : numpy.ndarray
+        The unit (text) to which a pair belongs: a person, or the fold's runs.
+    condition_P : numpy.ndarray
+        The pair's condition, text; "" where the task has none.
+
+    Returns
+    -------
+    Score
+        Rows in the order of condition and unit.
+    """
+    value_P, same_P = np.asarray(value_P), np.asarray(same_P)
+    right_P = (value_P > threshold) == (same_P == 1)
+    rows = []
+    for condition, unit in sorted(set(zip(condition_P.tolist(), unit_P.tolist(), strict=True))):
+        here = (condition_P == condition) & (unit_P == unit)
+        area = auc(value_P[here], same_P[here])
+        rows.append(
+            {
+                "condition": str(condition),
+                "unit": str(unit),
+                "n": int(here.sum()),
+                "accuracy": float(right_P[here].mean()),
+                "auc": None if np.isnan(area) else area,
+            }
+        )
+    return Score(auc(value_P, same_P), float(right_P.mean()), rows)
+
+
+def auc(value_P: np.ndarray, same_P: np.ndarray) -> float:
+    """Return the area under the ROC curve from ranks (Mann-Whitney); nan where one class is missing."""
+    n_same = int(np.sum(same_P == 1))
+    n_different = len(same_P) - n_same
+    if not n_same or not n_different:
+        return float("nan")
+    rank_sum = rankdata(value_P)[same_P == 1].sum()
+    return float((rank_sum - n_same * (n_same + 1) / 2) / (n_same * n_different))
+
+
+def mean_score(scores: list[Score]) -> Score:
+    """Return the mean of several scores of the same pairs."""
+    rows = []
+    for same in zip(*(s.rows for s in scores), strict=True):
+        areas = [row["auc"] for row in same]
+        rows.append(
+            same[0]
+            | {
+                "accuracy": float(np.mean([row["accuracy"] for row in same])),
+                "auc": None if None in areas else float(np.mean(areas)),
+            }
+        )
+    return Score(float(np.mean([s.auc for s in scores])), float(np.mean([s.accuracy for s in scores])), rows)
+
+
+def baselines(
+    windows: Windows,
+    train: Pairs,
+    test: Pairs,
+    unit_P: np.ndarray,
+    condition_P: np.ndarray,
+    seed: int,
+) -> dict[str, Score]:
+    """Fit every baseline on the training pairs and score the test pairs.
+
+    Parameters
+    ----------
+    windows : Windows
+        All windows.
+    train, test : Pairs
+        The two sides of a fold.
+    unit_P, condition_P : numpy.ndarray
+        Unit and condition of each test pair, text.
+    seed : int
+        Of shuffles, and of which training pairs are taken where they are many.
+
+    Returns
+    -------
+    dict of str to Score
+        Methods without an encoder:
+
+        - category: a linear support vector machine on single windows (the field's standard); do its guesses
+          agree?
+        - pair_logistic: logistic regression on |a - b| and a * b of the window means;
+        - correlation: of the two window means; no fitting but of the threshold.
+
+        Shortcuts, which know no label:
+
+        - run_means: logistic regression on |a - b| of the means of the two RUNS: what the identity of a run
+          gives away. With task.standardize: subject it is what the published protocol rewards; in runs
+          standardised one by one the means are 0, and it is at chance by construction. Where a run holds one
+          label, its mean also holds the label's own response, and no analysis can tell the two apart;
+        - persistence: does one window continue the other, as an autoregressive process would?
+        - same_run: calls pairs from one run "same"; at chance where pairs are cross-run.
+
+        And shuffled: pair_logistic fitted to shuffled labels, mean of several shuffles; has to be at chance.
+    """
+    mean_NV = windows.bold_NLV.mean(axis=1, dtype=np.float32)
+    rng = np.random.default_rng([seed, 6])
+    some = some_pairs(train, 2 * mean_NV.shape[1], rng)
+    features = pair_features(mean_NV, some)
+
+    def scored(value_P: np.ndarray, threshold: float = 0.0) -> Score:
+        return score(value_P, threshold, test.same_P, unit_P, condition_P)
+
+    def logistic(same_P: np.ndarray) -> Score:
+        fitted = pair_logistic().fit(features, same_P)
+        return scored(in_blocks(test, lambda pairs: fitted.decision_function(pair_features(mean_NV, pairs))))
+
+    same_run_P = windows.run_N[test.left_P] == windows.run_N[test.right_P]
+    return {
+        "category": scored(*category(windows, mean_NV, train, test)),
+        "pair_logistic": logistic(some.same_P),
+        "correlation": scored(*correlation(mean_NV, train, test)),
+        "run_means": scored(run_means(windows, some, test)),
+        "persistence": scored(*persistence(windows, train, test)),
+        "same_run": scored(same_run_P.astype(float), 0.5),
+        "shuffled": mean_score([logistic(unrelated_labels(some.same_P, rng)) for _ in range(N_SHUFFLES)]),
+    }
+
+
+# ---------------------------------------------------------------- methods without an encoder
+
+
+def category(windows: Windows, mean_NV: np.ndarray, train: Pairs, test: Pairs) -> tuple[np.ndarray, float]:
+    """Return how much a classifier's guesses at the labels of a pair's windows agree, [P], and a threshold.
+
+    A linear support vector machine on standardised window means, one label against the rest, whose C inner
+    folds choose on the training side. The agreement is the inner product of the two windows' decision values,
+    centred over the labels: with two labels the product of their signed distances to the border, with more
+    positive where both lean to the same labels. The threshold is fitted to training pairs whose windows were
+    left out in the inner folds; it is 0 where the design permits none.
+    """
+    members = np.unique(np.concatenate([train.left_P, train.right_P]))
+    x, label = mean_NV[members], windows.label_N[members]
+    penalty, threshold = 1.0, 0.0
+    if splits := inner_splits(windows, members, test):
+        search = GridSearchCV(svm(penalty), {"linearsvc__C": list(PENALTIES)}, cv=splits, refit=False)
+        penalty = search.fit(x, label).best_params_["linearsvc__C"]
+        # Labels that only the other side of a transfer has are unknown here.
+        unseen_NK = np.full((len(mean_NV), len(np.unique(label))), np.nan)
+        for kept, left_out in splits:
+            fitted = svm(penalty).fit(x[kept], label[kept])
+            unseen_NK[members[left_out]] = decisions(fitted, x[left_out])
+        value_P = agreement(unseen_NK, train)
+        known = np.isfinite(value_P)
+        if len(set(train.same_P[known])) == 2:
+            threshold = midpoint(value_P[known], train.same_P[known])
+    return agreement(decisions(svm(penalty).fit(x, label), mean_NV), test), threshold
+
+
+def svm(penalty: float) -> Pipeline:
+    """Return an unfitted linear support vector machine on standardised windows."""
+    return make_pipeline(StandardScaler(), LinearSVC(C=penalty))
+
+
+def decisions(machine: Pipeline, x_NV: np.ndarray) -> np.ndarray:
+    """Return decision values centred over the K labels, [N, K]."""
+    value = machine.decision_function(x_NV)
+    value_NK = np.stack([-value, value], axis=1) if value.ndim == 1 else value
+    return value_NK - value_NK.mean(axis=1, keepdims=True)
+
+
+def agreement(decision_NK: np.ndarray, pairs: Pairs) -> np.ndarray:
+    """Return the inner product of the decision values of each pair's windows, [P]."""
+    return np.einsum("pk,pk->p", decision_NK[pairs.left_P], decision_NK[pairs.right_P])
+
+
+def inner_splits(windows: Windows, members: np.ndarray, test: Pairs) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Split training windows as the outer folds do: persons are left out, or runs where persons are known.
+
+    Returns
+    -------
+    list of (train, test)
+        Places in `members`; splits whose training part lacks a label are left out, so there may be none.
+    """
+    label, person = windows.label_N[members], windows.person_N[members]
+    strangers = not np.isin(windows.person_N[test.left_P], person).any()
+    group = person if strangers and len(set(person)) > 1 else windows.run_N[members]
+    n_groups = min(N_INNER, len(np.unique(group)))
+    if n_groups < 2:
+        return []
+    splits = StratifiedGroupKFold(n_groups).split(members, label, group)
+    return [(a, b) for a, b in splits if len(b) and len(np.unique(label[a])) == len(np.unique(label))]
+
+
+def pair_features(mean_NV: np.ndarray, pairs: Pairs) -> np.ndarray:
+    """Return |a - b| and a * b of the window means, [P, 2V]; the order of the two does not matter."""
+    left_PV, right_PV = mean_NV[pairs.left_P], mean_NV[pairs.right_P]
+    return np.concatenate([np.abs(left_PV - right_PV), left_PV * right_PV], axis=1)
+
+
+def pair_logistic() -> Pipeline:
+    """Return an unfitted, strongly regularised logistic regression on standardised pair features."""
+    return make_pipeline(StandardScaler(), LogisticRegression(C=1e-3, max_iter=1000))
+
+
+def correlation(mean_NV: np.ndarray, train: Pairs, test: Pairs) -> tuple[np.ndarray, float]:
+    """Return the correlation of each test pair's patterns and the threshold fitted on training pairs."""
+    centred_NV = mean_NV - mean_NV.mean(axis=1, keepdims=True)
+    unit_NV = centred_NV / np.maximum(np.linalg.norm(centred_NV, axis=1, keepdims=True), 1e-6)
+
+    def of(pairs: Pairs) -> np.ndarray:
+        return np.einsum("pv,pv->p", unit_NV[pairs.left_P], unit_NV[pairs.right_P])
+
+    return in_blocks(test, of), midpoint(in_blocks(train, of), train.same_P)
+
+
+# ---------------------------------------------------------------- shortcuts and controls
+
+
+def run_means(windows: Windows, train: Pairs, test: Pairs) -> np.ndarray:
+    """Return the decision of a logistic regression on |a - b| of the means of the two runs, [P].
+
+    Means are rounded: in runs standardised one by one what is left of them is rounding of the stored values,
+    which would tell runs apart perfectly though no method could ever use it.
+    """
+    mean_NV = np.round(windows.run_mean_NV / SMALLEST_MEAN) * SMALLEST_MEAN
+
+    def apart(pairs: Pairs) -> np.ndarray:
+        return np.abs(mean_NV[pairs.left_P] - mean_NV[pairs.right_P])
+
+    fitted = pair_logistic().fit(apart(train), train.same_P)
+    return in_blocks(test, lambda pairs: fitted.decision_function(apart(pairs)))
+
+
+def persistence(windows: Windows, train: Pairs, test: Pairs) -> tuple[np.ndarray, float]:
+    """Return how well one window of a pair continues the other, [P], and a threshold from training pairs.
+
+    Every feature is a first-order autoregressive process round its run's mean: x(t+1) = r x(t) + noise, with
+    r and the variance of training windows. The value is the log-likelihood ratio of the right window's first
+    volume given the left one's last, against its own distribution, summed over the features; or the same
+    with left and right exchanged, whichever is higher.
+    """
+    members = np.unique(np.concatenate([train.left_P, train.right_P]))
+    trained_NLV = windows.bold_NLV[members].astype(np.float32) - windows.run_mean_NV[members, None]
+    power_V = np.maximum(np.square(trained_NLV).mean(axis=(0, 1)), 1e-6)
+    r_V = np.zeros_like(power_V)
+    if trained_NLV.shape[1] > 1:
+        r_V = (trained_NLV[:, 1:] * trained_NLV[:, :-1]).mean(axis=(0, 1)) / power_V
+    r_V = np.clip(r_V, -0.99, 0.99)
+    scale_V = np.sqrt(power_V)
+    first_NV, last_NV = ((windows.bold_NLV[:, i] - windows.run_mean_NV) / scale_V for i in (0, -1))
+
+    def continues(left_P: np.ndarray, right_P: np.ndarray) -> np.ndarray:
+        now_PV, then_PV = first_NV[right_P], last_NV[left_P]
+        surprise_PV = np.square(now_PV - r_V * then_PV) / (1 - r_V**2) + np.log(1 - r_V**2)
+        return (np.square(now_PV) - surprise_PV).sum(axis=1) / 2
+
+    def of(pairs: Pairs) -> np.ndarray:
+        return np.maximum(continues(pairs.left_P, pairs.right_P), continues(pairs.right_P, pairs.left_P))
+
+    return in_blocks(test, of), midpoint(in_blocks(train, of), train.same_P)
+
+
+def unrelated_labels(same_P: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Shuffle labels so that none of the truth is left: half of either class is called "same".
+
+    A plain permutation keeps a little of the truth (or of its opposite), which a strong signal blows up.
+    """
+    labels_P = np.empty_like(same_P)
+    for true in (0, 1):
+        of_class = same_P == true
+        labels_P[of_class] = rng.permutation(np.arange(of_class.sum()) % 2)
+    return labels_P
+
+
+# ---------------------------------------------------------------- pairs by the block
+
+
+def midpoint(value_P: np.ndarray, same_P: np.ndarray) -> float:
+    """Return the threshold halfway between the mean values of the two classes."""
+    return float((value_P[same_P == 1].mean() + value_P[same_P == 0].mean()) / 2)
+
+
+def some_pairs(pairs: Pairs, n_features: int, rng: np.random.Generator) -> Pairs:
+    """Return the pairs, or as many drawn from them as keep their features within MOST_VALUES."""
+    most = max(2, MOST_VALUES // n_features)
+    if len(pairs.same_P) <= most:
+        return pairs
+    kept = np.sort(rng.choice(len(pairs.same_P), most, replace=False))
+    return Pairs(pairs.left_P[kept], pairs.right_P[kept], pairs.same_P[kept])
+
+
+def in_blocks(pairs: Pairs, value_of: Callable[[Pairs], np.ndarray]) -> np.ndarray:
+    """Return a value of each pair, [P], without the features of all pairs in memory at a time."""
+    return np.concatenate(
+        [
+            value_of(Pairs(pairs.left_P[block], pairs.right_P[block], pairs.same_P[block]))
+            for block in np.array_split(np.arange(len(pairs.same_P)), -(-len(pairs.same_P) // BLOCK))
+        ]
+    )

@@ -1,0 +1,331 @@
+"""MLflow, as a view of the work that may fail without stopping it.
+
+A study or rank 0 of a training holds one `Tracker`; no other process talks to MLflow. The default
+store is one SQLite file per results folder; where many jobs share a network disk use a server.
+"""
+
+import contextlib
+import importlib
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self
+
+from fmriscale.common.files import one_at_a_time
+from fmriscale.config import TrackingConfig
+
+MAX_VALUE = 6000
+"""Characters of a parameter's value that MLflow keeps."""
+BATCH = 100
+"""Parameters that MLflow takes in one call."""
+MOST_METRICS = 1000
+"""Numbers that MLflow takes in one call."""
+MAX_DIGEST = 36
+"""Characters of a data set's digest that MLflow keeps."""
+ALIAS = "champion"
+"""Alias of the newest version of a registered model ("latest" is MLflow's own)."""
+
+
+class _Store:
+    """The connection that a tracker and its children share, and whether it still works."""
+
+    def __init__(self, config: TrackingConfig, folder: Path) -> None:
+        self.off = not config.enabled
+        self.uri = config.uri or f"sqlite:///{folder.resolve() / 'mlflow.db'}"
+        self.client: Any = None
+        self.experiment = ""
+        if not self.off:
+            self.guarded(lambda: self._connect(config, folder.resolve()))
+
+    def _connect(self, config: TrackingConfig, folder: Path) -> None:
+        # A server that is down must cost seconds, not the minutes of MLflow's own retries.
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        for noisy in ("alembic", "mlflow.store.db.utils"):
+            logging.getLogger(noisy).setLevel(logging.WARNING)
+        from mlflow.tracking import MlflowClient
+
+        folder.mkdir(parents=True, exist_ok=True)
+        artifacts, turn = None, contextlib.nullcontext()
+        if self.uri.startswith("sqlite:///"):
+            database = Path(self.uri.removeprefix("sqlite:///")).resolve()
+            # MLflow would leave artifacts in the working directory, and makes the tables of a new file
+            # without looking whether another process is about it.
+            artifacts = (database.parent / "mlartifacts").as_uri()
+            turn = one_at_a_time(database.with_name(f".{database.name}.lock"))
+        with turn:
+            self.client = MlflowClient(tracking_uri=self.uri)
+            self.experiment = self._experiment(config.experiment, artifacts)
+
+    def _experiment(self, name: str, artifacts: str | None) -> str:
+        from mlflow.exceptions import MlflowException
+
+        if known := self.client.get_experiment_by_name(name):
+            return known.experiment_id
+        try:
+            return self.client.create_experiment(name, artifact_location=artifacts)
+        except MlflowException:
+            if known := self.client.get_experiment_by_name(name):  # made by another process meanwhile
+                return known.experiment_id
+            raise
+
+    def guarded(self, work: Callable[[], Any]) -> Any:
+        """Do something with the store; the first failure is told once and switches tracking off."""
+        if self.off:
+            return None
+        try:
+            return work()
+        except Exception as error:
+            self.off = True
+            reason = " ".join(str(error).split())[:300]
+            print(
+                f"fmriscale: warning: MLflow at {self.uri} failed "
+                f"({type(error).__name__}: {reason}); going on without it",
+                file=sys.stderr,
+            )
+            return None
+
+
+class Tracker:
+    """One MLflow run. Every call is guarded and returns nothing; none ever raises.
+
+    Parameters
+    ----------
+    config : TrackingConfig
+        Where to log, and whether to.
+    folder : Path
+        The default store is `folder/mlflow.db`, with artifacts in `folder/mlartifacts`.
+    name : str
+        Name of the run.
+    run_id : str, optional
+        A run to go on with; one that the store does not know is replaced by a new run.
+    tags : dict, optional
+        Tags of a new run.
+    """
+
+    def __init__(
+        self,
+        config: TrackingConfig,
+        folder: Path,
+        name: str,
+        *,
+        run_id: str | None = None,
+        tags: dict[str, str] | None = None,
+    ) -> None:
+        self._store = _Store(config, Path(folder))
+        self.run_id: str | None = self._store.guarded(lambda: self._open(name, run_id, tags or {}))
+        self._monitor: Any = None
+        interval = config.system_metrics
+        if interval is not None:
+            self._monitor = self._store.guarded(lambda: self._watch(interval))
+
+    @property
+    def uri(self) -> str:
+        """The tracking URI, for people to open."""
+        return self._store.uri
+
+    @property
+    def off(self) -> bool:
+        """Nothing is logged (any more): tracking is disabled, or the store has failed."""
+        return self._store.off
+
+    def _open(self, name: str, run_id: str | None, tags: dict[str, str]) -> str:
+        from mlflow.exceptions import MlflowException
+
+        client = self._store.client
+        if run_id:
+            try:
+                client.update_run(run_id, status="RUNNING")
+                return run_id
+            except MlflowException as error:
+                print(f"fmriscale: MLflow run {run_id} is gone, a new one is made ({error})")
+        return self._new(name, tags)
+
+    def _new(self, name: str, tags: dict[str, str], started: float | None = None) -> str:
+        run = self._store.client.create_run(self._store.experiment, _milliseconds(started), tags, name)
+        return run.info.run_id
+
+    def _watch(self, interval: int) -> Any:
+        """Start the thread that logs load and memory of this machine."""
+        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+        monitor = SystemMetricsMonitor(self.run_id, interval, resume_logging=True, tracking_uri=self.uri)
+        monitor.start()
+        return monitor
+
+    def log_params(self, params: dict[str, Any]) -> None:
+        """Log parameters; those that the run already has keep their first value."""
+
+        def work() -> None:
+            from mlflow.entities import Param
+
+            known = self._store.client.get_run(self.run_id).data.params
+            new = [Param(k, str(v)[:MAX_VALUE]) for k, v in params.items() if k not in known]
+            for start in range(0, len(new), BATCH):
+                self._store.client.log_batch(self.run_id, params=new[start : start + BATCH])
+
+        self._store.guarded(work)
+
+    def log_metrics(self, metrics: dict[str, float], step: int) -> None:
+        """Log numbers at a step, in one call."""
+        self.log_history([(step, time.time(), metrics)])
+
+    def log_history(self, history: list[tuple[int, float, dict[str, float]]]) -> None:
+        """Log numbers at many steps: each with its step, time (s since 1970) and numbers by name."""
+
+        def work() -> None:
+            from mlflow.entities import Metric
+
+            values = [
+                Metric(name, float(value), int(1000 * when), step)
+                for step, when, metrics in history
+                for name, value in metrics.items()
+            ]
+            for start in range(0, len(values), MOST_METRICS):
+                self._store.client.log_batch(self.run_id, metrics=values[start : start + MOST_METRICS])
+
+        self._store.guarded(work)
+
+    def log_artifact(self, path: Path | str, artifact_path: str | None = None) -> None:
+        """Copy a file, or a folder with all in it, to the run's artifacts."""
+
+        def work() -> None:
+            log = self._store.client
+            whole = log.log_artifacts if Path(path).is_dir() else log.log_artifact
+            whole(self.run_id, str(path), artifact_path)
+
+        self._store.guarded(work)
+
+    def log_dataset(
+        self, name: str, *, digest: str, source: str, schema: dict[str, Any], profile: dict[str, Any]
+    ) -> None:
+        """Say which data the run used.
+
+        Parameters
+        ----------
+        name : str
+            Of the corpus.
+        digest : str
+            Its fingerprint; MLflow keeps the first 36 characters.
+        source : str
+            Its folder or URL.
+        schema, profile : dict
+            What its columns are, and how much there is; plain JSON values.
+        """
+
+        def work() -> None:
+            from mlflow.entities import Dataset, DatasetInput
+            from mlflow.exceptions import MlflowException
+
+            kind = source.partition("://")[0] if "://" in source else "local"
+            texts = (json.dumps(content) for content in ({"uri": source}, schema, profile))
+            dataset = DatasetInput(Dataset(name, digest[:MAX_DIGEST], kind, *texts))
+            for pause in (0.1, 0.3, 1.0, 3.0, None):
+                try:
+                    return self._store.client.log_inputs(self.run_id, [dataset])
+                except MlflowException:  # a server makes it twice where several runs are the first to use it
+                    if pause is None:
+                        raise
+                    time.sleep(pause)
+
+        self._store.guarded(work)
+
+    def log_model(
+        self, folder: Path, loader: str, registered: str, example: dict[str, Any], requirement: str
+    ) -> None:
+        """Log a model's folder, register it, and point the alias at this newest version; once a run.
+
+        Nothing is pickled: MLflow keeps the files of the folder and the name of the module that loads them
+        (`_load_pyfunc(folder)`, whose result has `predict`).
+
+        Parameters
+        ----------
+        folder : Path
+            The model's files.
+        loader : str
+            Name of the module.
+        registered : str
+            Name in the model registry.
+        example : dict of numpy.ndarray
+            Inputs by name; the first axis of each may have any length. Signature and example are made of it.
+        requirement : str
+            What pip has to install for the loader.
+        """
+
+        def work() -> None:
+            import mlflow
+            from mlflow import pyfunc
+            from mlflow.exceptions import MlflowException
+            from mlflow.models import Model, infer_signature
+
+            client = self._store.client
+            if client.search_model_versions(f"name = '{registered}' and run_id = '{self.run_id}'"):
+                return
+            logging.getLogger("mlflow").setLevel(logging.WARNING)
+            mlflow.set_tracking_uri(self.uri)
+            mlflow.set_experiment(experiment_id=self._store.experiment)
+            answer = importlib.import_module(loader)._load_pyfunc(str(folder)).predict(example)
+            logged = Model.log(
+                artifact_path=None,
+                name="model",
+                flavor=pyfunc,
+                run_id=self.run_id,
+                loader_module=loader,
+                data_path=str(folder),
+                signature=infer_signature(example, answer),
+                input_example=example,
+                pip_requirements=[requirement],
+            )
+            with contextlib.suppress(MlflowException):  # it is there already
+                client.create_registered_model(registered)
+            version = client.create_model_version(
+                registered, logged.model_uri, self.run_id, model_id=logged.model_id
+            )
+            client.set_registered_model_alias(registered, ALIAS, version.version)
+
+        self._store.guarded(work)
+
+    def child(self, name: str, tags: dict[str, str] | None = None, started: float | None = None) -> Self:
+        """Open a run nested under this one, in the same store; started: s since 1970, None = now."""
+        child = object.__new__(type(self))
+        child._store, child._monitor = self._store, None
+        nested = {"mlflow.parentRunId": self.run_id or "", **(tags or {})}
+        child.run_id = self._store.guarded(lambda: child._new(name, nested, started))
+        return child
+
+    def children(self) -> list[dict[str, str]]:
+        """Return the runs nested under this one, the oldest first: run_id, status, and all tags of each."""
+
+        def work() -> list[dict[str, str]]:
+            client, below = self._store.client, f"tags.`mlflow.parentRunId` = '{self.run_id}'"
+            found, page = [], None
+            while True:
+                runs = client.search_runs(
+                    [self._store.experiment], below, order_by=["start_time ASC"], page_token=page
+                )
+                found += [{"run_id": r.info.run_id, "status": r.info.status, **r.data.tags} for r in runs]
+                if not (page := runs.token):
+                    return found
+
+        return self._store.guarded(work) or []
+
+    def delete(self, run_id: str) -> None:
+        """Delete a run of the store."""
+        self._store.guarded(lambda: self._store.client.delete_run(run_id))
+
+    def close(self, status: str = "FINISHED", ended: float | None = None) -> None:
+        """End the run as FINISHED, FAILED or KILLED; ended: s since 1970, None = now."""
+        if self._monitor is not None:
+            self._monitor.finish()
+        end = _milliseconds(ended)
+        self._store.guarded(lambda: self._store.client.set_terminated(self.run_id, status, end))
+
+
+def _milliseconds(seconds: float | None) -> int | None:
+    """Return a time as MLflow keeps it."""
+    return None if seconds is None else int(1000 * seconds)

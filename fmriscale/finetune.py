@@ -97,13 +97,7 @@ def main(args: list[str]) -> int:
 
 
 def read_flags(args: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Take what says how to run from the command line; the rest is the recipe's.
-
-    Raises
-    ------
-    UserError
-        Flags that make no sense together.
-    """
+    """Take what says how to run from the command line; the rest is the recipe's."""
     parser = CommandLine(
         prog="fmriscale finetune",
         usage="fmriscale finetune --config FILE [--task-id I --num-tasks N | --finish] [--KEY VALUE]",

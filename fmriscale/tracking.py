@@ -204,19 +204,7 @@ class Tracker:
     def log_dataset(
         self, name: str, *, digest: str, source: str, schema: dict[str, Any], profile: dict[str, Any]
     ) -> None:
-        """Say which data the run used.
-
-        Parameters
-        ----------
-        name : str
-            Of the corpus.
-        digest : str
-            Its fingerprint; MLflow keeps the first 36 characters.
-        source : str
-            Its folder or URL.
-        schema, profile : dict
-            What its columns are, and how much there is; plain JSON values.
-        """
+        """Say which data the run used."""
 
         def work() -> None:
             from mlflow.entities import Dataset, DatasetInput
@@ -242,19 +230,6 @@ class Tracker:
 
         Nothing is pickled: MLflow keeps the files of the folder and the name of the module that loads them
         (`_load_pyfunc(folder)`, whose result has `predict`).
-
-        Parameters
-        ----------
-        folder : Path
-            The model's files.
-        loader : str
-            Name of the module.
-        registered : str
-            Name in the model registry.
-        example : dict of numpy.ndarray
-            Inputs by name; the first axis of each may have any length. Signature and example are made of it.
-        requirement : str
-            What pip has to install for the loader.
         """
 
         def work() -> None:

@@ -7,17 +7,7 @@ from fmriscale.common.errors import UserError
 
 
 def add_flags(group: argparse._ArgumentGroup, part: str, finish: str) -> None:
-    """Add the three flags to the help of a verb.
-
-    Parameters
-    ----------
-    group : argparse group
-        That of the flags which say how to run.
-    part : str
-        What a task does with its part I = 0 ... N-1.
-    finish : str
-        What is done when all parts are there.
-    """
+    """Add the three flags to the help of a verb."""
     group.add_argument("--task-id", type=int, metavar="I", help=f"{part}; in a Slurm array its task")
     group.add_argument(
         "--num-tasks", type=int, metavar="N", help="number of parts; in a Slurm array its tasks"
@@ -26,20 +16,7 @@ def add_flags(group: argparse._ArgumentGroup, part: str, finish: str) -> None:
 
 
 def settle(flags: argparse.Namespace, *instead: str) -> None:
-    """Check the flags, and fill in task and number of tasks from a Slurm array.
-
-    Parameters
-    ----------
-    flags : Namespace
-        Changed in place.
-    instead : str
-        Other flags of the verb that run no part.
-
-    Raises
-    ------
-    UserError
-        Flags that make no sense together, or a Slurm array with gaps.
-    """
+    """Check the flags, and fill in task and number of tasks from a Slurm array."""
     alone = [*instead, "finish"]
     if sum(getattr(flags, name) for name in alone) + (flags.task_id is not None) > 1:
         names = ", ".join(f"--{name}" for name in instead)

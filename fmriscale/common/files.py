@@ -16,20 +16,7 @@ DEFAULT_DATA = "../shared/data"
 
 
 def expand(path: str | Path, relative_to: Path | None = None) -> Path:
-    """Expand `~` and environment variables in a path.
-
-    Parameters
-    ----------
-    path : str or Path
-        May hold `$FMRISCALE_DATA`, which defaults to `../shared/data`.
-    relative_to : Path, optional
-        Folder that a relative path starts from; None = the working directory.
-
-    Returns
-    -------
-    Path
-        The expanded path; it need not exist.
-    """
+    """Expand `~` and environment variables in a path."""
     text = str(path)
     if "FMRISCALE_DATA" in text and not os.environ.get("FMRISCALE_DATA"):
         text = text.replace("${FMRISCALE_DATA}", DEFAULT_DATA).replace("$FMRISCALE_DATA", DEFAULT_DATA)
@@ -108,13 +95,7 @@ _REMEDIES = {
 
 @contextlib.contextmanager
 def writing_to(folder: Path) -> Iterator[None]:
-    """Turn the operating system's refusal to write below a folder into a `UserError` with the remedy.
-
-    Raises
-    ------
-    UserError
-        Disk full, permission denied, a file in the way, ...
-    """
+    """Turn the operating system's refusal to write below a folder into a `UserError` with the remedy."""
     try:
         yield
     except OSError as error:

@@ -41,25 +41,6 @@ def in_order(
     Numerical libraries run one thread a process, with one job as with many, so that results do not
     depend on the number of jobs. Two results a job wait at most, so memory stays bounded. A process
     that dies takes nothing with it but its own work, which another process tries once more.
-
-    Parameters
-    ----------
-    function : callable
-        Importable by name; its module is imported once, for all processes.
-    work : iterable of tuple
-        Arguments; taken when they are needed.
-    jobs : int
-        Processes; 1 = work in this one.
-    limit : float
-        Longest time that one item may take, s; 0 = none.
-    libraries : iterable of str
-        Modules that the function imports late: imported once as well, not by each process.
-
-    Yields
-    ------
-    Any
-        Results; a `WorkerDied` for work that killed its process twice (out of memory, a crash in a library),
-        a `TimedOut` for work that was not done in time.
     """
     if jobs == 1:
         yield from _in_this_process(function, work, limit)

@@ -18,13 +18,7 @@ WIDTH = 100
 
 
 def show(cls: type, wanted: set[str], prog: str) -> str:
-    """Return what the printing options of a command line ask for.
-
-    Raises
-    ------
-    UserError
-        Help on a key that has no keys of its own.
-    """
+    """Return what the printing options of a command line ask for."""
     if "--help" in wanted:
         return help_of(cls, prog)
     if "--print_schema" in wanted:

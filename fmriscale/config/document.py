@@ -124,13 +124,7 @@ class Document:
 
 
 def read_file(file: str, prog: str) -> Part:
-    """Read a recipe file.
-
-    Raises
-    ------
-    UserError
-        No file, no text, no YAML, no mapping.
-    """
+    """Read a recipe file."""
     try:
         node = yaml.compose(Path(file).read_text(), Loader=CoreLoader)
     except OSError as error:
@@ -148,13 +142,7 @@ def read_file(file: str, prog: str) -> Part:
 
 
 def read_option(option: str, text: str) -> Part:
-    """Read the value of an option, which is YAML.
-
-    Raises
-    ------
-    UserError
-        No YAML.
-    """
+    """Read the value of an option, which is YAML."""
     try:
         node = yaml.compose(text, Loader=CoreLoader)
     except yaml.YAMLError as error:

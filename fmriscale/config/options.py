@@ -43,13 +43,7 @@ class Line:
 
 
 def take_apart(args: list[str]) -> Line:
-    """Take a command line apart.
-
-    Raises
-    ------
-    UserError
-        A word that belongs to no option, or an option without its value.
-    """
+    """Take a command line apart."""
     line, words = Line([], set()), [a for a in args if not a.startswith(LAUNCHER)]
     while words:
         word = words.pop(0)
@@ -67,13 +61,7 @@ def take_apart(args: list[str]) -> Line:
 
 
 def assemble(cls: type, options: list[tuple[str, str]], prog: str) -> tuple[Document, list[str]]:
-    """Put a recipe together from its files and options; return it with the names of the files.
-
-    Raises
-    ------
-    UserError
-        A file that cannot be read.
-    """
+    """Put a recipe together from its files and options; return it with the names of the files."""
     document, files = Document(), []
     for name, value in options:
         if name == "--config":

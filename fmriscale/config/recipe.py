@@ -44,28 +44,6 @@ def parse(
     """Build a configuration from `--config FILE` and dotted overrides.
 
     `--help`, `--KEY.help`, `--print_config` and `--print_schema` print, and end the process.
-
-    Parameters
-    ----------
-    cls : type
-        One of the recipe dataclasses of `config/`.
-    args : list of str, optional
-        Command line without the program's name; None = `sys.argv[1:]`. `--local_rank=N`, which the
-        DeepSpeed launcher puts first, is accepted and ignored (the rank is read from the environment).
-    prog : str
-        Name shown in `--help` and in errors.
-    mistakes_of : callable, optional
-        What the verb itself finds wrong with a recipe whose types and ranges are right, each with its place.
-
-    Returns
-    -------
-    Config
-        An instance of `cls`.
-
-    Raises
-    ------
-    UserError
-        Unknown keys, values of the wrong type or out of range, a file that is not there; a line for each.
     """
     line = take_apart(list(sys.argv[1:] if args is None else args))
     if line.shows - {"--print_config"}:

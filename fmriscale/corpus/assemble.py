@@ -43,33 +43,7 @@ def encode_run(
     denoise: Mapping[str, Any],
     further: Mapping[str, Any] | None = None,
 ) -> EncodedRun:
-    """Turn a run into the members of its shard and its line of runs.tsv.
-
-    Parameters
-    ----------
-    bold : ndarray [T, V]
-        Standardised signals.
-    mean, std : ndarray [V]
-        What undoes the standardisation.
-    key, dataset : str
-        Name of the run, unique in the corpus, and that of its data set.
-    entities : mapping of str to str
-        BIDS entities by their short names; must have `sub`.
-    t_r : float
-        Repetition time, s.
-    space : str
-        Name of the feature space.
-    sample_mask : sequence of int, optional
-        Numbers of the volumes that are not censored; None = all.
-    events : sequence of mapping
-        Each has onset and duration, s.
-    quality, denoise : mapping
-        Kept with the run; `quality` gives coverage, mean_fd and tsnr, where they are known.
-    source, source_sha256 : str
-        Where the run came from, and the hash of that.
-    further : mapping, optional
-        Entries of the record that only some runs have, such as `participant`; None is none.
-    """
+    """Turn a run into the members of its shard and its line of runs.tsv."""
     n_volumes, n_features = bold.shape
     source, entities = printable(source), {name: printable(label) for name, label in entities.items()}
     known = {"coverage": None, "mean_fd": None, "tsnr": None, **quality}
@@ -135,23 +109,7 @@ def corpus_json(
     runs: pd.DataFrame,
     quarantine: pd.DataFrame,
 ) -> dict[str, Any]:
-    """Return the content of corpus.json, but for what `render_manifest` adds.
-
-    Parameters
-    ----------
-    spaces : iterable of FeatureSpace
-        The feature spaces.
-    datasets : mapping of str to mapping
-        What was asked of each data set: kind, space, people, weight, licence, ...; what was found is added.
-    split : SplitConfig
-        How people are split.
-    shards : sequence of mapping
-        As `ShardWriter.commit` returns them.
-    software : mapping of str to str
-        Versions.
-    runs, quarantine : DataFrame
-        The tables.
-    """
+    """Return the content of corpus.json, but for what `render_manifest` adds."""
     return {
         "spaces": {space.name: space.to_dict() for space in sorted(spaces, key=lambda space: space.name)},
         "datasets": {

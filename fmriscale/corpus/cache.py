@@ -107,13 +107,6 @@ class Cache:
 
         What nobody uses is deleted, the longest unused first, until the file fits. Its part counts as the
         full size from then on.
-
-        Returns
-        -------
-        part : BinaryIO or None
-            What there is of the file, locked, open for reading and appending.
-        lack : int
-            Bytes that are missing to the file's size; None and 0: another process is bringing it.
         """
         with self._locked():
             if self.path(item).exists():
@@ -204,28 +197,7 @@ def fetch(
     patience: Patience,
     spare: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Bring a file into the cache and hold it, or wait for the process that does.
-
-    Parameters
-    ----------
-    cache : Cache
-        Where it goes.
-    item : Item
-        The file.
-    download : callable
-        Completes a part.
-    patience : Patience
-        Bound of the waits for another process and for room.
-    spare : callable
-        Lets go of a file that this process needs less; False where there is none.
-
-    Raises
-    ------
-    UserError
-        The disk is full, or files in use fill the cache to its limit.
-    DamageError
-        What `download` raises, or another process that downloads it makes no progress.
-    """
+    """Bring a file into the cache and hold it, or wait for the process that does."""
     seen = -1
     while not cache.hold(item):
         part, lack = cache.claim(item)
@@ -244,13 +216,7 @@ def fetch(
 
 
 def bring(cache: Cache, item: Item, part: BinaryIO, download: Callable[[BinaryIO], None]) -> None:
-    """Complete a claimed part and make it the file; what has come stays where that fails.
-
-    Raises
-    ------
-    UserError
-        The disk is full or cannot be written.
-    """
+    """Complete a claimed part and make it the file; what has come stays where that fails."""
     try:
         download(part)
         cache.arrive(item, part)

@@ -24,17 +24,7 @@ def read_quarantine(folder: Path) -> pd.DataFrame:
 
 
 def table(manifest: dict[str, Any], quarantine: pd.DataFrame, n_details: int = 12) -> str:
-    """Return data sets, subjects, runs, hours, t_r and rejected runs as text.
-
-    Parameters
-    ----------
-    manifest : dict
-        corpus.json.
-    quarantine : DataFrame
-        quarantine.tsv.
-    n_details : int
-        Rejected runs that are listed one by one.
-    """
+    """Return data sets, subjects, runs, hours, t_r and rejected runs as text."""
     head = ("data set", "space", "subjects", "runs", "hours", "t_r (s)", "rejected")
     rows: list[tuple[str, ...]] = [head]
     for name, entry in sorted(manifest["datasets"].items()):

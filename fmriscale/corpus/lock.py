@@ -42,13 +42,7 @@ class FolderLock:
         self._file.close()  # the locks end with it
 
     def claim(self, shard: str) -> None:
-        """Become the only builder of a shard.
-
-        Raises
-        ------
-        UserError
-            Another process is.
-        """
+        """Become the only builder of a shard."""
         if not self._whole and not self._try(_place(shard), 1):
             raise self._held(f"{shard} is being built", [self._note(shard)])
         self._sign(self._note(shard))
@@ -60,13 +54,7 @@ class FolderLock:
             fcntl.lockf(self._file, fcntl.LOCK_UN, 1, _place(shard))
 
     def claim_all(self) -> None:
-        """Become the only builder of the corpus; what dead builders noted is removed.
-
-        Raises
-        ------
-        UserError
-            Another process builds a shard, or writes the manifest.
-        """
+        """Become the only builder of the corpus; what dead builders noted is removed."""
         end = time.monotonic() + PATIENCE
         while not self._try(0, 0):
             if time.monotonic() > end:

@@ -120,20 +120,7 @@ class FeatureSpace:
 
 
 def split_of(person: str, split: SplitConfig) -> str:
-    """Assign a person to train, val or test by a hash, so that adding people moves nobody.
-
-    Parameters
-    ----------
-    person : str
-        Name space and subject label, e.g. `abide/0050952`; of people who are kin, their group.
-    split : SplitConfig
-        Shares of val and test, and the salt of the hash.
-
-    Returns
-    -------
-    str
-        `train`, `val` or `test`.
-    """
+    """Assign a person to train, val or test by a hash, so that adding people moves nobody."""
     digest = hashlib.sha256(f"{split.salt}|{person}".encode()).digest()
     draw = int.from_bytes(digest[:8], "big") / 2**64
     if draw < split.test:
@@ -142,15 +129,7 @@ def split_of(person: str, split: SplitConfig) -> str:
 
 
 def segments_of(sample_mask: Sequence[int] | np.ndarray | None, n_volumes: int) -> str:
-    """Return the contiguous uncensored stretches of a run as `0:120,125:233` (half open).
-
-    Parameters
-    ----------
-    sample_mask : sequence of int, optional
-        Indices of the kept volumes; None = all.
-    n_volumes : int
-        Volumes of the run.
-    """
+    """Return the contiguous uncensored stretches of a run as `0:120,125:233` (half open)."""
     kept = np.arange(n_volumes) if sample_mask is None else np.asarray(sample_mask, dtype=np.int64)
     if kept.size == 0:
         return ""
@@ -196,22 +175,7 @@ def fingerprint_of(corpus: dict[str, Any], runs: pd.DataFrame) -> str:
 def render_manifest(
     corpus: dict[str, Any], runs: pd.DataFrame, quarantine: pd.DataFrame
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return corpus.json with its fingerprint, and the manifest's files as text.
-
-    Parameters
-    ----------
-    corpus : dict
-        Content of corpus.json without `format` and `fingerprint`; must have `spaces`.
-    runs, quarantine : DataFrame
-        Tables with `RUN_COLUMNS`, and `group` where people have kin, and `QUARANTINE_COLUMNS`.
-
-    Returns
-    -------
-    dict
-        corpus.json.
-    dict of str to str
-        File name: content; corpus.json comes last, as it must be written.
-    """
+    """Return corpus.json with its fingerprint, and the manifest's files as text."""
     order = ["dataset", "subject", "session", "task", "run", "key"]
     runs = runs.loc[:, columns_of(runs)].sort_values(order, kind="stable").reset_index(drop=True)
     quarantine = quarantine.loc[:, QUARANTINE_COLUMNS].sort_values(QUARANTINE_COLUMNS)
@@ -242,17 +206,6 @@ def install(
 
     What needs space on the disk is written first. Then corpus.json goes, everything is renamed, and
     corpus.json comes back last: cut short in between, the folder is not a corpus until this is done again.
-
-    Parameters
-    ----------
-    folder : Path
-        The corpus.
-    files : dict of str to str
-        Content of the manifest's files by name, corpus.json last.
-    moves : mapping of Path to Path, optional
-        Finished shards and their places.
-    gone : collection of Path
-        Shards that are no longer part of the corpus.
     """
     moves = moves or {}
     places = [folder / name for name in files]
@@ -300,23 +253,7 @@ def require_corpus(folder: Path) -> None:
 
 
 def read_manifest(folder: Path) -> tuple[dict[str, Any], pd.DataFrame]:
-    """Read corpus.json and runs.tsv.
-
-    Returns
-    -------
-    dict
-        corpus.json.
-    DataFrame
-        One row a run, `RUN_COLUMNS` and `group` where there is one; text columns without gaps (""), unknown
-        numbers NaN.
-
-    Raises
-    ------
-    UserError
-        The folder is not a corpus, or of a format this version does not read.
-    DamageError
-        corpus.json or runs.tsv is not what was written.
-    """
+    """Read corpus.json and runs.tsv."""
     require_corpus(folder)
     import pandas as pd
 

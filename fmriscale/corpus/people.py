@@ -20,24 +20,7 @@ def run_table(
     split: SplitConfig,
     groups: Mapping[str, Any] | None = None,
 ) -> "pd.DataFrame":
-    """Return runs.tsv: every run's line, with the person it is of, that person's kin, and the split.
-
-    Parameters
-    ----------
-    rows : iterable of mapping
-        Lines as `encode_run` and `ShardWriter` make them.
-    people : mapping of str to str
-        Name space of the subject labels, by data set.
-    split : SplitConfig
-        How people are split; with `group` there is a column of that name, which is what is split.
-    groups : mapping of str to Any, optional
-        What the column `split.group` says of each run, by key.
-
-    Raises
-    ------
-    UserError
-        Two groups are told of one person.
-    """
+    """Return runs.tsv: every run's line, with the person it is of, that person's kin, and the split."""
     import pandas as pd
 
     table = [{**row, "person": f"{people[row['dataset']]}/{row['subject']}"} for row in rows]
@@ -52,20 +35,7 @@ def run_table(
 
 
 def groups_of(told: Iterable[tuple[str, str, Any]], column: str) -> dict[str, str]:
-    """Return the groups of the people who have one, as `<people>/<group>`.
-
-    Parameters
-    ----------
-    told : iterable of (str, str, Any)
-        Of every run: its person, the name space of its people, and what the column says.
-    column : str
-        Its name, for the message.
-
-    Raises
-    ------
-    UserError
-        Two groups are told of one person.
-    """
+    """Return the groups of the people who have one, as `<people>/<group>`."""
     found: dict[str, str] = {}
     for person, space, cell in told:
         label = "" if cell is None else str(cell).strip()

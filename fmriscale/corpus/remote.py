@@ -89,15 +89,7 @@ class RemoteShards:
         self._threads: list[threading.Thread] = []
 
     def locate(self, shard: str) -> Path:
-        """Return a shard's file in the cache, and hold it there; blocks until it has come.
-
-        Raises
-        ------
-        DamageError
-            It is missing on the server, its bytes are not those of the manifest, or it cannot be reached.
-        UserError
-            There is no room for it.
-        """
+        """Return a shard's file in the cache, and hold it there; blocks until it has come."""
         item = self._item(shard)
         patience = Patience(f"{self.shown}/{shard}", self.patience, self._stop)
         try:
@@ -109,22 +101,7 @@ class RemoteShards:
         return self._cache.path(item)
 
     def want(self, now: Sequence[str], ahead: Sequence[str] = (), reader: str = "") -> None:
-        """Declare the shards that a reader needs: these are held, and downloaded in this order.
-
-        Parameters
-        ----------
-        now : sequence of str
-            Shards that are read now, all of which must fit the cache.
-        ahead : sequence of str
-            Those that come next, in order of need; downloaded as far as there is room.
-        reader : str
-            Who needs them. What is in no reader's lists is let go.
-
-        Raises
-        ------
-        UserError
-            The limit of the cache is too small for what is needed now.
-        """
+        """Declare the shards that a reader needs: these are held, and downloaded in this order."""
         lists = (tuple(now), tuple(ahead))
         if self._wanted.get(reader) == lists:
             return

@@ -82,19 +82,7 @@ class Source(Protocol):
     is_store: bool
 
     def blocks(self, name: str, start: int, stop: int | None) -> Iterator[bytes]:
-        """Yield the bytes of a file from `start` on, up to `stop` or its end.
-
-        Raises
-        ------
-        Fault
-            The connection or the server failed.
-        Wrong
-            The file is shorter than `stop`.
-        FileNotFoundError
-            There is no such file.
-        PermissionError
-            The server refuses.
-        """
+        """Yield the bytes of a file from `start` on, up to `stop` or its end."""
         ...
 
     def look(self, name: str) -> Entry:
@@ -102,26 +90,12 @@ class Source(Protocol):
         ...
 
     def entries(self, folder: str, below: bool = False) -> list[Entry]:
-        """List what a folder holds, or every file however far below it; nothing where it is not there.
-
-        Raises
-        ------
-        Fault
-            The connection or the server failed.
-        PermissionError
-            The server refuses, or shows no folders.
-        """
+        """List what a folder holds, or every file however far below it; nothing where it is not there."""
         ...
 
 
 def is_url(where: str | Path) -> bool:
-    """Tell whether a corpus lies on a server.
-
-    Raises
-    ------
-    UserError
-        `pipe:` URLs, which run commands.
-    """
+    """Tell whether a corpus lies on a server."""
     if str(where).startswith("pipe:"):
         raise UserError(
             f"data.corpus '{where}': pipe: URLs run commands and are not read; give https://, s3:// or "
@@ -131,18 +105,7 @@ def is_url(where: str | Path) -> bool:
 
 
 def open_source(url: str) -> Source:
-    """Return the folder at a URL; nothing is fetched yet.
-
-    Parameters
-    ----------
-    url : str
-        `https://host/corpus`, `s3://bucket/corpus`, or what fsspec opens; `$NAME` is an environment variable.
-
-    Raises
-    ------
-    UserError
-        A password or token written out in the URL, an unknown protocol, a package that is missing.
-    """
+    """Return the folder at a URL; nothing is fetched yet."""
     written = urlsplit(url)
     shown = urlunsplit((written.scheme, written.netloc.rpartition("@")[2], written.path.rstrip("/"), "", ""))
     secrets = f"{written.netloc.rpartition('@')[0]}{written.query}"
@@ -300,13 +263,7 @@ class _Store:
             raise UserError(f"{self.shown}: {error}; give https://, s3:// or another URL of fsspec") from None
 
     def ask(self, method: str, path: str, **options: Any) -> Any:
-        """Ask the file system anew; without credentials as anybody may, which public buckets allow.
-
-        Raises
-        ------
-        Fault, FileNotFoundError, PermissionError
-            As `Source.blocks`.
-        """
+        """Ask the file system anew; without credentials as anybody may, which public buckets allow."""
         anonymous = self._anonymous
         try:
             self._files.invalidate_cache()

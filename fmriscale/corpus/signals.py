@@ -35,13 +35,7 @@ def standardised(
     mean: Any = None,
     std: Any = None,
 ) -> Signals:
-    """Check the signals of a run [T, V] and standardise them, unless mean and std [V] are given.
-
-    Raises
-    ------
-    UserError
-        They cannot be the signals of a run.
-    """
+    """Check the signals of a run [T, V] and standardise them, unless mean and std [V] are given."""
     values = np.asarray(bold)
     if values.ndim != 2 or values.dtype.kind not in "fiu" or not values.size:
         raise UserError(
@@ -109,13 +103,7 @@ def _numbers(key: str, name: str, given: Sequence[int] | np.ndarray, count: int)
 
 
 def plain(key: str, what: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a mapping as JSON keeps it: NumPy's numbers as Python's, NaN as null.
-
-    Raises
-    ------
-    UserError
-        A value that JSON cannot keep.
-    """
+    """Return a mapping as JSON keeps it: NumPy's numbers as Python's, NaN as null."""
     return {str(name): _plain(key, f"{what}: {name}", value) for name, value in given.items()}
 
 

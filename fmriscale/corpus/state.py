@@ -85,17 +85,7 @@ def read_state(corpus: Path, shard: str) -> ShardState | None:
 
 
 def load_state(corpus: Path, shard: str, fingerprint: str) -> ShardState | None:
-    """Return the state of a shard that need not be built again, else None.
-
-    Parameters
-    ----------
-    corpus : Path
-        The corpus folder.
-    shard : str
-        Path of the shard below it.
-    fingerprint : str
-        Hash of the shard's inputs and settings as they are now.
-    """
+    """Return the state of a shard that need not be built again, else None."""
     state = read_state(corpus, shard)
     if state is None or state.fingerprint != fingerprint:
         return None

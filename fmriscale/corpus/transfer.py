@@ -59,15 +59,7 @@ class Patience:
         self._delay = min(2 * self._delay, 30.0)
 
     def wait(self, seconds: float, why: str, remedy: str, error: type[UserError] = DamageError) -> None:
-        """Wait, but not beyond the bound.
-
-        Raises
-        ------
-        UserError
-            There was no progress for too long: an `error` that says why, and the remedy.
-        Stopped
-            Nobody waits any more.
-        """
+        """Wait, but not beyond the bound."""
         idle = time.monotonic() - self._since
         if idle > self.seconds:
             raise error(
@@ -79,15 +71,7 @@ class Patience:
 
 
 def read_whole(source: Source, name: str, seconds: float) -> bytes:
-    """Return a small file of a server.
-
-    Raises
-    ------
-    DamageError
-        The server could not be reached for `seconds`, or broke off every time.
-    FileNotFoundError, PermissionError
-        There is no such file; the server refuses.
-    """
+    """Return a small file of a server."""
     patience = Patience(f"{source.shown}/{name}", seconds)
     while True:
         try:
@@ -97,29 +81,7 @@ def read_whole(source: Source, name: str, seconds: float) -> bytes:
 
 
 def complete(source: Source, name: str, part: BinaryIO, size: int, sha256: str, patience: Patience) -> None:
-    """Fetch what is missing of a file, and check all of it.
-
-    Parameters
-    ----------
-    source : Source
-        Where it comes from.
-    name : str
-        Path of the file below the source.
-    part : BinaryIO
-        What has come so far, open for reading and writing; it is left complete and flushed.
-    size, sha256 : int, str
-        What the file must be. The hash covers the seam between tries, so a file that changed on the server
-        in between (another ETag) is caught and fetched from its first byte.
-    patience : Patience
-        Bound of the waits.
-
-    Raises
-    ------
-    DamageError
-        The file is missing, refused or cannot be reached, or its bytes are not those of the manifest.
-    Stopped
-        Nobody waits for it any more.
-    """
+    """Fetch what is missing of a file, and check all of it."""
     wrong, at = 0, f"{source.shown}/{name}"
     digest, here = _digest(part, size)
     while True:
@@ -173,24 +135,7 @@ def _empty(part: BinaryIO) -> tuple[Any, int]:
 
 
 def fetch_file(source: Source, name: str, part: BinaryIO, patience: Patience) -> None:
-    """Fetch a file of which nobody knows the hash: one that changed on the server meanwhile is fetched anew.
-
-    Parameters
-    ----------
-    source, name : Source, str
-        Where it comes from, and its path there.
-    part : BinaryIO
-        An empty file, open for writing.
-    patience : Patience
-        Bound of the waits.
-
-    Raises
-    ------
-    DamageError
-        The server cannot be reached, or the file does not stay the same.
-    FileNotFoundError, PermissionError
-        There is no such file; the server refuses.
-    """
+    """Fetch a file whose hash is unknown; fetch it again if the server has a newer one."""
     entry, here, wrong = Entry(""), 0, 0
     while True:
         try:

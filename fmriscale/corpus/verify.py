@@ -70,22 +70,7 @@ class _Broken(Exception):
 
 
 def check_shard(folder: Path, summary: dict[str, Any], rows: list[dict[str, Any]]) -> list[Damage]:
-    """Hash a shard and read every member of its runs.
-
-    Parameters
-    ----------
-    folder : Path
-        The corpus.
-    summary : dict
-        The shard's entry of corpus.json: path, bytes, sha256, n_runs.
-    rows : list of dict
-        Its lines of runs.tsv, as text.
-
-    Returns
-    -------
-    list of Damage
-        In the order of the file; [] = all is well.
-    """
+    """Hash a shard and read every member of its runs."""
     name = summary["path"]
     try:
         with (folder / name).open("rb") as handle:
@@ -128,13 +113,7 @@ def _check_shard(handle: Any, summary: dict[str, Any], rows: list[dict[str, Any]
 
 
 def _check_run(data: mmap.mmap, start: int, row: dict[str, Any]) -> int:
-    """Check the members of a run; return the byte after the last.
-
-    Raises
-    ------
-    _Broken
-        At the first thing that is wrong.
-    """
+    """Check the members of a run; return the byte after the last."""
     n_volumes, n_features = int(row["n_volumes"]), int(row["n_features"])
     position, members, places = start, dict[str, bytes](), dict[str, int]()
     for extension in MEMBERS:
@@ -220,17 +199,7 @@ def read_rows(folder: Path) -> pd.DataFrame:
 
 
 def check_manifest(folder: Path) -> tuple[dict[str, Any], pd.DataFrame, list[Damage]]:
-    """Check corpus.json, runs.tsv and quarantine.tsv against each other, and look for strange files.
-
-    Returns
-    -------
-    dict
-        corpus.json.
-    DataFrame
-        runs.tsv as text.
-    list of Damage
-        What is wrong; corpus.json and runs.tsv are empty where they cannot be read.
-    """
+    """Check corpus.json, runs.tsv and quarantine.tsv against each other, and look for strange files."""
     import pandas as pd
 
     rows = pd.DataFrame(columns=RUN_COLUMNS)

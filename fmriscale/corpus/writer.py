@@ -108,13 +108,7 @@ class ShardWriter:
         self.size += len(content)
 
     def commit(self) -> dict[str, Any] | None:
-        """Close, fsync and rename the shard.
-
-        Returns
-        -------
-        dict or None
-            path, bytes, sha256 and n_runs for corpus.json; None where no run was added.
-        """
+        """Close, fsync and rename the shard."""
         if self._file is None:
             self.path.unlink(missing_ok=True)
             return None

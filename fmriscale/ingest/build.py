@@ -58,20 +58,7 @@ def main(args: list[str] | None = None) -> int:
 
 
 def build(config: CorpusConfig) -> tuple[dict[str, Any], pd.DataFrame]:
-    """Build or complete a corpus.
-
-    Returns
-    -------
-    dict
-        corpus.json as written.
-    DataFrame
-        quarantine.tsv as written.
-
-    Raises
-    ------
-    UserError
-        The recipe is wrong, or the folder cannot be written; a corpus that was there stays as it was.
-    """
+    """Build or complete a corpus."""
     plan = _plan(config)
     from fmriscale.ingest.finish import finish
     from fmriscale.ingest.shards import build_shards
@@ -82,13 +69,7 @@ def build(config: CorpusConfig) -> tuple[dict[str, Any], pd.DataFrame]:
 
 
 def build_part(config: CorpusConfig, task_id: int, num_tasks: int) -> str:
-    """Build one task's part of the shards; return a line that says what was done.
-
-    Raises
-    ------
-    UserError
-        As `build`.
-    """
+    """Build one task's part of the shards; return a line that says what was done."""
     plan = _plan(config).shards
     from fmriscale.ingest.shards import build_shards
 
@@ -130,13 +111,7 @@ def _builder(config: CorpusConfig) -> Iterator[tuple[Path, FolderLock]]:
 
 
 def _flags(args: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Take what says how to run from the command line; the rest is the recipe's.
-
-    Raises
-    ------
-    UserError
-        Flags that make no sense together.
-    """
+    """Take what says how to run from the command line; the rest is the recipe's."""
     parser = CommandLine(
         prog="fmriscale-shard",
         usage="fmriscale-shard --config FILE [--plan | --task-id I --num-tasks N | --finish] [--KEY VALUE]",

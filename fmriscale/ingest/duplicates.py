@@ -7,13 +7,7 @@ from fmriscale.corpus.state import ShardState
 
 
 def find_duplicates(states: Iterable[ShardState]) -> dict[str, Rejection]:
-    """Return the runs to take out, by key: a function of what the shards hold, not of how they were built.
-
-    Parameters
-    ----------
-    states : iterable of ShardState
-        Every shard of the corpus in corpus order, with the rows also of runs that were taken out before.
-    """
+    """Return the runs to take out, by key: a function of what the shards hold, not of how they were built."""
     first: dict[tuple[str, ...], dict] = {}
     found = {}
     for row in (row for state in states for row in state.rows):

@@ -29,31 +29,7 @@ from fmriscale.ingest.shards import build_shards
 def finish(
     config: CorpusConfig, plan: list[Shard], rejections: list[Rejection], lock: FolderLock, command: str
 ) -> tuple[dict[str, Any], pd.DataFrame]:
-    """Write the manifest of a corpus whose shards are all built.
-
-    Parameters
-    ----------
-    config : CorpusConfig
-        The recipe.
-    plan, rejections
-        From `make_plan`.
-    lock : FolderLock
-        On the corpus; it is locked as a whole.
-    command : str
-        What builds shards that are missing, for the message.
-
-    Returns
-    -------
-    dict
-        corpus.json as written.
-    DataFrame
-        quarantine.tsv as written.
-
-    Raises
-    ------
-    UserError
-        Shards are missing, or someone else is building; nothing is changed.
-    """
+    """Write the manifest of a corpus whose shards are all built."""
     folder = expand(config.out)
     lock.claim_all()
     prints = fingerprints(plan)

@@ -53,13 +53,7 @@ class Plan(NamedTuple):
 
 
 def make_plan(config: CorpusConfig) -> Plan:
-    """Check the recipe, find all runs and deal them out to shards.
-
-    Raises
-    ------
-    UserError
-        Anything in the recipe that is wrong for every run.
-    """
+    """Check the recipe, find all runs and deal them out to shards."""
     sweep(sources_folder())
     _check_recipe(config)
     plan, tree, column, having = Plan([], [], {}, []), Tree(), config.split.group, tell_kin(config)
@@ -210,13 +204,7 @@ def _runs_per_shard(runs: list[RunSource], dataset: DatasetConfig, config: Corpu
 
 
 def _volumes(run: RunSource, dataset: DatasetConfig) -> int | None:
-    """Return how many volumes a run has; None where it cannot be read.
-
-    Raises
-    ------
-    UserError
-        Its server cannot be reached.
-    """
+    """Return how many volumes a run has; None where it cannot be read."""
     from fmriscale.ingest.signals import count_volumes
 
     try:

@@ -111,13 +111,7 @@ def check_shards(
 def repair_shard(
     folder: Path, manifest: dict[str, Any], summary: dict[str, Any], rows: pd.DataFrame, jobs: int
 ) -> None:
-    """Build one shard again from its sources, and put it in place only if its bytes are those of old.
-
-    Raises
-    ------
-    UserError
-        The recipe or a source is gone or gives other bytes now, or someone else is building.
-    """
+    """Build one shard again from its sources, and put it in place only if its bytes are those of old."""
     from fmriscale.ingest.run import process_run
 
     name = summary["path"]

@@ -26,33 +26,7 @@ from fmriscale.ingest.run import timed_run
 def build_shards(
     shards: list[Shard], folder: Path, jobs: int, lock: FolderLock, limit: float
 ) -> tuple[int, int]:
-    """Build every shard that is not up to date.
-
-    Parameters
-    ----------
-    shards : list of Shard
-        The plan, or a task's part of it.
-    folder : Path
-        The corpus.
-    jobs : int
-        Worker processes; 0 = one per available core.
-    lock : FolderLock
-        On the corpus; each shard is locked while it is built.
-    limit : float
-        Longest time that one run may take, s; 0 = none.
-
-    Returns
-    -------
-    int
-        Shards built.
-    int
-        Runs of all these shards that were rejected.
-
-    Raises
-    ------
-    UserError
-        Another process builds one of them.
-    """
+    """Build every shard that is not up to date."""
     prints = dict(zip((s.name for s in shards), fingerprints(shards), strict=True))
     known = {s.name: _up_to_date(folder, s, prints[s.name]) for s in shards}
     todo = [s for s in shards if known[s.name] is None]

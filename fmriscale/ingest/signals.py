@@ -63,13 +63,7 @@ class Opened:
 
 
 def read_signals(run: RunSource, dataset: DatasetConfig) -> Signals:
-    """Read one run of whatever form.
-
-    Raises
-    ------
-    Rejected
-        The run is damaged, or fits neither the feature space nor the quality limits.
-    """
+    """Read one run of whatever form."""
     features = load_features(dataset.features)
     for file in run.inputs():
         if file not in (run.path, run.right, run.brain_mask):  # these are looked at where they are opened
@@ -192,13 +186,7 @@ _OPEN: dict[str, Callable[[RunSource, DatasetConfig, Features], Opened]] = {
 
 
 def count_volumes(run: RunSource, dataset: DatasetConfig) -> int:
-    """Return how many volumes a run has, dummy volumes included.
-
-    Raises
-    ------
-    Rejected
-        The run is damaged, or features and run are of different forms.
-    """
+    """Return how many volumes a run has, dummy volumes included."""
     if run.cut is not None:
         return run.cut.n_volumes
     return _OPEN[run.form](run, dataset, load_features(dataset.features)).n_volumes

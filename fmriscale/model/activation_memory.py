@@ -48,25 +48,6 @@ def activation_bytes(
     Every tensor that autograd keeps is counted by hand: inputs of linear layers, norms and
     activations, query, key, value and output of the fused attention (no attention matrix), masks of
     dropout. The last block keeps little but its keys and values, because it computes CLS alone.
-
-    Parameters
-    ----------
-    config : EncoderConfig
-        The encoder.
-    n_pairs : int
-        Pairs in a micro-batch.
-    n_features, length : int
-        Features and volumes of a sequence.
-    itemsize : int
-        Bytes of a number: 2 or 4.
-    mask_itemsize : int
-        Bytes of an element of a dropout mask; 1 on a GPU, `itemsize` on CPU.
-    recompute : bool
-        Only the input of each block but the last is kept (activation checkpointing).
-    alone : bool
-        The sequences of a pair go through the encoder one at a time (pair: siamese).
-    every_token : bool
-        The last block computes all tokens (pool: mean, or masked volumes).
     """
     d, pre = config.d_model, config.norm == "pre"
     n_read, n_volumes = (2 * n_pairs, length) if alone else (n_pairs, 2 * length)

@@ -39,17 +39,7 @@ def matrices(encoder: Encoder) -> Iterator[tuple[nn.Module, str]]:
 
 
 def add_low_rank(encoder: Encoder, rank: int, seed: int) -> None:
-    """Give every attention and feed-forward matrix a low-rank addition; what is computed stays the same.
-
-    Parameters
-    ----------
-    encoder : Encoder
-        Changed in place.
-    rank : int
-        Rank of the additions; the fused matrix of queries, keys and values has one addition.
-    seed : int
-        Of the additions.
-    """
+    """Give every attention and feed-forward matrix a low-rank addition; what is computed stays the same."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for module, name in matrices(encoder):
@@ -64,18 +54,7 @@ def merge_low_rank(encoder: Encoder) -> None:
 
 
 def learning(encoder: Encoder, adapt: str, last_blocks: int) -> list[nn.Parameter]:
-    """Return the parameters of an encoder that learn.
-
-    Parameters
-    ----------
-    encoder : Encoder
-        With its additions where adapt is lora.
-    adapt : {"full", "probe", "last_blocks", "lora"}
-        full: all; probe: none; last_blocks: those of the last blocks and of the norm behind them; lora:
-        the additions.
-    last_blocks : int
-        How many, at most as many as there are.
-    """
+    """Return the parameters of an encoder that learn."""
     if adapt == "full":
         return list(encoder.parameters())
     if adapt == "last_blocks":

@@ -16,20 +16,7 @@ LONGEST_PERIOD = 300.0
 
 
 def rotary_waves(time_BT: Tensor, head_width: int) -> tuple[Tensor, Tensor]:
-    """Cosine and sine of every rotary wave at the time of every token.
-
-    Parameters
-    ----------
-    time_BT : Tensor
-        Time of each token, s. Only differences matter to attention.
-    head_width : int
-        Width of a head, K; even.
-
-    Returns
-    -------
-    tuple of Tensor
-        Two arrays [B, T, 1, K / 2], float32.
-    """
+    """Cosine and sine of every rotary wave at the time of every token."""
     n = head_width // 2
     ratio = torch.arange(n, device=time_BT.device, dtype=torch.float32) / max(n - 1, 1)
     period_R = SHORTEST_PERIOD * (LONGEST_PERIOD / SHORTEST_PERIOD) ** ratio
@@ -72,13 +59,7 @@ class Attention(nn.Module):
     def forward(
         self, x_BTD: Tensor, waves: tuple[Tensor, Tensor] | None = None, cls_only: bool = False
     ) -> Tensor:
-        """Attend from every token, or from the first alone, to all tokens.
-
-        Returns
-        -------
-        Tensor
-            [B, T, D], or [B, 1, D] with `cls_only`.
-        """
+        """Attend from every token, or from the first alone, to all tokens."""
         B, _, D = x_BTD.shape
         weight, bias = self.qkv_weight, self.qkv_bias
         if cls_only and waves is None:

@@ -21,17 +21,7 @@ HEAD = "head.safetensors"
 
 
 def save_classifier(folder: Path, model: PairClassifier, meta: dict[str, Any]) -> None:
-    """Write a classifier such that its encoder can be used alone (`load_encoder`).
-
-    Parameters
-    ----------
-    folder : Path
-        Made where it does not exist; a classifier that is there is replaced.
-    model : PairClassifier
-        With plain parameters (low-rank additions merged).
-    meta : dict
-        As for `save_encoder`; plain JSON values.
-    """
+    """Write a classifier such that its encoder can be used alone (`load_encoder`)."""
     data = save({k: v.detach().float().cpu().contiguous() for k, v in model.head.state_dict().items()})
     head = {
         "pair": model.pair,
@@ -44,13 +34,7 @@ def save_classifier(folder: Path, model: PairClassifier, meta: dict[str, Any]) -
 
 
 def load_classifier(folder: Path) -> tuple[PairClassifier, dict[str, Any]]:
-    """Read a classifier back, in evaluation mode, with the meta data it was saved with.
-
-    Raises
-    ------
-    UserError, DamageError
-        No classifier there; or weights that are not those that config.json tells of.
-    """
+    """Read a classifier back, in evaluation mode, with the meta data it was saved with."""
     encoder, meta = load_encoder(folder)
     path, head = Path(folder) / HEAD, meta.get("head")
     if head is None or not path.exists():
@@ -77,15 +61,7 @@ class SameLabel:
 
     @torch.inference_mode()
     def predict(self, pairs: dict[str, np.ndarray], params: dict[str, Any] | None = None) -> np.ndarray:
-        """Return the chance that both windows of each pair were recorded under the same label, float32 [B].
-
-        Parameters
-        ----------
-        pairs : dict of numpy.ndarray
-            left and right: standardised volumes [B, L, V]; t_r: repetition times [B], s.
-        params : dict, optional
-            MLflow hands it over; there are none.
-        """
+        """Return the probability that the windows of each pair share a label, float32 [B]."""
         left_BLV, right_BLV, t_r_B = (
             torch.as_tensor(np.asarray(pairs[name], np.float32)) for name in ("left", "right", "t_r")
         )

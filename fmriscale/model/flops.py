@@ -25,17 +25,7 @@ def train_flops(config: EncoderConfig, space: str | None = None, length: int | N
 def done_flops(
     config: EncoderConfig, space: str | None = None, length: int | None = None, *, every_token: bool = False
 ) -> int:
-    """Operations of forward and backward of one pair as it is computed: the last block for CLS alone.
-
-    Parameters
-    ----------
-    config : EncoderConfig
-        The encoder.
-    space, length : optional
-        Of the pair; else the first space and the encoder's own length.
-    every_token : bool
-        The last block computes all tokens (pool: mean, or masked volumes).
-    """
+    """Operations of forward and backward of one pair as it is computed: the last block for CLS alone."""
     if every_token:
         return train_flops(config, space, length)
     tokens, d = 2 * (length or config.length) + 2, config.d_model

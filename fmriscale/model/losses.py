@@ -14,17 +14,7 @@ def ntp_loss(logits_BC: Tensor, label_B: Tensor) -> Tensor:
 
 
 def group_sums(loss_B: Tensor, correct_B: Tensor, group_B: Tensor, n_groups: int) -> Tensor:
-    """Sums over the pairs of each group, float64 [G, 3]: number of pairs, loss, correct answers.
-
-    Parameters
-    ----------
-    loss_B, correct_B : Tensor
-        Loss and 0/1 correctness of each pair.
-    group_B : Tensor
-        Group of each pair; a negative group is left out (a pair that only fills up a batch).
-    n_groups : int
-        Number of groups.
-    """
+    """Sums over the pairs of each group, float64 [G, 3]: number of pairs, loss, correct answers."""
     kept = group_B >= 0
     values_B3 = torch.stack((torch.ones_like(loss_B), loss_B, correct_B.to(loss_B.dtype)), dim=1)
     sums_G3 = torch.zeros(n_groups, 3, dtype=torch.float64, device=loss_B.device)

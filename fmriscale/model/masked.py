@@ -57,21 +57,7 @@ class TwoTasks(PairClassifier):
         space: str | None,
         masks: tuple[Tensor, Tensor, Tensor],
     ) -> tuple[Tensor, Tensor]:
-        """Look at pairs with masked volumes.
-
-        Parameters
-        ----------
-        left_BLV, right_BLV, t_r_B, space
-            As for an encoder.
-        masks : tuple of Tensor
-            place, source, counts [B, M] as in `sampling.masks.Masks`.
-
-        Returns
-        -------
-        tuple of Tensor
-            Logits of NTP [B, C], and the mean squared error over the masked volumes of each pair [B],
-            float32; 1 is that of the mean where features are standardised.
-        """
+        """Look at pairs with masked volumes."""
         place_BM, source_BM, counts_BM = masks
         L, V = left_BLV.shape[1:]
         truth_BSV = torch.cat((left_BLV, right_BLV), dim=1)

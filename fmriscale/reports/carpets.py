@@ -18,21 +18,7 @@ CENSORED_COLOUR = (224, 122, 47)
 
 
 def carpet(bold: np.ndarray, kept: np.ndarray) -> bytes:
-    """Draw a run.
-
-    Parameters
-    ----------
-    bold : ndarray [T, V]
-        Standardised signals. Of more than 110 features evenly spaced ones are taken; neighbouring volumes
-        are averaged where there are more than 480.
-    kept : ndarray of bool [T]
-        Volumes that are not censored.
-
-    Returns
-    -------
-    bytes
-        A PNG of 16 colours.
-    """
+    """Draw a run."""
     n_volumes, n_features = bold.shape
     rows = np.unique(np.linspace(0, n_features - 1, min(MOST_ROWS, n_features)).round().astype(int))
     values = bold[:, rows].astype(np.float32)

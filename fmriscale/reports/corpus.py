@@ -30,22 +30,7 @@ RAREST_FEATURES = 10
 
 
 def write_report(corpus: Corpus, path: Path) -> None:
-    """Write the report of a corpus: the same corpus gives the same bytes.
-
-    Parameters
-    ----------
-    corpus : Corpus
-        The corpus.
-    path : Path
-        HTML file; its folder must exist.
-
-    Raises
-    ------
-    UserError
-        The folder is missing or the file cannot be written.
-    DamageError
-        A shard is not what runs.tsv says.
-    """
+    """Write the report of a corpus: the same corpus gives the same bytes."""
     if not path.parent.is_dir():
         raise UserError(f"{path.parent}: no such folder; make it first or choose another place for --report")
     if path.is_dir():

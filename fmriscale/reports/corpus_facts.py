@@ -89,14 +89,7 @@ def differs(runs: pd.DataFrame, measure: Measure) -> bool:
 
 
 def by_dataset(corpus: Corpus, runs: pd.DataFrame, quarantine: pd.DataFrame) -> pd.DataFrame:
-    """Return one row a data set, the longest first.
-
-    Returns
-    -------
-    DataFrame
-        Index: the name. Columns: subjects, runs, hours, one of hours for each split, t_r (text, s), space,
-        kind, licence, denoising, rejected.
-    """
+    """Return one row a data set, the longest first."""
     rows = {}
     for name, entry in corpus.manifest["datasets"].items():
         own = runs.loc[runs.dataset == name]
@@ -127,13 +120,7 @@ def spelled_range(values: pd.Series) -> str:
 
 
 def spelled_denoising(denoise: dict[str, Any]) -> str:
-    """Say in a few words how the runs of a data set were cleaned.
-
-    Parameters
-    ----------
-    denoise : dict
-        The `denoise` entry of a data set in corpus.json.
-    """
+    """Say in a few words how the runs of a data set were cleaned."""
     said = []
     dummies = denoise.get("dummy_volumes", 0)
     if dummies:
@@ -160,26 +147,6 @@ def read_records(corpus: Corpus, most: int = MOST_RECORDS) -> tuple[dict[str, Pr
     """Read which features are missing, and every figure of quality, from the records of the runs.
 
     Memory holds one record at a time.
-
-    Parameters
-    ----------
-    corpus : Corpus
-        The corpus.
-    most : int
-        Records of a feature space that are read at most. Of more runs some are drawn, always the same: every
-        n-th run would do no justice to designs that repeat (two runs a subject, ...).
-
-    Returns
-    -------
-    dict of str to Presence
-        By feature space.
-    DataFrame
-        Index: the run's row number. Columns: figures of quality that runs.tsv does not have.
-
-    Raises
-    ------
-    DamageError
-        A shard is not what runs.tsv says.
     """
     presence: dict[str, Presence] = {}
     figures: dict[int, dict[str, float]] = {}
@@ -217,16 +184,7 @@ def deciding_measure(runs: pd.DataFrame) -> Measure | None:
 
 
 def typical_and_worst(runs: pd.DataFrame, measure: Measure | None) -> tuple[int, int | None]:
-    """Return the row numbers of a typical and of the worst run.
-
-    Parameters
-    ----------
-    runs : DataFrame
-        Runs of one data set, at least one.
-    measure : Measure or None
-        What tells them apart (`deciding_measure`): of the others, the run next to its median is typical.
-        Without it the run of median length is typical and none is the worst.
-    """
+    """Return the row numbers of a typical and of the worst run."""
     own = runs if measure is None else runs.loc[runs[measure.column].notna()]
     values = own["minutes" if measure is None else measure.column].to_numpy(float)
     distance = np.abs(values - np.median(values))

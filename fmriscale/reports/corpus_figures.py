@@ -83,17 +83,7 @@ def recordings(runs: pd.DataFrame) -> str:
 
 @matplotlib.rc_context(STYLE)
 def quality_by_dataset(runs: pd.DataFrame, names: Sequence[str], measures: list[Measure]) -> str:
-    """Draw every measure by data set: runs as dots, or their spread where they are many.
-
-    Parameters
-    ----------
-    runs : DataFrame
-        With the columns of the measures.
-    names : sequence of str
-        Data sets from top to bottom.
-    measures : list of Measure
-        From left to right.
-    """
+    """Draw every measure by data set: runs as dots, or their spread where they are many."""
     figure = Figure(figsize=(WIDTH, _height(len(names))), layout="constrained")
     panels = figure.subplots(1, len(measures), sharey=True, squeeze=False)[0]
     groups = dict(tuple(runs.groupby("dataset")))

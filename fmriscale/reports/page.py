@@ -54,17 +54,7 @@ def environment() -> jinja2.Environment:
 
 
 def svg(figure: Figure, name: str, description: str) -> str:
-    """Return a figure as markup that can stand in an HTML page.
-
-    Parameters
-    ----------
-    figure : Figure
-        Drawn under `STYLE`.
-    name : str
-        Unique in the page; part of the identifiers inside.
-    description : str
-        For those who cannot see it.
-    """
+    """Return a figure as markup that can stand in an HTML page."""
     buffer = io.StringIO()
     FigureCanvasSVG(figure)
     with matplotlib.rc_context({"svg.hashsalt": name}):

@@ -24,27 +24,7 @@ MOST_FOLDS = 12
 
 
 def write_page(folder: Path, path: Path | None = None) -> Path:
-    """Draw a study into an HTML file.
-
-    Parameters
-    ----------
-    folder : Path
-        Of the study: summary.json and, where there is one, config.yaml.
-    path : Path, optional
-        HTML file; report.html in the folder if not given. Its folder is made where there is none.
-
-    Returns
-    -------
-    Path
-        The file.
-
-    Raises
-    ------
-    UserError
-        The study is not finished, or the file cannot be written.
-    DamageError
-        summary.json is not what was written.
-    """
+    """Draw a study into an HTML file."""
     path = path or folder / "report.html"
     try:
         summary = json.loads((folder / SUMMARY).read_text())
@@ -64,17 +44,7 @@ def write_page(folder: Path, path: Path | None = None) -> Path:
 
 
 def page(summary: dict[str, Any], name: str, config: str = "") -> str:
-    """Return the page of a study.
-
-    Parameters
-    ----------
-    summary : dict
-        As `evaluation.summary` makes it.
-    name : str
-        Of the study.
-    config : str
-        Its recipe, YAML.
-    """
+    """Return the page of a study."""
     template_environment = environment()
     template_environment.filters |= {
         "minus": lambda text: re.sub(r"(?<!\w)-(?=\d)", "\N{MINUS SIGN}", str(text)),

@@ -25,15 +25,7 @@ FEW_UNITS = 40
 
 @matplotlib.rc_context(STYLE)
 def pairs(design: dict[str, Any], label: str) -> str:
-    """Draw some runs of one person with their windows, and arcs between those that pairs join.
-
-    Parameters
-    ----------
-    design : dict
-        Of `evaluation.design.describe`.
-    label : str
-        Name of the label, for titles.
-    """
+    """Draw some runs of one person with their windows, and arcs between those that pairs join."""
     runs = design["runs"]
     figure = Figure(figsize=(5.6, 0.7 + 0.27 * len(runs)), layout="constrained")
     figure.get_layout_engine().set(wspace=0.0, w_pad=0.02)  # pyright: ignore[reportOptionalMemberAccess, reportCallIssue]
@@ -106,17 +98,7 @@ def _arcs(axes: Axes, ties: list[list[int]], design: dict[str, Any]) -> None:
 
 @matplotlib.rc_context(BELOW)
 def units(summary: dict[str, Any], condition: str, limits: tuple[float, float]) -> str:
-    """Draw the accuracy of every unit, fresh and pre-trained, joined by a line; means with intervals beside.
-
-    Parameters
-    ----------
-    summary : dict
-        Of the study; it has both arms.
-    condition : str
-        "all" or one of its conditions.
-    limits : tuple of float
-        Of accuracy, percent.
-    """
+    """Draw fresh and pre-trained accuracy of every unit, joined by a line, beside means with intervals."""
     figure, axes = _panel(2.62, 3.1)
     both = [summary["arms"][arm]["by_condition"][condition] for arm in ("fresh", "pretrained")]
     fresh, pretrained = (content["by_unit"] for content in both)
@@ -156,17 +138,7 @@ def units(summary: dict[str, Any], condition: str, limits: tuple[float, float]) 
 
 @matplotlib.rc_context(BELOW)
 def curve(summary: dict[str, Any], key: str, title: str) -> str:
-    """Draw a figure of every arm by epoch; AUC with its interval and the target of the fresh arm.
-
-    Parameters
-    ----------
-    summary : dict
-        Of the study.
-    key : {"auc", "accuracy", "loss"}
-        The figure.
-    title : str
-        Of the panel.
-    """
+    """Draw a figure of every arm by epoch; AUC with its interval and the target of the fresh arm."""
     figure, axes = _panel(PANEL, 2.7)
     for name, lines in summary["curves"].items():
         colour, _, style = _look(summary, name)
@@ -197,17 +169,7 @@ def curve(summary: dict[str, Any], key: str, title: str) -> str:
 
 @matplotlib.rc_context(BELOW)
 def sizes(summary: dict[str, Any], key: str, title: str) -> str:
-    """Draw a figure of every arm by size of the training side; accuracy with its interval.
-
-    Parameters
-    ----------
-    summary : dict
-        Of a study of several sizes.
-    key : {"auc", "accuracy"}
-        The figure.
-    title : str
-        Of the panel.
-    """
+    """Draw a figure of every arm by size of the training side; accuracy with its interval."""
     figure, axes = _panel(PANEL, 2.7)
     order = summary["sizes"]
     factor = 100 if key == "accuracy" else 1

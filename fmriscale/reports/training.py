@@ -24,22 +24,7 @@ BELOW = {**STYLE, "axes.grid.axis": "y", "ytick.color": MUTED}
 
 
 def write_report(folder: Path, path: Path) -> None:
-    """Draw a run into an HTML file.
-
-    Parameters
-    ----------
-    folder : Path
-        Of the run: metrics.jsonl, config.yaml.
-    path : Path
-        HTML file; its folder is made where there is none.
-
-    Raises
-    ------
-    UserError
-        The run has made no step yet, or the file cannot be written.
-    DamageError
-        A line that is none of a run's, other than a last one cut off in writing.
-    """
+    """Draw a run into an HTML file."""
     steps, evals = read_metrics(folder / "metrics.jsonl")
     if not steps:
         raise UserError(f"{folder / 'metrics.jsonl'}: no step yet; come back when the run has made some")

@@ -80,13 +80,7 @@ class Standard:
     shift: np.ndarray
 
     def apply(self, values: np.ndarray, run: np.ndarray) -> np.ndarray:
-        """Convert sequences [B, L, V] (or runs) of the runs [B]; float16.
-
-        Raises
-        ------
-        UserError
-            A value beyond the range of float16.
-        """
+        """Convert sequences [B, L, V] (or runs) of the runs [B]; float16."""
         made = values.astype(np.float32) * self.scale[run][:, None] + self.shift[run][:, None]
         if np.abs(made).max(initial=0) > np.finfo(np.float16).max:
             raise UserError(
@@ -98,20 +92,7 @@ class Standard:
 def standard_of(
     corpus: Corpus, rows: np.ndarray, subject: np.ndarray, how: Literal["run", "subject", "none"]
 ) -> Standard | None:
-    """Read what changes the standardisation of runs; None where they stay as they are stored.
-
-    Parameters
-    ----------
-    corpus : Corpus
-        Holds mean and standard deviation of every run.
-    rows : int array [R]
-        Rows of the corpus.
-    subject : int array [R]
-        Number of the subject. `subject` pools mean and deviation over those of its runs that are among
-        `rows`: runs that are held out have no part in it.
-    how : {"run", "subject", "none"}
-        What is standardised.
-    """
+    """Read what changes the standardisation of runs; None where they stay as they are stored."""
     if how == "run":
         return None
     pairs = [corpus.mean_std(int(row)) for row in rows]
@@ -209,35 +190,7 @@ def copy_runs(
     standard: Standard | None,
     shuffled: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Copy runs into one array, checking the sha256 of each.
-
-    Parameters
-    ----------
-    corpus : Corpus
-        Holds the runs.
-    rows : int array [R]
-        Rows of the runs.
-    n_features : int
-        V.
-    standard : Standard, optional
-        Applied to every run.
-    shuffled : int, optional
-        Seed of a random order of each run's volumes; None = as recorded.
-
-    Returns
-    -------
-    volumes : float16 [all volumes, V]
-        The runs, one after the other.
-    first : int64 [R]
-        First volume of each run.
-
-    Raises
-    ------
-    UserError
-        They do not fit the free memory.
-    DamageError
-        A run is not what the manifest says.
-    """
+    """Copy runs into one array, checking the sha256 of each."""
     counts = corpus.runs.n_volumes.to_numpy()[rows]
     first = np.cumsum(counts) - counts
     needed, free = int(counts.sum()) * n_features * 2, free_memory()
@@ -279,13 +232,7 @@ def free_memory() -> int:
 
 
 def verify_runs(corpus: Corpus, rows: np.ndarray) -> None:
-    """Check the sha256 of runs in their shards, on all cores.
-
-    Raises
-    ------
-    DamageError
-        A run is not what the manifest says.
-    """
+    """Check the sha256 of runs in their shards, on all cores."""
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         list(pool.map(lambda row: check_run(corpus, row, corpus.bold(row)), (int(row) for row in rows)))
 
@@ -314,21 +261,7 @@ def _memcpy(_context, _target, _source, _count):
 
 @njit(cache=True, nogil=True)
 def copy_sequences(address, run, start, backwards, length, row_bytes, out):
-    """Copy sequences of `length` rows (volumes) out of runs whose first row lies at `address`.
-
-    Parameters
-    ----------
-    address : int64 [R]
-        Of the first row of each run.
-    run, start : int [B]
-        Which run, and first row.
-    backwards : bool [B]
-        Where true, the rows are written last first.
-    length, row_bytes : int
-        Rows of a sequence, bytes of a row.
-    out : int
-        Address that has room for B sequences.
-    """
+    """Copy sequences of `length` rows (volumes) out of runs whose first row lies at `address`."""
     # Addresses first: those of many runs are not in the cache, and here the processor waits for many at once.
     source = np.empty(len(run), np.int64)
     for i in range(len(run)):

@@ -142,11 +142,6 @@ def distant_shifts(n_windows, stride, gap, near, length):
 
     The same shifts are allowed wherever the window lies; therefore every place is drawn equally often.
     A shift keeps `near` windows away either way and does not make right overlap left.
-
-    Returns
-    -------
-    tuple
-        Number of shifts; first of those left out between `near` and n_windows - near, and their number.
     """
     back_few = max(gap // stride + 1, near)
     back_many = (2 * length + gap - 1) // stride

@@ -28,17 +28,6 @@ def draw_masks(seed: int, first: int, count: int, n_volumes: int, share: float) 
 
     A pair has `share * n_volumes` of them, rounded up or down at random so that the mean is that, but at
     least one: with 0.15 of 2 x 5 volumes 1 or 2, as published. Another volume is one of the same pair.
-
-    Parameters
-    ----------
-    seed : int
-        Of the run.
-    first, count : int
-        Positions in the global order.
-    n_volumes : int
-        S.
-    share : float
-        Above 0, at most 1.
     """
     expected = share * n_volumes
     most = max(1, int(np.ceil(expected)))

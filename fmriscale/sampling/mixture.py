@@ -10,24 +10,7 @@ from fmriscale.sampling.tables import KIND_BLOCK, Mixture, Table
 
 
 def shares_of(corpus: Corpus, data: DataConfig, datasets: list[str], windows: np.ndarray) -> np.ndarray:
-    """Return the share of each data set in training, float64 [D], with sum 1.
-
-    Parameters
-    ----------
-    corpus : Corpus
-        Its recipe may hold weights.
-    data : DataConfig
-        `mixture`, `weights` and `temperature`.
-    datasets : list of str
-        The data sets.
-    windows : int array [D]
-        Their windows; data sets without a weight share by windows what the others' weights give a window.
-
-    Raises
-    ------
-    UserError
-        A weight for a data set that is not there, or no data set with a weight above 0.
-    """
+    """Return the share of each data set in training, float64 [D], with sum 1."""
     if unknown := sorted(set(data.weights) - set(datasets)):
         raise UserError(
             f"data.weights names {', '.join(unknown)}, which are not trained on; "
@@ -52,15 +35,7 @@ def shares_of(corpus: Corpus, data: DataConfig, datasets: list[str], windows: np
 
 
 def mixture_of(shares: np.ndarray, kinds: np.ndarray) -> Mixture:
-    """Spread data sets over a block of positions, and kinds over a block of negatives.
-
-    Parameters
-    ----------
-    shares : float array [D]
-        Share of each data set.
-    kinds : int8 array [D, KIND_BLOCK]
-        From `kinds_of`.
-    """
+    """Spread data sets over a block of positions, and kinds over a block of negatives."""
     quotas = largest_remainder(shares, block_size(shares))
     which, occurrence = interleave(quotas)
     return Mixture(which.astype(np.int32), occurrence, quotas, kinds)

@@ -15,20 +15,7 @@ def largest_remainder(shares: Sequence[float] | np.ndarray, total: int) -> np.nd
 
 
 def interleave(quotas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Spread quotas evenly over a block.
-
-    Parameters
-    ----------
-    quotas : int array [N]
-        How often each of N things occurs in a block.
-
-    Returns
-    -------
-    which : int64 array [sum of quotas]
-        The thing at each place of the block.
-    occurrence : int64 array [sum of quotas]
-        How often it occurred before in the block.
-    """
+    """Spread quotas evenly over a block."""
     which = np.repeat(np.arange(len(quotas)), quotas)
     occurrence = np.concatenate([np.arange(q) for q in quotas]) if len(quotas) else which
     place = (occurrence + 0.5) / quotas[which]

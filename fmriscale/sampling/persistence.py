@@ -7,18 +7,7 @@ import numpy as np
 
 
 def persistence_score(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Correlation over features between the last volume of left and the first of right.
-
-    Parameters
-    ----------
-    left, right : array [B, L, V]
-        Sequences.
-
-    Returns
-    -------
-    float64 [B]
-        From -1 to 1; 0 where a volume is constant.
-    """
+    """Correlation over features between the last volume of left and the first of right."""
     a, b = left[:, -1].astype(np.float64), right[:, 0].astype(np.float64)
     a, b = a - a.mean(1, keepdims=True), b - b.mean(1, keepdims=True)
     norm = np.sqrt((a * a).sum(1) * (b * b).sum(1))
@@ -26,15 +15,7 @@ def persistence_score(left: np.ndarray, right: np.ndarray) -> np.ndarray:
 
 
 def best_threshold(score: np.ndarray, label: np.ndarray) -> float:
-    """Threshold above which calling a pair positive is right most often.
-
-    Parameters
-    ----------
-    score : array [B]
-        Higher speaks for label 1.
-    label : array [B]
-        0 or 1.
-    """
+    """Threshold above which calling a pair positive is right most often."""
     order = np.argsort(score, kind="stable")
     ranked, positive = score[order], label[order] == 1
     # Cut before item i: the negatives below it and the positives from it on are right.

@@ -38,22 +38,7 @@ class ShardPlan:
         self._passes: dict[tuple[int, int], tuple[np.ndarray, np.ndarray]] = {}
 
     def at(self, first: int, last: int) -> tuple[list[int], list[int], int]:
-        """Return what the pairs at some positions need.
-
-        Parameters
-        ----------
-        first, last : int
-            The positions.
-
-        Returns
-        -------
-        now : list of int
-            Shards they are drawn from. A negative for which no run of these will do may come from another.
-        ahead : list of int
-            Shards needed after them, the next first.
-        until : int
-            First position at which this may be another answer.
-        """
+        """Return what the pairs at some positions need."""
         now: dict[int, None] = {}
         ahead: list[tuple[int, int]] = []
         until = 1 << 62
@@ -188,13 +173,7 @@ class StreamedRuns(MappedRuns):
                 self._corpus.forget(self._names[shard])
 
     def gather(self, draw: Draw) -> tuple[np.ndarray, np.ndarray]:
-        """Return left and right, float16 [B, L, V]; waits for shards that are not there yet.
-
-        Raises
-        ------
-        DamageError
-            A shard cannot be had, or is not what the manifest says.
-        """
+        """Return left and right, float16 [B, L, V]; waits for shards that are not there yet."""
         with self._lock:
             for runs in (draw.run_left, draw.run_right):
                 if not self._mapped[runs].all():

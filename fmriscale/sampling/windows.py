@@ -26,17 +26,7 @@ from fmriscale.sampling.tables import (
 
 
 def volumes(value: int | str, t_r: np.ndarray, least: int = 0) -> np.ndarray:
-    """Convert a duration to the nearest number of volumes, int64 like `t_r`.
-
-    Parameters
-    ----------
-    value : int or str
-        Volumes, or seconds such as "10 s".
-    t_r : float array [R]
-        Repetition times, s.
-    least : int
-        Smallest number.
-    """
+    """Convert a duration to the nearest number of volumes, int64 like `t_r`."""
     seconds = seconds_of(value)
     if seconds is None:
         return np.full(np.shape(t_r), value, np.int64)
@@ -44,13 +34,7 @@ def volumes(value: int | str, t_r: np.ndarray, least: int = 0) -> np.ndarray:
 
 
 def spans_of(segments: pd.Series) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Read the uncensored stretches of many runs (`segments` of runs.tsv) at once.
-
-    Returns
-    -------
-    run, start, stop : int64 [S]
-        Number of the run, first volume, and volume after the last.
-    """
+    """Read the uncensored stretches of many runs (`segments` of runs.tsv) at once."""
     texts = segments.tolist()
     counts = np.fromiter((text.count(":") for text in texts), np.int64, len(texts))
     joined = ",".join(filter(None, texts)).replace(":", ",")
@@ -61,33 +45,7 @@ def spans_of(segments: pd.Series) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def find_windows(
     runs: pd.DataFrame, rows: np.ndarray, datasets: list[str], pairs: PairConfig, length: int
 ) -> tuple[Table, np.ndarray]:
-    """List the windows of some runs.
-
-    Parameters
-    ----------
-    runs : DataFrame
-        The corpus's runs.
-    rows : int array
-        Rows that take part; runs in which no pair fits are left out.
-    datasets : list of str
-        Names in the order of their numbers.
-    pairs : PairConfig
-        Stride, gap, distance and first start of a pair.
-    length : int
-        Volumes of a sequence.
-
-    Returns
-    -------
-    table : Table
-        The windows; runs in the order of data set, shard and place in the shard.
-    rows : int32 [R]
-        Row of each run of the table.
-
-    Raises
-    ------
-    DamageError
-        A run has stretches beyond its volumes.
-    """
+    """List the windows of some runs."""
     rows, spans = _fitting(runs, np.asarray(rows), pairs, length, datasets)
     span_run, span_start, span_stop, n_span = spans
     t_r = runs.t_r.to_numpy()[rows]

@@ -22,13 +22,7 @@ class Anatomy:
 
 
 def anatomy(config: SimulateConfig) -> Anatomy:
-    """Lay an ellipsoidal brain with ventricles, white matter and a left temporal ROI into the grid.
-
-    Raises
-    ------
-    ValueError
-        The brain has fewer grey voxels than the ROI needs.
-    """
+    """Lay an ellipsoidal brain with ventricles, white matter and a left temporal ROI into the grid."""
     shape = np.array(config.shape)
     grid = np.moveaxis(np.indices(config.shape), 0, -1)
     unit = (grid - (shape - 1) / 2) / (shape / 2)

@@ -44,13 +44,7 @@ def identity(config: SimulateConfig) -> str:
 
 
 def is_finished(config: SimulateConfig, out: Path) -> bool:
-    """Say whether `out` already holds exactly this experiment.
-
-    Raises
-    ------
-    UserError
-        The folder holds something else, which is left alone.
-    """
+    """Say whether `out` already holds exactly this experiment."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return False
     truth = out / TRUTH
@@ -69,13 +63,7 @@ def is_finished(config: SimulateConfig, out: Path) -> bool:
 
 
 def simulate(config: SimulateConfig, out: Path) -> None:
-    """Write the experiment under a temporary name and rename it to `out`.
-
-    Raises
-    ------
-    UserError
-        Sizes or events that cannot make the experiment, or a folder that cannot be written.
-    """
+    """Write the experiment under a temporary name and rename it to `out`."""
     place, design = check(config)
     # Imported here, as a refusal needs neither scipy nor nibabel.
     from fmriscale.simulate.corpus import write_corpus

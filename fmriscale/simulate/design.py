@@ -59,24 +59,7 @@ def n_cycles(n_volumes: int, t_r: float) -> int:
 
 
 def generated(subject: int, run: int, n_volumes: int, t_r: float, seed: int) -> pd.DataFrame:
-    """Return events like those of a run of the experiment: a target and a probe a cycle.
-
-    Parameters
-    ----------
-    subject, run : int
-        Counted from 0.
-    n_volumes : int
-        Volumes of the run.
-    t_r : float
-        Repetition time, s.
-    seed : int
-        The order of the pitches is a function of (seed, subject, run).
-
-    Returns
-    -------
-    pandas.DataFrame
-        `COLUMNS`.
-    """
+    """Return events like those of a run of the experiment: a target and a probe a cycle."""
     rng = np.random.default_rng([seed, 1, subject, run])
     condition, timbre = cell_of(subject, run)
     key = key_of(subject)
@@ -158,23 +141,7 @@ def label(subject: int) -> str:
 
 
 def read_events(path: Path) -> dict[tuple[str, str], pd.DataFrame]:
-    """Read the events of a whole experiment.
-
-    Parameters
-    ----------
-    path : Path
-        Tab-separated: subject (sub-01), run (run-01) and `COLUMNS`.
-
-    Returns
-    -------
-    dict of (str, str) to DataFrame
-        Events by subject and run.
-
-    Raises
-    ------
-    UserError
-        Not readable, or a column or a number is missing.
-    """
+    """Read the events of a whole experiment."""
     import pandas as pd
 
     try:

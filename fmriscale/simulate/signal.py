@@ -117,26 +117,7 @@ def motion(rng: np.random.Generator, n_volumes: int, step: float) -> np.ndarray:
 def run(
     config: SimulateConfig, texture: Texture, subject: int, run_number: int, events: pd.DataFrame
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Simulate one run.
-
-    Parameters
-    ----------
-    config : SimulateConfig
-        Sizes and strengths.
-    texture : Texture
-        Over the voxels that are wanted.
-    subject, run_number : int
-        Counted from 0; with `config.seed` they determine every random number.
-    events : pandas.DataFrame
-        Of the run, from `design.Design`.
-
-    Returns
-    -------
-    bold_TV : numpy.ndarray
-        Float32 [T, V] in scanner units, voxels in the order of the texture.
-    motion_T6 : numpy.ndarray
-        Motion parameters [T, 6], mm and radians.
-    """
+    """Simulate one run."""
     rng = np.random.default_rng([config.seed, 4, subject, run_number])
     n = config.n_volumes
     signal_TV = autoregressive(texture.draw(rng, n, config.smoothness), config.autoregression)
@@ -166,17 +147,7 @@ def run(
 
 
 def confounds(tissues: dict[str, np.ndarray], motion_T6: np.ndarray, t_r: float) -> pd.DataFrame:
-    """Return a confounds table [T rows] with fMRIPrep's columns.
-
-    Parameters
-    ----------
-    tissues : dict of str to numpy.ndarray
-        Mean signals [T] of tissues, by fMRIPrep's name; may be empty.
-    motion_T6 : numpy.ndarray
-        Motion parameters, mm and radians.
-    t_r : float
-        Repetition time, s.
-    """
+    """Return a confounds table [T rows] with fMRIPrep's columns."""
     n = len(motion_T6)
     names = ["trans_x", "trans_y", "trans_z", "rot_x", "rot_y", "rot_z"]
     table = tissues | dict(zip(names, motion_T6.T, strict=True))

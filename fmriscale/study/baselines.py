@@ -45,26 +45,7 @@ class Score:
 def score(
     value_P: np.ndarray, threshold: float, same_P: np.ndarray, unit_P: np.ndarray, condition_P: np.ndarray
 ) -> Score:
-    """Score pairs by a value that is high for "same".
-
-    Parameters
-    ----------
-    value_P : numpy.ndarray
-        A number a pair.
-    threshold : float
-        Above it a pair is called "same".
-    same_P : numpy.ndarray
-        The truth, 0 or 1.
-    unit_P : numpy.ndarray
-        The unit (text) to which a pair belongs: a person, or the fold's runs.
-    condition_P : numpy.ndarray
-        The pair's condition, text; "" where the task has none.
-
-    Returns
-    -------
-    Score
-        Rows in the order of condition and unit.
-    """
+    """Score pairs by a value that is high for "same"."""
     value_P, same_P = np.asarray(value_P), np.asarray(same_P)
     right_P = (value_P > threshold) == (same_P == 1)
     rows = []
@@ -116,40 +97,7 @@ def baselines(
     condition_P: np.ndarray,
     seed: int,
 ) -> dict[str, Score]:
-    """Fit every baseline on the training pairs and score the test pairs.
-
-    Parameters
-    ----------
-    windows : Windows
-        All windows.
-    train, test : Pairs
-        The two sides of a fold.
-    unit_P, condition_P : numpy.ndarray
-        Unit and condition of each test pair, text.
-    seed : int
-        Of shuffles, and of which training pairs are taken where they are many.
-
-    Returns
-    -------
-    dict of str to Score
-        Methods without an encoder:
-
-        - category: a linear support vector machine on single windows (the field's standard); do its guesses
-          agree?
-        - pair_logistic: logistic regression on |a - b| and a * b of the window means;
-        - correlation: of the two window means; no fitting but of the threshold.
-
-        Shortcuts, which know no label:
-
-        - run_means: logistic regression on |a - b| of the means of the two RUNS: what the identity of a run
-          gives away. With task.standardize: subject it is what the published protocol rewards; in runs
-          standardised one by one the means are 0, and it is at chance by construction. Where a run holds one
-          label, its mean also holds the label's own response, and no analysis can tell the two apart;
-        - persistence: does one window continue the other, as an autoregressive process would?
-        - same_run: calls pairs from one run "same"; at chance where pairs are cross-run.
-
-        And shuffled: pair_logistic fitted to shuffled labels, mean of several shuffles; has to be at chance.
-    """
+    """Fit every baseline on the training pairs and score the test pairs."""
     mean_NV = windows.bold_NLV.mean(axis=1, dtype=np.float32)
     rng = np.random.default_rng([seed, 6])
     some = some_pairs(train, 2 * mean_NV.shape[1], rng)
@@ -222,13 +170,7 @@ def agreement(decision_NK: np.ndarray, pairs: Pairs) -> np.ndarray:
 
 
 def inner_splits(windows: Windows, members: np.ndarray, test: Pairs) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Split training windows as the outer folds do: persons are left out, or runs where persons are known.
-
-    Returns
-    -------
-    list of (train, test)
-        Places in `members`; splits whose training part lacks a label are left out, so there may be none.
-    """
+    """Split training windows as the outer folds do: persons are left out, or runs where persons are known."""
     label, person = windows.label_N[members], windows.person_N[members]
     strangers = not np.isin(windows.person_N[test.left_P], person).any()
     group = person if strangers and len(set(person)) > 1 else windows.run_N[members]

@@ -36,18 +36,6 @@ def standards_of(corpus: Corpus, rows: Sequence[int]) -> dict[int, Standard]:
     The stored standardisation of a run is undone with its mean and deviation; then one straight line is taken
     off the concatenation of the subject's runs, and one deviation divides it. Runs that are tested take part,
     as in the published protocol, so what is fitted here is not fitted on training data alone.
-
-    Parameters
-    ----------
-    corpus : Corpus
-        Holds the runs, and mean and deviation of each.
-    rows : sequence of int
-        Rows of `corpus.runs`: all runs of every subject that take part.
-
-    Returns
-    -------
-    dict of int to Standard
-        By row. A feature that is missing in a run stays 0 in it.
     """
     table = corpus.runs.iloc[list(rows)]
     order = run_order(table)
@@ -87,17 +75,7 @@ def _together(corpus: Corpus, rows: list[int]) -> dict[int, Standard]:
 
 
 def line(x_TV: np.ndarray, time_T1: np.ndarray, there_TV: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Fit a straight line to each column where it is there.
-
-    Returns
-    -------
-    level_V, middle_V : numpy.ndarray
-        Mean, and the time at which the line has it.
-    slope_V : numpy.ndarray
-        Rise by volume.
-    deviation_V : numpy.ndarray
-        Standard deviation (n - 1) of what is left; 1 where nothing is.
-    """
+    """Fit a straight line to each column where it is there."""
     n_V = np.maximum(there_TV.sum(0), 1)
     level_V = (x_TV * there_TV).sum(0) / n_V
     middle_V = (time_T1 * there_TV).sum(0) / n_V

@@ -18,27 +18,7 @@ MOST_PEOPLE = 40
 
 
 def describe(config: StudyConfig, material: Material, pairs: Sequence[tuple[Pairs, Pairs]]) -> dict[str, Any]:
-    """Describe what is compared with what, in numbers that JSON can hold.
-
-    Parameters
-    ----------
-    config : StudyConfig
-        Of the study.
-    material : Material
-        Windows and folds.
-    pairs : sequence of (Pairs, Pairs)
-        Training and test pairs of every fold, at the full size.
-
-    Returns
-    -------
-    dict
-        n_windows, n_lost (events without a window), n_people, n_runs, labels, conditions, t_r (s), length
-        (volumes), delay (s), space, n_features.
-        relation: of the test pairs of all folds with the same and with different labels, how many there are
-        (n), how many lie in one run (one_run), and how far apart the runs are (distance, mean).
-        runs, arcs: some runs of one person, and how many pairs (first run, second run, same, n) join them.
-        people, places: whether a person's runs train (-), test (#) or neither (x) in a fold; "." = no run.
-    """
+    """Describe what is compared with what, in numbers that JSON can hold."""
     windows = material.windows
     shown, arcs = _one_person(windows, material.folds[0], pairs[0])
     people, places = _places(windows, material.folds)

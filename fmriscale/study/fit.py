@@ -106,11 +106,6 @@ def fit(
 
     The head, and a projection for a feature space that the encoder has not seen, learn in every epoch. What
     else of the encoder learns is `train.adapt`, in either arm, after the epochs that are theirs alone.
-
-    Raises
-    ------
-    UserError
-        The loss is not finite.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     settings, encoder = config.train, model.encoder

@@ -32,24 +32,6 @@ def make_folds(runs: pd.DataFrame, by: str, n_folds: int) -> list[Fold]:
     the name of their group. With runs, fold f leaves out runs f+1, f+1+n, ... of every person's sequence of
     runs. With halves, fold 0 leaves out the second half of every person's sequence (the first is the larger
     of an odd number), fold 1 the first.
-
-    Parameters
-    ----------
-    runs : DataFrame
-        The rows of `corpus.runs` that take part; its index is kept.
-    by : {"subject", "run", "half"}
-        What is left out.
-    n_folds : int
-        Number of folds.
-
-    Returns
-    -------
-    list of Fold
-
-    Raises
-    ------
-    UserError
-        Fewer units than folds, or a number of folds that there cannot be.
     """
     rows = runs.index.to_numpy()
     if by == "half":
@@ -82,13 +64,7 @@ def kin(runs: pd.DataFrame) -> np.ndarray:
 
 
 def halves(runs: pd.DataFrame, n_folds: int) -> list[Fold]:
-    """Return the fold that tests the second half of everybody's runs and, of two, that which tests the first.
-
-    Raises
-    ------
-    UserError
-        Other numbers of folds, or nobody with two runs.
-    """
+    """Return the fold that tests the second half of each person's runs and, of two, the reverse."""
     if n_folds not in (1, 2):
         raise UserError(
             f"n_folds is {n_folds}, but with folds_by: half there is 1 fold (the second half of everybody's "
@@ -107,31 +83,7 @@ def halves(runs: pd.DataFrame, n_folds: int) -> list[Fold]:
 
 
 def smaller(fold: Fold, runs: pd.DataFrame, by: str, size: int, seed: int) -> np.ndarray:
-    """Return the rows that are left of a fold's training side when it is made smaller.
-
-    Parameters
-    ----------
-    fold : Fold
-        The fold.
-    runs : DataFrame
-        The rows of `corpus.runs` that take part, of either side.
-    by : {"subject", "run", "half"}
-        What the folds leave out. Places in their person's sequence are kept of `run`, else subjects.
-    size : int
-        How many are kept.
-    seed : int
-        They come in an order drawn from it: those of a size are among those of every larger one.
-
-    Returns
-    -------
-    numpy.ndarray
-        Rows of `corpus.runs`.
-
-    Raises
-    ------
-    UserError
-        The side has not as many.
-    """
+    """Return the rows that are left of a fold's training side when it is made smaller."""
     rows = runs.index.to_numpy()
     unit = run_order(runs) + 1 if by == "run" else runs["person"].to_numpy(str)
     train = np.isin(rows, fold.train)
@@ -146,24 +98,7 @@ def smaller(fold: Fold, runs: pd.DataFrame, by: str, size: int, seed: int) -> np
 
 
 def refuse_seen_runs(fold: Fold, runs: pd.DataFrame, seen: Iterable[str], encoder: str) -> None:
-    """Refuse an encoder that was pre-trained on runs which this fold tests, or on runs of their people's kin.
-
-    Parameters
-    ----------
-    fold : Fold
-        The fold.
-    runs : DataFrame
-        Every run of the corpus.
-    seen : iterable of str
-        Keys of the runs whose (unlabelled) data the encoder's weights saw.
-    encoder : str
-        Its folder, for the message.
-
-    Raises
-    ------
-    UserError
-        Some test runs are among them, or runs of somebody else of their people's groups.
-    """
+    """Refuse an encoder pre-trained on runs that this fold tests, or on runs of relatives of their people."""
     saw, tested = np.isin(runs["key"].to_numpy(str), list(seen)), np.isin(runs.index, fold.test)
     remedy = (
         "so the test would not be of unseen data; pre-train without them (data.holdout_runs, and {fold} in "

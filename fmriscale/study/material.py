@@ -25,13 +25,7 @@ class Material:
 
 
 def prepare(config: StudyConfig) -> Material:
-    """Open the corpus, cut the windows and make the folds.
-
-    Raises
-    ------
-    UserError
-        No run takes part, or the task or the folds do not suit the corpus.
-    """
+    """Open the corpus, cut the windows and make the folds."""
     corpus = Corpus.open(config.corpus)
     space = corpus.space(config.space)
     unknown = sorted(set(config.datasets or []) - set(corpus.runs["dataset"]))
@@ -58,40 +52,14 @@ def prepare(config: StudyConfig) -> Material:
 
 
 def verify(material: Material) -> None:
-    """Check every run that takes part against its sha256: what is damaged must not decide a study.
-
-    Raises
-    ------
-    DamageError
-        A run is not what the manifest says.
-    """
+    """Check every run that takes part against its sha256: what is damaged must not decide a study."""
     verify_runs(material.corpus, np.unique(material.windows.run_N))
 
 
 def fold_pairs(
     config: StudyConfig, material: Material, fold: Fold, size: int | None = None, seed: int = 0
 ) -> tuple[Pairs, Pairs]:
-    """Return the training and the test pairs of a fold; no pair crosses its border.
-
-    Parameters
-    ----------
-    config : StudyConfig
-        Its task, and what the folds leave out.
-    material : Material
-        What `prepare` made of it.
-    fold : Fold
-        One of its folds.
-    size : int, optional
-        Subjects (or, with folds_by: run, places of runs) that the training side keeps; None = all. The test
-        side stays whole.
-    seed : int
-        Draws those that are kept, in one order for every size: fewer are always among more.
-
-    Raises
-    ------
-    UserError
-        The training side has not as many, or a side has no pairs.
-    """
+    """Return the training and the test pairs of a fold; no pair crosses its border."""
     runs = material.corpus.runs.loc[sorted([*fold.train, *fold.test])]
     kept = fold.train if size is None else smaller(fold, runs, config.folds_by, size, seed)
     windows, task = material.windows, config.task

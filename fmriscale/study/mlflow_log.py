@@ -119,15 +119,7 @@ class Logbook:
         return self._tracker.uri if self._tracker and not self._tracker.off else None
 
     def add(self, piece: Piece, result: dict[str, Any] | str) -> None:
-        """Log a cell that has ended, unless that is done: its place in the design, and its curve by epoch.
-
-        Parameters
-        ----------
-        piece : Piece
-            Others than cells have no run of their own.
-        result : dict or str
-            What `study.attempt` returned: the result, or why there is none.
-        """
+        """Log a cell that has ended, unless that is done: its place in the design, and its curve by epoch."""
         if self._tracker is None or not isinstance(piece, Cell):
             return
         mark, known = digest(result), self._children[piece.name]
@@ -160,15 +152,7 @@ class Logbook:
         self._tracker.log_metrics({"cells_finished": finished}, step=finished)
 
     def finish(self, results: list[dict[str, Any]], summary: dict[str, Any]) -> None:
-        """Log what is not yet there of the cells, the means of the arms, figures and report, and the model.
-
-        Parameters
-        ----------
-        results : list of dict
-            Of all cells, in the order of `cells`.
-        summary : dict
-            Of the study; its folder has all files.
-        """
+        """Log the cells, means, figures, report and model that are not logged yet."""
         if self.wanted and (self._tracker is None or self._tracker.off):
             self._open()  # a server that was down may be back
         if self._tracker is None:

@@ -68,18 +68,7 @@ class Pairs:
 
 
 def run_order(runs: pd.DataFrame) -> np.ndarray:
-    """Return each run's place in its person's sequence: by session, run number, task and key.
-
-    Parameters
-    ----------
-    runs : DataFrame
-        Rows of `corpus.runs`.
-
-    Returns
-    -------
-    numpy.ndarray
-        int64, one a row, from 0 for every person.
-    """
+    """Return each run's place in its person's sequence: by session, run number, task and key."""
     number = [int(run) if run.isdecimal() else np.inf for run in runs["run"]]
     keys = zip(runs["person"], runs["session"], number, runs["run"], runs["task"], runs["key"], strict=True)
     by_time = sorted(range(len(runs)), key=list(keys).__getitem__)
@@ -106,24 +95,7 @@ def takes_part(value: str, wanted: list[str] | None) -> bool:
 def members_of(
     windows: Windows, task: TaskConfig, rows: np.ndarray, side: Literal["train", "test"]
 ) -> np.ndarray:
-    """Return the windows that a side of a fold may pair: of its runs, and of its conditions.
-
-    Parameters
-    ----------
-    windows : Windows
-        All windows.
-    task : TaskConfig
-        Conditions of either side.
-    rows : numpy.ndarray
-        Rows of `corpus.runs` on this side.
-    side : {"train", "test"}
-        Which it is.
-
-    Returns
-    -------
-    numpy.ndarray
-        Indices of windows.
-    """
+    """Return the windows that a side of a fold may pair: of its runs, and of its conditions."""
     wanted = side_conditions(task, side)
     chosen = [takes_part(name, wanted) for name in windows.conditions]
     return np.flatnonzero(np.isin(windows.run_N, rows) & np.array(chosen)[windows.condition_N])
@@ -134,26 +106,6 @@ def draw_pairs(windows: Windows, members: np.ndarray, task: TaskConfig, seed: Se
 
     Both partners are of one condition, and of one person or of two. Of every left window as many positives as
     negatives are drawn, without repetition. The pairs of a person (and condition) depend on nobody else.
-
-    Parameters
-    ----------
-    windows : Windows
-        All windows.
-    members : numpy.ndarray
-        Indices of those that may take part (one side of a fold); no partner comes from elsewhere.
-    task : TaskConfig
-        `protocol`, `partners` and `pairs_per_window`.
-    seed : sequence of int
-        The pairs are a function of it.
-
-    Returns
-    -------
-    Pairs
-
-    Raises
-    ------
-    UserError
-        The design has no such pairs.
     """
     place_N = place_in_run(windows)
     columns = {"condition": np.array(windows.conditions)[windows.condition_N[members]]}

@@ -66,27 +66,7 @@ def by_unit(rows: list[Row], figure: str) -> dict[str, float]:
 def comparison(
     rows: list[Row], first: str, second: str, part: str, size: int | None, ratio: float | None
 ) -> dict[str, Any]:
-    """Compare the accuracy of two arms or baselines, or of one and "chance".
-
-    Parameters
-    ----------
-    rows : list of dict
-        Of the whole study.
-    first, second : str
-        Their names.
-    part : str
-        "all" or a condition.
-    size : int or None
-        Of the training side.
-    ratio : float or None
-        n_test / n_train of the folds, for the corrected t over folds and seeds; None with one fold.
-
-    Returns
-    -------
-    dict
-        condition, first, second; fields of `Comparison` over units; corrected_t, corrected_p; p_holm and
-        corrected_p_holm, which are p and corrected_p until they are `adjusted`; by_seed, means over folds.
-    """
+    """Compare the accuracy of two arms or baselines, or of one and "chance"."""
     left, right = of(rows, first, part, size), of(rows, second, part, size)
     units = by_unit(left, "accuracy")
     cells = pooled(left, "accuracy", ["fold", "seed"])

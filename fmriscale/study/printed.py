@@ -38,18 +38,7 @@ MOST_CONDITIONS, MOST_COMPARISONS = 4, 13
 
 
 def printed(summary: dict[str, Any]) -> str:
-    """Return the printed table: verdict, arms, controls and baselines by condition, comparisons, speed.
-
-    Parameters
-    ----------
-    summary : dict
-        summary.json of a study.
-
-    Returns
-    -------
-    str
-        Some 40 lines of at most `COLUMNS` columns.
-    """
+    """Return the printed table: verdict, arms, controls and baselines by condition, comparisons, speed."""
     head = f"{summary['question']}   {setting(summary)}"
     told = [*on_speed(summary), on_power(summary)]
     blocks = [

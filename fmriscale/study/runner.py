@@ -167,13 +167,7 @@ _open: dict[str, Material] = {}
 
 
 def opened(config: StudyConfig, fingerprint: str) -> Material:
-    """Return the material of a study, prepared once a process.
-
-    Raises
-    ------
-    UserError
-        The corpus is no longer the one that the study began with.
-    """
+    """Return the material of a study, prepared once a process."""
     key = f"{config_hash(config)} {fingerprint}"
     if key not in _open:
         _open.clear()
@@ -207,18 +201,7 @@ def give_up(config: StudyConfig, piece: Piece, reason: str) -> None:
 
 
 def run_piece(config: StudyConfig, material: Material, piece: Piece) -> dict[str, Any]:
-    """Compute a piece on one thread, and write its result.
-
-    Returns
-    -------
-    dict
-        hash, and what `run_cell`, `run_baselines` or `run_final` gives.
-
-    Raises
-    ------
-    UserError
-        The loss is not finite, or the fold has no pairs.
-    """
+    """Compute a piece on one thread, and write its result."""
     torch.set_num_threads(1)
     match piece:
         case Cell():
@@ -234,15 +217,7 @@ def run_piece(config: StudyConfig, material: Material, piece: Piece) -> dict[str
 
 
 def run_cell(config: StudyConfig, material: Material, cell: Cell) -> dict[str, Any]:
-    """Train and test one cell.
-
-    Returns
-    -------
-    dict
-        arm, fold, seed, size, left_out, n_train, n_test (pairs), n_parameters, n_trained, seconds;
-        epochs (loss, accuracy, auc, seconds of each) and which of them is reported;
-        scores (one a condition and unit) and reversed (auc, accuracy of windows backwards in time) then.
-    """
+    """Train and test one cell."""
     started = time.monotonic()
     fold = material.folds[cell.fold]
     train, test = fold_pairs(config, material, fold, cell.size, cell.seed)
@@ -279,13 +254,7 @@ def run_baselines(config: StudyConfig, material: Material, piece: Baselines) -> 
 
 
 def run_final(config: StudyConfig, material: Material) -> dict[str, Any]:
-    """Fit the study's recipe on everybody and keep the model in model/, with what it can be asked.
-
-    Returns
-    -------
-    dict
-        arm, seed, n_train, n_trained, epochs (scores on the training windows: no test), weights_sha256.
-    """
+    """Fit the study's recipe on everybody and keep the model in model/, with what it can be asked."""
     fold = material.folds[0]
     rows = np.sort(np.concatenate([fold.train, fold.test]))
     everybody = replace(material, folds=[Fold(0, rows, rows, ())])

@@ -35,24 +35,6 @@ def cut_windows(corpus: Corpus, task: TaskConfig, rows: Sequence[int]) -> Window
 
     A window after an event starts with the first volume at or after onset + delay. Every window lies inside
     one uncensored stretch.
-
-    Parameters
-    ----------
-    corpus : Corpus
-        Where the runs are.
-    task : TaskConfig
-        Label and condition columns, their values, length, delay and standardisation.
-    rows : sequence of int
-        Rows of `corpus.runs` that take part; all of one feature space.
-
-    Returns
-    -------
-    Windows
-
-    Raises
-    ------
-    UserError
-        No events, no such column, no such value, fewer than two labels, or no window that fits.
     """
     found, n_lost = (after_events if task.label_of == "event" else over_runs)(corpus, task, rows)
     labels = tuple(sorted({place.label for place in found}))
@@ -146,17 +128,7 @@ def over_runs(corpus: Corpus, task: TaskConfig, rows: Sequence[int]) -> tuple[li
 
 
 def spread(stretches: list[tuple[int, int]], length: int, n: int) -> list[int]:
-    """Return the starts of up to n windows that share no volume, evenly spread over stretches of volumes.
-
-    Parameters
-    ----------
-    stretches : list of (int, int)
-        First volume and the one after the last.
-    length : int
-        Volumes of a window.
-    n : int
-        Windows wanted; there are fewer where so many would overlap.
-    """
+    """Return the starts of up to n windows that share no volume, evenly spread over stretches of volumes."""
     starts = np.concatenate(
         [np.arange(a, max(a, b - length + 1)) for a, b in stretches] or [np.array([], int)]
     )

@@ -18,13 +18,7 @@ OPTIONS = "--data.volume_order shuffled --data.access memory"
 
 
 def is_lacking(summary: dict[str, Any]) -> bool:
-    """Say whether a study has a pre-trained arm, but none that was pre-trained on shuffled volumes.
-
-    Parameters
-    ----------
-    summary : dict
-        Of the study; where its provenance tells of no encoders, nothing is known to be lacking.
-    """
+    """Say whether a study has a pre-trained arm, but none that was pre-trained on shuffled volumes."""
     encoders = summary["provenance"].get("encoders", {})
     orders = [each.get("volume_order") for by_fold in encoders.values() for each in by_fold.values()]
     return "pretrained" in summary["arms"] and bool(orders) and "shuffled" not in orders

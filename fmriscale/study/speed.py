@@ -15,20 +15,6 @@ def speed(records: list[dict[str, Any]], ratio: float | None) -> dict[str, Any]:
     difference of the arms is then a lower bound where the slower arm holds such cells, and they are counted.
     Cells are paired by fold and seed; folds, each the mean of its seeds, are the units of the test, since a
     learning curve belongs to a fold and not to one of its subjects.
-
-    Parameters
-    ----------
-    records : list of dict
-        Results of the cells at the full size.
-    ratio : float or None
-        n_test / n_train of a fold, for the corrected t; None where there is only one fold.
-
-    Returns
-    -------
-    dict
-        target_auc; reached: by arm the medians over cells of epochs and seconds (None where half of them or
-        more never did), n_never and n (cells); epochs, seconds: the comparison of pre-trained and fresh
-        (negative = sooner), None without a pre-trained arm.
     """
     fresh = [[epoch["auc"] for epoch in r["epochs"]] for r in records if r["arm"] == "fresh"]
     target = float(np.mean(fresh, axis=0).max())

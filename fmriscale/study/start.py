@@ -15,24 +15,7 @@ from fmriscale.study.material import Material
 
 
 def check_encoder(config: StudyConfig, material: Material, fold: Fold, arm: str = "pretrained") -> None:
-    """Refuse an encoder that cannot read the corpus, or whose pre-training saw the fold's test runs.
-
-    Parameters
-    ----------
-    config : StudyConfig
-        The study.
-    material : Material
-        Its corpus and windows.
-    fold : Fold
-        The fold whose test runs must be unseen.
-    arm : str
-        pretrained, or the name of a control.
-
-    Raises
-    ------
-    UserError
-        Another feature space, another window length where positions are learned, or seen test runs.
-    """
+    """Refuse an encoder that cannot read the corpus, or whose pre-training saw the fold's test runs."""
     folder = encoder_folder(config, arm, fold.number)
     if folder is None:
         return
@@ -61,13 +44,7 @@ def seen_as(space: FeatureSpace, meta: dict[str, Any]) -> str | None:
 def check_unseen(
     config: StudyConfig, space: FeatureSpace, encoder: EncoderConfig, meta: dict[str, Any], folder: Path
 ) -> None:
-    """Refuse a feature space that the encoder has not seen, unless it is to learn it.
-
-    Raises
-    ------
-    UserError
-        `train.projection_epochs` is 0, or the encoder has no projection.
-    """
+    """Refuse a feature space that the encoder has not seen, unless it is to learn it."""
     known = meta.get("feature_spaces", {})
     has = ", ".join(f"{n} ({c['n_features']} features)" for n, c in known.items()) or "none"
     refusal = (

@@ -41,25 +41,7 @@ class Comparison:
 
 
 def compare(first: ArrayLike, second: ArrayLike, seed: int = 0) -> Comparison:
-    """Compare two arms on the same units.
-
-    Parameters
-    ----------
-    first, second : array-like of float
-        One figure a unit, in the same order; average over seeds before.
-    seed : int
-        Of the resampling.
-
-    Returns
-    -------
-    Comparison
-        With one unit there is no interval, and p is 1.
-
-    Raises
-    ------
-    ValueError
-        The arms have different numbers of units, or none, or a figure is not finite.
-    """
+    """Compare two arms on the same units."""
     first_U, second_U = np.asarray(first, float), np.asarray(second, float)
     if first_U.shape != second_U.shape or not first_U.size:
         raise ValueError(f"{first_U.size} and {second_U.size} units cannot be paired")
@@ -86,20 +68,7 @@ def compare(first: ArrayLike, second: ArrayLike, seed: int = 0) -> Comparison:
 
 
 def interval(value_U: ArrayLike, seed: int = 0) -> tuple[float | None, float | None]:
-    """Return the 95 % interval of a mean over units: bootstrap BCa, with few units Student's.
-
-    Parameters
-    ----------
-    value_U : array-like of float
-        One figure a unit.
-    seed : int
-        Of the bootstrap.
-
-    Returns
-    -------
-    tuple of float
-        (None, None) with one unit.
-    """
+    """Return the 95 % interval of a mean over units: bootstrap BCa, with few units Student's."""
     values = np.asarray(value_U, float)
     mean = float(values.mean())
     if len(values) < 2:
@@ -124,18 +93,6 @@ def corrected_t(difference_J: ArrayLike, test_over_train: float) -> tuple[float 
     Machine Learning 52, 239-281, for random subsampling; for repeated k-fold cross-validation Bouckaert &
     Frank 2004, PAKDD, LNAI 3056, 3-12). Either has n_train + n_test = n: the ratio is rho / (1 - rho) with
     rho = n_test / n, the share of the data by which two test sides overlap.
-
-    Parameters
-    ----------
-    difference_J : array-like of float
-        One a fold and seed.
-    test_over_train : float
-        Size of a test side over that of all the rest, also where only a part of the rest trains.
-
-    Returns
-    -------
-    tuple of float
-        (None, None) where there are fewer than two differences or they do not vary.
     """
     difference = np.asarray(difference_J, float)
     n = len(difference)
@@ -155,15 +112,7 @@ def holm(p: ArrayLike) -> list[float]:
 
 
 def power(shift: float, n: int) -> float:
-    """Return the power of a two-sided paired t test at 0.05: both tails of a noncentral t (Cohen 1988).
-
-    Parameters
-    ----------
-    shift : float
-        The noncentrality: true effect / s.d. of the differences * sqrt(n).
-    n : int
-        Number of units, at least 2.
-    """
+    """Return the power of a two-sided paired t test at 0.05: both tails of a noncentral t (Cohen 1988)."""
     critical = stats.t.ppf(1 - ALPHA / 2, n - 1)
     return float(stats.nct.sf(critical, n - 1, shift) + stats.nct.cdf(-critical, n - 1, shift))
 

@@ -39,37 +39,7 @@ def summarise(
     baselines: list[dict[str, Score]],
     provenance: dict[str, Any],
 ) -> dict[str, Any]:
-    """Return all numbers of a finished study.
-
-    Parameters
-    ----------
-    config : StudyConfig
-        Its settings.
-    records : list of dict
-        The result of every cell, as `study.run_cell` writes it, in any order.
-    baselines : list of dict
-        Of each fold, in their order, the scores of the baselines.
-    provenance : dict
-        Kept as it is: versions, corpus, hashes.
-
-    Returns
-    -------
-    dict
-        What `json.dumps` takes; a figure that cannot be computed is None. Beside what the settings say:
-
-        - arms: by name title, kind (arm, control, baseline), and for "all" pairs and each condition (where
-          there are several) AUC, accuracy with its interval over units, and accuracy by unit; reversed: AUC
-          and accuracy on windows that run backwards, and over folds what was lost (drop);
-        - comparisons: paired differences of accuracy over units, and corrected_t over folds and seeds, both
-          p adjusted over the conditions; against_chance: likewise, of an arm or baseline and 0.5;
-        - by_size, size_comparisons: the arms by size of the training side, adjusted over the sizes likewise;
-        - speed, curves, folds, verdict.
-
-    Raises
-    ------
-    UserError
-        Cells are missing, are no part of the study, or tested other pairs than the rest.
-    """
+    """Return all numbers of a finished study."""
     check(config, records, baselines)
     full = sizes(config)[-1]
     rows = tested(records, baselines, full)
@@ -124,13 +94,7 @@ def summarise(
 
 
 def check(config: StudyConfig, records: list[dict[str, Any]], baselines: list[dict[str, Score]]) -> None:
-    """Refuse to summarise what is not the whole of one study.
-
-    Raises
-    ------
-    UserError
-        See `summarise`.
-    """
+    """Refuse to summarise what is not the whole of one study."""
     found = [Cell(r["arm"], r["fold"], r["seed"], r["size"]).name for r in records]
     planned = [cell.name for cell in cells(config)]
     lost = sorted(set(planned) - set(found))

@@ -8,22 +8,7 @@ PLACE = ("arm", "size", "fold", "seed")
 
 
 def tables(cells: list[dict[str, Any]], baselines: list[dict[str, Any]]) -> dict[str, pd.DataFrame]:
-    """Return the tables by the name of their file.
-
-    Parameters
-    ----------
-    cells : list of dict
-        Results of `study.run_cell`.
-    baselines : list of dict
-        Results of `study.run_baselines`, one a fold.
-
-    Returns
-    -------
-    dict of DataFrame
-        results.tsv: one row a cell (a baseline of a fold), with its figures on all test pairs.
-        units.tsv: likewise by condition and unit; n counts pairs.
-        curves.tsv: one row an epoch of a cell; seconds count training alone, from its start.
-    """
+    """Return the tables by the name of their file."""
     results, units, curves = [], [], []
     for cell in cells:
         place = {name: cell[name] for name in PLACE}

@@ -24,18 +24,7 @@ SAME = 0.1
 
 
 def verdict(summary: dict[str, Any]) -> dict[str, Any]:
-    """Judge a study by its summary.
-
-    Parameters
-    ----------
-    summary : dict
-        As `summary.summarise` makes it.
-
-    Returns
-    -------
-    dict
-        sentence; survives: True, False, or None where the study cannot tell.
-    """
+    """Judge a study by its summary."""
     gain = row_of(summary, "pretrained", "fresh")
     survives = None
     if gain is None:

@@ -31,17 +31,7 @@ class Snapshot:
 
     @torch.no_grad()
     def take(self, holdings: Holdings, extra: dict[str, Tensor], device: torch.device) -> None:
-        """Copy what this rank writes.
-
-        Parameters
-        ----------
-        holdings : Holdings
-            What this rank holds.
-        extra : dict of str to Tensor
-            uint8 tensors to be kept beside it.
-        device : torch.device
-            Device of this rank.
-        """
+        """Copy what this rank writes."""
         share = holdings.share
         n = len(KINDS) * sum(piece.size for piece in share)
         if len(self._values) != n:
@@ -102,13 +92,7 @@ class Archive:
                 self._where.setdefault(name, []).append((start, file))
 
     def fetch(self, kind: str, piece: Piece) -> Tensor:
-        """Return the elements of a piece, float32 [size], from whichever files hold them.
-
-        Raises
-        ------
-        DamageError
-            Elements that no file holds.
-        """
+        """Return the elements of a piece, float32 [size], from whichever files hold them."""
         values, found = torch.empty(piece.size), 0
         for start, file in self._where.get(piece.name, []):
             stored = file.get_slice(f"{kind}/{piece.name}")

@@ -47,13 +47,7 @@ class Board:
         self._thread.start()
 
     def meet(self, note: str) -> dict[int, str]:
-        """Wait until all ranks are here, and return the notes of those that have one; '' = none.
-
-        Raises
-        ------
-        TimeoutError
-            This rank has a note, and others do not come: they may wait for this one elsewhere.
-        """
+        """Wait until all ranks are here, and return the notes of those that have one; '' = none."""
         self._round += 1
         name = f"round{self._round}"
         if note:
@@ -76,16 +70,7 @@ class Board:
         return {rank: self._store.get(f"{name}/{rank}").decode() for rank in ranks}
 
     def alarm(self, reason: str, code: int) -> None:
-        """Tell all ranks that this one ends, and wait until they know.
-
-        Parameters
-        ----------
-        reason : str
-            Why.
-        code : int
-            Exit code of those that have to be ended; where it tells of a fault, the stacks of all threads
-            are written first: the fault may be that another rank hangs, or is gone.
-        """
+        """Tell all ranks that this one ends, and wait until they know."""
         self._alarmed = True
         self._write_stacks(code)
         with contextlib.suppress(dist.DistError):  # rank 0 is gone, and the store with it

@@ -95,18 +95,7 @@ class Checkpoints:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
 
     def newest(self) -> tuple[Checkpoint | None, list[str]]:
-        """Find the newest whole checkpoint.
-
-        Returns
-        -------
-        tuple
-            The checkpoint, None where there is none; and a line about each that was skipped.
-
-        Raises
-        ------
-        DamageError
-            There are checkpoints, but none is whole.
-        """
+        """Find the newest whole checkpoint."""
         if self.place.leads and self.folder.is_dir():
             for leftover in self.folder.glob("*.tmp"):
                 shutil.rmtree(leftover, ignore_errors=True)
@@ -144,13 +133,7 @@ class Checkpoints:
                     torch.cuda.set_rng_state(file.get_tensor("random/cuda"), self.place.device)
 
     def weights(self, step: int, like: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
-        """Read whole weights of a checkpoint, those of the names and shapes given; rank 0 alone calls this.
-
-        Raises
-        ------
-        DamageError
-            The checkpoint is not whole.
-        """
+        """Read the whole weights of these names and shapes from a checkpoint; only rank 0 calls this."""
         folder = self.folder / f"step_{step:07d}"
         manifest, reason = _read_manifest(folder)
         if reason := reason or _first_difference(folder, list(manifest["files"].items())):
@@ -182,18 +165,7 @@ class Checkpoints:
         return self._pending is not None and not self._pending.file.done()
 
     def commit(self, sync: Callable[[], None] | None = None) -> dict[str, Any]:
-        """Wait until all ranks have written, make that a checkpoint, and remove those that need not stay.
-
-        Parameters
-        ----------
-        sync : callable, optional
-            Rank 0: bring to disk what the checkpoint relies on; there is none where that fails.
-
-        Returns
-        -------
-        dict
-            step, folder, copied and written (seconds), bytes; and `error`, '' or why there is no checkpoint.
-        """
+        """Wait until all ranks have written, make that a checkpoint, and remove those that need not stay."""
         if not (pending := self._pending):
             raise RuntimeError("no checkpoint is being written")
         self._pending = None

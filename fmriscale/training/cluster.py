@@ -58,23 +58,7 @@ class Cluster:
 
 
 def read_environment(env: Mapping[str, str]) -> dict[str, Any]:
-    """Find rank, world size and meeting point in the variables that a launcher sets.
-
-    Parameters
-    ----------
-    env : mapping
-        Environment variables.
-
-    Returns
-    -------
-    dict
-        rank, world_size, local_rank, local_size, launcher, address, port (0 = choose a free one).
-
-    Raises
-    ------
-    UserError
-        Ranks on several nodes and no MASTER_ADDR.
-    """
+    """Find rank, world size and meeting point in the variables that a launcher sets."""
     if "RANK" in env and "WORLD_SIZE" in env:
         # `deepspeed` says LOCAL_SIZE, torchrun says LOCAL_WORLD_SIZE.
         local_size = env.get("LOCAL_WORLD_SIZE") or env.get("LOCAL_SIZE") or "1"
@@ -111,13 +95,7 @@ def read_environment(env: Mapping[str, str]) -> dict[str, Any]:
 
 
 def join() -> Cluster:
-    """Meet the other ranks (gloo on CPU, NCCL on GPU) and set up this process.
-
-    Raises
-    ------
-    UserError
-        As `read_environment`; or the ranks do not meet.
-    """
+    """Meet the other ranks (gloo on CPU, NCCL on GPU) and set up this process."""
     place = read_environment(os.environ)
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     # With one GPU visible per task (srun --gpus-per-task=1) every rank's GPU is number 0.
@@ -215,11 +193,6 @@ def together() -> Iterator[None]:
 
     Without this a rank that cannot go on would leave the others waiting for it. They meet at the board,
     not in an exchange: those that passed the point may be in one already, in DeepSpeed's say.
-
-    Raises
-    ------
-    UserError
-        That of one rank or several, on every rank; or of this rank alone where the others do not come.
     """
     error = None
     try:

@@ -29,26 +29,7 @@ SILENT = ("out", "tracking.", "train.allow_data_change", *FREE)
 
 
 def check_resumable(checkpoint: Checkpoint, now: dict[str, Any]) -> list[str]:
-    """Refuse to go on with a run that has become another one.
-
-    Parameters
-    ----------
-    checkpoint : Checkpoint
-        What would be resumed.
-    now : dict
-        As the checkpoint's state: config, data (the loader's state), encoder, world_size and precision as
-        they are now. With its `train.allow_data_change`, the data may be others.
-
-    Returns
-    -------
-    list of str
-        A line about each thing that has changed and may.
-
-    Raises
-    ------
-    UserError
-        Another model, batch, seed, precision or data.
-    """
+    """Refuse to go on with a run that has become another one."""
     state, where = checkpoint.state, f"{checkpoint.folder} cannot be resumed"
     found = changes(state["config"], now["config"])
     of_data = {k: v for k, v in found.items() if k.startswith("data.") and k not in FREE}

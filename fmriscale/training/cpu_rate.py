@@ -47,27 +47,7 @@ def cpu_pairs_per_s(
     stage: int = 1,
     n_nodes: int = 1,
 ) -> float:
-    """Estimate the rate of one rank.
-
-    Parameters
-    ----------
-    shape : EncoderConfig
-        The encoder.
-    batch : BatchPlan
-        Division of the global batch.
-    n_parameters : int
-        Of the whole model.
-    flops : float
-        Operations per second of a rank's matrix product.
-    space, length : optional
-        Of the pairs.
-    every_token, recompute : bool
-        The last block computes all tokens; blocks are computed again in the backward pass.
-    stage : int
-        ZeRO stage: from 1 on a rank steps its part of the weights alone.
-    n_nodes : int
-        Machines that the ranks are on; those of one share memory.
-    """
+    """Estimate the rate of one rank."""
     work = done_flops(shape, space, length, every_token=every_token) * (4 / 3 if recompute else 1)
     pairs_s = batch.micro * batch.accumulation * work / flops * (1 + NARROW / shape.d_model)
     update_s = UPDATE_S * n_parameters / (batch.world if stage > 0 else 1)

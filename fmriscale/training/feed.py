@@ -117,26 +117,7 @@ class Feed:
 def name_bad_pairs(
     loader: NTPLoader, plan: BatchPlan, place: Cluster, step: int, losses: list[Tensor]
 ) -> list[str]:
-    """Name the pairs of a step whose loss is not finite; all ranks call this.
-
-    Parameters
-    ----------
-    loader : NTPLoader
-        Training pairs.
-    plan : BatchPlan
-        How the batch was divided.
-    place : Cluster
-        This rank.
-    step : int
-        The step.
-    losses : list of Tensor
-        Loss of each pair of this rank, [B] for each micro-batch.
-
-    Returns
-    -------
-    list of str
-        At most 8, as `run key[first volume] | run key[first volume]`; none where the gradient alone is bad.
-    """
+    """Name the pairs of a step whose loss is not finite; all ranks call this."""
     mine = []
     for number, loss_B in enumerate(losses):
         first = plan.first(step, number, place.rank)

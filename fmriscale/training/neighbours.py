@@ -90,11 +90,6 @@ def share_memory() -> Neighbours | None:
     """Let all ranks of the job see the same memory; all must call this.
 
     The memory has no name in any folder, so that nothing is left behind however a rank ends.
-
-    Returns
-    -------
-    Neighbours or None
-        None where ranks are on several machines, in containers that do not see each other, or have no room.
     """
     n_bytes, name, descriptor = dist.get_world_size() * 2 * BUFFER, f"fmriscale-{secrets.token_hex(8)}", -1
     if dist.get_rank() == 0:

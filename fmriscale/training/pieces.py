@@ -90,17 +90,7 @@ class Holdings:
     def replace(
         self, fetch: Callable[[str, Piece], Tensor], adam_step: int, scaler: dict[str, float]
     ) -> None:
-        """Take other values for every piece, and bring the model's own weights in line; all ranks call this.
-
-        Parameters
-        ----------
-        fetch : function
-            Returns the elements of (kind, piece), float32 [size].
-        adam_step : int
-            Steps that AdamW has made.
-        scaler : dict
-            State of the loss scaler.
-        """
+        """Load new values for every piece and update the model's own weights; all ranks call this."""
         if self._stage == 3:
             self._zero.checkpoint_event_prologue()
         for piece in self.pieces:

@@ -55,13 +55,7 @@ class Plan:
     def of(
         cls, config: PretrainConfig, n_ranks: int, memory: float, device: Literal["gpu", "cpu"] = "gpu"
     ) -> "Plan":
-        """Resolve model, batch and corpus.
-
-        Raises
-        ------
-        UserError
-            The batch does not divide by the ranks, or the model does not suit the data.
-        """
+        """Resolve model, batch and corpus."""
         settings = config.train
         batch = plan_batch(settings.global_batch, settings.max_micro_batch, n_ranks)
         where, resident = config.data.corpus, 0

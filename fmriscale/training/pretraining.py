@@ -49,17 +49,7 @@ from fmriscale.training.telemetry import (
 
 
 def pretrain(args: list[str], begun: float, stop: StopRequest) -> int:
-    """Join the other ranks and train; return the exit code.
-
-    Parameters
-    ----------
-    args : list of str
-        Command line of train.py.
-    begun : float
-        When this process started, s since 1970.
-    stop : StopRequest
-        Listens since then.
-    """
+    """Join the other ranks and train; return the exit code."""
     place = cluster.join()
     try:
         with cluster.together():

@@ -28,26 +28,6 @@ def rehearse(
     compiled and ZeRO-3 gathers every weight, but no weight gets a gradient, so that ZeRO's hooks and
     buffers, the optimiser and the weights notice nothing. Random numbers are put back, and batches
     are a pure function of their position: the steps that follow are the same to the bit.
-
-    Parameters
-    ----------
-    model : Module
-        The module inside the engine; all ranks must call this.
-    loader : NTPLoader
-        Training pairs.
-    plan : BatchPlan
-        Pairs in a micro-batch.
-    device : torch.device
-        Of this rank.
-    room : int
-        Bytes that a step holds beside what is rehearsed: gradients of earlier micro-batches.
-    objective : Objective
-        What is minimised.
-
-    Raises
-    ------
-    UserError
-        It does not fit into memory, or torch cannot compile the model here.
     """
     gpus = [device] if device.type == "cuda" else []
     model.train()

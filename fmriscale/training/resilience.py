@@ -50,13 +50,7 @@ class StopRequest:
         self.name = signal.Signals(number).name
 
     def at_border(self, save_seconds: float) -> bool:
-        """Tell, at the border of a step, whether to stop there.
-
-        Parameters
-        ----------
-        save_seconds : float
-            Longest time that a save has taken.
-        """
+        """Tell, at the border of a step, whether to stop there."""
         now = time.time()
         if self._border:  # the first stretch holds imports and the start of DeepSpeed
             self._stretch = max(self._stretch, now - self._border)
@@ -112,17 +106,7 @@ def time_limit(env: Mapping[str, str], max_minutes: float | None, now: float) ->
 
 
 def is_late(now: float, ends: float, stretch: float, save_seconds: float) -> bool:
-    """Tell whether another stretch and a save might not fit before the end.
-
-    Parameters
-    ----------
-    now, ends : float
-        Times, s.
-    stretch : float
-        Longest time between two step borders so far, with what lay between them (evaluation, copying), s.
-    save_seconds : float
-        Longest time that a save has taken, s.
-    """
+    """Tell whether another stretch and a save might not fit before the end."""
     return now + 2 * stretch + 3 * save_seconds + SAFETY >= ends
 
 

@@ -15,21 +15,7 @@ COSINE_FLOOR = 0.1
 def learning_rate(
     step: int, *, peak: float, steps: int, warmup: int, schedule: Literal["wsd", "cosine", "constant"]
 ) -> float:
-    """Learning rate of a step.
-
-    Parameters
-    ----------
-    step : int
-        The step about to be made, 1 to `steps`.
-    peak : float
-        Largest learning rate.
-    steps : int
-        Steps in all.
-    warmup : int
-        Steps of linear rise; the last of them has the peak.
-    schedule : {"wsd", "cosine", "constant"}
-        What follows: stable, then linear to zero over the last fifth; cosine to a tenth; constant.
-    """
+    """Learning rate of a step."""
     if step <= warmup:
         return peak * step / warmup
     if schedule == "cosine":
@@ -70,13 +56,7 @@ class BatchPlan:
 
 
 def plan_batch(global_batch: int, max_micro_batch: int, world: int) -> BatchPlan:
-    """Divide a global batch over ranks and accumulation, with micro-batches as large as allowed.
-
-    Raises
-    ------
-    UserError
-        The batch does not divide by the number of ranks.
-    """
+    """Divide a global batch over ranks and accumulation, with micro-batches as large as allowed."""
     if global_batch % world:
         fits = [n for n in range(1, global_batch + 1) if global_batch % n == 0]
         near = sorted(sorted(fits, key=lambda n: abs(n - world))[:4])

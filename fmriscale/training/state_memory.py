@@ -45,21 +45,6 @@ def states(
     """Count what a rank holds when it holds most: in the backward pass or in the optimiser's step.
 
     Checked against the allocations of real DeepSpeed steps on 1 and 2 ranks (tests/distributed).
-
-    Parameters
-    ----------
-    n_parameters : int
-        Of the whole model.
-    stage : int
-        0 to 3: what is kept in pieces, one a rank: nothing; optimiser states; gradients too; weights too.
-    n_ranks : int
-        Ranks of the job.
-    precision : str
-        fp32, bf16 or fp16.
-    offload : {"none", "cpu", "nvme"}
-        Where ZeRO keeps optimiser states (at stage 3 weights too).
-    overlap : bool
-        Gradients are exchanged while others are computed, from a second buffer; so it is on a GPU.
     """
     size = itemsize(precision)
     piece = -(-n_parameters // n_ranks)

@@ -162,13 +162,7 @@ class Record:
             self._unwritten = self._unwritten[self._file.write(self._unwritten) :]
 
     def sync(self) -> None:
-        """Force the lines to disk, before a checkpoint that relies on them.
-
-        Raises
-        ------
-        OSError
-            Disk full, ...
-        """
+        """Force the lines to disk, before a checkpoint that relies on them."""
         self._write()
         os.fsync(self._file.fileno())
 
@@ -193,17 +187,7 @@ class Pace:
         self._seconds: deque[float] = deque(maxlen=RECENT)
 
     def measure(self, seconds: float, waited: float, length: int, flops: float) -> dict[str, float]:
-        """Return the figures of a step.
-
-        Parameters
-        ----------
-        seconds, waited : float
-            Time of the step, and of waiting for data in it.
-        length : int
-            Volumes of a sequence.
-        flops : float
-            Operations of one pair.
-        """
+        """Return the figures of a step."""
         self._seconds.append(seconds)
         p50, p95 = np.quantile(self._seconds, (0.5, 0.95))
         rate = self.plan.pairs / seconds

@@ -72,18 +72,7 @@ class PlainAdamW(torch.optim.AdamW):
 
 
 def pick_precision(train: TrainConfig, device: torch.device) -> str:
-    """Resolve `auto`, and refuse what the device or the ZeRO stage cannot do.
-
-    Returns
-    -------
-    str
-        fp32, bf16 or fp16.
-
-    Raises
-    ------
-    UserError
-        16 bits on CPU or with stage 0.
-    """
+    """Resolve `auto`, and refuse what the device or the ZeRO stage cannot do."""
     precision = train.precision
     if precision == "auto":
         hardware = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
@@ -98,26 +87,7 @@ def pick_precision(train: TrainConfig, device: torch.device) -> str:
 def deepspeed_dict(
     train: TrainConfig, plan: BatchPlan, precision: str, device: str, n_parameters: int
 ) -> dict[str, Any]:
-    """Derive DeepSpeed's dictionary from our settings.
-
-    Parameters
-    ----------
-    train : TrainConfig
-        The settings; `train.deepspeed` is merged over what is derived.
-    plan : BatchPlan
-        Division of the global batch.
-    precision : str
-        fp32, bf16 or fp16.
-    device : str
-        Type of the device, cpu or cuda.
-    n_parameters : int
-        Parameters of the model; bounds ZeRO's buffers.
-
-    Raises
-    ------
-    UserError
-        `train.deepspeed` has a key that one of our settings decides, or there is nothing to offload from.
-    """
+    """Derive DeepSpeed's dictionary from our settings."""
     if train.offload == "cpu" and device == "cpu":
         raise UserError(
             "train.offload cpu takes states off a GPU, but this rank has none and they lie in host memory "
@@ -196,18 +166,7 @@ def count_parameters(model: nn.Module) -> int:
 
 
 def check_nvme(folder: Path) -> None:
-    """See to it that optimiser states and weights can be kept on a disk.
-
-    Parameters
-    ----------
-    folder : Path
-        Where they are to be.
-
-    Raises
-    ------
-    UserError
-        DeepSpeed's operator for it cannot be built here, or the folder cannot be written to.
-    """
+    """See to it that optimiser states and weights can be kept on a disk."""
     from deepspeed.ops.op_builder import AsyncIOBuilder  # pyright: ignore[reportAttributeAccessIssue]
 
     if not folder.is_dir() or not os.access(folder, os.W_OK):
@@ -221,13 +180,7 @@ def check_nvme(folder: Path) -> None:
 
 
 def make_engine(model: nn.Module, train: TrainConfig, plan: BatchPlan, precision: str, place: Cluster) -> Any:
-    """Wrap a model in a DeepSpeed engine with torch's AdamW; weights must be equal on all ranks.
-
-    Returns
-    -------
-    DeepSpeedEngine
-        Call it, then `backward(loss)`, then `step()`, once a micro-batch.
-    """
+    """Wrap a model in a DeepSpeed engine with torch's AdamW; weights must be equal on all ranks."""
     deepspeed = _deepspeed(place.device)
     matrices, others = [], []
     for name, parameter in model.named_parameters():
@@ -298,22 +251,7 @@ def grad_norm(engine: Any) -> float:
 
 
 def whole_weights(module: nn.Module, device: torch.device, keep: bool) -> dict[str, Tensor]:
-    """Collect a module's parameters, which ZeRO-3 keeps in pieces; all ranks must call this.
-
-    Parameters
-    ----------
-    module : Module
-        The model or a part of it.
-    device : torch.device
-        Device of this rank.
-    keep : bool
-        Whether this rank wants the weights; the others get an empty dict.
-
-    Returns
-    -------
-    dict of str to Tensor
-        float32, on CPU.
-    """
+    """Collect a module's parameters, which ZeRO-3 keeps in pieces; all ranks must call this."""
     gathered = _deepspeed(device).zero.GatheredParameters
     weights = {}
     for name, parameter in module.named_parameters():

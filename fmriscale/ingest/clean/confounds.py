@@ -86,27 +86,7 @@ def denoise_mistakes(dataset: DatasetConfig) -> list[str]:
 
 
 def dropped_volumes(confounds: Path | None, denoise: DenoiseConfig, cut: Cut | None = None) -> int:
-    """Return how many volumes at the start of a run are dropped.
-
-    Parameters
-    ----------
-    confounds : Path or None
-        The confounds file; read only where `dummy_volumes` is "auto".
-    denoise : DenoiseConfig
-        Holds `dummy_volumes`.
-    cut : Cut or None
-        Where the run lies in a file of several.
-
-    Returns
-    -------
-    int
-        The number given, or the unbroken stretch of `non_steady_state_outlier*` volumes at the start.
-
-    Raises
-    ------
-    Rejected
-        "auto" without a readable confounds file.
-    """
+    """Return how many volumes at the start of a run are dropped."""
     if denoise.dummy_volumes != "auto":
         return denoise.dummy_volumes
     if confounds is None:
@@ -128,25 +108,7 @@ def _table(confounds: Path, cut: Cut | None) -> Table:
 def read_confounds(
     confounds: Path | None, denoise: DenoiseConfig, n_volumes: int, cut: Cut | None = None
 ) -> Confounds:
-    """Read regressors, censoring and motion of an fMRIPrep run.
-
-    Parameters
-    ----------
-    confounds : Path or None
-        The confounds file.
-    denoise : DenoiseConfig
-        Strategies and their parameters.
-    n_volumes : int
-        Volumes of the run, dummy volumes included.
-    cut : Cut or None
-        Where the run lies in a file of several.
-
-    Raises
-    ------
-    Rejected
-        No confounds, too few or too many rows, or a strategy that could clean less than it should: a column
-        is missing, constant or n/a, or there are fewer components than asked for.
-    """
+    """Read regressors, censoring and motion of an fMRIPrep run."""
     if confounds is None:
         if denoise.strategy:
             raise Rejected(

@@ -60,18 +60,7 @@ class Cleaner:
                 )
 
     def __call__(self, signals: np.ndarray) -> np.ndarray:
-        """Clean features; each comes out the same alone or among others.
-
-        Parameters
-        ----------
-        signals : ndarray [T, V]
-            Dummy volumes dropped.
-
-        Returns
-        -------
-        ndarray [K, V]
-            The kept volumes only (K = T where none is censored).
-        """
+        """Clean features; each comes out the same alone or among others."""
         cleaned = self._filter(np.array(signals, np.float64))
         if self._basis is not None:
             cleaned -= self._basis @ (self._basis.T @ cleaned)
@@ -121,20 +110,7 @@ def _detrend_large(series: np.ndarray) -> np.ndarray:
 
 
 def fill_censored(series: np.ndarray, kept: np.ndarray) -> np.ndarray:
-    """Lay a cubic spline through the kept volumes over those between them, as nilearn means to.
-
-    Parameters
-    ----------
-    series : ndarray [K, V]
-        The kept volumes: what a censored one held has no part in the result.
-    kept : ndarray of int [K]
-        Their positions.
-
-    Returns
-    -------
-    ndarray [kept[-1] + 1, V]
-        Volumes before the first kept one repeat it.
-    """
+    """Lay a cubic spline through the kept volumes over those between them, as nilearn means to."""
     filled = np.empty((int(kept[-1]) + 1, series.shape[1]))
     filled[: kept[0]] = series[0]
     filled[kept] = series
@@ -165,25 +141,7 @@ def _basis(regressors: np.ndarray, size: np.ndarray) -> np.ndarray:
 def standardise(
     cleaned: np.ndarray, raw_std: np.ndarray, missing: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Z-score every feature over its kept volumes.
-
-    Parameters
-    ----------
-    cleaned : ndarray [K, V]
-        Kept volumes after cleaning; used up.
-    raw_std : ndarray [V]
-        Standard deviation before cleaning.
-    missing : ndarray of bool [V]
-        Features that become 0.
-
-    Returns
-    -------
-    z : ndarray [K, V]
-        Mean 0, sample standard deviation 1; 0 for missing and constant features.
-    std : ndarray [V]
-        Sample standard deviation of the cleaned signal, 0 where z is 0. With the mean of the raw signal,
-        which cleaning removes, `z * std + mean` is the cleaned signal at its own level.
-    """
+    """Z-score every feature over its kept volumes."""
     cleaned -= cleaned.mean(axis=0)
     std = cleaned.std(axis=0, ddof=1)
     # What is left of a feature that the confounds explain wholly is rounding, not signal.

@@ -26,31 +26,7 @@ MAX_CUT = 0.25
 def leave_out_far(
     signals: np.ndarray, kept: np.ndarray, quality: QualityConfig, course: np.ndarray | None = None
 ) -> tuple[np.ndarray, list[int]]:
-    """Censor volumes far from the level of a run at its ends.
-
-    Parameters
-    ----------
-    signals : ndarray [K, V]
-        The kept volumes.
-    kept : ndarray of int [K]
-        Their numbers.
-    quality : QualityConfig
-        Holds `max_level_change`.
-    course : ndarray [K], optional
-        The mean over features, where it is known.
-
-    Returns
-    -------
-    ndarray of int
-        Those of `kept` that stay.
-    list of int
-        The others.
-
-    Raises
-    ------
-    Rejected
-        Volumes in the middle are far from the level, or too many are (`level`).
-    """
+    """Censor volumes far from the level of a run at its ends."""
     if quality.max_level_change is None or not len(kept):
         return kept, []
     far = far_volumes(signals, quality.max_level_change, course)
@@ -71,22 +47,7 @@ def leave_out_far(
 
 
 def far_volumes(signals: np.ndarray, max_change: float, course: np.ndarray | None = None) -> np.ndarray:
-    """Tell which volumes lie far from the level of their run.
-
-    Parameters
-    ----------
-    signals : ndarray [T, V]
-        As read.
-    max_change : float
-        Largest deviation of the mean over features from its median over time, as a share of that median.
-    course : ndarray [T], optional
-        The mean over features, where it is known.
-
-    Returns
-    -------
-    ndarray of bool [T]
-        None is far where the run has no level: signals that were z-scored, or whose mean was taken out.
-    """
+    """Tell which volumes lie far from the level of their run."""
     far = np.zeros(len(signals), bool)
     course = mean_course(signals) if course is None else course
     level, spread = _median_and_spread(course[:, None])

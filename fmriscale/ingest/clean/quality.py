@@ -44,20 +44,7 @@ def check_motion(mean_fd: float | None, quality: QualityConfig) -> None:
 
 
 def check_features(covered: np.ndarray, varies: np.ndarray, quality: QualityConfig) -> np.ndarray:
-    """Return which features a run lacks, or reject it where they are too many.
-
-    Parameters
-    ----------
-    covered : ndarray [V]
-        Share of each feature's voxels that hold data.
-    varies : ndarray [V] of bool
-        Whether the feature changes over time.
-
-    Returns
-    -------
-    ndarray of bool [V]
-        Missing features: too little covered, or constant.
-    """
+    """Return which features a run lacks, or reject it where they are too many."""
     absent = covered < quality.min_coverage
     missing = absent | ~varies
     if not varies.any():
@@ -165,19 +152,7 @@ def _spike(course: np.ndarray) -> float | None:
 
 
 def check_figures(figures: Figures, n_volumes: int, quality: QualityConfig, is_image: bool) -> None:
-    """Reject a run whose values no brain gives.
-
-    Parameters
-    ----------
-    figures : Figures
-        Of the kept volumes.
-    n_volumes : int
-        Their number.
-    quality : QualityConfig
-        Limits.
-    is_image : bool
-        Whether the values are those of an image: others may have lost their mean, hence their tSNR.
-    """
+    """Reject a run whose values no brain gives."""
     largest = float(np.abs(figures.mean).max() + figures.std.max())
     if largest > MAX_VALUE:
         raise Rejected(
@@ -205,27 +180,7 @@ def check_figures(figures: Figures, n_volumes: int, quality: QualityConfig, is_i
 
 
 def drop_empty(signals: np.ndarray, covered: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Turn features that are not a number in any volume into uncovered ones.
-
-    Parameters
-    ----------
-    signals : ndarray [T, V]
-        As read.
-    covered : ndarray [V]
-        Share of each feature's voxels that hold data.
-
-    Returns
-    -------
-    signals, covered
-        Finite throughout.
-    course : ndarray [T]
-        The mean over features of each volume.
-
-    Raises
-    ------
-    Rejected
-        A feature is NaN or infinite in some volumes only.
-    """
+    """Turn features that are not a number in any volume into uncovered ones."""
     with np.errstate(all="ignore"):
         course = mean_course(signals)
     if np.isfinite(course).all():

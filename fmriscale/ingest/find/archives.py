@@ -36,13 +36,7 @@ def is_template(variable: str | None) -> bool:
 
 
 def template_fields(variable: str) -> list[str]:
-    """Return the fields of a template.
-
-    Raises
-    ------
-    ValueError
-        Its braces do not match, or hold more than a name.
-    """
+    """Return the fields of a template."""
     parts = [part for part in string.Formatter().parse(variable) if part[1] is not None]
     for _, field, form, conversion in parts:
         if form or conversion:
@@ -51,13 +45,7 @@ def template_fields(variable: str) -> list[str]:
 
 
 def arrays_in(path: Path, variable: str | None) -> Contents:
-    """List the arrays of an archive: all of an .npz, or those whose names fit a template.
-
-    Raises
-    ------
-    OSError, ValueError, zipfile.BadZipFile
-        It cannot be read.
-    """
+    """List the arrays of an archive: all of an .npz, or those whose names fit a template."""
     names = _names(path)
     if not is_template(variable) or variable is None:
         inner = ((name, parse_name(f"{name}.npy")) for name, is_group in names if not is_group)

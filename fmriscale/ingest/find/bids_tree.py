@@ -39,13 +39,7 @@ _IMAGES = (".dtseries.nii", ".ptseries.nii", ".func.gii", ".nii.gz", ".nii", ".g
 
 
 def find_bids(dataset: DatasetConfig, root: Path, tree: Tree, form: str) -> Listing:
-    """List the time series in sub-*/[ses-*/]func, and what looks like some but cannot be read as such.
-
-    Raises
-    ------
-    UserError
-        There is no scan, or none whose name can be taken apart.
-    """
+    """List the time series in sub-*/[ses-*/]func, and what looks like some but cannot be read as such."""
     walk = _Walk(dataset, root, tree, form)
     top = tree.folder(root)
     for subject in (f for f in top.folders if f.startswith("sub-")):

@@ -49,18 +49,7 @@ def form_of(dataset: DatasetConfig) -> str:
 
 
 def check_dataset(dataset: DatasetConfig) -> Path:
-    """Refuse settings that contradict each other or name what does not exist.
-
-    Returns
-    -------
-    Path
-        The root of the data set, absolute.
-
-    Raises
-    ------
-    UserError
-        A line for each mistake: the data set, the setting and the remedy.
-    """
+    """Refuse settings that contradict each other or name what does not exist."""
     where = f"data set '{dataset.name}'"
     if problems := setting_mistakes(dataset):
         raise UserError("\n".join(f"{where}: {problem}" for problem in problems))

@@ -84,11 +84,6 @@ def choose(dataset: DatasetConfig, every: list[Found], wanted: dict[str, str]) -
     Phase images are taken only where the recipe names `part`. Of a multi-echo run the combination of its
     echoes is taken; a single echo only where the recipe names `echo`. Hemispheres are joined in pairs.
     Another cohort is another template's people: those are passed over.
-
-    Raises
-    ------
-    UserError
-        A run has several files that fit; the message lists the choices.
     """
     filters = {k: v for k, v in wanted.items() if k not in RENDERING or k == "cohort"}
     runs: dict[tuple, list[Found]] = {}

@@ -58,13 +58,7 @@ def brain_mask_file(tree: Tree, path: Path, run: Identity) -> Path | None:
 def own_file(
     folder: Folder, run: Identity, suffix: str, extension: str, desc: str | None, may_lack: tuple[str, ...]
 ) -> str | None:
-    """Return a run's own file of one kind; `desc` None is a file without that entity.
-
-    Raises
-    ------
-    Rejected
-        Two fit alike.
-    """
+    """Return a run's own file of one kind; `desc` None is a file without that entity."""
     fitting = [
         c
         for c in folder.candidates(traits(run.known), suffix, extension)
@@ -122,13 +116,7 @@ def missing_confounds(tree: Tree, path: Path, run: Identity, dataset: DatasetCon
 
 
 def missing_mask(tree: Tree, path: Path, run: Identity, others: str) -> Rejected | None:
-    """Return why a run goes without a mask where other runs have theirs; None where no run has one.
-
-    Parameters
-    ----------
-    others : str
-        A mask that another run of the data set has; "" for none.
-    """
+    """Return why a run goes without a mask where other runs have theirs; None where no run has one."""
     why = _nearest(tree, path, run, ("mask",), (".nii.gz", ".nii"), "brain", MASK_MAY_LACK)
     if not why and not others:
         return None
@@ -168,13 +156,7 @@ def _nearest(
 
 
 def events_file(tree: Tree, path: Path, root: Path, run: Identity) -> Path | None:
-    """Return the events that apply to a run by BIDS inheritance: in the nearest folder, the most specific.
-
-    Raises
-    ------
-    Rejected
-        Two files of one folder apply alike, which BIDS forbids.
-    """
+    """Return the events that apply to a run by BIDS inheritance: in the nearest folder, the most specific."""
     wanted = traits(run.known)
     for level in levels(path.parent, root):
         applying = tree.folder(level).applying_to(wanted, "events", ".tsv")

@@ -52,15 +52,7 @@ def leave() -> None:
 
 @contextmanager
 def fetched(run: "RunSource") -> Iterator["RunSource"]:
-    """Bring the files of a run from its server, and delete them afterwards; others are where they are.
-
-    Raises
-    ------
-    Rejected
-        A file is gone, or the server does not give it.
-    NoRoom
-        There is no room for it.
-    """
+    """Bring the files of a run from its server, and delete them afterwards; others are where they are."""
     far = [file for file in dict.fromkeys(run.inputs()) if mirror_of(file)]
     if run.path not in _archive.here:
         _archive.leave()
@@ -84,13 +76,7 @@ def present(path: Path) -> Iterator[Path]:
 
 
 def readable(path: Path) -> Path:
-    """Return a file that planning reads; one on a server is fetched for good, over its placeholder.
-
-    Raises
-    ------
-    UserError
-        The server does not give it.
-    """
+    """Return a file that planning reads; one on a server is fetched for good, over its placeholder."""
     mirror = mirror_of(path)
     if mirror is None:
         return path

@@ -12,22 +12,7 @@ _DROPPED = "[^A-Za-z0-9]"
 
 
 def make_key(dataset: str, entities: dict[str, str], exact: bool = False) -> str:
-    """Name a run: the data set and every entity that tells runs apart, letters and digits only.
-
-    Parameters
-    ----------
-    dataset : str
-        Name of the data set.
-    entities : dict
-        Of the run.
-    exact : bool
-        Add a hash to each label that loses characters, so that no two labels become one.
-
-    Raises
-    ------
-    Rejected
-        The key is too long for the header of a tar file.
-    """
+    """Name a run: the data set and every entity that tells runs apart, letters and digits only."""
     known = [(k, entities[k]) for k in ENTITY_ORDER if k in entities]
     key = "_".join([dataset, *(f"{k}-{_letters(v, exact)}" for k, v in known)])
     if len(key) > MAX_KEY:

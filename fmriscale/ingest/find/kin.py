@@ -12,13 +12,7 @@ from fmriscale.ingest.find.sources import RunSource
 
 
 def tell_kin(config: CorpusConfig) -> set[str]:
-    """Return the names of the data sets whose participants table has the column `split.group`.
-
-    Raises
-    ------
-    UserError
-        None has it.
-    """
+    """Return the names of the data sets whose participants table has the column `split.group`."""
     column, columns = config.split.group, {d.name: _columns(d) for d in config.datasets}
     having = {name for name, its in columns.items() if column in its}
     if column is not None and not having:

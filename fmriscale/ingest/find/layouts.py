@@ -57,13 +57,7 @@ def nothing_fits(dataset: DatasetConfig, root: Path, every: list[Found], wanted:
 
 
 def find_by_glob(dataset: DatasetConfig, root: Path, form: str) -> Listing:
-    """Find files by the recipe's glob; one that holds several arrays may be several runs (`arrays_in`).
-
-    Raises
-    ------
-    UserError
-        Nothing matches that could be a run.
-    """
+    """Find files by the recipe's glob; one that holds several arrays may be several runs (`arrays_in`)."""
     if dataset.files is None:
         raise UserError(f"data set '{dataset.name}': kind arrays needs files, a glob below {root}")
     ends = file_ends(dataset, form)

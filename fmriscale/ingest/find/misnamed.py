@@ -165,17 +165,7 @@ MISPLACED = (
 
 
 def contradiction(source: str, entities: dict[str, str], said: Iterable[str]) -> str | None:
-    """Say in what the name of a scan contradicts its folders; None where it does not.
-
-    Parameters
-    ----------
-    source : str
-        Path below the root.
-    entities : dict
-        Of its name.
-    said : iterable of str
-        Entities that the recipe's name_pattern read: those are settled.
-    """
+    """Say in what the name of a scan contradicts its folders; None where it does not."""
     for key, long in (("sub", "subject"), ("ses", "session")):
         folders = [f.partition("_")[0] for f in source.split("/")[:-1] if f.startswith(f"{key}-")]
         if key in entities and key not in said and folders and folders[-1] != f"{key}-{entities[key]}":

@@ -205,21 +205,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 def inherited(
     tree: Tree, path: Path, root: Path, entities: dict[str, str], suffix: str, extension: str
 ) -> list[Path]:
-    """Return the files that apply to a run by BIDS inheritance, the most specific last.
-
-    Parameters
-    ----------
-    tree : Tree
-        Where folders are looked up.
-    path : Path
-        The run's image.
-    root : Path
-        Where inheritance starts.
-    entities : dict
-        Of the run.
-    suffix, extension : str
-        Of the wanted files, e.g. `bold` and `.json`.
-    """
+    """Return the files that apply to a run by BIDS inheritance, the most specific last."""
     wanted = traits(entities)
     return [
         folder / file

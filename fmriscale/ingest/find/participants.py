@@ -84,13 +84,7 @@ class Participants:
         self._labels = _by_sense(label.removeprefix("sub-") for label in labels)
 
     def look_up(self, identity: str, subject: str | None) -> Participant:
-        """Return what the table says of a run.
-
-        Raises
-        ------
-        Rejected
-            No row, or several, can be the run's.
-        """
+        """Return what the table says of a run."""
         exact = [identity, *([subject, f"sub-{subject}"] if subject else [])]
         written = next((c for c in exact if c in self.rows), None)
         if written is not None:

@@ -136,20 +136,7 @@ def discover(dataset: DatasetConfig, tree: Tree | None = None) -> tuple[list[Run
 
 
 def survey(dataset: DatasetConfig, tree: Tree | None = None) -> Survey:
-    """List the runs of a data set in corpus order, and account for every file that looks like a scan.
-
-    Parameters
-    ----------
-    dataset : DatasetConfig
-        Where to look, and for what.
-    tree : Tree, optional
-        What was listed so far; data sets of one plan share it, so that no folder is read twice.
-
-    Raises
-    ------
-    UserError
-        The folder is missing, nothing matches, the recipe is ambiguous or a table lacks a column.
-    """
+    """List the runs of a data set in corpus order, and account for every file that looks like a scan."""
     tree = tree or Tree()
     root = check_dataset(dataset)
     form = form_of(dataset)

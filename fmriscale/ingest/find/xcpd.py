@@ -25,13 +25,7 @@ _MOTION = "framewise_displacement"
 
 
 def companions(tree: Tree, path: Path, run: Identity) -> dict[str, Any]:
-    """Return the files of a run that lie beside its series.
-
-    Raises
-    ------
-    Rejected
-        The table of outliers is missing: without it the volumes that are left have no place in time.
-    """
+    """Return the files of a run that lie beside its series."""
     folder = tree.folder(path.parent)
     outliers = own_file(folder, run, "outliers", ".tsv", None, CONFOUNDS_MAY_LACK)
     if outliers is None:
@@ -110,13 +104,7 @@ class Censoring:
 
 
 def mean_motion(motion: Path | None, n_volumes: int, dropped: int) -> float | None:
-    """Return the mean framewise displacement over all volumes, mm; None where most of it is unknown.
-
-    Raises
-    ------
-    Rejected
-        The table has another number of rows than the scan has volumes.
-    """
+    """Return the mean framewise displacement over all volumes, mm; None where most of it is unknown."""
     if motion is None:
         return None
     table = load_table(motion)

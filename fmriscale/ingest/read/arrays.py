@@ -29,34 +29,7 @@ def read_array(
     header: bool | None = None,
     index_column: bool | None = None,
 ) -> np.ndarray:
-    """Read one run.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-    array : str, optional
-        Name of the array that is the run, in a file that holds several.
-    variable : str, optional
-        Name of the array in a .mat or .h5 file that holds one run; None = the only matrix in it.
-    orientation : {"TV", "VT"}
-        Axes as they are stored: volumes by features, or features by volumes. A .mat file counts as MATLAB
-        shows it, whichever version wrote it.
-    n_features : int, optional
-        How many features there should be, which tells an index column of a text table from a signal.
-    header, index_column : bool, optional
-        Whether the first line or column of a text table is no signal; None = told from the table.
-
-    Returns
-    -------
-    ndarray [T, V] of float64, or of float32 where it is large
-
-    Raises
-    ------
-    Rejected
-        The file is damaged, empty or holds no matrix of real numbers (`unreadable`), or not the wanted
-        one (`no_variable`).
-    """
+    """Read one run."""
     check_content(path, "array")
     try:
         signals = _read(path, array or variable, Shape(n_features, orientation, header, index_column))

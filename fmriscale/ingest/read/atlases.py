@@ -58,13 +58,7 @@ class Atlas:
     template: str
 
     def names_of(self, numbers: list[int]) -> tuple[str, ...]:
-        """Return the names of labels that are in the image.
-
-        Raises
-        ------
-        UserError
-            One has none.
-        """
+        """Return the names of labels that are in the image."""
         if missing := [n for n in numbers if n not in self.labels]:
             raise UserError(
                 f"labels_img: {self.name}: label {missing[0]} of {self.path} has no name; give labels"
@@ -142,13 +136,7 @@ def _recipes() -> dict[str, _Recipe]:
 
 @lru_cache(maxsize=16)
 def fetch_atlas(name: str) -> Atlas:
-    """Return an atlas by its name, from nilearn's data folder or from its server, once.
-
-    Raises
-    ------
-    UserError
-        No atlas has this name; it cannot be downloaded (the line says what to put where).
-    """
+    """Return an atlas by its name, from nilearn's data folder or from its server, once."""
     recipe = _recipes().get(name)
     if recipe is None:
         near = difflib.get_close_matches(name.lower(), _recipes(), n=3, cutoff=0.5)

@@ -10,29 +10,7 @@ from fmriscale.common.quarantine import Rejected
 def average_rows(
     blocks: Iterable[np.ndarray], feature: np.ndarray, n_features: int, n_volumes: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Average rows of equal feature; a row that is zero or not a number throughout holds no data.
-
-    Parameters
-    ----------
-    blocks : iterable of ndarray [r, T]
-        The rows in order; a block is valid until the next one is asked for.
-    feature : ndarray of int [rows]
-        Feature of every row, -1 = none.
-    n_features, n_volumes : int
-        V and T.
-
-    Returns
-    -------
-    ndarray [T, V] of float64
-        Mean of every feature's rows with data, 0 where it has none.
-    ndarray of bool [rows]
-        Whether a row belongs to a feature and holds data.
-
-    Raises
-    ------
-    Rejected
-        Some but not all volumes of a row are NaN or infinite (`not_finite`).
-    """
+    """Average rows of equal feature; a row that is zero or not a number throughout holds no data."""
     sums = np.zeros((n_features, n_volumes))
     holds_data = np.zeros(feature.size, bool)
     broken = done = 0

@@ -81,15 +81,7 @@ class Header:
 
 
 def read_header(path: Path) -> Header:
-    """Read the two headers of a CIFTI-2 file, plain or gzipped.
-
-    Raises
-    ------
-    Exception
-        Whatever a missing or damaged file makes nibabel raise.
-    ValueError
-        It is no CIFTI file, its shape contradicts its header, or it has neither grayordinates nor parcels.
-    """
+    """Read the two headers of a CIFTI-2 file, plain or gzipped."""
     with open_nifti(path) as image:
         contents = [extension.get_content() for extension in image.header.extensions]
         header = next((content for content in contents if isinstance(content, Cifti2Header)), None)
@@ -129,13 +121,7 @@ def _short(name: str) -> str:
 
 
 def read_labels(header: Header) -> tuple[np.ndarray, dict[int, str]]:
-    """Return the key of every grayordinate of a .dlabel.nii, and the name of every key.
-
-    Raises
-    ------
-    ValueError
-        It is no label file, or holds several maps.
-    """
+    """Return the key of every grayordinate of a .dlabel.nii, and the name of every key."""
     if header.keys is None:
         raise ValueError("it holds no labels; give a .dlabel.nii")
     if len(header.over) != 1:
@@ -177,13 +163,7 @@ class Series:
         return replace(self, first=volumes.start, n_volumes=volumes.stop - volumes.start)
 
     def blocks(self) -> Iterator[np.ndarray]:
-        """Yield the time series of the rows in blocks [r, T].
-
-        Raises
-        ------
-        Rejected
-            The file ends early or its compressed data are damaged.
-        """
+        """Yield the time series of the rows in blocks [r, T]."""
         slope, inter = float(self.data.slope), float(self.data.inter)
         shape, end = (len(self.rows), int(self.data.shape[-2])), self.first + self.n_volumes
         for rows in stream_rows(self.path, int(self.data.offset), self.data.dtype, shape):
@@ -192,13 +172,7 @@ class Series:
 
 
 def open_series(path: Path) -> Series:
-    """Read the header of a CIFTI series.
-
-    Raises
-    ------
-    Rejected
-        The file is missing, damaged, or no series of grayordinates or parcels (`unreadable`).
-    """
+    """Read the header of a CIFTI series."""
     check_content(path, "cifti")
     try:
         header = read_header(path)

@@ -70,13 +70,7 @@ class Table:
         return self if len(kept) == len(lines) else replace(self, content=_joined(names, kept), as_is=False)
 
     def numbers(self, wanted: Callable[[str], bool]) -> "pd.DataFrame":
-        """Return the wanted columns.
-
-        Raises
-        ------
-        Rejected
-            One of them is there twice, or holds a word.
-        """
+        """Return the wanted columns."""
         import pandas as pd
 
         self.check_torn(wanted)
@@ -107,13 +101,7 @@ def _joined(names: bytes, lines: list[bytes]) -> bytes:
 
 
 def load_table(path: Path) -> Table:
-    """Read a confounds file; the last ones are remembered.
-
-    Raises
-    ------
-    Rejected
-        `unreadable`: it is no table of one line a volume under a line of names.
-    """
+    """Read a confounds file; the last ones are remembered."""
     try:
         status = path.stat()
         table = _load(path, status.st_mtime_ns, status.st_size)

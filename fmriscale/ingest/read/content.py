@@ -76,21 +76,7 @@ def open_content(path: Path) -> Iterator[Any]:
 
 
 def check_fetched(path: Path, who: str = "") -> bytes:
-    """Return the first bytes of a file, or reject it where it only stands for content that is elsewhere.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-    who : str
-        How the rejection begins, for files that are not the run itself.
-
-    Raises
-    ------
-    Rejected
-        A link to nothing, a pointer of git-annex or Git LFS, the text of a link (`not_fetched`); a file that
-        cannot be read (`unreadable`).
-    """
+    """Return the first bytes of a file, or reject it where it only stands for content that is elsewhere."""
     name = shlex.quote(path.name)
     annexed = f"content that git-annex has not fetched; fetch it: datalad get {name} (or git annex get)"
     if path.is_symlink() and not path.exists():
@@ -121,22 +107,7 @@ def check_fetched(path: Path, who: str = "") -> bytes:
 
 
 def check_content(path: Path, form: str, who: str = "") -> None:
-    """Reject a file that is something else than its form, and say what it is.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-    form : {"nifti", "cifti", "gifti", "array", "text"}
-        What it should be. Damage is left to the reader of that form.
-    who : str
-        How the rejection begins, for files that are not the run itself.
-
-    Raises
-    ------
-    Rejected
-        `not_fetched` (`check_fetched`) or `unreadable`.
-    """
+    """Reject a file that is something else than its form, and say what it is."""
     head = check_fetched(path, who)
     if not head:
         raise Rejected(
@@ -164,13 +135,7 @@ def check_content(path: Path, form: str, who: str = "") -> None:
 
 
 def check_input(path: Path, form: str) -> None:
-    """Refuse a file of the recipe that is something else than its form, with the recipe.
-
-    Raises
-    ------
-    UserError
-        As `check_content` rejects.
-    """
+    """Refuse a file of the recipe that is something else than its form, with the recipe."""
     try:
         check_content(path, form)
     except Rejected as why:

@@ -35,13 +35,7 @@ class Cut:
         return slice(self.first, self.first + self.n_volumes)
 
     def rows(self, n_rows: int, table: str) -> slice:
-        """Return which rows of a table with a row a volume, of the file or of the run alone, are the run's.
-
-        Raises
-        ------
-        Rejected
-            It has as many rows as neither.
-        """
+        """Return the run's rows of a table that has one row per volume, of the file or of the run."""
         if n_rows == self.of:
             return self.volumes
         if n_rows == self.n_volumes:
@@ -61,13 +55,7 @@ def cuts(lengths: list[int]) -> Iterator[Cut]:
 
 
 def volumes_of(cut: Cut | None, n_volumes: int) -> slice:
-    """Return which volumes of a file are the run's.
-
-    Raises
-    ------
-    Rejected
-        The runs add up to another number than the file has.
-    """
+    """Return which volumes of a file are the run's."""
     if cut is None:
         return slice(0, n_volumes)
     if cut.of != n_volumes:
@@ -82,22 +70,7 @@ def volumes_of(cut: Cut | None, n_volumes: int) -> slice:
 def within(
     events: list[dict[str, Any]], cut: Cut, t_r: float, shift: float, is_shared: bool
 ) -> list[dict[str, Any]]:
-    """Return the events of a run, onsets relative to its first kept volume.
-
-    Parameters
-    ----------
-    events : list of dict
-        As read, onsets relative to the first volume of their file.
-    cut : Cut
-        The run.
-    t_r : float
-        Repetition time, s.
-    shift : float
-        Seconds dropped at the start of the run.
-    is_shared : bool
-        The events are those of the whole file; else of the run alone.
-
-    """
+    """Return the events of a run, onsets relative to its first kept volume."""
     if not is_shared:
         return [{**event, "onset": round(event["onset"] - shift, 6)} for event in events]
     start, end = cut.first * t_r, (cut.first + cut.n_volumes) * t_r

@@ -15,29 +15,7 @@ _DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+")
 
 
 def read_events(path: Path, shift: float = 0.0, end: float = math.inf) -> list[dict[str, Any]]:
-    """Read a BIDS events file.
-
-    Parameters
-    ----------
-    path : Path
-        Tab-separated, with the columns onset and duration in seconds.
-    shift : float
-        Seconds dropped at the start of the run; onsets move back by as much.
-    end : float
-        Length of the run before anything was dropped, s.
-
-    Returns
-    -------
-    list of dict
-        onset and duration (0 where it is n/a or has no column) as floats; every other column as numbers
-        where all its cells are numbers, else as text; None for n/a. An event whose onset is n/a happened
-        at no known time and is left out.
-
-    Raises
-    ------
-    Rejected
-        The file is no table, a time is none, or most events lie beyond the end of the run.
-    """
+    """Read a BIDS events file."""
     columns, numbers = _read_table(path)
     if "onset" not in columns:
         has = ", ".join(columns) or "nothing"
@@ -57,28 +35,7 @@ def read_events(path: Path, shift: float = 0.0, end: float = math.inf) -> list[d
 
 
 def read_evs(paths: tuple[Path, ...], shift: float = 0.0, end: float = math.inf) -> list[dict[str, Any]]:
-    """Read the EV files of an HCP task run, one a condition: rows of onset, duration and amplitude.
-
-    Parameters
-    ----------
-    paths : tuple of Path
-        Text files without header; a file's stem is the trial_type of its events.
-    shift : float
-        Seconds dropped at the start of the run; onsets move back by as much.
-    end : float
-        Length of the run before anything was dropped, s.
-
-    Returns
-    -------
-    list of dict
-        onset and duration in seconds, trial_type and amplitude, by onset. Conditions may overlap, as some
-        are parts of others (blocks and their trials).
-
-    Raises
-    ------
-    Rejected
-        A file has other than three columns of numbers, or most events lie beyond the end of the run.
-    """
+    """Read the EV files of an HCP task run, one a condition: rows of onset, duration and amplitude."""
     events, onsets = [], []
     for path in paths:
         try:

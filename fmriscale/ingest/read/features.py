@@ -101,13 +101,7 @@ def feature_files(config: FeatureConfig) -> list[Path]:
 
 @cached(LRUCache(maxsize=64), key=repr, info=True)
 def load_features(config: FeatureConfig) -> Features:
-    """Read a feature space from its recipe.
-
-    Raises
-    ------
-    UserError
-        A file is missing or is not what it should be.
-    """
+    """Read a feature space from its recipe."""
     for path in feature_files(config):
         if not path.is_file():
             raise UserError(f"{path}: no such file; features '{config.name}' need it")
@@ -255,33 +249,7 @@ def _atlas_on_grid(
 def reduce_image(
     image: Image, features: Features, brain: np.ndarray | None, min_coverage: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Reduce an image to its features in one pass over the file.
-
-    Parameters
-    ----------
-    image : Image
-        A 4D image.
-    features : Features
-        Of an atlas or a mask.
-    brain : ndarray of bool [X*Y*Z] or None
-        Brain mask, first axis fastest. None = voxels that are zero or not a number throughout are taken
-        to lie outside the brain.
-    min_coverage : float
-        Share of its voxels that a feature needs within the field of view.
-
-    Returns
-    -------
-    ndarray [T, V] of float64
-        Mean of every feature's covered voxels, 0 where it has none.
-    ndarray [V] of float64
-        Share of every feature's atlas voxels that hold data.
-
-    Raises
-    ------
-    Rejected
-        The feature space lies elsewhere (`other_space`), the file is damaged (`unreadable`), or some but
-        not all volumes of a voxel are NaN or infinite (`not_finite`).
-    """
+    """Reduce an image to its features in one pass over the file."""
     if not isinstance(features.layout, VolumeAtlas):
         raise Rejected("n_features", f"features '{features.space.name}' are not for NIfTI images")
     placement, n_features = place(features.layout, image), features.space.n_features
@@ -352,18 +320,7 @@ def _raw_zero(image: Image) -> np.generic | None:
 
 
 def read_brain_mask(path: Path, image: Image) -> np.ndarray:
-    """Read a brain mask on the run's own grid.
-
-    Returns
-    -------
-    ndarray of bool [X*Y*Z]
-        First axis fastest.
-
-    Raises
-    ------
-    Rejected
-        It is damaged, has no orientation (that of a run without is its own too) or lies on another grid.
-    """
+    """Read a brain mask on the run's own grid."""
     who = f"brain mask {path.name}: "
     check_content(path, "nifti", who)
     try:

@@ -61,11 +61,6 @@ def load_surfaces(config: FeatureConfig, files: list[str]) -> tuple[FeatureSpace
     """Read the label files of both hemispheres; every label above 0 that names a parcel is one feature.
 
     Labels keep their names where left and right differ in them, and else get L_ or R_ in front.
-
-    Raises
-    ------
-    UserError
-        The files are not two, or damaged, or hold no label.
     """
     if len(files) != len(SIDES):
         raise UserError(
@@ -120,20 +115,7 @@ def _other_side(image: nib.GiftiImage, side: str) -> str | None:
 
 
 def open_hemisphere(path: Path, side: str) -> Hemisphere:
-    """Read one hemisphere of a run.
-
-    Parameters
-    ----------
-    path : Path
-        A .func.gii.
-    side : {"L", "R"}
-        What it should be of.
-
-    Raises
-    ------
-    Rejected
-        The file is damaged, no series of vertices, or of the other side (`unreadable`).
-    """
+    """Read one hemisphere of a run."""
     check_content(path, "gifti", f"{path.name}: ")
     try:
         image = nib.GiftiImage.from_filename(path)
@@ -166,30 +148,7 @@ def _time_step(image: nib.GiftiImage) -> float | None:
 def reduce_hemispheres(
     hemispheres: tuple[Hemisphere, Hemisphere], surfaces: Surfaces, n_features: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Average the vertices of every feature.
-
-    Parameters
-    ----------
-    hemispheres : tuple of Hemisphere
-        Left and right.
-    surfaces : Surfaces
-        The feature space.
-    n_features : int
-        V.
-
-    Returns
-    -------
-    ndarray [T, V] of float64
-        Mean of every feature's vertices that hold data (not zero or NaN throughout), 0 where none does.
-    ndarray [V] of float64
-        Share of every feature's vertices that hold data.
-
-    Raises
-    ------
-    Rejected
-        Another surface (`other_space`), hemispheres of different length (`unreadable`), or some but not all
-        volumes of a vertex are NaN or infinite (`not_finite`).
-    """
+    """Average the vertices of every feature."""
     n_volumes = [hemisphere.values.shape[1] for hemisphere in hemispheres]
     if n_volumes[0] != n_volumes[1]:
         raise Rejected(

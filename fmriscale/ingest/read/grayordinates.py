@@ -79,13 +79,7 @@ Layout = Labelled | Standard | Parcels
 
 
 def load_dlabel(config: FeatureConfig, path: Path) -> tuple[FeatureSpace, tuple, Labelled]:
-    """Read a .dlabel.nii: every label above 0 is one feature, in ascending order.
-
-    Raises
-    ------
-    UserError
-        It is damaged, holds several maps, or no label.
-    """
+    """Read a .dlabel.nii: every label above 0 is one feature, in ascending order."""
     header = _header(path)
     try:
         keys, table = read_labels(header)
@@ -115,13 +109,7 @@ def _centroids(members: Grayordinates, feature: np.ndarray) -> tuple[tuple[float
 def load_structures(
     config: FeatureConfig, structures: list[str]
 ) -> tuple[FeatureSpace, tuple, Labelled | Standard]:
-    """Take every grayordinate of some structures: those of a template file, or of fsLR 91k.
-
-    Raises
-    ------
-    UserError
-        A structure is unknown, or the template is damaged.
-    """
+    """Take every grayordinate of some structures: those of a template file, or of fsLR 91k."""
     wanted = [name.upper().removeprefix("CIFTI_STRUCTURE_") for name in structures]
     if config.template is None:
         wanted = _known_structures(config, wanted, list(FS_LR_91K))
@@ -156,13 +144,7 @@ def _known_structures(config: FeatureConfig, wanted: list[str], known: list[str]
 
 
 def load_parcels(config: FeatureConfig, path: Path) -> tuple[FeatureSpace, tuple, Parcels]:
-    """Take the parcels of a .ptseries.nii, in its order.
-
-    Raises
-    ------
-    UserError
-        It is damaged, holds no parcels or names one twice.
-    """
+    """Take the parcels of a .ptseries.nii, in its order."""
     names = _header(path).rows
     if isinstance(names, Grayordinates):
         raise UserError(f"{path}: holds grayordinates, not parcels; give a .ptseries.nii")
@@ -184,30 +166,7 @@ def _header(path: Path) -> Header:
 
 
 def reduce_series(series: Series, layout: Layout, n_features: int) -> tuple[np.ndarray, np.ndarray]:
-    """Reduce a CIFTI series to its features in one pass over the file.
-
-    Parameters
-    ----------
-    series : Series
-        The run.
-    layout : Labelled, Standard or Parcels
-        The feature space.
-    n_features : int
-        V.
-
-    Returns
-    -------
-    ndarray [T, V] of float64
-        Mean of every feature's rows that hold data (not zero or NaN throughout), 0 where none does.
-    ndarray [V] of float64
-        Share of every feature's grayordinates that hold data.
-
-    Raises
-    ------
-    Rejected
-        The feature space lies elsewhere (`other_space`), the file is damaged (`unreadable`), or some but
-        not all volumes of a row are NaN or infinite (`not_finite`).
-    """
+    """Reduce a CIFTI series to its features in one pass over the file."""
     rows, members = find_rows(series.rows, layout)
     if not (rows >= 0).any():
         raise Rejected("other_space", "the run holds none of the features; choose labels in its space")
@@ -219,13 +178,7 @@ def reduce_series(series: Series, layout: Layout, n_features: int) -> tuple[np.n
 
 
 def find_rows(run: Grayordinates | ParcelNames, layout: Layout) -> tuple[np.ndarray, np.ndarray]:
-    """Return, for every member of every feature, its row in the run (-1 = none) and its feature.
-
-    Raises
-    ------
-    Rejected
-        Features and run are of different kinds, surfaces, structures or parcellations (`other_space`).
-    """
+    """Return, for every member of every feature, its row in the run (-1 = none) and its feature."""
     if isinstance(layout, Parcels):
         if isinstance(run, Grayordinates):
             raise Rejected(

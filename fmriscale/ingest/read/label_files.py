@@ -31,20 +31,7 @@ Names = dict[int, str] | list[str]
 
 
 def read_names(path: Path, numbers: Sequence[int]) -> Names:
-    """Read the names of labels.
-
-    Parameters
-    ----------
-    path : Path
-        A text file, plain or gzipped.
-    numbers : sequence of int
-        The labels of the atlas, which tell an index from other numbers.
-
-    Raises
-    ------
-    UserError
-        No text, or one that can be read in two ways.
-    """
+    """Read the names of labels."""
     lines = [line.strip(" ") for line in re.split(r"\r\n|\r|\n", _text(path))]
     lines = [line for line in lines if line.strip() and not line.lstrip().startswith("#")]
     if not lines:

@@ -13,13 +13,7 @@ _BACKGROUND = ("background", "unknown", "clear label", "")
 
 
 def whole_labels(values: np.ndarray) -> np.ndarray:
-    """Return the labels of an atlas as integers; NaN is background, as 0 is.
-
-    Raises
-    ------
-    ValueError
-        Infinite values, or fractions.
-    """
+    """Return the labels of an atlas as integers; NaN is background, as 0 is."""
     if values.dtype.kind == "f":
         values = np.where(np.isnan(values), 0, values)
         if np.isinf(values).any():
@@ -30,20 +24,7 @@ def whole_labels(values: np.ndarray) -> np.ndarray:
 
 
 def feature_labels(config: FeatureConfig, numbers: Sequence[int]) -> tuple[str, ...] | None:
-    """Return the names that a recipe gives: a list in order, or a text file.
-
-    Parameters
-    ----------
-    config : FeatureConfig
-        `labels` is a list of names, or a file (`label_files`).
-    numbers : sequence of int
-        The label of every feature in the atlas.
-
-    Raises
-    ------
-    UserError
-        The file is missing, or names are too few or too many.
-    """
+    """Return the names that a recipe gives: a list in order, or a text file."""
     if config.labels is None:
         return None
     if isinstance(config.labels, list):

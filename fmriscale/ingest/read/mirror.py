@@ -71,13 +71,7 @@ class Mirror:
         return f"{self.source.shown}/{self.name(path)}".rstrip("/")
 
     def renew(self, path: Path) -> set[Path]:
-        """Make the placeholders of a folder, of the root's subjects' folders with all that is below them.
-
-        Returns
-        -------
-        set of Path
-            The folders that are as on the server now.
-        """
+        """Make the placeholders of a folder, of the root's subjects' folders with all that is below them."""
         name = self.name(path)
         entries = self.entries(name)
         self.fill(name, entries)
@@ -101,13 +95,7 @@ class Mirror:
         return {self.folder / folder for folder in found}
 
     def entries(self, folder: str, below: bool = False) -> list[Entry]:
-        """List a folder on the server.
-
-        Raises
-        ------
-        UserError
-            The server cannot be reached, or refuses.
-        """
+        """List a folder on the server."""
         return patiently(self.source, folder, lambda: self.source.entries(folder, below))
 
     def fill(self, folder: str, entries: list[Entry]) -> None:
@@ -162,13 +150,7 @@ def place(text: str, relative_to: Path | None = None) -> Path:
 
 
 def patiently(source: Source, name: str, question: Callable[[], Answer]) -> Answer:
-    """Ask a server until it answers.
-
-    Raises
-    ------
-    UserError
-        It does not, or refuses.
-    """
+    """Ask a server until it answers."""
     at = f"{source.shown}/{name}".rstrip("/")
     patience = Patience(at, LISTING_PATIENCE)
     while True:

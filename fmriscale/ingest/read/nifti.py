@@ -47,13 +47,7 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def open_nifti(path: Path) -> Iterator[Any]:
-    """Open an image of NIfTI-1 or NIfTI-2; its numbers can be read within the context.
-
-    Raises
-    ------
-    Exception
-        Whatever a missing or damaged file makes nibabel raise.
-    """
+    """Open an image of NIfTI-1 or NIfTI-2; its numbers can be read within the context."""
     with quiet(), open_content(path) as handle:
         size = handle.read(4)
         handle.seek(0)
@@ -62,13 +56,7 @@ def open_nifti(path: Path) -> Iterator[Any]:
 
 
 def read_volume(path: Path) -> Volume:
-    """Read an image whole.
-
-    Raises
-    ------
-    Exception
-        Whatever a missing or damaged file makes nibabel raise.
-    """
+    """Read an image whole."""
     with open_nifti(path) as image:
         return Volume(np.asarray(image.dataobj), np.asarray(image.affine), why_unplaced(image))
 
@@ -83,13 +71,7 @@ def why_unplaced(image: Any) -> str | None:
 
 
 def read_grid(path: Path) -> tuple[tuple[int, ...], np.ndarray]:
-    """Return the extents of an image of the recipe and its affine.
-
-    Raises
-    ------
-    UserError
-        It is missing, damaged or without orientation itself.
-    """
+    """Return the extents of an image of the recipe and its affine."""
     if not path.is_file():
         raise UserError(f"{path}: no such file; affine_from needs it")
     check_input(path, "nifti")

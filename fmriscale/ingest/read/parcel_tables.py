@@ -14,13 +14,7 @@ from fmriscale.ingest.read.labels import feature_labels
 
 
 def load_parcel_table(config: FeatureConfig, path: Path) -> tuple[FeatureSpace, tuple, Parcels]:
-    """Take the columns of a table as parcels, in its order.
-
-    Raises
-    ------
-    UserError
-        It is no table, or names a column twice.
-    """
+    """Take the columns of a table as parcels, in its order."""
     try:
         table = load_table(path)
     except Rejected as why:
@@ -33,13 +27,7 @@ def load_parcel_table(config: FeatureConfig, path: Path) -> tuple[FeatureSpace, 
 
 
 def read_parcel_table(path: Path, layout: Parcels) -> np.ndarray:
-    """Read the series of the wanted parcels [T, V]; one that is not there is NaN.
-
-    Raises
-    ------
-    Rejected
-        It is no table with names, or of another parcellation.
-    """
+    """Read the series of the wanted parcels [T, V]; one that is not there is NaN."""
     table = load_table(path)
     table.check_torn(lambda _: True)
     rows = parcel_rows(table.names, layout.names)

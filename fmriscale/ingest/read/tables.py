@@ -68,13 +68,7 @@ class _Layout:
 
 
 def read_table(path: Path, shape: Shape) -> np.ndarray:
-    """Read the numbers of a table as they are stored, without names and index; n/a is NaN.
-
-    Raises
-    ------
-    Rejected
-        `unreadable`: it is no table of numbers, or one that can be read in two ways.
-    """
+    """Read the numbers of a table as they are stored, without names and index; n/a is NaN."""
     content = path.read_bytes()
     content = to_utf8(igzip.decompress(content) if content.startswith(b"\x1f\x8b") else content)
     start, end, lines = _first_lines(content)

@@ -15,13 +15,7 @@ def to_utf8(content: bytes) -> bytes:
 
 
 def read_json(path: Path) -> dict:
-    """Read a JSON object.
-
-    Raises
-    ------
-    Rejected
-        It is not readable, or no object.
-    """
+    """Read a JSON object."""
     try:
         value = json.loads(to_utf8(path.read_bytes()))
         if not isinstance(value, dict):

@@ -18,13 +18,7 @@ JITTER = 0.05
 
 
 def read_sidecars(sidecars: tuple[Path, ...]) -> dict[str, Any]:
-    """Read what applies to a run: of each entry, what the most specific JSON file (the last one) states.
-
-    Raises
-    ------
-    Rejected
-        One of them is not readable.
-    """
+    """Read what applies to a run: of each entry, what the most specific JSON file (the last one) states."""
     stated: dict[str, Any] = {}
     for path in sidecars:
         stated |= {name: value for name, value in read_json(path).items() if value is not None}
@@ -37,23 +31,7 @@ def recipe_t_r(t_r: RecipeTime | dict[str, float], task: str) -> RecipeTime:
 
 
 def stated_t_r(sidecar: dict[str, Any], n_volumes: int | None = None, settled: bool = False) -> float | None:
-    """Return the repetition time that the sidecars of a run state, s.
-
-    Parameters
-    ----------
-    sidecar : dict
-        RepetitionTime, or VolumeTiming: when each volume was acquired, s.
-    n_volumes : int, optional
-        Volumes of the run.
-    settled : bool
-        The recipe gives the repetition time: None is returned, but irregular volumes have none all the same.
-
-    Raises
-    ------
-    Rejected
-        `no_t_r` where volumes are not regular or an entry is no number, `t_r_conflict` where the two entries
-        contradict each other.
-    """
+    """Return the repetition time that the sidecars of a run state, s."""
     stated, timing = sidecar.get("RepetitionTime"), sidecar.get("VolumeTiming")
     step = None if timing is None else _regular_step(timing)
     if settled:
@@ -94,22 +72,7 @@ def _regular_step(timing: Any) -> float | None:
 
 
 def decide_t_r(recipe: RecipeTime, stated: float | None, header: float | None) -> float:
-    """Return the repetition time of a run, s.
-
-    Parameters
-    ----------
-    recipe : float, "sidecar" or None
-        A number settles every doubt; "sidecar" lets the header say nothing.
-    stated : float or None
-        From the sidecar or the participants table.
-    header : float or None
-        From the header of the image.
-
-    Raises
-    ------
-    Rejected
-        Nobody states it, two contradict each other by more than 1 %, or it is implausible.
-    """
+    """Return the repetition time of a run, s."""
     if recipe == "sidecar":
         if stated is None:
             raise Rejected(
@@ -139,18 +102,6 @@ def start_time(sidecar: dict[str, Any], seconds: float) -> float | None:
 
     Slice-timing correction brings every slice to a moment within the volume, which fMRIPrep calls StartTime:
     by its default the middle. Onsets of events count from the beginning of the acquisition.
-
-    Parameters
-    ----------
-    sidecar : dict
-        StartTime, SliceTimingCorrected.
-    seconds : float
-        Length of the run.
-
-    Returns
-    -------
-    float or None
-        0 where nothing is said; None where slices were brought to a moment that is not said.
     """
     stated = sidecar.get("StartTime")
     if stated is None:

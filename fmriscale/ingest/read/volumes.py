@@ -67,21 +67,7 @@ class Image:
 
 
 def open_image(path: Path, affine_from: Path | None = None) -> Image:
-    """Read the header of a 4D NIfTI image.
-
-    Parameters
-    ----------
-    path : Path
-        The .nii or .nii.gz file.
-    affine_from : Path or None
-        Image on the same grid, whose affine it takes where its header gives none.
-
-    Raises
-    ------
-    Rejected
-        The file is missing, damaged, no NIfTI image or not 4D (`unreadable`); nothing says where its voxels
-        lie (`no_orientation`).
-    """
+    """Read the header of a 4D NIfTI image."""
     check_content(path, "nifti")
     try:
         with open_nifti(path) as image:
@@ -136,24 +122,7 @@ def stream(image: Image) -> Iterator[np.ndarray]:
 
 
 def stream_rows(path: Path, offset: int, dtype: np.dtype, shape: tuple[int, int]) -> Iterator[np.ndarray]:
-    """Yield the raw numbers of a plain or gzipped file in blocks of rows, not to be written to.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-    offset : int
-        Byte of the first number.
-    dtype : numpy.dtype
-        Of the numbers on disk.
-    shape : (int, int)
-        Rows and numbers in a row.
-
-    Raises
-    ------
-    Rejected
-        The file ends early or its compressed data are damaged.
-    """
+    """Yield the raw numbers of a plain or gzipped file in blocks of rows, not to be written to."""
     n_rows, length = shape
     per_block = max(1, BLOCK_BYTES // max(1, length * dtype.itemsize))
     try:

@@ -47,10 +47,10 @@ def shard(study: Any, out: Path) -> Callable[[], None]:
         importlib.import_module(late)
     from fmriscale.corpus.writer import EncodedRun, ShardWriter
     from fmriscale.ingest import run as ingest
-    from fmriscale.ingest.find.sources import discover
+    from fmriscale.ingest.find.sources import find_runs
     from fmriscale.ingest.read import hashes
 
-    (source, *_), _ = discover(study)
+    (source, *_), *_ = find_runs(study)
 
     def work() -> None:
         hashes._hashed.cache_clear()  # a run's file is hashed once, and here the same run comes again
@@ -141,12 +141,12 @@ def index(work: Path) -> Callable[[], None]:
 def jobs(work: Path, count: int) -> Callable[[], None]:
     """The runs of a data set, a dozen times over, through the processes of `fmriscale-shard --jobs`."""
     from fmriscale.common.workers import in_order
-    from fmriscale.ingest.find.sources import discover
+    from fmriscale.ingest.find.sources import find_runs
     from fmriscale.ingest.run import process_run
     from fmriscale.ingest.shards import libraries
 
     study = recipe(work, "many", CLEAN)
-    runs, _ = discover(study)
+    runs, *_ = find_runs(study)
 
     def work_off() -> None:
         work = ((run, study) for run in runs * 12)

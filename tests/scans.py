@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from fmriscale.config import CorpusConfig, DatasetConfig, FeatureConfig, QualityConfig
-from fmriscale.ingest.find.sources import discover
+from fmriscale.ingest.find.sources import find_runs
 
 SHAPE = (8, 9, 7)
 N_LABELS = 6
@@ -133,7 +133,7 @@ VOLUMES = FeatureConfig(name="f", labels_img="atlas.nii.gz")
 
 def found(root: Path, features: FeatureConfig = VOLUMES, **given: Any) -> tuple[list, list]:
     """Runs and rejections of a tree of (empty) files."""
-    return discover(dataset(root, features=features, **given))
+    return find_runs(dataset(root, features=features, **given))[:2]
 
 
 def reasons(root: Path, **given: Any) -> dict[str, str]:

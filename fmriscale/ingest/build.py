@@ -22,7 +22,7 @@ from fmriscale.config.recipe import CommandLine, parse
 from fmriscale.corpus.inspect import table
 from fmriscale.corpus.lock import FolderLock
 from fmriscale.corpus.manifest import read_manifest
-from fmriscale.ingest.plan import Plan, make_plan, part_of, recipe_mistakes
+from fmriscale.ingest.plan import Plan, make_plan, recipe_mistakes, shards_of_task
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -73,7 +73,7 @@ def build_part(config: CorpusConfig, task_id: int, num_tasks: int) -> str:
     plan = _plan(config).shards
     from fmriscale.ingest.shards import build_shards
 
-    part = part_of(plan, task_id, num_tasks)
+    part = shards_of_task(plan, task_id, num_tasks)
     with _builder(config) as (folder, lock):
         n_built, n_rejected = build_shards(part, folder, config.jobs, lock, config.read_timeout)
     return (

@@ -74,7 +74,7 @@ def describe(config: CorpusConfig, num_tasks: int) -> str:
     lines.append(f"about {_duration(seconds_left)} with {tasks}{jobs} jobs; hours and GB out are estimates")
     if unknown:
         lines += ["not counted, as nothing is known of their runs:", *(f"  {line}" for line in unknown)]
-    lines += [f"{name}: {census}" for name, census in planned.census.items()]
+    lines += [f"{name}: {counts}" for name, counts in planned.counts.items()]
     lines += [f"note: {note}" for note in planned.notes]
     if planned.rejections:
         n = len(planned.rejections)

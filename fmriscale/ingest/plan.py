@@ -13,13 +13,13 @@ from fmriscale.common.quarantine import Rejected, Rejection
 from fmriscale.common.workers import in_order
 from fmriscale.config import CorpusConfig, DatasetConfig
 from fmriscale.ingest.clean.confounds import denoise_mistakes
-from fmriscale.ingest.find.census import Census
 from fmriscale.ingest.find.checks import check_dataset, setting_mistakes
+from fmriscale.ingest.find.counts import Counts
 from fmriscale.ingest.find.fetch import fetched
 from fmriscale.ingest.find.kin import asking, check_kin, tell_kin, with_groups
 from fmriscale.ingest.find.names import Tree
 from fmriscale.ingest.find.notes import notes
-from fmriscale.ingest.find.sources import RunSource, survey
+from fmriscale.ingest.find.sources import RunSource, find_runs
 from fmriscale.ingest.read.mirror import named_by_url, sources_folder
 from fmriscale.ingest.read.scratch import sweep
 
@@ -46,7 +46,7 @@ class Plan(NamedTuple):
     """In corpus order."""
     rejections: list[Rejection]
     """Files that were found but are no usable run."""
-    census: dict[str, Census]
+    counts: dict[str, Counts]
     """By data set: what became of every scan that was listed."""
     notes: list[str]
     """What was decided and may be wrong, for the user to read."""
@@ -59,13 +59,13 @@ def make_plan(config: CorpusConfig) -> Plan:
     plan, tree, column, having = Plan([], [], {}, []), Tree(), config.split.group, tell_kin(config)
     for dataset in sorted(config.datasets, key=lambda d: d.name):
         with named_by_url():
-            found = survey(asking(dataset, column, having), tree)
+            found = find_runs(asking(dataset, column, having), tree)
         runs = with_groups(found.runs, dataset, column)
         if column is not None and dataset.name not in having:
             plan.notes.append(f"data set '{dataset.name}': no column '{column}': its people stand alone")
         _check_tasks(dataset, runs, found.rejections)
         plan.rejections.extend(found.rejections)
-        plan.census[dataset.name] = found.census
+        plan.counts[dataset.name] = found.counts
         plan.notes.extend(f"data set '{dataset.name}': {note}" for note in notes(runs, dataset))
         _tell_space(dataset, runs)
         per_shard = min(config.shard_runs, _runs_per_shard(runs, dataset, config))
@@ -93,7 +93,7 @@ def _tell_space(dataset: DatasetConfig, runs: list[RunSource]) -> None:
         )
 
 
-def part_of(plan: list[Shard], task_id: int, num_tasks: int) -> list[Shard]:
+def shards_of_task(plan: list[Shard], task_id: int, num_tasks: int) -> list[Shard]:
     """Return one task's share of the shards, such that all tasks have about as many bytes to read.
 
     Every task computes the same shares: the largest shards are dealt out first, each to whoever has least.

@@ -30,7 +30,7 @@ from fmriscale.ingest import repair
 from fmriscale.ingest.build import build
 from fmriscale.ingest.find import fetch
 from fmriscale.ingest.find.names import Tree
-from fmriscale.ingest.find.sources import discover
+from fmriscale.ingest.find.sources import find_runs
 from fmriscale.ingest.read import mirror
 from fmriscale.ingest.run import process_run
 
@@ -203,7 +203,7 @@ def test_a_server_that_goes_away_leaves_lines_and_the_next_build_completes(
 def test_a_server_that_dies_in_mid_build_ends_in_lines(study, recipe, atlas, tmp_path):
     with serving(study) as server:
         data = dataset(server.url, atlas)
-        runs, _ = discover(data)
+        runs, *_ = find_runs(data)
         first = process_run(runs[0], data)
         server.die()
         others = [process_run(run, data) for run in runs[1:]]
@@ -216,7 +216,7 @@ def test_a_server_that_dies_in_mid_build_ends_in_lines(study, recipe, atlas, tmp
 def test_what_is_gone_cut_short_or_refused(study, atlas, monkeypatch):
     with s3(study, monkeypatch) as network:
         data = dataset(network.url, atlas)
-        (one, two, three), _ = discover(data)
+        (one, two, three), *_ = find_runs(data)
         place = "derivatives/fmriprep/ds"
         network.files.rm(f"{place}/{one.source}")
         network.files.pipe(f"{place}/{two.source}", (study / two.source).read_bytes()[:-500])
@@ -225,7 +225,7 @@ def test_what_is_gone_cut_short_or_refused(study, atlas, monkeypatch):
         assert f"{network.url}/{one.source}: was there" in results[0].detail
     with serving(study) as server:
         data = dataset(server.url, atlas)
-        (one, *_), _ = discover(data)
+        (one, *_), *_ = find_runs(data)
         server.status, server.errors[one.source] = 403, 10
         refused = process_run(one, data)
         assert refused.reason == "unreachable" and "the server refuses it (HTTP 403)" in refused.detail
@@ -300,7 +300,7 @@ def test_a_full_disk_ends_the_build_in_one_line(study, atlas):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     with serving(study) as server:
         data = dataset(server.url, atlas)
-        (run, *_), _ = discover(data)
+        (run, *_), *_ = find_runs(data)
         resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
         try:
             with pytest.raises(UserError, match=r"/sources: File too large; .*FMRISCALE_CACHE\), then run"):
@@ -363,5 +363,5 @@ def test_placeholders_follow_the_server(study, cache):
 
 def test_processes_may_list_at_once(study, recipe, cache):
     with serving(study) as server:
-        for runs, _ in in_order(discover, [(recipe(server.url).datasets[0],)] * 3, jobs=3):
+        for runs, *_ in in_order(find_runs, [(recipe(server.url).datasets[0],)] * 3, jobs=3):
             assert len(runs) == 3

@@ -11,7 +11,7 @@ from scans import brain_like, corpus, dataset, write_atlas, write_image
 from fmriscale.config import FeatureConfig
 from fmriscale.config.recipe import to_dict
 from fmriscale.ingest.build import build
-from fmriscale.ingest.plan import make_plan, part_of
+from fmriscale.ingest.plan import make_plan, shards_of_task
 
 pytestmark = pytest.mark.slurm
 
@@ -52,7 +52,7 @@ def content(folder):
 
 def test_a_node_loses_power_in_the_middle(slurm_cluster, study, tmp_path, repository):
     job = submit(slurm_cluster, study, tmp_path, repository, f"--array=0-{N_TASKS - 1}", "--exclusive")
-    mine = part_of(make_plan(study)[0], 1, N_TASKS)
+    mine = shards_of_task(make_plan(study)[0], 1, N_TASKS)
     states = [tmp_path / "c/.build" / f"{Path(shard.name).stem}.json" for shard in mine]
     end = time.monotonic() + 60
     while not any(state.exists() for state in states):

@@ -9,7 +9,7 @@ from scans import VOLUMES, dataset, grow
 
 from fmriscale.common.errors import UserError
 from fmriscale.ingest.find.names import parse_name, take_apart
-from fmriscale.ingest.find.sources import RunSource, survey
+from fmriscale.ingest.find.sources import RunSource, find_runs
 
 PREPROC = "space-MNI_desc-preproc_bold.nii.gz"
 
@@ -51,17 +51,17 @@ WANTED: list[dict[str, str | int]] = [{}, {"task": "a"}, {"space": "m"}, {"echo"
 def test_no_file_vanishes_and_none_is_borrowed(tmp_path_factory, files, kind, wanted):
     root = grow(tmp_path_factory.mktemp("tree"), SOUND, *files)
     try:
-        there = survey(dataset(root, features=VOLUMES, kind=kind, entities=wanted))
+        there = find_runs(dataset(root, features=VOLUMES, kind=kind, entities=wanted))
     except UserError as refusal:
         assert "are one run; choose with entities" in str(refusal)
         return
     scans = {f for f in (SOUND, *files) if "bold" in f.lower() and ".nii" in f and "boldref" not in f}
     told = {r.source for r in there.rejections}
-    assert there.census.listed == len(scans)
-    assert there.census.in_runs == len(there.runs) >= 1
-    assert there.census.quarantined == len(told & scans)
+    assert there.counts.listed == len(scans)
+    assert there.counts.in_runs == len(there.runs) >= 1
+    assert there.counts.quarantined == len(told & scans)
     left = scans - told - {r.source for r in there.runs}
-    assert len(left) == there.census.unwanted + there.census.other
+    assert len(left) == there.counts.unwanted + there.counts.other
     assert all(parse_name(f.rpartition("/")[2]) for f in left)
     assert len({r.key for r in there.runs}) == len(there.runs)
     assert len({(r.entities["sub"], r.source.split("/")[0]) for r in there.runs}) == len(
@@ -86,7 +86,7 @@ def test_each_run_has_its_own_files_or_none(tmp_path_factory, runs, tables, mask
     grow(root, *(f"{func}/{run}_desc-confounds_timeseries.tsv" for run in tables))
     grow(root, *(f"{func}/{run}_space-MNI_desc-brain_mask.nii.gz" for run in masks))
     grow(root, *(f"{func}/{run}_events.tsv" for run in events))
-    there = survey(dataset(root, features=VOLUMES))
+    there = find_runs(dataset(root, features=VOLUMES))
     reasons = {r.source.rpartition("/")[2].removesuffix(f"_{PREPROC}"): r.reason for r in there.rejections}
     for lacking in runs - masks if masks else ():
         assert reasons[lacking] in ("no_mask", "bad_events", "duplicate_key")

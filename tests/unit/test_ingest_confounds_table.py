@@ -13,7 +13,7 @@ from fmriscale.common.quarantine import Rejected, Rejection
 from fmriscale.config import DenoiseConfig
 from fmriscale.corpus.writer import EncodedRun
 from fmriscale.ingest.clean.confounds import read_confounds
-from fmriscale.ingest.find.sources import discover
+from fmriscale.ingest.find.sources import find_runs
 from fmriscale.ingest.run import process_run
 
 N = 60
@@ -251,7 +251,7 @@ def test_what_nilearn_warns_of_is_told(tmp_path):
 def process(root, table=None, n_volumes=N, **denoise):
     write_fmriprep_run(root, "01", n_volumes=n_volumes, **({} if table is None else {"table": table}))
     given = dataset(root, write_atlas(root / "atlas.nii.gz"), denoise=DenoiseConfig(**denoise))
-    return process_run(discover(given)[0][0], given)
+    return process_run(find_runs(given)[0][0], given)
 
 
 def test_more_regressors_than_volumes_are_refused_with_both_numbers(tmp_path):
@@ -272,6 +272,6 @@ def test_a_run_is_the_same_whoever_wrote_its_confounds(tmp_path):
         file.write_text(marks + file.read_text())
         atlas = write_atlas(tmp_path / name / "atlas.nii.gz")
         given = dataset(tmp_path / name, atlas, denoise=MOTION)
-        runs.append(process_run(discover(given)[0][0], given))
+        runs.append(process_run(find_runs(given)[0][0], given))
     assert all(isinstance(run, EncodedRun) for run in runs)
     assert runs[0] == runs[1]

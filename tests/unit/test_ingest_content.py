@@ -13,7 +13,7 @@ from scans import AFFINE, SHAPE, brain_like, dataset, write_atlas, write_fmripre
 from fmriscale.common.errors import UserError
 from fmriscale.common.quarantine import Rejected, Rejection
 from fmriscale.config import FeatureConfig
-from fmriscale.ingest.find.sources import discover
+from fmriscale.ingest.find.sources import find_runs
 from fmriscale.ingest.read.arrays import read_array
 from fmriscale.ingest.read.cifti import open_series
 from fmriscale.ingest.read.content import check_content
@@ -137,7 +137,7 @@ def test_an_archive_that_was_not_fetched_is_named_when_it_is_listed(tmp_path):
     (tmp_path / "a.npz").write_bytes(LFS)
     columns = FeatureConfig(name="f", columns=3)
     study = dataset(tmp_path, kind="arrays", files="*.npz", t_r=2.0, features=columns)
-    _, (rejection,) = discover(study)
+    _, (rejection,), _ = find_runs(study)
     assert rejection.reason == "not_fetched" and "git lfs pull" in rejection.detail
 
 
@@ -195,7 +195,7 @@ def test_companions_that_were_not_fetched_are_named(tmp_path, companion):
     (file,) = tmp_path.rglob(f"*{companion}")
     file.write_bytes(ANNEX)
     study = dataset(tmp_path, write_atlas(tmp_path / "atlas.nii.gz"))
-    (run,), _ = discover(study)
+    (run,), *_ = find_runs(study)
     result = process_run(run, study)
     assert isinstance(result, Rejection) and result.reason == "not_fetched"
     assert result.detail.startswith(f"{file.name}: ")

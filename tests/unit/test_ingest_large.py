@@ -10,7 +10,7 @@ from fmriscale.config import DatasetConfig, DenoiseConfig, FeatureConfig
 from fmriscale.corpus.writer import EncodedRun
 from fmriscale.ingest.clean import columns, quality
 from fmriscale.ingest.clean import denoise as clean
-from fmriscale.ingest.find.sources import discover
+from fmriscale.ingest.find.sources import find_runs
 from fmriscale.ingest.read import arrays
 from fmriscale.ingest.run import process_run
 
@@ -29,7 +29,7 @@ def encoded(folder, values, suffix, denoise, monkeypatch, large) -> EncodedRun:
     )  # fmt: skip
     study = dataclasses.replace(study, quality=dataclasses.replace(study.quality, min_volumes=10))
     np.save(folder / f"sub-01{suffix}", values)
-    (run,), _ = discover(study)
+    (run,), *_ = find_runs(study)
     result = process_run(run, study)
     assert isinstance(result, EncodedRun), result
     return result

@@ -11,7 +11,7 @@ from scans import brain_like, confounds, dataset, write_atlas, write_fmriprep_ru
 from fmriscale.common.quarantine import Rejection
 from fmriscale.config import DenoiseConfig, QualityConfig
 from fmriscale.ingest.clean.level import far_volumes
-from fmriscale.ingest.find.sources import discover
+from fmriscale.ingest.find.sources import find_runs
 from fmriscale.ingest.run import process_run
 
 T = 60
@@ -29,7 +29,7 @@ def process(root, voxels, **settings):
     table = settings.pop("table", confounds(T, 3))
     write_fmriprep_run(root, "01", voxels=voxels.astype(np.int16), table=table)
     study = dataset(root, write_atlas(root / "atlas.nii.gz"), **({"quality": LIMITS} | settings))
-    (run,), _ = discover(study)
+    (run,), *_ = find_runs(study)
     return process_run(run, study)
 
 

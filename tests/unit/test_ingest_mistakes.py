@@ -8,7 +8,7 @@ from scans import dataset, grow
 
 from fmriscale.common.errors import UserError
 from fmriscale.config import FeatureConfig
-from fmriscale.ingest.find.sources import discover
+from fmriscale.ingest.find.sources import find_runs
 
 VOLUMES = FeatureConfig(name="f", labels_img="atlas.nii.gz")
 GRAYORDINATES = FeatureConfig(name="f", structures=["all"])
@@ -89,6 +89,6 @@ def test_mistakes_in_a_recipe_are_named_with_their_remedy(tmp_path, settings, wo
     root = Path(named) if named.startswith("$") else tmp_path / named
     given: dict[str, Any] = {"features": VOLUMES} | {k: v for k, v in settings.items() if k != "root"}
     with pytest.raises(UserError, match=words) as refusal:
-        discover(dataset(root, **given))
+        find_runs(dataset(root, **given))
     assert str(refusal.value).startswith("data set 'toy': ") or str(raw) in str(refusal.value)
     assert "\n" not in str(refusal.value)

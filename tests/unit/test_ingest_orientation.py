@@ -11,7 +11,7 @@ from scans import AFFINE, SHAPE, brain_like, corpus, dataset, write_atlas, write
 from fmriscale.common.errors import UserError
 from fmriscale.common.quarantine import Rejection
 from fmriscale.config import FeatureConfig
-from fmriscale.ingest.find.sources import discover
+from fmriscale.ingest.find.sources import find_runs
 from fmriscale.ingest.fingerprint import fingerprints
 from fmriscale.ingest.plan import make_plan
 from fmriscale.ingest.read.features import load_features
@@ -39,7 +39,7 @@ def study_of(root, **settings):
 
 
 def process(study):
-    (run,), _ = discover(study)
+    (run,), *_ = find_runs(study)
     return process_run(run, study)
 
 
@@ -128,10 +128,10 @@ def test_affine_from_is_an_image_that_says_where_its_voxels_lie(tmp_path):
         (unplaced, "give affine_from an image that says it"),
     ):
         with pytest.raises(UserError, match=words):
-            discover(study_of(tmp_path, affine_from=str(path)))
+            find_runs(study_of(tmp_path, affine_from=str(path)))
     columns = FeatureConfig(name="c", columns=3)
     with pytest.raises(UserError, match="affine_from is for NIfTI images"):
-        discover(dataset(tmp_path, kind="arrays", features=columns, affine_from="x.nii"))
+        find_runs(dataset(tmp_path, kind="arrays", features=columns, affine_from="x.nii"))
 
 
 def test_another_affine_builds_the_shard_again(tmp_path):

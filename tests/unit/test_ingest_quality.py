@@ -12,7 +12,7 @@ from fmriscale.common.quarantine import Rejected, Rejection
 from fmriscale.config import DenoiseConfig, QualityConfig
 from fmriscale.corpus.manifest import parse_segments
 from fmriscale.ingest.clean.quality import check_figures, describe, drop_empty
-from fmriscale.ingest.find.sources import discover
+from fmriscale.ingest.find.sources import find_runs
 from fmriscale.ingest.run import process_run
 
 RNG = np.random.default_rng(0)
@@ -28,7 +28,7 @@ def process(root, n_volumes=60, denoise=None, quality=LIMITS, **scan):
     study = dataset(
         root, write_atlas(root / "atlas.nii.gz"), denoise=denoise or DenoiseConfig(), quality=quality
     )
-    (run,), _ = discover(study)
+    (run,), *_ = find_runs(study)
     return process_run(run, study)
 
 
@@ -148,7 +148,7 @@ def test_a_run_gives_the_same_bytes_alone_or_after_another(tmp_path):
     for subject in ("01", "02"):
         write_fmriprep_run(tmp_path, subject, n_volumes=80)
     study = dataset(tmp_path, write_atlas(tmp_path / "atlas.nii.gz"), denoise=denoise, quality=LIMITS)
-    runs, _ = discover(study)
+    runs, *_ = find_runs(study)
     alone = process_run(runs[1], study)
     process_run(runs[0], study)
     again = process_run(runs[1], study)

@@ -14,7 +14,7 @@ from fmriscale.common.quarantine import Rejection
 from fmriscale.config import DenoiseConfig, FeatureConfig
 from fmriscale.corpus.reader import Corpus
 from fmriscale.ingest.build import build
-from fmriscale.ingest.find.sources import discover, survey
+from fmriscale.ingest.find.sources import find_runs
 from fmriscale.ingest.run import process_run
 
 COLUMNS = FeatureConfig(name="four", columns=4)
@@ -60,7 +60,7 @@ def test_every_array_that_fits_a_template_is_a_run(tmp_path, template, entities)
 
     named = {name_of(s): values for s, values in SIGNALS.items()}
     write_h5(tmp_path / "all.h5", named | {"atlas_labels": np.arange(4)} if "/" in template else named)
-    runs, rejected = discover(arrays(tmp_path, files="all.h5", variable=template))
+    runs, rejected, _ = find_runs(arrays(tmp_path, files="all.h5", variable=template))
     assert not rejected
     assert [r.entities["sub"] for r in runs] == ["01", "02", "03"]
     assert runs[0].entities == entities
@@ -88,11 +88,11 @@ def test_one_file_of_all_subjects_gives_the_signals_of_each(tmp_path, end):
 
 def test_a_group_that_is_called_like_a_run_but_holds_none_is_told(tmp_path):
     write_h5(tmp_path / "all.h5", {"s1/ts": SIGNALS["sub-01"], "s2/tsx": SIGNALS["sub-02"], "meta": 1})
-    found = survey(arrays(tmp_path, files="all.h5", variable="{subject}/ts"))
+    found = find_runs(arrays(tmp_path, files="all.h5", variable="{subject}/ts"))
     assert [r.source for r in found.runs] == ["all.h5:s1/ts"]
     (line,) = found.rejections
     assert (line.reason, line.source) == ("no_variable", "all.h5:s2") and "tsx" in line.detail
-    assert (found.census.listed, found.census.quarantined) == (2, 1)
+    assert (found.counts.listed, found.counts.quarantined) == (2, 1)
 
 
 @pytest.mark.parametrize(
@@ -107,13 +107,13 @@ def test_a_group_that_is_called_like_a_run_but_holds_none_is_told(tmp_path):
 def test_templates_that_cannot_be_are_refused(tmp_path, variable, message):
     write_h5(tmp_path / "all.h5", {"s1/ts": SIGNALS["sub-01"]})
     with pytest.raises(UserError, match=message):
-        discover(arrays(tmp_path, files="all.h5", variable=variable))
+        find_runs(arrays(tmp_path, files="all.h5", variable=variable))
 
 
 def test_a_damaged_archive_is_a_line(tmp_path):
     write_h5(tmp_path / "a.h5", {"s1/ts": SIGNALS["sub-01"]})
     (tmp_path / "b.h5").write_bytes((tmp_path / "a.h5").read_bytes()[:500])
-    runs, (line,) = discover(arrays(tmp_path, files="*.h5", variable="{subject}/ts"))
+    runs, (line,), _ = find_runs(arrays(tmp_path, files="*.h5", variable="{subject}/ts"))
     assert [r.entities["sub"] for r in runs] == ["s1"]
     assert (line.source, line.reason) == ("b.h5", "unreadable")
 
@@ -159,8 +159,8 @@ def test_a_cut_run_is_what_it_would_be_in_a_file_of_its_own(joined):
     root, atlas = joined
     whole = dataset(root / "whole", atlas, denoise=CLEANING, runs=LENGTHS)
     parts = dataset(root / "parts", atlas, denoise=CLEANING)
-    cut, rejected = discover(whole)
-    single, _ = discover(parts)
+    cut, rejected, _ = find_runs(whole)
+    single, *_ = find_runs(parts)
     assert not rejected
     assert [r.key for r in cut] == [f"toy_sub-1_task-rest_run-{n}" for n in (1, 2, 3)]
     assert [r.source[-9:] for r in cut] == [".gz[0:40]", "gz[40:70]", "z[70:120]"]
@@ -172,7 +172,7 @@ def test_a_cut_run_is_what_it_would_be_in_a_file_of_its_own(joined):
 def test_runs_that_add_up_to_another_length_are_quarantined_with_both_numbers(joined):
     root, atlas = joined
     given = dataset(root / "whole", atlas, runs=[40, 30, 40])
-    for run in discover(given)[0]:
+    for run in find_runs(given)[0]:
         result = process_run(run, given)
         assert isinstance(result, Rejection) and result.reason == "other_length"
         assert "runs adds up to 110 volumes, the file has 120" in result.detail
@@ -183,8 +183,8 @@ def test_runs_that_add_up_to_another_length_are_quarantined_with_both_numbers(jo
 def test_the_runs_of_a_file_are_one_file_in_the_count_and_no_duplicates(joined, tmp_path):
     root, atlas = joined
     given = dataset(root / "whole", atlas, runs=LENGTHS)
-    found = survey(given)
-    assert (found.census.listed, found.census.in_runs) == (3, 3)
+    found = find_runs(given)
+    assert (found.counts.listed, found.counts.in_runs) == (3, 3)
     build(corpus(tmp_path / "corpus", given))
     made = Corpus.open(tmp_path / "corpus")
     assert [made.record(n)["n_volumes"] for n in range(3)] == LENGTHS
@@ -200,7 +200,7 @@ def test_confounds_and_events_of_each_run_are_taken_by_its_number(joined, tmp_pa
     for file in (root / "parts/sub-1/func").glob("*_events.tsv"):
         (path.parent / file.name).write_bytes(file.read_bytes())
     given = dataset(tmp_path, atlas, runs=LENGTHS, denoise=DenoiseConfig(strategy=["motion"]))
-    runs, rejected = discover(given)
+    runs, rejected, _ = find_runs(given)
     assert not [r for r in rejected if r.reason != "unused_events"]
     assert [r.confounds and r.confounds.name[16:22] for r in runs] == ["run-01", "run-02", "run-03"]
     told = members(runs[1], given)["json"]
@@ -212,16 +212,16 @@ def test_arrays_are_cut_along_time(tmp_path, orientation):
     values = np.random.default_rng(0).normal(100, 5, (70, 4))
     np.save(tmp_path / "sub-01_task-rest.npy", values if orientation == "TV" else values.T)
     given = arrays(tmp_path, files="*.npy", orientation=orientation, runs=[40, 30])
-    runs, _ = discover(given)
+    runs, *_ = find_runs(given)
     np.save(tmp_path / "sub-01_task-rest.npy", values[40:] if orientation == "TV" else values[40:].T)
     alone = arrays(tmp_path, files="*.npy", orientation=orientation)
     np.save(tmp_path / "sub-01_task-rest.npy", values if orientation == "TV" else values.T)
     second = members(runs[1], given)["bold.npy"]
     np.save(tmp_path / "sub-01_task-rest.npy", values[40:] if orientation == "TV" else values[40:].T)
-    assert second == members(discover(alone)[0][0], alone)["bold.npy"]
+    assert second == members(find_runs(alone)[0][0], alone)["bold.npy"]
 
 
 def test_a_name_with_a_run_is_cut_into_chunks(tmp_path):
     np.save(tmp_path / "sub-01_task-rest_run-2.npy", np.zeros((70, 4)))
-    runs, _ = discover(arrays(tmp_path, files="*.npy", runs=[40, 30]))
+    runs, *_ = find_runs(arrays(tmp_path, files="*.npy", runs=[40, 30]))
     assert [r.key for r in runs] == [f"toy_sub-01_task-rest_run-2_chunk-{n}" for n in (1, 2)]

@@ -7,7 +7,7 @@ from scans import brain_like, dataset, write_atlas, write_fmriprep_run, write_im
 from fmriscale.common.errors import UserError
 from fmriscale.common.quarantine import Rejected
 from fmriscale.config import FeatureConfig
-from fmriscale.ingest.find.sources import discover, make_key
+from fmriscale.ingest.find.sources import find_runs, make_key
 from fmriscale.ingest.read.arrays import read_array
 from fmriscale.ingest.read.events import read_events, read_evs
 from fmriscale.ingest.read.timing import decide_t_r, read_sidecars, stated_t_r
@@ -25,7 +25,7 @@ def test_fmriprep_runs_and_their_companions(tmp_path, atlas):
     for subject in ("02", "01"):
         for run in (2, 1):
             write_fmriprep_run(tmp_path, subject, run, events="onset\tduration\n1\t2\n")
-    runs, rejected = discover(dataset(tmp_path, atlas))
+    runs, rejected, _ = find_runs(dataset(tmp_path, atlas))
     assert [r.key for r in runs] == [
         f"toy_sub-{s}_task-rest_run-{r}" for s in ("01", "02") for r in ("01", "02")
     ]
@@ -39,18 +39,18 @@ def test_a_run_in_several_spaces_asks_for_a_choice(tmp_path, atlas):
     for space in ("T1w", "MNI152NLin2009cAsym"):
         write_fmriprep_run(tmp_path, "01", space=space)
     with pytest.raises(UserError, match=r"\{space: MNI152NLin2009cAsym.*\} or \{space: T1w"):
-        discover(dataset(tmp_path, atlas))
-    runs, _ = discover(dataset(tmp_path, atlas, entities={"space": "T1w"}))
+        find_runs(dataset(tmp_path, atlas))
+    runs, *_ = find_runs(dataset(tmp_path, atlas, entities={"space": "T1w"}))
     assert len(runs) == 1
     assert runs[0].brain_mask is not None and "space-T1w" in runs[0].brain_mask.name
     with pytest.raises(UserError, match=r"there are task: rest; run: 01; space: MNI152NLin2009cAsym, T1w"):
-        discover(dataset(tmp_path, atlas, entities={"space": "MNI305"}))
+        find_runs(dataset(tmp_path, atlas, entities={"space": "MNI305"}))
 
 
 def test_index_entities_match_whatever_their_zeros(tmp_path, atlas):
     write_fmriprep_run(tmp_path, "01", 1)
     write_fmriprep_run(tmp_path, "01", 2)
-    runs, _ = discover(dataset(tmp_path, atlas, entities={"run": "1"}))
+    runs, *_ = find_runs(dataset(tmp_path, atlas, entities={"run": "1"}))
     assert [r.entities["run"] for r in runs] == ["01"]
 
 
@@ -61,9 +61,9 @@ def test_repetition_time_is_inherited_and_the_nearest_sidecar_wins(tmp_path, atl
     (tmp_path / "task-x_bold.json").write_text('{"RepetitionTime": 3.0}')
     (tmp_path / "task-y_bold.json").write_text('{"RepetitionTime": 9.0}')
     bids = dataset(tmp_path, atlas, kind="bids")
-    assert stated_t_r(read_sidecars(discover(bids)[0][0].sidecars)) == 3.0
+    assert stated_t_r(read_sidecars(find_runs(bids)[0][0].sidecars)) == 3.0
     (tmp_path / "sub-01/ses-a/sub-01_ses-a_bold.json").write_text('{"RepetitionTime": 2.5}')
-    assert stated_t_r(read_sidecars(discover(bids)[0][0].sidecars)) == 2.5
+    assert stated_t_r(read_sidecars(find_runs(bids)[0][0].sidecars)) == 2.5
     assert open_image(path).t_r is None  # a header without a unit of time says nothing about time
 
 
@@ -113,7 +113,7 @@ def test_files_without_bids_names(tmp_path, atlas):
         name_pattern=r"sub0(?P<subject>\d+)/BOLD/.*_run0(?P<run>\d+)",
         events="{dir}/ev.tsv",
     )
-    runs, rejected = discover(given)
+    runs, rejected, _ = find_runs(given)
     assert [r.key for r in runs] == ["toy_sub-01_run-01"]
     assert [(r.reason, "run002" in r.source) for r in rejected] == [("no_events", True)]
 
@@ -134,7 +134,7 @@ def test_arrays_take_subject_t_r_and_what_is_kept_from_the_participants(tmp_path
         participants_t_r="tr",
         participants_columns=["sex"],
     )
-    found, rejected = discover(given)
+    found, rejected, _ = find_runs(given)
     assert [(r.key, r.t_r) for r in found] == [("toy_sub-7", 1.5), ("toy_sub-8", None)]
     assert [r.participant for r in found] == [{"sex": "f"}, {"sex": "m"}]
     assert [(r.source, r.reason) for r in rejected] == [("site.npz:A_2", "no_participant")]

@@ -13,7 +13,7 @@ from fmriscale.config.recipe import parse
 from fmriscale.corpus.reader import Corpus
 from fmriscale.corpus.writer import EncodedRun
 from fmriscale.ingest.build import build
-from fmriscale.ingest.find.sources import discover
+from fmriscale.ingest.find.sources import find_runs
 from fmriscale.ingest.plan import make_plan
 from fmriscale.ingest.read.events import read_events, read_evs
 from fmriscale.ingest.read.timing import decide_t_r, read_sidecars, recipe_t_r, start_time, stated_t_r
@@ -120,7 +120,7 @@ def process(root, sidecar, events=EVENTS, **settings):
     path = write_fmriprep_run(root, "01", events=events)
     path.with_name(path.name.replace(".nii.gz", ".json")).write_text(json.dumps(sidecar))
     given = dataset(root, write_atlas(root / "atlas.nii.gz"), **settings)
-    return process_run(discover(given)[0][0], given)
+    return process_run(find_runs(given)[0][0], given)
 
 
 def record_of(run):

@@ -17,7 +17,7 @@ from scans import dataset, grow
 from fmriscale.common.errors import UserError
 from fmriscale.config import FeatureConfig
 from fmriscale.ingest.find.names import Folder, Tree, traits
-from fmriscale.ingest.find.sources import discover
+from fmriscale.ingest.find.sources import find_runs
 
 VOLUMES = FeatureConfig(name="f", labels_img="atlas.nii.gz")
 GRAYORDINATES = FeatureConfig(name="f", structures=["all"])
@@ -28,7 +28,7 @@ COLUMNS = FeatureConfig(name="f", columns=4)
 
 def found(root: Path, features: FeatureConfig = VOLUMES, **settings):
     """The runs of a tree, nothing rejected."""
-    runs, rejected = discover(dataset(root, features=features, **settings))
+    runs, rejected, _ = find_runs(dataset(root, features=features, **settings))
     assert not rejected
     return runs
 
@@ -82,7 +82,7 @@ def test_one_surface_of_several_is_chosen_by_the_recipe(tmp_path):
 def test_a_lone_hemisphere_is_no_run(tmp_path):
     left = f"{FUNC}_hemi-{{L,R}}_space-fsaverage5_bold.func.gii"
     grow(tmp_path, left, "sub-02/func/sub-02_task-tones_hemi-R_space-fsaverage5_bold.func.gii")
-    runs, rejected = discover(dataset(tmp_path, features=SURFACES))
+    runs, rejected, _ = find_runs(dataset(tmp_path, features=SURFACES))
     assert [r.key for r in runs] == ["toy_sub-01_task-tones_run-01"]
     assert [(r.reason, r.source[:6]) for r in rejected] == [("no_hemisphere", "sub-02")]
     assert "add sub-02_task-tones_hemi-L_space-fsaverage5_bold.func.gii" in rejected[0].detail
@@ -143,7 +143,7 @@ def test_two_reconstructions_are_one_scan(tmp_path):
 
 def test_a_run_that_was_not_rendered_does_not_vanish(tmp_path):
     grow(tmp_path, *MODERN, "sub-02/func/sub-02_task-tones_space-T1w_desc-preproc_bold.nii.gz")
-    runs, rejected = discover(dataset(tmp_path, features=VOLUMES, entities={"space": "MNI152NLin6Asym"}))
+    runs, rejected, _ = find_runs(dataset(tmp_path, features=VOLUMES, entities={"space": "MNI152NLin6Asym"}))
     assert [r.entities["sub"] for r in runs] == ["01"]
     assert [(r.reason, r.source[:6]) for r in rejected] == [("not_rendered", "sub-02")]
     assert "{space: T1w, desc: preproc}" in rejected[0].detail
@@ -184,7 +184,7 @@ def test_odd_trees(tmp_path):
     )
     (tmp_path / "sub-04").symlink_to(tmp_path / "sub-01")
     (tmp_path / "sub-01/func/sub-01").symlink_to(tmp_path / "sub-01")
-    runs = discover(dataset(tmp_path, features=VOLUMES))[0]
+    runs = find_runs(dataset(tmp_path, features=VOLUMES))[0]
     assert [r.source for r in runs] == [
         "sub-01/func/sub-01_task-a_desc-preproc_bold.nii.gz",
         "sub-01/ses-b/func/sub-01_ses-b_task-a_desc-preproc_bold.nii.gz",
@@ -204,7 +204,7 @@ def test_annexed_files_that_were_not_fetched(tmp_path):
     table = tmp_path / "sub-03/func/sub-03_task-a_desc-confounds_timeseries.tsv"
     table.unlink()
     table.symlink_to("nowhere")
-    runs, rejected = discover(dataset(tmp_path, features=VOLUMES))
+    runs, rejected, _ = find_runs(dataset(tmp_path, features=VOLUMES))
     assert [r.entities["sub"] for r in runs] == ["01"]
     assert [(r.reason, r.detail.split()[0]) for r in rejected] == [
         ("not_fetched", "sub-02_task-a_desc-preproc_bold.nii.gz"),
@@ -216,7 +216,7 @@ def test_annexed_files_that_were_not_fetched(tmp_path):
 def test_a_folder_that_may_not_be_read_is_named(tmp_path):
     grow(tmp_path, "sub-{01,02}/func/sub-01_task-a_desc-preproc_bold.nii.gz")
     (tmp_path / "sub-02/func").chmod(0)
-    runs, rejected = discover(dataset(tmp_path, features=VOLUMES))
+    runs, rejected, _ = find_runs(dataset(tmp_path, features=VOLUMES))
     (tmp_path / "sub-02/func").chmod(0o755)
     assert len(runs) == 1 and [(r.source, r.reason) for r in rejected] == [("sub-02/func", "unreadable")]
 
@@ -224,10 +224,10 @@ def test_a_folder_that_may_not_be_read_is_named(tmp_path):
 def test_data_sets_of_one_tree_share_its_listing(tmp_path):
     grow(tmp_path / "a", *MODERN)
     tree = Tree()
-    assert len(discover(dataset(tmp_path / "a", features=GRAYORDINATES), tree)[0]) == 1
+    assert len(find_runs(dataset(tmp_path / "a", features=GRAYORDINATES), tree)[0]) == 1
     shutil.rmtree(tmp_path / "a/sub-01")
     assert (
-        len(discover(dataset(tmp_path / "a", features=SURFACES, entities={"space": "fsnative"}), tree)[0])
+        len(find_runs(dataset(tmp_path / "a", features=SURFACES, entities={"space": "fsnative"}), tree)[0])
         == 1
     )
 
@@ -263,7 +263,7 @@ def test_events_of_the_raw_data_set_by_inheritance(tmp_path):
 def test_an_archive_is_a_run_an_array_unless_one_is_named(tmp_path):
     np.savez(tmp_path / "sub-01_task-rest.npz", ts=np.zeros((9, 4)), run_2=np.zeros((9, 4)))
     given: dict[str, Any] = {"kind": "arrays", "files": "*", "name_pattern": r"(run_(?P<run>\d+))?$"}
-    runs, rejected = discover(dataset(tmp_path, features=COLUMNS, **given))
+    runs, rejected, _ = find_runs(dataset(tmp_path, features=COLUMNS, **given))
     assert not rejected
     assert [(r.key, r.array, r.form) for r in runs] == [
         ("toy_sub-01_task-rest", "ts", "array"),
@@ -286,7 +286,7 @@ def test_entities_read_by_a_pattern_are_filtered_as_well(tmp_path):
     grow(tmp_path, "s1/{rest,movie}_{1,2}/bold.nii.gz", "s1/other/bold.nii.gz")
     given = {"kind": "bids", "files": "*/*/bold.nii.gz", "entities": {"task": "rest"}}
     pattern = r"s(?P<subject>\d)/(?P<task>[a-z]+)_(?P<run>\d)"
-    runs, rejected = discover(dataset(tmp_path, features=VOLUMES, name_pattern=pattern, **given))
+    runs, rejected, _ = find_runs(dataset(tmp_path, features=VOLUMES, name_pattern=pattern, **given))
     assert [r.key for r in runs] == ["toy_sub-1_task-rest_run-1", "toy_sub-1_task-rest_run-2"]
     assert [(r.source, r.reason) for r in rejected] == [("s1/other/bold.nii.gz", "no_name")]
 

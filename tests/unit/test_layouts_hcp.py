@@ -11,7 +11,7 @@ from fmriscale.common.errors import UserError
 from fmriscale.config import FeatureConfig
 from fmriscale.corpus.writer import EncodedRun
 from fmriscale.ingest.find.hcp import run_entities, subject_entities
-from fmriscale.ingest.find.sources import discover
+from fmriscale.ingest.find.sources import find_runs
 from fmriscale.ingest.run import process_run
 
 VOLUMES = FeatureConfig(name="f", labels_img="atlas.nii.gz")
@@ -20,7 +20,7 @@ GRAYORDINATES = FeatureConfig(name="f", structures=["all"])
 
 def found(root: Path, features: FeatureConfig = VOLUMES, **settings):
     """The runs of a tree, nothing rejected."""
-    runs, rejected = discover(dataset(root, features=features, **settings))
+    runs, rejected, _ = find_runs(dataset(root, features=features, **settings))
     assert not rejected
     return runs
 
@@ -62,7 +62,7 @@ def test_hcp_folders(tmp_path):
 def test_a_subject_of_hcp_that_was_not_fetched_gets_a_line(tmp_path):
     grow(tmp_path / "100307", *TASK)
     (tmp_path / "100206").mkdir()
-    runs, rejected = discover(dataset(tmp_path, features=VOLUMES, kind="hcp"))
+    runs, rejected, _ = find_runs(dataset(tmp_path, features=VOLUMES, kind="hcp"))
     assert len(runs) == 1 and [(r.source, r.reason) for r in rejected] == [("100206", "no_scans")]
 
 
@@ -75,7 +75,7 @@ def test_hcp_asks_which_of_the_files_of_a_run(tmp_path):
     with pytest.raises(UserError, match=r"\{desc: ''\} or \{desc: hp2000_clean\}$"):
         found(tmp_path, kind="hcp")
     given = dataset(tmp_path, features=GRAYORDINATES, kind="hcp", entities={"desc": "MSMAll_hp2000_clean"})
-    runs, rejected = discover(given)
+    runs, rejected, _ = find_runs(given)
     assert [r.entities["task"] for r in runs] == ["rest"]
     assert [r.reason for r in rejected] == ["not_rendered"]  # the task run was never cleaned
 
@@ -88,7 +88,7 @@ def test_an_hcp_task_run_from_file_to_record(tmp_path):
     (folder / "EVs").mkdir()
     (folder / "EVs/win.txt").write_text("30 2 1\n10 2 1\n")
     given = dataset(tmp_path, write_atlas(tmp_path / "atlas.nii.gz"), kind="hcp")
-    encoded = process_run(discover(given)[0][0], given)
+    encoded = process_run(find_runs(given)[0][0], given)
     assert isinstance(encoded, EncodedRun)
     assert encoded.row["mean_fd"] == 0.25
     events = json.loads(encoded.members["json"])["events"]
@@ -117,7 +117,7 @@ def test_hcp_runs_of_other_names(tmp_path):
         UserError, match=r"there are MOVIE_A, MOVIE_ALL, none named like .*: set name_pattern"
     ):
         found(tmp_path, kind="hcp")
-    runs, rejected = discover(
+    runs, rejected, _ = find_runs(
         dataset(tmp_path, features=VOLUMES, kind="hcp", name_pattern="(?P<task>MOVIE)_(?P<run>[A-D])/")
     )
     assert [r.key for r in runs] == ["toy_sub-S1_task-MOVIE_run-A"]

@@ -17,7 +17,7 @@ from fmriscale.corpus.writer import EncodedRun
 from fmriscale.ingest.build import build
 from fmriscale.ingest.clean.confounds import denoise_mistakes, read_confounds
 from fmriscale.ingest.find.names import parse_name
-from fmriscale.ingest.find.sources import discover, survey
+from fmriscale.ingest.find.sources import find_runs
 from fmriscale.ingest.run import process_run
 
 VOLUMES = FeatureConfig(name="f", labels_img="atlas.nii.gz")
@@ -67,7 +67,7 @@ def xcpd(root, **settings):
 @pytest.mark.parametrize("is_whole", [False, True], ids=["censored", "interpolated"])
 def test_series_of_xcp_d_keep_their_time_and_their_censoring(tmp_path, version, atlas, is_whole):
     values = write_xcpd(tmp_path, 40 if is_whole else None, version=version, atlas=atlas)
-    (run,), rejected = discover(xcpd(tmp_path))
+    (run,), rejected, _ = find_runs(xcpd(tmp_path))
     assert not rejected
     result = process_run(run, xcpd(tmp_path, denoise=DenoiseConfig(detrend=False)))
     told, kept = record(result), np.delete(np.arange(40), (5, 6, 20))
@@ -88,7 +88,7 @@ def test_parcels_of_a_table_are_matched_by_name_and_absent_ones_are_missing(tmp_
     features = FeatureConfig(name="f", parcels=str(file))
     results = []
     for root in (tmp_path / "a", tmp_path / "b"):
-        (run,), _ = discover(xcpd(root, features=features))
+        (run,), *_ = find_runs(xcpd(root, features=features))
         results.append(bold(process_run(run, xcpd(root, features=features))))
     np.testing.assert_array_equal(results[1], results[0][:, [1, 2, 0]])
     table = pd.read_csv(next((tmp_path / "b/sub-01/func").glob("*_timeseries.tsv")), sep="\t")
@@ -98,7 +98,7 @@ def test_parcels_of_a_table_are_matched_by_name_and_absent_ones_are_missing(tmp_
     from fmriscale.config import QualityConfig
 
     loose = xcpd(tmp_path / "b", features=features, quality=QualityConfig(max_missing=0.5, min_volumes=10))
-    (run,), _ = discover(loose)
+    (run,), *_ = find_runs(loose)
     told = record(process_run(run, loose))
     assert told["quality"]["missing_features"] == [2]
     table.rename(columns={"RH_Lim": "Other"}).to_csv(
@@ -110,12 +110,12 @@ def test_parcels_of_a_table_are_matched_by_name_and_absent_ones_are_missing(tmp_
 
 def test_what_xcp_d_wrote_of_another_run_is_never_taken(tmp_path):
     write_xcpd(tmp_path, n_kept_rows=33)
-    (run,), _ = discover(xcpd(tmp_path))
+    (run,), *_ = find_runs(xcpd(tmp_path))
     result = process_run(run, xcpd(tmp_path))
     assert isinstance(result, Rejection) and result.reason == "confounds_length"
     assert "40 rows, 37 of them kept, the series 33" in result.detail
     (tmp_path / f"{SCAN}_outliers.tsv").rename(tmp_path / f"{SCAN}_run-2_outliers.tsv")
-    _, (line,) = discover(xcpd(tmp_path))
+    _, (line,), _ = find_runs(xcpd(tmp_path))
     assert line.reason == "no_confounds" and "sub-01_task-rest_outliers.tsv" in line.detail
 
 
@@ -141,11 +141,11 @@ def test_the_other_files_of_xcp_d_are_no_scans_and_joined_runs_are_told(tmp_path
         ),
     )
     for features in (COLUMNS, PARCELS, DENSE, VOLUMES):
-        found = survey(xcpd(tmp_path, features=features))
+        found = find_runs(xcpd(tmp_path, features=features))
         assert [run.entities["run"] for run in found.runs] == ["01", "02"]
         (line,) = found.rejections
         assert line.reason == "duplicate_content" and "entities: {run: ''}" in line.detail
-        (joined,), _ = discover(xcpd(tmp_path, features=features, entities={"run": ""}))
+        (joined,), *_ = find_runs(xcpd(tmp_path, features=features, entities={"run": ""}))
         assert joined.outliers == tmp_path / f"{stem}_outliers.tsv"
     assert all("denoised_" in run.source for run in found.runs)
 
@@ -200,7 +200,7 @@ def test_fmriprep_1_0_is_read_with_its_own_mask_and_confounds(tmp_path):
         strategy=["motion", "wm_csf", "high_pass", "scrub"], motion="basic", detrend=False
     )
     given = dataset(tmp_path, tmp_path / "atlas.nii.gz", entities={"space": "MNI"}, denoise=denoise)
-    (run,), rejected = discover(given)
+    (run,), rejected, _ = find_runs(given)
     assert not rejected
     assert run.brain_mask and run.brain_mask.name == f"{OLD}_space-MNI_brainmask.nii.gz"
     told = record(process_run(run, given))
@@ -227,20 +227,20 @@ def test_abcd_bids_single_runs_or_what_is_joined_but_not_both(tmp_path):
         f"{stem}_run-{{1,2}}_space-MNI_bold.nii.gz",
     )
     abcd = {"kind": "bids"}
-    runs, (line,) = discover(dataset(tmp_path, features=DENSE, **abcd))
+    runs, (line,), _ = find_runs(dataset(tmp_path, features=DENSE, **abcd))
     assert [r.key for r in runs] == [f"toy_sub-NDARX_ses-b_task-rest_run-{n}" for n in (1, 2)]
     assert line.reason == "duplicate_content" and "entities: {run: ''}" in line.detail
     cut = {"entities": {"run": ""}, "runs": [383, 383]}
-    runs, rejected = discover(dataset(tmp_path, features=DENSE, **abcd, **cut))
+    runs, rejected, _ = find_runs(dataset(tmp_path, features=DENSE, **abcd, **cut))
     assert not rejected
     assert [(r.entities["run"], r.source.partition(".nii")[2]) for r in runs] == [
         ("1", "[0:383]"),
         ("2", "[383:766]"),
     ]
-    runs, rejected = discover(dataset(tmp_path, features=VOLUMES, **abcd))
+    runs, rejected, _ = find_runs(dataset(tmp_path, features=VOLUMES, **abcd))
     assert len(runs) == 2 and not rejected
     with pytest.raises(UserError, match=r"choose with entities: \{atlas: Gordon2014FreeSurferSubcortical\}"):
-        discover(dataset(tmp_path, features=PARCELS, **abcd))
+        find_runs(dataset(tmp_path, features=PARCELS, **abcd))
 
 
 def test_halfpipe_settings_are_renderings_that_the_recipe_chooses(tmp_path):
@@ -255,20 +255,20 @@ def test_halfpipe_settings_are_renderings_that_the_recipe_chooses(tmp_path):
     with pytest.raises(
         UserError, match=r"choose with entities: \{setting: smooth\} or \{setting: standard\}"
     ):
-        discover(dataset(tmp_path, features=VOLUMES, kind="bids"))
-    runs, rejected = discover(
+        find_runs(dataset(tmp_path, features=VOLUMES, kind="bids"))
+    runs, rejected, _ = find_runs(
         dataset(tmp_path, features=VOLUMES, kind="bids", entities={"setting": "standard"})
     )
     assert [r.key for r in runs] == ["toy_sub-01_task-rest", "toy_sub-02_task-rest"]
     assert not rejected and runs[1].sidecars
     tables = {"files": "sub-*/func/task-*/*_timeseries.tsv", "entities": {"atlas": "a", "feature": "corr"}}
-    (run,), _ = discover(dataset(tmp_path, features=COLUMNS, kind="arrays", **tables))
+    (run,), *_ = find_runs(dataset(tmp_path, features=COLUMNS, kind="arrays", **tables))
     assert run.key == "toy_sub-01_task-rest"
 
 
 def test_chunks_are_runs_of_their_own(tmp_path):
     grow(tmp_path, "sub-01/func/sub-01_task-rest_run-1_part-mag_chunk-{01,2}_bold.nii.gz")
-    runs, rejected = discover(dataset(tmp_path, features=VOLUMES, kind="bids"))
+    runs, rejected, _ = find_runs(dataset(tmp_path, features=VOLUMES, kind="bids"))
     assert [r.key for r in runs] == [f"toy_sub-01_task-rest_run-1_part-mag_chunk-{c}" for c in ("01", "2")]
     assert not rejected
 
@@ -292,12 +292,12 @@ def test_volumes_one_by_one_are_joined_by_the_command_of_the_line(tmp_path, name
     settings = {"kind": "bids", "name_pattern": "sub (?P<subject>[^/]+)/", "t_r": 2.0}
     given = dataset(tmp_path / "data", tmp_path / "atlas.nii.gz", files="*/*.nii*", **settings)
     with pytest.raises(UserError, match="5 files of one volume each; join them: python -c") as refused:
-        discover(given)
+        find_runs(given)
     follow(str(refused.value))
     (joined,) = folder.glob("*_4D.nii.gz")
     np.testing.assert_allclose(nib.Nifti1Image.from_filename(joined).get_fdata(), voxels, atol=0.01)
-    found = survey(given)
-    assert [r.path for r in found.runs] == [joined] and found.census.listed == 2
+    found = find_runs(given)
+    assert [r.path for r in found.runs] == [joined] and found.counts.listed == 2
 
 
 def test_a_single_volume_is_called_one(tmp_path):
@@ -319,15 +319,15 @@ def test_pairs_are_converted_by_the_command_of_the_line(tmp_path, kind):
     with pytest.raises(
         UserError, match=r"the scan in .* can be a run: .*half of a \.hdr/\.img pair"
     ) as refused:
-        discover(tree)
+        find_runs(tree)
     globbed = dataset(tmp_path, features=VOLUMES, kind="bids", files="sub-*/func/*.img")
     with pytest.raises(UserError, match=r"set files: 'sub-\*/func/\*.nii.gz'") as all_refused:
-        discover(globbed)
+        find_runs(globbed)
     for why in (refused, all_refused):
         follow(str(why.value))
         (converted,) = func.glob("*.nii.gz")
         np.testing.assert_array_equal(np.asarray(nib.Nifti1Image.from_filename(converted).dataobj), voxels)
-        runs, (line,) = discover(tree)
+        runs, (line,), _ = find_runs(tree)
         assert len(runs) == 1 and line.reason == "unreadable"
         converted.unlink()
 

@@ -20,7 +20,7 @@ from fmriscale.config.recipe import to_dict
 from fmriscale.corpus.lock import FolderLock
 from fmriscale.corpus.reader import Corpus
 from fmriscale.ingest.build import build
-from fmriscale.ingest.plan import make_plan, part_of
+from fmriscale.ingest.plan import make_plan, shards_of_task
 
 HOLD = """
 import sys, time
@@ -66,7 +66,7 @@ def content(folder):
 def test_parts_are_disjoint_complete_balanced_and_the_same_for_every_task(sources, tmp_path):
     plan = make_plan(recipe(sources, tmp_path, shard_runs=1)).shards
     for n in (1, 2, 3, 20):
-        parts = [part_of(plan, i, n) for i in range(n)]
+        parts = [shards_of_task(plan, i, n) for i in range(n)]
         assert sorted(s.name for part in parts for s in part) == [s.name for s in plan]
         loads = [sum(s.bytes_in for s in part) for part in parts]
         assert max(loads) - min(loads) <= max(s.bytes_in for s in plan)

@@ -13,7 +13,6 @@ from fmriscale.common.quarantine import Rejected, Rejection
 from fmriscale.config import DatasetConfig
 from fmriscale.ingest.find import hcp, xcpd
 from fmriscale.ingest.find.bids_tree import find_bids
-from fmriscale.ingest.find.census import Census
 from fmriscale.ingest.find.checks import check_dataset, form_of
 from fmriscale.ingest.find.choice import Found, Listing, choose, cut_up, wanted_entities
 from fmriscale.ingest.find.companions import (
@@ -25,6 +24,7 @@ from fmriscale.ingest.find.companions import (
     missing_confounds,
     missing_mask,
 )
+from fmriscale.ingest.find.counts import Counts
 from fmriscale.ingest.find.fetch import present
 from fmriscale.ingest.find.keys import ambiguous, make_key, same_run
 from fmriscale.ingest.find.layouts import extension_of, find_by_glob, nothing_fits, stem
@@ -109,8 +109,7 @@ class RunSource:
         return [file for file in files if file is not None]
 
 
-@dataclass(frozen=True)
-class Survey:
+class FoundRuns(NamedTuple):
     """What a data set holds.
 
     Attributes
@@ -120,22 +119,16 @@ class Survey:
     rejections : list of Rejection
         Files that belong to no nameable run, or repeat one; folders that cannot be read or hold no scan;
         events of no run.
-    census : Census
+    counts : Counts
         What became of every scan that was listed.
     """
 
     runs: list[RunSource]
     rejections: list[Rejection]
-    census: Census
+    counts: Counts
 
 
-def discover(dataset: DatasetConfig, tree: Tree | None = None) -> tuple[list[RunSource], list[Rejection]]:
-    """List the runs of a data set in corpus order, and what is no usable run: `survey` without its counts."""
-    found = survey(dataset, tree)
-    return found.runs, found.rejections
-
-
-def survey(dataset: DatasetConfig, tree: Tree | None = None) -> Survey:
+def find_runs(dataset: DatasetConfig, tree: Tree | None = None) -> FoundRuns:
     """List the runs of a data set in corpus order, and account for every file that looks like a scan."""
     tree = tree or Tree()
     root = check_dataset(dataset)
@@ -150,7 +143,7 @@ def survey(dataset: DatasetConfig, tree: Tree | None = None) -> Survey:
     chosen = cut_up(dataset, choice.chosen)
     runs, refused = _complete_all(chosen, context)
     n_refused = _count(found for found, _ in refused)
-    census = Census(
+    counts = Counts(
         listed=len(listing.found) + len(listing.misfits) + _count(chosen) - _count(choice.chosen),
         in_runs=_count(runs),
         quarantined=len(listing.misfits) + len(unnamed) + len(choice.rejections) + n_refused,
@@ -163,7 +156,7 @@ def survey(dataset: DatasetConfig, tree: Tree | None = None) -> Survey:
         if folder.is_relative_to(root):
             source = folder.relative_to(root).as_posix()
             rejections.append(Rejection(dataset.name, source, "unreadable", f"{why}; let it be read"))
-    return Survey(sorted(runs, key=_corpus_order), sorted(rejections, key=lambda r: r.source), census)
+    return FoundRuns(sorted(runs, key=_corpus_order), sorted(rejections, key=lambda r: r.source), counts)
 
 
 def _count(scans: Iterable[Found | RunSource]) -> int:

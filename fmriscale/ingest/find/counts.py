@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Census:
+class Counts:
     """The scans of a data set, counted in files (in arrays of archives; a pair of hemispheres is two).
 
     Attributes

@@ -16,7 +16,7 @@ from fmriscale.config.paths import absolute, map_paths
 from fmriscale.config.settings import PathKind
 from fmriscale.ingest.plan import Shard
 from fmriscale.ingest.read.features import load_features
-from fmriscale.ingest.read.mirror import by_url, place
+from fmriscale.ingest.read.mirror import by_url, local_path
 
 SOFTWARE = ("isal", "nibabel", "nilearn", "numpy", "scipy")
 """Packages whose versions shape the numbers or bytes of a corpus."""
@@ -43,7 +43,7 @@ def fingerprints(shards: Iterable[Shard]) -> list[str]:
     versions, settings = software(), {name: _settings(dataset) for name, dataset in datasets.items()}
     prints = []
     for shard, files in zip(shards, inputs, strict=True):
-        root = place(shard.dataset.root).absolute()
+        root = local_path(shard.dataset.root).absolute()
         content = {
             "settings": settings[shard.dataset.name],
             "runs": [[r.key, r.source, r.array, r.t_r, r.entities, r.participant] for r in shard.runs],

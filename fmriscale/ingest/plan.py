@@ -12,7 +12,7 @@ from fmriscale.common.errors import UserError
 from fmriscale.common.quarantine import Rejected, Rejection
 from fmriscale.common.workers import in_order
 from fmriscale.config import CorpusConfig, DatasetConfig
-from fmriscale.ingest.clean.confounds import denoise_mistakes
+from fmriscale.ingest.clean.confounds import confounds_mistakes
 from fmriscale.ingest.find.checks import check_dataset, setting_mistakes
 from fmriscale.ingest.find.counts import Counts
 from fmriscale.ingest.find.fetch import fetched
@@ -20,8 +20,7 @@ from fmriscale.ingest.find.kin import asking, check_kin, tell_kin, with_groups
 from fmriscale.ingest.find.names import Tree
 from fmriscale.ingest.find.notes import notes
 from fmriscale.ingest.find.sources import RunSource, find_runs
-from fmriscale.ingest.read.mirror import named_by_url, sources_folder
-from fmriscale.ingest.read.scratch import sweep
+from fmriscale.ingest.read.mirror import named_by_url, sweep_scratch
 
 MEMBER_BYTES = 4096
 """Tar headers, padding and JSON of a run, roughly."""
@@ -54,7 +53,7 @@ class Plan(NamedTuple):
 
 def make_plan(config: CorpusConfig) -> Plan:
     """Check the recipe, find all runs and deal them out to shards."""
-    sweep(sources_folder())
+    sweep_scratch()
     _check_recipe(config)
     plan, tree, column, having = Plan([], [], {}, []), Tree(), config.split.group, tell_kin(config)
     for dataset in sorted(config.datasets, key=lambda d: d.name):
@@ -113,7 +112,7 @@ def _check_recipe(config: CorpusConfig) -> None:
     names: set[str] = set()
     mistakes: list[str] = []
     for dataset in config.datasets:
-        alone = (*_name_mistakes(dataset), *denoise_mistakes(dataset))
+        alone = (*_name_mistakes(dataset), *confounds_mistakes(dataset))
         mistakes += [f"data set '{dataset.name}': {text}" for text in alone]
         try:
             check_dataset(dataset)
@@ -147,7 +146,7 @@ def _check_recipe(config: CorpusConfig) -> None:
 def recipe_mistakes(config: CorpusConfig) -> Iterator[tuple[tuple[str | int, ...], str]]:
     """Yield what is wrong with the settings whatever lies on disk, each with its place in the recipe."""
     for number, dataset in enumerate(config.datasets):
-        for text in (*_name_mistakes(dataset), *setting_mistakes(dataset), *denoise_mistakes(dataset)):
+        for text in (*_name_mistakes(dataset), *setting_mistakes(dataset), *confounds_mistakes(dataset)):
             key = re.match(r"[\w.]*", text)
             yield ("datasets", number, *(key[0].split(".") if key else ())), text
 

@@ -11,18 +11,18 @@ from fmriscale.config import DatasetConfig, DenoiseConfig
 from fmriscale.corpus.assemble import encode_run
 from fmriscale.corpus.writer import EncodedRun
 from fmriscale.ingest.clean.confounds import Confounds, dropped_volumes
-from fmriscale.ingest.clean.denoise import Cleaner, store_half, store_large
-from fmriscale.ingest.clean.level import leave_out_far
+from fmriscale.ingest.clean.denoise import Denoiser, store_half, store_large
+from fmriscale.ingest.clean.level import censor_off_level
 from fmriscale.ingest.clean.quality import (
     blocks,
     check_censored,
     check_features,
-    check_figures,
     check_length,
-    describe,
+    check_stats,
     drop_empty,
+    signal_stats,
 )
-from fmriscale.ingest.clean.resample import Grid
+from fmriscale.ingest.clean.resample import Resampler
 from fmriscale.ingest.find.fetch import NoRoom, fetched
 from fmriscale.ingest.find.sources import RunSource
 from fmriscale.ingest.read.arrays import is_large
@@ -62,18 +62,18 @@ def _process(run: RunSource, dataset: DatasetConfig) -> EncodedRun:
     values, covered, course = drop_empty(signals.values, signals.covered)
     kept = np.arange(len(values)) if confounds.sample_mask is None else confounds.sample_mask
     raw = values if len(kept) == len(values) else values[kept]
-    kept, far = leave_out_far(raw, kept, quality, course[kept])
+    kept, far = censor_off_level(raw, kept, quality, course[kept])
     if far:
         raw, confounds = values[kept], dataclasses.replace(confounds, sample_mask=kept)
     check_censored(len(kept), len(values), quality)
-    figures = describe(raw, covered, quality.min_coverage, course[kept])
+    figures = signal_stats(raw, covered, quality.min_coverage, course[kept])
     missing = check_features(covered, figures.varies, quality)
-    check_figures(figures, len(kept), quality, signals.is_image)
-    grid = Grid.of(kept, len(values), signals.t_r, denoise.resample_t_r)
+    check_stats(figures, len(kept), quality, signals.is_image)
+    grid = Resampler.of(kept, len(values), signals.t_r, denoise.resample_t_r)
     check_length(len(grid.kept), quality, "uncensored volumes")
     bold, std = np.zeros((grid.n_volumes, len(missing)), np.float16), np.zeros(len(missing))
     large = is_large(values)
-    clean, store = Cleaner(confounds, denoise, signals.t_r, large), store_large if large else store_half
+    clean, store = Denoiser(confounds, denoise, signals.t_r, large), store_large if large else store_half
     for columns in blocks(*values.shape):
         cleaned = grid.resample(clean(values[:, columns]))
         std[columns] = store(cleaned, figures.std[columns], missing[columns], bold, grid.kept, columns)

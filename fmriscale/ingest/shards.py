@@ -18,8 +18,7 @@ from fmriscale.ingest.find.sources import RunSource
 from fmriscale.ingest.fingerprint import fingerprints
 from fmriscale.ingest.plan import Shard
 from fmriscale.ingest.progress import Progress
-from fmriscale.ingest.read.mirror import sources_folder
-from fmriscale.ingest.read.scratch import sweep
+from fmriscale.ingest.read.mirror import sweep_scratch
 from fmriscale.ingest.run import timed_run
 
 
@@ -55,7 +54,7 @@ def build_shards(
             lock.release(shard.name)
             n_built += 1
     leave()
-    sweep(sources_folder())
+    sweep_scratch()
     return n_built, sum(len(state.rejections) for state in known.values() if state is not None)
 
 

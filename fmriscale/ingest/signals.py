@@ -24,10 +24,9 @@ from fmriscale.ingest.read.content import check_fetched
 from fmriscale.ingest.read.cuts import volumes_of
 from fmriscale.ingest.read.features import Features, load_features, read_brain_mask, reduce_image
 from fmriscale.ingest.read.gifti import open_hemisphere, reduce_hemispheres
-from fmriscale.ingest.read.grayordinates import reduce_series
-from fmriscale.ingest.read.parcel_tables import read_parcel_table
+from fmriscale.ingest.read.grayordinates import read_parcel_table, reduce_series
+from fmriscale.ingest.read.nifti import open_image
 from fmriscale.ingest.read.timing import decide_t_r, read_sidecars, recipe_t_r, start_time, stated_t_r
-from fmriscale.ingest.read.volumes import open_image
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,26 +113,26 @@ def _open_nifti(run: RunSource, dataset: DatasetConfig, features: Features) -> O
 
 
 def _open_cifti(run: RunSource, dataset: DatasetConfig, features: Features) -> Opened:
-    series, layout = open_series(run.path), features.layout
-    if not isinstance(layout, grayordinates.Layout):
+    series, members = open_series(run.path), features.members
+    if not isinstance(members, grayordinates.Members):
         raise Rejected("n_features", f"features '{features.space.name}' are not for CIFTI files")
     series = series.cut(volumes_of(run.cut, series.n_volumes))
     return Opened(
-        series.n_volumes, series.t_r, lambda: reduce_series(series, layout, features.space.n_features)
+        series.n_volumes, series.t_r, lambda: reduce_series(series, members, features.space.n_features)
     )
 
 
 def _open_gifti(run: RunSource, dataset: DatasetConfig, features: Features) -> Opened:
     if run.right is None:
         raise Rejected("unreadable", "the right hemisphere is missing; add it beside the left one")
-    layout, left, right = features.layout, open_hemisphere(run.path, "L"), open_hemisphere(run.right, "R")
-    if not isinstance(layout, gifti.Surfaces):
+    members, left, right = features.members, open_hemisphere(run.path, "L"), open_hemisphere(run.right, "R")
+    if not isinstance(members, gifti.SurfaceMembers):
         raise Rejected("n_features", f"features '{features.space.name}' are not for GIFTI files")
     left, right = (side.cut(volumes_of(run.cut, side.values.shape[1])) for side in (left, right))
     return Opened(
         left.values.shape[1],
         left.t_r,
-        lambda: reduce_hemispheres((left, right), layout, features.space.n_features),
+        lambda: reduce_hemispheres((left, right), members, features.space.n_features),
     )
 
 
@@ -154,8 +153,8 @@ def _hold_data(values: np.ndarray) -> np.ndarray:
 
 def _read_columns(run: RunSource, dataset: DatasetConfig, features: Features) -> np.ndarray:
     """Read the columns of an array, by name where the feature space has them from a table."""
-    if isinstance(features.layout, grayordinates.Parcels):
-        return read_parcel_table(run.path, features.layout)
+    if isinstance(features.members, grayordinates.NamedParcels):
+        return read_parcel_table(run.path, features.members)
     expected = features.space.n_features
     values = read_array(
         run.path,

@@ -14,7 +14,7 @@ from fmriscale.config import DenoiseConfig, QualityConfig, SimulateConfig, Split
 from fmriscale.corpus.create import CorpusWriter
 from fmriscale.corpus.manifest import FeatureSpace
 from fmriscale.ingest.clean.confounds import Confounds
-from fmriscale.ingest.clean.denoise import Cleaner, standardise
+from fmriscale.ingest.clean.denoise import Denoiser, standardize
 from fmriscale.ingest.fingerprint import software
 from fmriscale.ingest.read.geometry import millimetres, world
 from fmriscale.simulate import signal
@@ -69,8 +69,8 @@ def add_run(
     mean_fd = float(table.pop("framewise_displacement").mean())
     # The first volume has no derivative; nilearn's load_confounds takes the second one's.
     denoise, confounds = cleaning(config), Confounds(table.bfill() if config.clean else None)
-    cleaned_TV = Cleaner(confounds, denoise, config.t_r)(raw_TV)
-    z_TV, std_V = standardise(cleaned_TV, raw_std_V, missing_V)
+    cleaned_TV = Denoiser(confounds, denoise, config.t_r)(raw_TV)
+    z_TV, std_V = standardize(cleaned_TV, raw_std_V, missing_V)
     corpus.add(
         z_TV,
         config.t_r,

@@ -349,7 +349,7 @@ def test_the_time_of_a_file_tells_its_content_apart():
 def test_placeholders_follow_the_server(study, cache):
     store = fsspec.filesystem("memory")
     store.put(str(study), "/follow/ds", recursive=True)
-    root = mirror.place("memory://follow/ds")
+    root = mirror.local_path("memory://follow/ds")
     assert Tree().folder(root).folders == ["sub-01", "sub-02"]
     store.rm("/follow/ds/sub-01", recursive=True)
     store.pipe("/follow/ds/sub-02/func/new.txt", b"12345")

@@ -35,7 +35,7 @@ NAMES = {3: "L_front", 7: "R_front", 9: "L_back", 12: "deep"}
 
 def reduce(path, config):
     features = load_features(config)
-    return reduce_series(open_series(path), features.layout, features.space.n_features)
+    return reduce_series(open_series(path), features.members, features.space.n_features)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from scipy.interpolate import CubicSpline
 from fmriscale.common.quarantine import Rejected
 from fmriscale.config import DenoiseConfig
 from fmriscale.ingest.clean.confounds import Confounds, read_confounds
-from fmriscale.ingest.clean.denoise import Cleaner, standardise
+from fmriscale.ingest.clean.denoise import Denoiser, standardize
 
 T = 80
 RNG = np.random.default_rng(0)
@@ -25,7 +25,7 @@ BAND: Any = {"high_pass": 0.01, "low_pass": 0.1}
 def cleaned_and_standardised(signals, found, denoise):
     raw = signals if found.sample_mask is None else signals[found.sample_mask]
     nothing = np.zeros(signals.shape[1], bool)
-    z, std = standardise(Cleaner(found, denoise, T_R)(signals), raw.std(axis=0), nothing)
+    z, std = standardize(Denoiser(found, denoise, T_R)(signals), raw.std(axis=0), nothing)
     return z, raw.mean(axis=0), std
 
 
@@ -102,8 +102,8 @@ def test_what_a_censored_volume_held_reaches_no_kept_one(censored, settings):
     spoilt[censored] += 1e4
     spoilt_regressors.iloc[censored] -= 1e3
     denoise = DenoiseConfig(**settings)
-    calm = Cleaner(Confounds(REGRESSORS, kept), denoise, T_R)(SIGNALS)
-    hit = Cleaner(Confounds(spoilt_regressors, kept), denoise, T_R)(spoilt)
+    calm = Denoiser(Confounds(REGRESSORS, kept), denoise, T_R)(SIGNALS)
+    hit = Denoiser(Confounds(spoilt_regressors, kept), denoise, T_R)(spoilt)
     assert len(calm) == len(kept)
     np.testing.assert_array_equal(calm, hit)
 
@@ -117,7 +117,7 @@ def test_nilearn_lets_mirrored_volumes_through_which_is_why_we_fill_them_ourselv
     calm = clean(SIGNALS, sample_mask=kept.copy(), **settings)
     assert np.abs(calm - clean(spoilt, sample_mask=kept.copy(), **settings)).max() > 100
     # What nilearn would give with the two volumes filled in: the same as we do.
-    ours = Cleaner(Confounds(None, kept), DenoiseConfig(**BAND), T_R)(spoilt)
+    ours = Denoiser(Confounds(None, kept), DenoiseConfig(**BAND), T_R)(spoilt)
     filled = CubicSpline(kept, SIGNALS[kept])(np.arange(T))
     np.testing.assert_allclose(ours, clean(filled, **settings)[kept], atol=1e-9)
 
@@ -129,8 +129,8 @@ def test_a_slow_wave_survives_a_censored_gap():
     spoilt[[30, 31, 49]] = 50.0
     kept = np.setdiff1d(time, [30, 31, 49])
     denoise = DenoiseConfig(high_pass=0.008, low_pass=0.1, detrend=False)
-    out = Cleaner(Confounds(None, kept), denoise, T_R)(spoilt)
-    whole = Cleaner(Confounds(), denoise, T_R)(wave)[kept]
+    out = Denoiser(Confounds(None, kept), denoise, T_R)(spoilt)
+    whole = Denoiser(Confounds(), denoise, T_R)(wave)[kept]
     assert np.abs(out - whole).max() < 0.02
 
 
@@ -139,7 +139,7 @@ def test_a_slow_wave_survives_a_censored_gap():
 
 def test_a_feature_comes_out_the_same_alone_or_among_others():
     kept = np.setdiff1d(np.arange(T), [9, 50])
-    cleaner = Cleaner(Confounds(REGRESSORS, kept), DenoiseConfig(**BAND), T_R)
+    cleaner = Denoiser(Confounds(REGRESSORS, kept), DenoiseConfig(**BAND), T_R)
     together = cleaner(SIGNALS)
     apart = np.column_stack([cleaner(SIGNALS[:, [v]]) for v in range(SIGNALS.shape[1])])
     np.testing.assert_allclose(together, apart, atol=1e-10)
@@ -148,23 +148,23 @@ def test_a_feature_comes_out_the_same_alone_or_among_others():
 def test_cleaning_leaves_its_input_alone():
     before = SIGNALS.copy()
     denoise = DenoiseConfig(detrend=False)
-    standardise(Cleaner(Confounds(), denoise, T_R)(SIGNALS), SIGNALS.std(axis=0), np.zeros(5, bool))
+    standardize(Denoiser(Confounds(), denoise, T_R)(SIGNALS), SIGNALS.std(axis=0), np.zeros(5, bool))
     np.testing.assert_array_equal(SIGNALS, before)
 
 
 def test_a_filter_beyond_the_sampling_rate_is_refused():
     with pytest.raises(Rejected, match="needs a t_r below"):
-        Cleaner(Confounds(), DenoiseConfig(low_pass=0.3), T_R)
+        Denoiser(Confounds(), DenoiseConfig(low_pass=0.3), T_R)
 
 
 def test_a_run_too_short_to_filter_is_refused():
     with pytest.raises(Rejected, match="too few to filter"):
-        Cleaner(Confounds(), DenoiseConfig(**BAND), T_R)(SIGNALS[:12])
+        Denoiser(Confounds(), DenoiseConfig(**BAND), T_R)(SIGNALS[:12])
 
 
 def test_missing_features_become_zero():
     missing = np.arange(5) == 3
-    z, std = standardise(Cleaner(Confounds(), DenoiseConfig(), T_R)(SIGNALS), SIGNALS.std(axis=0), missing)
+    z, std = standardize(Denoiser(Confounds(), DenoiseConfig(), T_R)(SIGNALS), SIGNALS.std(axis=0), missing)
     assert (z[:, 3] == 0).all() and std[3] == 0
     np.testing.assert_allclose(z[:, ~missing].std(axis=0, ddof=1), 1)
 
@@ -179,5 +179,5 @@ def test_copied_summed_and_constant_regressors_take_nothing_more_away():
     more = REGRESSORS.assign(
         copy=REGRESSORS.a, total=REGRESSORS.a + REGRESSORS.b, zero=0.0, offset=1e6, small=1e-9 * REGRESSORS.c
     )
-    plain = Cleaner(Confounds(REGRESSORS), DenoiseConfig(), T_R)(SIGNALS)
-    np.testing.assert_allclose(Cleaner(Confounds(more), DenoiseConfig(), T_R)(SIGNALS), plain, atol=1e-8)
+    plain = Denoiser(Confounds(REGRESSORS), DenoiseConfig(), T_R)(SIGNALS)
+    np.testing.assert_allclose(Denoiser(Confounds(more), DenoiseConfig(), T_R)(SIGNALS), plain, atol=1e-8)

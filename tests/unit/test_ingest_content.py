@@ -19,7 +19,7 @@ from fmriscale.ingest.read.cifti import open_series
 from fmriscale.ingest.read.content import check_content
 from fmriscale.ingest.read.features import load_features, read_brain_mask, reduce_image
 from fmriscale.ingest.read.gifti import open_hemisphere
-from fmriscale.ingest.read.volumes import open_image
+from fmriscale.ingest.read.nifti import open_image
 from fmriscale.ingest.run import process_run
 
 ANNEX = b"/annex/objects/MD5E-s26112845--8fac6f530f986b85a0c011c495503d9b.nii.gz\n"
@@ -214,7 +214,7 @@ def test_what_is_no_label_is_background(tmp_path, background):
     load_features.cache_clear()
     other = load_features(FeatureConfig(name="f", labels_img=str(path)))
     assert other.space == plain.space
-    np.testing.assert_array_equal(other.layout.index, plain.layout.index)
+    np.testing.assert_array_equal(other.members.index, plain.members.index)
     mask = load_features(FeatureConfig(name="m", mask_img=str(path)))
     assert mask.space.n_features == (labels > 0).sum()
 

@@ -11,7 +11,7 @@ from scans import confounds, write_fmriprep_run
 
 from fmriscale.common.quarantine import Rejected
 from fmriscale.config import DatasetConfig, DenoiseConfig, FeatureConfig
-from fmriscale.ingest.clean.confounds import STRATEGIES, denoise_mistakes, dropped_volumes, read_confounds
+from fmriscale.ingest.clean.confounds import STRATEGIES, confounds_mistakes, dropped_volumes, read_confounds
 
 
 def read(path, denoise, n_volumes=60):
@@ -197,7 +197,7 @@ def test_recipes_that_no_run_can_meet_are_refused(tmp_path, kind, denoise, words
     recipe = DatasetConfig(
         name="x", kind=kind, root=str(tmp_path), features=features, denoise=DenoiseConfig(**denoise)
     )
-    (mistake,) = denoise_mistakes(recipe)
+    (mistake,) = confounds_mistakes(recipe)
     assert words in mistake
 
 

@@ -7,9 +7,9 @@ from scans import AFFINE, SHAPE, brain_like, write_atlas, write_image
 from fmriscale.common.errors import UserError
 from fmriscale.common.quarantine import Rejected
 from fmriscale.config import FeatureConfig
-from fmriscale.ingest.read import volumes
+from fmriscale.ingest.read import nifti
 from fmriscale.ingest.read.features import load_features, read_brain_mask, reduce_image
-from fmriscale.ingest.read.volumes import open_image
+from fmriscale.ingest.read.nifti import open_image
 
 OBLIQUE = np.array([[2.61, 0.3, 0, -9.03], [-0.3, 2.63, 0.2, -11.07], [0, -0.2, 2.91, -8.01], [0, 0, 0, 1]])
 
@@ -101,7 +101,7 @@ def test_every_stored_type_and_scaling_reads_alike(tmp_path, atlas, dtype):
 def test_block_size_changes_nothing(tmp_path, atlas, monkeypatch):
     path = write_image(tmp_path / "bold.nii.gz", brain_like(31))
     whole, _ = reduce(path, atlas)
-    monkeypatch.setattr(volumes, "BLOCK_BYTES", 4 * 2 * int(np.prod(SHAPE)))
+    monkeypatch.setattr(nifti, "BLOCK_BYTES", 4 * 2 * int(np.prod(SHAPE)))
     np.testing.assert_array_equal(reduce(path, atlas)[0], whole)
 
 

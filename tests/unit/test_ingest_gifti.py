@@ -37,7 +37,7 @@ def atlas(tmp_path):
 def reduce(left, right, config):
     features = load_features(config)
     sides = (open_hemisphere(left, "L"), open_hemisphere(right, "R"))
-    return reduce_hemispheres(sides, features.layout, features.space.n_features)
+    return reduce_hemispheres(sides, features.members, features.space.n_features)
 
 
 def test_parcel_means_are_those_of_nilearn(tmp_path, atlas):

@@ -21,7 +21,7 @@ VALUES[:, 3], VALUES[:, 5], VALUES[:, 7] = 0, np.nan, 12.5
 
 def encoded(folder, values, suffix, denoise, monkeypatch, large) -> EncodedRun:
     """Process an array with the limit of large signals below or above its size."""
-    monkeypatch.setattr(quality, "LARGE", 1 if large else 2**40)
+    monkeypatch.setattr(arrays, "LARGE", 1 if large else 2**40)
     features = FeatureConfig(name="columns", columns=150)
     study = DatasetConfig(
         name="x", kind="arrays", root=str(folder), features=features, files=f"*{suffix}", t_r=2.0,
@@ -59,7 +59,7 @@ def test_large_arrays_give_the_bytes_of_small_ones(tmp_path, values, denoise, mo
 def test_large_float32_is_not_copied(tmp_path, monkeypatch):
     np.save(tmp_path / "a.npy", VALUES)
     assert arrays.read_array(tmp_path / "a.npy").dtype == np.float64
-    monkeypatch.setattr(quality, "LARGE", 1)
+    monkeypatch.setattr(arrays, "LARGE", 1)
     assert arrays.read_array(tmp_path / "a.npy").dtype == np.float32
 
 
@@ -92,7 +92,7 @@ def test_detrending_is_that_of_scipy(n):
 
 
 def test_a_value_that_is_no_number_is_found_among_many(monkeypatch):
-    monkeypatch.setattr(quality, "LARGE", 1)
+    monkeypatch.setattr(arrays, "LARGE", 1)
     values = np.delete(VALUES, 5, axis=1)
     values[11, 100] = -np.inf
     with pytest.raises(quality.Rejected, match="1 of 40 volumes"):

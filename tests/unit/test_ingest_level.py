@@ -10,7 +10,7 @@ from scans import brain_like, confounds, dataset, write_atlas, write_fmriprep_ru
 
 from fmriscale.common.quarantine import Rejection
 from fmriscale.config import DenoiseConfig, QualityConfig
-from fmriscale.ingest.clean.level import far_volumes
+from fmriscale.ingest.clean.level import off_level_volumes
 from fmriscale.ingest.find.sources import find_runs
 from fmriscale.ingest.run import process_run
 
@@ -134,28 +134,28 @@ def signals(level, n_features=40, spread=1.0):
 )
 def test_signals_without_a_level_are_not_touched(run):
     run[-1] *= 1e-3
-    assert not far_volumes(run, 0.2).any()
+    assert not off_level_volumes(run, 0.2).any()
 
 
 @pytest.mark.parametrize("factor", [1.0, 1e-6, -1.0, 1e6])
 @pytest.mark.parametrize("n_features", [1, 3, 1200])
 def test_a_level_has_no_unit_and_no_sign(factor, n_features):
     run = factor * signals(100.0, n_features)
-    assert not far_volumes(run, 0.2).any()
+    assert not off_level_volumes(run, 0.2).any()
     run[-2:] *= 0.02
-    assert np.flatnonzero(far_volumes(run, 0.2)).tolist() == [T - 2, T - 1]
+    assert np.flatnonzero(off_level_volumes(run, 0.2)).tolist() == [T - 2, T - 1]
 
 
 def test_a_volume_of_which_some_features_are_empty():
     run = signals(1000.0, 100)
     run[-1, :15] = 0  # the mean over features is 15 % lower: within the limit
     run[20, :5] = 0  # a few, as motion at the edge of the field of view has it
-    assert np.flatnonzero(far_volumes(run, 0.2)).tolist() == [T - 1]
+    assert np.flatnonzero(off_level_volumes(run, 0.2)).tolist() == [T - 1]
 
 
 def test_what_a_lively_run_does_by_itself_is_its_own():
     course = 100 + 12 * np.random.default_rng(3).normal(size=(T, 1))  # beyond 20 % now and then
     run = course + np.random.default_rng(4).normal(size=(T, 30))
-    assert (np.abs(course / 100 - 1) > 0.2).any() and not far_volumes(run, 0.2).any()
+    assert (np.abs(course / 100 - 1) > 0.2).any() and not off_level_volumes(run, 0.2).any()
     run[-1] = 2
-    assert np.flatnonzero(far_volumes(run, 0.2)).tolist() == [T - 1]
+    assert np.flatnonzero(off_level_volumes(run, 0.2)).tolist() == [T - 1]

@@ -11,7 +11,7 @@ from scans import T_R, brain_like, confounds, dataset, write_atlas, write_fmripr
 from fmriscale.common.quarantine import Rejected, Rejection
 from fmriscale.config import DenoiseConfig, QualityConfig
 from fmriscale.corpus.manifest import parse_segments
-from fmriscale.ingest.clean.quality import check_figures, describe, drop_empty
+from fmriscale.ingest.clean.quality import check_stats, drop_empty, signal_stats
 from fmriscale.ingest.find.sources import find_runs
 from fmriscale.ingest.run import process_run
 
@@ -20,7 +20,7 @@ LIMITS = QualityConfig(min_volumes=10)
 
 
 def figures(signals):
-    return describe(signals, np.ones(signals.shape[1]), 0.5)
+    return signal_stats(signals, np.ones(signals.shape[1]), 0.5)
 
 
 def process(root, n_volumes=60, denoise=None, quality=LIMITS, **scan):
@@ -70,7 +70,7 @@ def test_columns_without_any_number_are_missing_and_others_with_gaps_are_refused
 
 def test_absurd_values_are_refused():
     with pytest.raises(Rejected, match="scale factors"):
-        check_figures(figures(1e20 * (1 + RNG.normal(size=(50, 3)))), 50, LIMITS, is_image=False)
+        check_stats(figures(1e20 * (1 + RNG.normal(size=(50, 3)))), 50, LIMITS, is_image=False)
 
 
 FAULTS = {

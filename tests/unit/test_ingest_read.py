@@ -14,8 +14,8 @@ from fmriscale.common.errors import UserError
 from fmriscale.common.quarantine import Rejected
 from fmriscale.config import FeatureConfig, QualityConfig
 from fmriscale.ingest.find.sources import RunSource
-from fmriscale.ingest.read.features import load_features, place, reduce_image
-from fmriscale.ingest.read.volumes import open_image
+from fmriscale.ingest.read.features import load_features, map_to_grid, reduce_image
+from fmriscale.ingest.read.nifti import open_image
 from fmriscale.ingest.signals import read_signals
 
 
@@ -60,7 +60,7 @@ def test_an_atlas_of_another_resolution_is_resampled_as_nilearn_does(tmp_path, s
     affine[:3, 3] = AFFINE[:3, 3] + [step * shape[0] + 0.31, 0.17, -0.23]
     path = write_image(tmp_path / "bold.nii.gz", brain_like(5, shape=shape), affine)
     image, features = open_image(path), load_features(FeatureConfig(name="a", labels_img=str(atlas)))
-    placed = place(features.layout, image)
+    placed = map_to_grid(features.members, image)
     resampled = resample_to_img(
         atlas, nib.Nifti1Image.from_filename(path).slicer[..., 0], interpolation="nearest", copy_header=True
     )
@@ -78,9 +78,9 @@ def test_geometry_is_worked_out_once_however_runs_alternate(tmp_path):
         affine = AFFINE + 0.1 * k * np.eye(4)
         affine[3, 3] = 1
         images.append(open_image(write_image(tmp_path / f"{k}.nii.gz", brain_like(2), affine)))
-    first = [place(features.layout, image) for image in images]
+    first = [map_to_grid(features.members, image) for image in images]
     for _ in range(2):
-        again = [place(features.layout, image) for image in reversed(images)][::-1]
+        again = [map_to_grid(features.members, image) for image in reversed(images)][::-1]
         assert all(a is b for a, b in zip(again, first, strict=True))
 
 

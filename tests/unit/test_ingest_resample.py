@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from fmriscale.ingest.clean.resample import Grid
+from fmriscale.ingest.clean.resample import Resampler
 
 
 def resampled(series, t_r, new_t_r, kept=None):
     kept = np.arange(len(series)) if kept is None else kept
-    grid = Grid.of(kept, len(series), t_r, new_t_r)
+    grid = Resampler.of(kept, len(series), t_r, new_t_r)
     return grid, grid.resample(series[kept])
 
 
@@ -45,7 +45,7 @@ def test_level_and_trend_reach_the_ends_unbent():
 
 def test_the_new_volumes_lie_within_the_run_and_start_with_it():
     for n_volumes, t_r, new_t_r in ((100, 2.0, 0.72), (100, 0.72, 2.0), (5, 3.0, 2.0), (101, 0.8, 2.0)):
-        grid = Grid.of(np.arange(n_volumes), n_volumes, t_r, new_t_r)
+        grid = Resampler.of(np.arange(n_volumes), n_volumes, t_r, new_t_r)
         assert (grid.n_volumes - 1) * new_t_r <= (n_volumes - 1) * t_r + 1e-6 < grid.n_volumes * new_t_r
         assert grid.kept.tolist() == list(range(grid.n_volumes))
 
@@ -62,13 +62,13 @@ def test_the_same_repetition_time_changes_nothing():
 def test_a_new_volume_beside_a_censored_one_is_censored():
     # slower: new volumes every 2 s; the censored one at 8.0 s lies less than 2 s from that of 8 s alone
     kept = np.delete(np.arange(100), 8)
-    grid = Grid.of(kept, 100, 1.0, 2.0)
+    grid = Resampler.of(kept, 100, 1.0, 2.0)
     assert np.setdiff1d(np.arange(grid.n_volumes), grid.kept).tolist() == [4]
     # at 9 s it lies 1 s from those of 8 s and 10 s
-    grid = Grid.of(np.delete(np.arange(100), 9), 100, 1.0, 2.0)
+    grid = Resampler.of(np.delete(np.arange(100), 9), 100, 1.0, 2.0)
     assert np.setdiff1d(np.arange(grid.n_volumes), grid.kept).tolist() == [4, 5]
     # faster: all within one old repetition time
-    grid = Grid.of(np.delete(np.arange(10), 4), 10, 2.0, 1.0)
+    grid = Resampler.of(np.delete(np.arange(10), 4), 10, 2.0, 1.0)
     assert np.setdiff1d(np.arange(grid.n_volumes), grid.kept).tolist() == [7, 8, 9]
 
 

@@ -10,8 +10,8 @@ from fmriscale.config import FeatureConfig
 from fmriscale.ingest.find.sources import find_runs, make_key
 from fmriscale.ingest.read.arrays import read_array
 from fmriscale.ingest.read.events import read_events, read_evs
+from fmriscale.ingest.read.nifti import open_image
 from fmriscale.ingest.read.timing import decide_t_r, read_sidecars, stated_t_r
-from fmriscale.ingest.read.volumes import open_image
 
 COLUMNS = FeatureConfig(name="cols", columns=4)
 

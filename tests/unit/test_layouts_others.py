@@ -15,7 +15,7 @@ from fmriscale.common.quarantine import Rejection
 from fmriscale.config import DenoiseConfig, FeatureConfig
 from fmriscale.corpus.writer import EncodedRun
 from fmriscale.ingest.build import build
-from fmriscale.ingest.clean.confounds import denoise_mistakes, read_confounds
+from fmriscale.ingest.clean.confounds import confounds_mistakes, read_confounds
 from fmriscale.ingest.find.names import parse_name
 from fmriscale.ingest.find.sources import find_runs
 from fmriscale.ingest.run import process_run
@@ -152,7 +152,7 @@ def test_the_other_files_of_xcp_d_are_no_scans_and_joined_runs_are_told(tmp_path
 
 def test_denoised_series_are_not_denoised_again(tmp_path):
     given = xcpd(tmp_path, denoise=DenoiseConfig(strategy=["motion"]))
-    (mistake,) = denoise_mistakes(given)
+    (mistake,) = confounds_mistakes(given)
     assert mistake.endswith("kind xcpd is denoised already; leave it out")
 
 
@@ -302,7 +302,7 @@ def test_volumes_one_by_one_are_joined_by_the_command_of_the_line(tmp_path, name
 
 def test_a_single_volume_is_called_one(tmp_path):
     from fmriscale.common.quarantine import Rejected
-    from fmriscale.ingest.read.volumes import open_image
+    from fmriscale.ingest.read.nifti import open_image
 
     path = write_image(tmp_path / "sub-01_task-rest_bold.nii.gz", brain_like(1)[..., 0], t_r=None)
     with pytest.raises(Rejected, match="a single volume, such as a mean"):

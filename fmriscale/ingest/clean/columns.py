@@ -72,7 +72,7 @@ def detrend(series: np.ndarray) -> None:
 
 
 @njit(cache=True, error_model="numpy")
-def standardise_to_half(
+def standardize_to_half(
     cleaned: np.ndarray,
     raw_std: np.ndarray,
     missing: np.ndarray,
@@ -81,7 +81,7 @@ def standardise_to_half(
     rows: np.ndarray,
     start: int,
 ) -> None:
-    """Do what `clean.standardise` does, and write z as float16 numbers.
+    """Do what `denoise.standardize` does, and write z as float16 numbers.
 
     They go to the rows and from column `start` on of `bits` [N, V], the float16 array seen as uint16.
     `cleaned` [K, W] is used up.

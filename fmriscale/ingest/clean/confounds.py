@@ -66,7 +66,7 @@ class Confounds:
     warnings: tuple[str, ...] = ()
 
 
-def denoise_mistakes(dataset: DatasetConfig) -> list[str]:
+def confounds_mistakes(dataset: DatasetConfig) -> list[str]:
     """Return what of the cleaning cannot be carried out for any run, each beginning with its key."""
     denoise, found = dataset.denoise, []
     if unknown := [s for s in denoise.strategy if s not in STRATEGIES]:

@@ -15,7 +15,7 @@ from fmriscale.config import DenoiseConfig
 from fmriscale.ingest.clean.confounds import Confounds
 
 
-class Cleaner:
+class Denoiser:
     """What is done to every feature of one run.
 
     Parameters
@@ -138,7 +138,7 @@ def _basis(regressors: np.ndarray, size: np.ndarray) -> np.ndarray:
     return q[:, weight > max(regressors.shape) * np.finfo(np.float64).eps * weight.max(initial=0.0)]
 
 
-def standardise(
+def standardize(
     cleaned: np.ndarray, raw_std: np.ndarray, missing: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Z-score every feature over its kept volumes."""
@@ -159,8 +159,8 @@ def store_half(
     rows: np.ndarray,
     columns: slice,
 ) -> np.ndarray:
-    """Standardise as `standardise`, write z to these rows and columns of `bold`, and return std."""
-    bold[rows, columns], std = standardise(cleaned, raw_std, missing)
+    """Standardise as `denoise.standardize`, write z to these rows and columns of `bold`, and return std."""
+    bold[rows, columns], std = standardize(cleaned, raw_std, missing)
     return std
 
 
@@ -173,9 +173,9 @@ def store_large(
     columns: slice,
 ) -> np.ndarray:
     """Do the same by compiled loops."""
-    from fmriscale.ingest.clean.columns import standardise_to_half
+    from fmriscale.ingest.clean.columns import standardize_to_half
 
     std = np.empty(len(raw_std))
     cleaned, bits = np.ascontiguousarray(cleaned), bold.view(np.uint16)
-    standardise_to_half(cleaned, raw_std, missing, std, bits, rows, columns.start)
+    standardize_to_half(cleaned, raw_std, missing, std, bits, rows, columns.start)
     return std

@@ -4,7 +4,7 @@ import numpy as np
 
 from fmriscale.common.quarantine import Rejected
 from fmriscale.config import QualityConfig
-from fmriscale.ingest.clean.quality import mean_course
+from fmriscale.ingest.clean.quality import global_signal
 
 MAX_FEATURES = 500
 """Features that tell whether a run has a level; they are taken evenly."""
@@ -23,13 +23,13 @@ MAX_CUT = 0.25
 """Largest share of volumes that are left out at the ends; of more, nobody can tell which are the run."""
 
 
-def leave_out_far(
+def censor_off_level(
     signals: np.ndarray, kept: np.ndarray, quality: QualityConfig, course: np.ndarray | None = None
 ) -> tuple[np.ndarray, list[int]]:
     """Censor volumes far from the level of a run at its ends."""
     if quality.max_level_change is None or not len(kept):
         return kept, []
-    far = far_volumes(signals, quality.max_level_change, course)
+    far = off_level_volumes(signals, quality.max_level_change, course)
     if not far.any():
         return kept, []
     first, stop = np.flatnonzero(~far)[[0, -1]] + [0, 1]
@@ -46,10 +46,10 @@ def leave_out_far(
     return kept[first:stop], kept[far].tolist()
 
 
-def far_volumes(signals: np.ndarray, max_change: float, course: np.ndarray | None = None) -> np.ndarray:
+def off_level_volumes(signals: np.ndarray, max_change: float, course: np.ndarray | None = None) -> np.ndarray:
     """Tell which volumes lie far from the level of their run."""
     far = np.zeros(len(signals), bool)
-    course = mean_course(signals) if course is None else course
+    course = global_signal(signals) if course is None else course
     level, spread = _median_and_spread(course[:, None])
     if not abs(level[0]) > MIN_LEVEL[0] * spread[0]:
         return far

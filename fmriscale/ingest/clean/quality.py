@@ -72,7 +72,7 @@ def check_censored(n_kept: int, n_volumes: int, quality: QualityConfig) -> None:
 
 
 @dataclass(frozen=True)
-class Figures:
+class SignalStats:
     """What the kept volumes of a run look like before cleaning.
 
     Attributes
@@ -98,9 +98,9 @@ class Figures:
     n_repeated: int
 
 
-def describe(
+def signal_stats(
     signals: np.ndarray, covered: np.ndarray, min_coverage: float, course: np.ndarray | None = None
-) -> Figures:
+) -> SignalStats:
     """Return the figures of signals [K, V], `covered` [V] to at least `min_coverage` where present.
 
     `course` [K] is the mean over features, where it is known.
@@ -109,11 +109,11 @@ def describe(
     varies = high - low > 1e-9 * np.maximum(np.maximum(abs(low), abs(high)), np.finfo(float).tiny)
     present = varies & (covered >= min_coverage)
     tsnr = float(np.median(mean[present] / std[present])) if present.any() else None
-    course = mean_course(signals) if course is None else course
+    course = global_signal(signals) if course is None else course
     # The mean over features tells nearly all volumes apart, so that few are compared in full.
     alike = 1 + np.flatnonzero(course[1:] == course[:-1])
     n_repeated = sum(np.array_equal(signals[t], signals[t - 1]) for t in alike)
-    return Figures(mean, std, varies, tsnr, _spike(course), n_repeated)
+    return SignalStats(mean, std, varies, tsnr, _spike(course), n_repeated)
 
 
 def blocks(n_volumes: int, n_features: int) -> list[slice]:
@@ -122,7 +122,7 @@ def blocks(n_volumes: int, n_features: int) -> list[slice]:
     return [slice(start, start + width) for start in range(0, n_features, width)]
 
 
-def mean_course(signals: np.ndarray) -> np.ndarray:
+def global_signal(signals: np.ndarray) -> np.ndarray:
     """Return the mean over features of each volume, float64."""
     if signals.dtype == np.float64:
         return signals.mean(axis=1)
@@ -151,7 +151,7 @@ def _spike(course: np.ndarray) -> float | None:
     return float(deviation.max() / spread) if spread > 0 else None
 
 
-def check_figures(figures: Figures, n_volumes: int, quality: QualityConfig, is_image: bool) -> None:
+def check_stats(figures: SignalStats, n_volumes: int, quality: QualityConfig, is_image: bool) -> None:
     """Reject a run whose values no brain gives."""
     largest = float(np.abs(figures.mean).max() + figures.std.max())
     if largest > MAX_VALUE:
@@ -182,7 +182,7 @@ def check_figures(figures: Figures, n_volumes: int, quality: QualityConfig, is_i
 def drop_empty(signals: np.ndarray, covered: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Turn features that are not a number in any volume into uncovered ones."""
     with np.errstate(all="ignore"):
-        course = mean_course(signals)
+        course = global_signal(signals)
     if np.isfinite(course).all():
         return signals, covered, course
     finite = np.isfinite(signals)
@@ -193,4 +193,4 @@ def drop_empty(signals: np.ndarray, covered: np.ndarray) -> tuple[np.ndarray, np
             "not_finite", f"{bad} of {len(signals)} volumes hold NaN or infinite values; mend or drop the run"
         )
     signals = np.where(empty, signals.dtype.type(0), signals) if empty.any() else signals
-    return signals, np.where(empty, 0.0, covered), mean_course(signals)
+    return signals, np.where(empty, 0.0, covered), global_signal(signals)

@@ -24,7 +24,7 @@ MAX_TERM = 10_000
 
 
 @dataclass(frozen=True)
-class Grid:
+class Resampler:
     """The volumes of a run and those it is resampled to; the first of both coincide.
 
     Attributes
@@ -45,7 +45,7 @@ class Grid:
     _run: tuple[np.ndarray, int, float]
 
     @classmethod
-    def of(cls, kept: np.ndarray, n_volumes: int, t_r: float, new_t_r: float | None) -> "Grid":
+    def of(cls, kept: np.ndarray, n_volumes: int, t_r: float, new_t_r: float | None) -> "Resampler":
         """Plan for a run of n_volumes, of which `kept` are not censored; new_t_r None = stay."""
         run = kept, n_volumes, t_r
         if new_t_r is None or new_t_r == t_r:

@@ -11,7 +11,7 @@ from fmriscale.common.files import expand
 from fmriscale.config import DatasetConfig
 from fmriscale.ingest.find.archives import is_template, template_fields
 from fmriscale.ingest.find.names import ENTITY_ORDER, LONG_NAMES, RENDERING
-from fmriscale.ingest.read.mirror import mirror_of, place
+from fmriscale.ingest.read.mirror import local_path, mirror_of
 
 FORMS = {
     "fmriprep": ("nifti", "cifti", "gifti"),
@@ -59,7 +59,7 @@ def check_dataset(dataset: DatasetConfig) -> Path:
         read_grid(expand(dataset.affine_from))
     if "$" in str(expand(dataset.root)):
         raise UserError(f"{where}: root {dataset.root}: the environment variable is not set")
-    root = place(dataset.root).absolute()
+    root = local_path(dataset.root).absolute()
     if (there := mirror_of(root)) and not there.entries(""):
         raise UserError(
             f"{where}: nothing is at {there.shown(root)}; set root to the folder that holds the data"

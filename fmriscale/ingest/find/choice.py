@@ -8,8 +8,8 @@ from fmriscale.common.errors import UserError
 from fmriscale.common.quarantine import Rejection
 from fmriscale.config import DatasetConfig
 from fmriscale.ingest.find.names import ENTITY_ORDER, RENDERING
+from fmriscale.ingest.find.old_names import current_name
 from fmriscale.ingest.read.cuts import Cut, cuts
-from fmriscale.ingest.read.old_names import todays_name
 
 CHOICES = (*RENDERING, "rec", "echo")
 """Entities of which a recipe must name one where a run has several: each is the same scan once more."""
@@ -185,7 +185,7 @@ def _without_joined(dataset: DatasetConfig, files: list[Found]) -> tuple[list[Fo
     for found in files:
         parts = [] if "run" in found.entities else runs.get(_scan(found), [])
         parts = [p for p in parts if found.entities.get("dir") in (None, p.entities.get("dir"))]
-        if parts and (dataset.kind == "xcpd" or todays_name(found.path.name) != found.path.name):
+        if parts and (dataset.kind == "xcpd" or current_name(found.path.name) != found.path.name):
             why = (
                 f"{parts[0].path.name} and {len(parts) - 1} more runs are in it, end to end, and are taken "
                 "themselves; to take it instead, set entities: {run: ''}"

@@ -13,8 +13,7 @@ from fmriscale.common.errors import DamageError, UserError
 from fmriscale.common.quarantine import Rejected
 from fmriscale.corpus import transfer
 from fmriscale.corpus.transfer import Patience, fetch_file
-from fmriscale.ingest.read.mirror import Mirror, is_placeholder, mirror_of, sources_folder
-from fmriscale.ingest.read.scratch import scratch_folder
+from fmriscale.ingest.read.mirror import Mirror, is_placeholder, mirror_of, scratch_folder, sources_folder
 
 if TYPE_CHECKING:
     from fmriscale.ingest.find.sources import RunSource
@@ -109,7 +108,7 @@ def _bring(files: Iterable[Path], stack: ExitStack) -> dict[Path, Path]:
     """Fetch files into a scratch folder of this process; the stack empties it."""
     sources = sources_folder()
     try:
-        folder = stack.enter_context(scratch_folder(sources))
+        folder = stack.enter_context(scratch_folder())
         here = {file: folder / file.relative_to(sources) for file in files}
         with ThreadPoolExecutor(_THREADS) as pool:
             list(pool.map(_fetch, here.keys(), here.values()))

@@ -12,8 +12,8 @@ from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
+from fmriscale.ingest.find.old_names import current_name
 from fmriscale.ingest.read.mirror import mirror_of
-from fmriscale.ingest.read.old_names import todays_name
 
 ENTITY_ORDER = ("sub", "ses", "task", "acq", "ce", "rec", "dir", "run", "echo", "part", "chunk")
 """Entities that tell runs apart, in BIDS order."""
@@ -51,7 +51,7 @@ def parse_name(name: str) -> Name | None:
     A name may lack its suffix, as `sub-01_task-rest.npz` and the surfaces of fMRIPrep before 20.1 do
     (`..._space-fsaverage5_hemi-L.func.gii`).
     """
-    stem, dot, extension = todays_name(name).partition(".")
+    stem, dot, extension = current_name(name).partition(".")
     *parts, suffix = stem.split("_")
     if suffix.count("-") == 1:
         parts, suffix = [*parts, suffix], ""
@@ -68,7 +68,7 @@ def take_apart(name: str, extension: str) -> Name:
 
     What stands before the first entity is kept under "". A name that `parse_name` can split is split alike.
     """
-    name = todays_name(name)
+    name = current_name(name)
     *parts, suffix = name[: len(name) - len(extension)].split("_")
     if "-" in suffix:
         parts, suffix = [*parts, suffix], ""
@@ -141,7 +141,7 @@ def _index(folder: Folder, suffix: str, extension: str) -> dict[tuple, list[Comp
     """Sort the files of one suffix and extension into buckets."""
     buckets: dict[tuple, list[Companion]] = {}
     for file in folder.files:
-        if not todays_name(file).endswith(suffix + extension):
+        if not current_name(file).endswith(suffix + extension):
             continue
         name = take_apart(file, extension)
         if name.suffix == suffix:

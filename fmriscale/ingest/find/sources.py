@@ -33,7 +33,7 @@ from fmriscale.ingest.find.names import LONG_NAMES, Tree, inherited
 from fmriscale.ingest.find.participants import Participants
 from fmriscale.ingest.read.content import check_content
 from fmriscale.ingest.read.cuts import Cut
-from fmriscale.ingest.read.mirror import place
+from fmriscale.ingest.read.mirror import local_path
 
 
 @dataclass(frozen=True)
@@ -358,7 +358,7 @@ def _events(
         "array": found.array or "",
     }
     try:
-        path = Path(str(place(dataset.events)).format(**fields)).absolute()
+        path = Path(str(local_path(dataset.events)).format(**fields)).absolute()
     except (KeyError, IndexError, ValueError) as error:
         raise Rejected("no_events", f"the template events: {dataset.events} needs {error}") from error
     tree.folder(path.parent)  # a file on a server is known once its folder is listed

@@ -16,8 +16,7 @@ from nibabel.cifti2.cifti2_axes import BrainModelAxis, LabelAxis, ParcelsAxis, S
 from fmriscale.common.quarantine import Rejected
 from fmriscale.ingest.read.content import check_content
 from fmriscale.ingest.read.labels import whole_labels
-from fmriscale.ingest.read.nifti import open_nifti
-from fmriscale.ingest.read.volumes import stream_rows
+from fmriscale.ingest.read.nifti import open_nifti, stream_rows
 
 
 @dataclass(frozen=True, eq=False)

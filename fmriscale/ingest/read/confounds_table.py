@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fmriscale.common.quarantine import Rejected
-from fmriscale.ingest.read.old_names import todays_columns
 from fmriscale.ingest.read.tables import is_number, split_cells
 from fmriscale.ingest.read.text import to_utf8
 
@@ -107,7 +106,7 @@ def load_table(path: Path) -> Table:
         table = _load(path, status.st_mtime_ns, status.st_size)
     except OSError as error:
         raise Rejected("unreadable", f"{path.name}: {error.strerror}; copy it again") from error
-    return table.renamed(todays_columns(table.names))
+    return table.renamed(current_columns(table.names))
 
 
 @lru_cache(maxsize=2)
@@ -207,3 +206,39 @@ def _check_line(file: str, n: int, cells: list[str], header: list[str]) -> None:
             f"{file}: line {n} has {len(cells)} cells under {len(header)} column names"
             + (" (decimal commas? write decimal points)" if commas else "; copy it again or mend it"),
         )
+
+
+# ---------------------------------------------------------------- older names of columns
+
+COLUMNS = {
+    "CSF": "csf",
+    "WhiteMatter": "white_matter",
+    "GlobalSignal": "global_signal",
+    "stdDVARS": "std_dvars",
+    "non-stdDVARS": "dvars",
+    "FramewiseDisplacement": "framewise_displacement",
+    **{axis: f"trans_{axis.lower()}" for axis in "XYZ"},
+    **{f"Rot{axis}": f"rot_{axis.lower()}" for axis in "XYZ"},
+}
+"""Columns of confounds by what they are called today."""
+
+_NUMBERED = (
+    (re.compile(r"aCompCor(\d+)"), "a_comp_cor_"),
+    (re.compile(r"tCompCor(\d+)"), "t_comp_cor_"),
+    (re.compile(r"Cosine(\d+)"), "cosine"),
+    (re.compile(r"NonSteadyStateOutlier(\d+)"), "non_steady_state_outlier"),
+    (re.compile(r"AROMAAggrComp(\d+)"), "aroma_motion_"),
+)
+
+
+def current_columns(names: tuple[str, ...]) -> dict[str, str]:
+    """Return which columns are called otherwise today, and how; none that is there under both names."""
+    new = {}
+    for name in names:
+        match = next(
+            ((rule.fullmatch(name), start) for rule, start in _NUMBERED if rule.fullmatch(name)), None
+        )
+        today = COLUMNS.get(name, f"{match[1]}{match[0][1]}" if match and match[0] else name)
+        if today != name and today not in names:
+            new[name] = today
+    return new

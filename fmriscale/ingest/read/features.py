@@ -24,15 +24,14 @@ from fmriscale.ingest.read.averaging import share
 from fmriscale.ingest.read.content import check_content, check_input
 from fmriscale.ingest.read.geometry import flat, millimetres, nearest, world
 from fmriscale.ingest.read.labels import feature_labels, whole_labels
-from fmriscale.ingest.read.nifti import read_volume
-from fmriscale.ingest.read.volumes import Image, stream
+from fmriscale.ingest.read.nifti import Image, read_volume, stream
 
 PLACEMENT_BYTES = 256 * 2**20
 """Memory for feature spaces laid over the grids of runs; the least recently used go first."""
 
 
 @dataclass(frozen=True, eq=False)
-class VolumeAtlas:
+class VolumeMembers:
     """Where the features lie in a volume.
 
     Attributes
@@ -60,17 +59,17 @@ class Features:
         Name, V, labels, centroids.
     definition : tuple
         What makes it: two spaces of one name must agree in it.
-    layout : VolumeAtlas, grayordinates.Layout, gifti.Surfaces or None
+    members : VolumeMembers, grayordinates.Members, gifti.SurfaceMembers or None
         Where they lie in a file of their form; None for given columns.
     """
 
     space: FeatureSpace
     definition: tuple
-    layout: VolumeAtlas | grayordinates.Layout | gifti.Surfaces | None = None
+    members: VolumeMembers | grayordinates.Members | gifti.SurfaceMembers | None = None
 
 
 @dataclass(frozen=True, eq=False)
-class Placement:
+class VoxelMap:
     """A feature space laid over one grid.
 
     Attributes
@@ -114,7 +113,7 @@ def load_features(config: FeatureConfig) -> Features:
     if config.structures is not None:
         return Features(*grayordinates.load_structures(config, config.structures))
     if config.parcels is not None and config.parcels.endswith(".tsv"):
-        from fmriscale.ingest.read.parcel_tables import load_parcel_table
+        from fmriscale.ingest.read.grayordinates import load_parcel_table
 
         return Features(*load_parcel_table(config, expand(config.parcels)))
     if config.parcels is not None:
@@ -177,7 +176,7 @@ def _from_labels(
     published = atlas and PublishedAtlas(atlas.name, atlas.template, sha256)
     positions = millimetres(np.stack(sums, 1) / counts[:, None])
     space = FeatureSpace(config.name, present.size, labels, positions, published)
-    return Features(space, ("labels_img", sha256, labels), VolumeAtlas(affine, index, False))
+    return Features(space, ("labels_img", sha256, labels), VolumeMembers(affine, index, False))
 
 
 def _from_mask(config: FeatureConfig, path: Path, values: np.ndarray, affine: np.ndarray) -> Features:
@@ -202,20 +201,20 @@ def _from_mask(config: FeatureConfig, path: Path, values: np.ndarray, affine: np
     labels = feature_labels(config, range(1, count + 1))
     space = FeatureSpace(config.name, count, labels, positions)
     definition = ("mask_img", sha256_file(path), threshold, labels)
-    return Features(space, definition, VolumeAtlas(affine, index, True))
+    return Features(space, definition, VolumeMembers(affine, index, True))
 
 
-def place(atlas: VolumeAtlas, image: Image) -> Placement:
+def map_to_grid(atlas: VolumeMembers, image: Image) -> VoxelMap:
     """Lay a feature space over a run's grid; kept, since most runs of a data set share one."""
     return _place(atlas, image.shape, image.affine.astype(np.float64).tobytes())
 
 
-def _placement_bytes(placement: Placement) -> int:
+def _placement_bytes(placement: VoxelMap) -> int:
     return sum(part.nbytes for part in vars(placement).values())
 
 
 @cached(LRUCache(maxsize=PLACEMENT_BYTES, getsizeof=_placement_bytes), info=True)
-def _place(atlas: VolumeAtlas, shape: tuple[int, int, int], affine_bytes: bytes) -> Placement:
+def _place(atlas: VolumeMembers, shape: tuple[int, int, int], affine_bytes: bytes) -> VoxelMap:
     affine = np.frombuffer(affine_bytes).reshape(4, 4)
     voxels = np.argwhere(atlas.index >= 0)
     atlas_feature = atlas.index[tuple(voxels.T)]
@@ -226,11 +225,11 @@ def _place(atlas: VolumeAtlas, shape: tuple[int, int, int], affine_bytes: bytes)
     else:
         voxels, feature = _atlas_on_grid(atlas, shape, affine)
     order = np.argsort(voxels, kind="stable")
-    return Placement(voxels[order], feature[order], atlas_voxels, atlas_feature)
+    return VoxelMap(voxels[order], feature[order], atlas_voxels, atlas_feature)
 
 
 def _atlas_on_grid(
-    atlas: VolumeAtlas, shape: tuple[int, int, int], affine: np.ndarray
+    atlas: VolumeMembers, shape: tuple[int, int, int], affine: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the run voxels that lie in a labelled atlas voxel, slice by slice to spare memory."""
     voxels, feature = [np.empty(0, np.int32)], [np.empty(0, np.int32)]
@@ -250,9 +249,9 @@ def reduce_image(
     image: Image, features: Features, brain: np.ndarray | None, min_coverage: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Reduce an image to its features in one pass over the file."""
-    if not isinstance(features.layout, VolumeAtlas):
+    if not isinstance(features.members, VolumeMembers):
         raise Rejected("n_features", f"features '{features.space.name}' are not for NIfTI images")
-    placement, n_features = place(features.layout, image), features.space.n_features
+    placement, n_features = map_to_grid(features.members, image), features.space.n_features
     in_view = share(placement.atlas_voxels >= 0, placement.atlas_feature, n_features)
     if not (in_view >= max(min_coverage, 1e-9)).any():
         raise Rejected(

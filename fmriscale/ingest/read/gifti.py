@@ -25,7 +25,7 @@ _NO_PARCEL = re.compile(r"(.*medial.?wall|\?*|unknown)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, eq=False)
-class Surfaces:
+class SurfaceMembers:
     """Features given by the vertices of two hemispheres.
 
     Attributes
@@ -57,7 +57,7 @@ class Hemisphere:
         return replace(self, values=self.values[:, volumes])
 
 
-def load_surfaces(config: FeatureConfig, files: list[str]) -> tuple[FeatureSpace, tuple, Surfaces]:
+def load_surfaces(config: FeatureConfig, files: list[str]) -> tuple[FeatureSpace, tuple, SurfaceMembers]:
     """Read the label files of both hemispheres; every label above 0 that names a parcel is one feature.
 
     Labels keep their names where left and right differ in them, and else get L_ or R_ in front.
@@ -81,7 +81,7 @@ def load_surfaces(config: FeatureConfig, files: list[str]) -> tuple[FeatureSpace
     labels = feature_labels(config, range(1, n_features + 1)) or (*names[0], *names[1])
     space = FeatureSpace(config.name, n_features, labels)
     definition = ("labels_gii", *(sha256_file(path) for path in paths), labels)
-    return space, definition, Surfaces((features[0], features[1]))
+    return space, definition, SurfaceMembers((features[0], features[1]))
 
 
 def _read_labels(path: Path, side: str) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
@@ -146,7 +146,7 @@ def _time_step(image: nib.GiftiImage) -> float | None:
 
 
 def reduce_hemispheres(
-    hemispheres: tuple[Hemisphere, Hemisphere], surfaces: Surfaces, n_features: int
+    hemispheres: tuple[Hemisphere, Hemisphere], surfaces: SurfaceMembers, n_features: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Average the vertices of every feature."""
     n_volumes = [hemisphere.values.shape[1] for hemisphere in hemispheres]

@@ -12,6 +12,7 @@ from fmriscale.config import FeatureConfig
 from fmriscale.corpus.manifest import FeatureSpace
 from fmriscale.ingest.read.averaging import average_rows, share
 from fmriscale.ingest.read.cifti import Grayordinates, Header, ParcelNames, Series, read_header, read_labels
+from fmriscale.ingest.read.confounds_table import load_table
 from fmriscale.ingest.read.content import check_input
 from fmriscale.ingest.read.geometry import flat, millimetres, nearest, world
 from fmriscale.ingest.read.labels import feature_labels
@@ -43,7 +44,7 @@ FS_LR_91K = {
 
 
 @dataclass(frozen=True, eq=False)
-class Labelled:
+class LabelledMembers:
     """Features given by their grayordinates.
 
     Attributes
@@ -59,26 +60,26 @@ class Labelled:
 
 
 @dataclass(frozen=True)
-class Standard:
+class FsLRStructures:
     """Every grayordinate of some structures of fsLR 91k, in feature order."""
 
     structures: tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Parcels:
+class NamedParcels:
     """Features given by the names of parcels."""
 
     names: ParcelNames
 
 
-Layout = Labelled | Standard | Parcels
+Members = LabelledMembers | FsLRStructures | NamedParcels
 
 
 # ---------------------------------------------------------------- feature spaces
 
 
-def load_dlabel(config: FeatureConfig, path: Path) -> tuple[FeatureSpace, tuple, Labelled]:
+def load_dlabel(config: FeatureConfig, path: Path) -> tuple[FeatureSpace, tuple, LabelledMembers]:
     """Read a .dlabel.nii: every label above 0 is one feature, in ascending order."""
     header = _header(path)
     try:
@@ -94,7 +95,7 @@ def load_dlabel(config: FeatureConfig, path: Path) -> tuple[FeatureSpace, tuple,
     numbers = present.tolist()
     labels = feature_labels(config, numbers) or tuple(table.get(k, str(k)) for k in numbers)
     space = FeatureSpace(config.name, len(numbers), labels, _centroids(members, feature))
-    return space, ("labels_img", sha256_file(path), labels), Labelled(members, feature)
+    return space, ("labels_img", sha256_file(path), labels), LabelledMembers(members, feature)
 
 
 def _centroids(members: Grayordinates, feature: np.ndarray) -> tuple[tuple[float, float, float], ...] | None:
@@ -108,7 +109,7 @@ def _centroids(members: Grayordinates, feature: np.ndarray) -> tuple[tuple[float
 
 def load_structures(
     config: FeatureConfig, structures: list[str]
-) -> tuple[FeatureSpace, tuple, Labelled | Standard]:
+) -> tuple[FeatureSpace, tuple, LabelledMembers | FsLRStructures]:
     """Take every grayordinate of some structures: those of a template file, or of fsLR 91k."""
     wanted = [name.upper().removeprefix("CIFTI_STRUCTURE_") for name in structures]
     if config.template is None:
@@ -116,7 +117,7 @@ def load_structures(
         n_features = sum(FS_LR_91K[name] for name in wanted)
         labels = feature_labels(config, range(1, n_features + 1))
         space = FeatureSpace(config.name, n_features, labels)
-        return space, ("structures", tuple(wanted), labels), Standard(tuple(wanted))
+        return space, ("structures", tuple(wanted), labels), FsLRStructures(tuple(wanted))
     path = expand(config.template)
     rows = _header(path).rows
     if not isinstance(rows, Grayordinates):
@@ -129,7 +130,7 @@ def load_structures(
         for name, vertex, (i, j, k) in zip(members.structure, members.vertex, members.voxel, strict=True)
     )
     space = FeatureSpace(config.name, len(members), labels, _centroids(members, feature))
-    return space, ("structures", tuple(wanted), sha256_file(path), labels), Labelled(members, feature)
+    return space, ("structures", tuple(wanted), sha256_file(path), labels), LabelledMembers(members, feature)
 
 
 def _known_structures(config: FeatureConfig, wanted: list[str], known: list[str]) -> list[str]:
@@ -143,7 +144,7 @@ def _known_structures(config: FeatureConfig, wanted: list[str], known: list[str]
     return wanted
 
 
-def load_parcels(config: FeatureConfig, path: Path) -> tuple[FeatureSpace, tuple, Parcels]:
+def load_parcels(config: FeatureConfig, path: Path) -> tuple[FeatureSpace, tuple, NamedParcels]:
     """Take the parcels of a .ptseries.nii, in its order."""
     names = _header(path).rows
     if isinstance(names, Grayordinates):
@@ -151,7 +152,7 @@ def load_parcels(config: FeatureConfig, path: Path) -> tuple[FeatureSpace, tuple
     if len(set(names)) < len(names):
         raise UserError(f"{path}: names a parcel twice; parcels are matched by name")
     labels = feature_labels(config, range(1, len(names) + 1)) or names
-    return FeatureSpace(config.name, len(names), labels), ("parcels", names, labels), Parcels(names)
+    return FeatureSpace(config.name, len(names), labels), ("parcels", names, labels), NamedParcels(names)
 
 
 def _header(path: Path) -> Header:
@@ -165,7 +166,7 @@ def _header(path: Path) -> Header:
 # ---------------------------------------------------------------- runs
 
 
-def reduce_series(series: Series, layout: Layout, n_features: int) -> tuple[np.ndarray, np.ndarray]:
+def reduce_series(series: Series, layout: Members, n_features: int) -> tuple[np.ndarray, np.ndarray]:
     """Reduce a CIFTI series to its features in one pass over the file."""
     rows, members = find_rows(series.rows, layout)
     if not (rows >= 0).any():
@@ -177,9 +178,9 @@ def reduce_series(series: Series, layout: Layout, n_features: int) -> tuple[np.n
     return signals, share(filled[rows], members, n_features)
 
 
-def find_rows(run: Grayordinates | ParcelNames, layout: Layout) -> tuple[np.ndarray, np.ndarray]:
+def find_rows(run: Grayordinates | ParcelNames, layout: Members) -> tuple[np.ndarray, np.ndarray]:
     """Return, for every member of every feature, its row in the run (-1 = none) and its feature."""
-    if isinstance(layout, Parcels):
+    if isinstance(layout, NamedParcels):
         if isinstance(run, Grayordinates):
             raise Rejected(
                 "other_space", "a dense series, but the features are parcels; give a .ptseries.nii"
@@ -188,7 +189,7 @@ def find_rows(run: Grayordinates | ParcelNames, layout: Layout) -> tuple[np.ndar
         return rows, np.arange(rows.size)
     if not isinstance(run, Grayordinates):
         raise Rejected("other_space", "a parcel series needs features with parcels; give a .dtseries.nii")
-    if isinstance(layout, Standard):
+    if isinstance(layout, FsLRStructures):
         rows = np.concatenate([_standard_rows(run, structure) for structure in layout.structures])
         return rows, np.arange(rows.size)
     return _grayordinate_rows(run, layout.members), layout.feature
@@ -244,3 +245,28 @@ def _grayordinate_rows(run: Grayordinates, wanted: Grayordinates) -> np.ndarray:
         positions = world(wanted.voxel[ours], wanted.affine)
         rows[ours] = place[flat(nearest(positions, run.affine), run.shape)]
     return rows
+
+
+# ---------------------------------------------------------------- parcels in text tables
+
+
+def load_parcel_table(config: FeatureConfig, path: Path) -> tuple[FeatureSpace, tuple, NamedParcels]:
+    """Take the columns of a table as parcels, in its order."""
+    try:
+        table = load_table(path)
+    except Rejected as why:
+        raise UserError(f"{path.parent}/{why.detail}; parcels needs a table with names") from why
+    if table.torn:
+        raise UserError(f"{path}: names {table.torn[0]} twice; parcels are matched by name")
+    names = table.names
+    labels = feature_labels(config, range(1, len(names) + 1)) or names
+    return FeatureSpace(config.name, len(names), labels), ("parcels", names, labels), NamedParcels(names)
+
+
+def read_parcel_table(path: Path, layout: NamedParcels) -> np.ndarray:
+    """Read the series of the wanted parcels [T, V]; one that is not there is NaN."""
+    table = load_table(path)
+    table.check_torn(lambda _: True)
+    rows = parcel_rows(table.names, layout.names)
+    values = table.numbers(lambda _: True).to_numpy(np.float64)
+    return np.where(rows >= 0, values[:, rows], np.nan)

@@ -7,22 +7,24 @@
 A placeholder has name, size and time of its file, takes no space on the disk, and cannot be read.
 """
 
+import contextlib
+import fcntl
 import hashlib
 import os
 import shutil
+import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 from fmriscale.common.errors import UserError
 from fmriscale.common.files import atomic_write, expand, writing_to
 from fmriscale.corpus.cache import cache_folder
 from fmriscale.corpus.servers import Entry, Fault, Source, Wrong, is_url, open_source
 from fmriscale.corpus.transfer import Patience
-from fmriscale.ingest.read.scratch import scratch_folder
 
 LISTING_PATIENCE = 60.0
 """How long a server may fail to list a folder, s: a wrong URL should be told soon."""
@@ -107,7 +109,7 @@ class Mirror:
             there = {entry.name: entry for entry in os.scandir(here)}
             for name in set(there) - set(wanted):
                 _remove(here / name)
-            with scratch_folder(sources_folder()) as new:
+            with scratch_folder() as new:
                 for name, entry in wanted.items():
                     if entry.is_folder:
                         if name in there and not there[name].is_dir():
@@ -138,7 +140,7 @@ def mirror_of(path: Path) -> Mirror | None:
     return mirror(url.read_text()) if inner[:1] == ["tree"] and url.is_file() else None
 
 
-def place(text: str, relative_to: Path | None = None) -> Path:
+def local_path(text: str, relative_to: Path | None = None) -> Path:
     """Return a path that a recipe gives: of a URL, that of its placeholders; braces stay to be filled in."""
     if not is_url(text):
         return expand(text, relative_to)
@@ -211,3 +213,49 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
+
+
+# ---------------------------------------------------------------- scratch
+
+
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """Make a folder for this process alone, and remove it with all that is in it."""
+    scratch = sources_folder() / "scratch"
+    scratch.mkdir(parents=True, exist_ok=True)
+    folder, lock = _take(scratch)
+    try:
+        folder.mkdir()
+        yield folder
+    finally:
+        _clear(folder)
+        lock.close()
+
+
+def sweep_scratch() -> None:
+    """Remove the folders of processes that died."""
+    for path in (sources_folder() / "scratch").glob("*.lock"):
+        with contextlib.suppress(OSError), path.open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _clear(path.with_suffix(""))
+
+
+def _take(scratch: Path) -> tuple[Path, BinaryIO]:
+    """Lock a name that nobody has; the lock comes before the folder, and goes after it."""
+    while True:
+        folder = scratch / uuid.uuid4().hex
+        lock = _lock_of(folder).open("xb")
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if os.fstat(lock.fileno()).st_nlink:
+            return folder, lock
+        lock.close()  # swept up before it was locked
+
+
+def _clear(folder: Path) -> None:
+    """Remove a folder, then its lock."""
+    shutil.rmtree(folder, ignore_errors=True)
+    _lock_of(folder).unlink(missing_ok=True)
+
+
+def _lock_of(folder: Path) -> Path:
+    return folder.with_suffix(".lock")

@@ -28,7 +28,7 @@ _RULES = [
 ]
 
 
-def todays_name(file: str) -> str:
+def current_name(file: str) -> str:
     """Return what a file would be called today; any other name as it is."""
     if _MIDDLE not in file:
         return file
@@ -37,37 +37,3 @@ def todays_name(file: str) -> str:
         if n_changes:
             return name
     return file
-
-
-COLUMNS = {
-    "CSF": "csf",
-    "WhiteMatter": "white_matter",
-    "GlobalSignal": "global_signal",
-    "stdDVARS": "std_dvars",
-    "non-stdDVARS": "dvars",
-    "FramewiseDisplacement": "framewise_displacement",
-    **{axis: f"trans_{axis.lower()}" for axis in "XYZ"},
-    **{f"Rot{axis}": f"rot_{axis.lower()}" for axis in "XYZ"},
-}
-"""Columns of confounds by what they are called today."""
-
-_NUMBERED = (
-    (re.compile(r"aCompCor(\d+)"), "a_comp_cor_"),
-    (re.compile(r"tCompCor(\d+)"), "t_comp_cor_"),
-    (re.compile(r"Cosine(\d+)"), "cosine"),
-    (re.compile(r"NonSteadyStateOutlier(\d+)"), "non_steady_state_outlier"),
-    (re.compile(r"AROMAAggrComp(\d+)"), "aroma_motion_"),
-)
-
-
-def todays_columns(names: tuple[str, ...]) -> dict[str, str]:
-    """Return which columns are called otherwise today, and how; none that is there under both names."""
-    new = {}
-    for name in names:
-        match = next(
-            ((rule.fullmatch(name), start) for rule, start in _NUMBERED if rule.fullmatch(name)), None
-        )
-        today = COLUMNS.get(name, f"{match[1]}{match[0][1]}" if match and match[0] else name)
-        if today != name and today not in names:
-            new[name] = today
-    return new

@@ -122,8 +122,8 @@ def throughput(corpus: Corpus, tell: Callable) -> None:
 
     by_access = {access: loader_of(corpus, access=access) for access in ("mmap", "memory")}
     jobs = {a: (lambda i, loader=loader: loader.batch(i * BATCH, BATCH)) for a, loader in by_access.items()}
-    part = by_access["mmap"].parts[0]
-    took = compared({"copy": copy, **jobs, "draw": lambda i: part.draw(i * BATCH, BATCH)})
+    group = by_access["mmap"].groups[0]
+    took = compared({"copy": copy, **jobs, "draw": lambda i: group.draw(i * BATCH, BATCH)})
     for access, aim in (("memory", "600 k"), ("mmap", "450 k")):
         tell(f"pairs_per_s_{access}", BATCH / np.median(took[access]), "pairs/s", f"aim {aim}")
     tell("copy_fraction", np.median(took["copy"] / took["mmap"]), "of a copy", "aim 0.6")
@@ -134,7 +134,7 @@ def throughput(corpus: Corpus, tell: Callable) -> None:
         "contiguous copy of as many bytes",
     )
     tell("draw_us", np.median(took["draw"]) * 1e6, "us a batch", "which pairs, without their data")
-    window = loader_of(corpus, shuffle="window", shuffle_shards=2).parts[0]
+    window = loader_of(corpus, shuffle="window", shuffle_shards=2).groups[0]
     drawn = compared({"window": lambda i: window.draw(i * BATCH, BATCH)})["window"]
     tell("draw_window_us", np.median(drawn) * 1e6, "us a batch", "the windowed shuffle")
     shards = [str(corpus.folder / shard["path"]) for shard in corpus.manifest["shards"]]
@@ -195,8 +195,8 @@ def corpus_size(corpus: Corpus, folder: Path, tell: Callable) -> None:
     read_manifest(folders["100k"])
     tell("read_manifest_100k_runs_s", time.process_time() - begun, "s", "of which reading runs.tsv", 1)
     loaders = {name: loader_of(Corpus.open(path)) for name, path in folders.items()}
-    part = loaders["100k"].parts[0]
-    index = sum(x.nbytes for x in part.table if isinstance(x, np.ndarray)) + part.rows.nbytes
+    group = loaders["100k"].groups[0]
+    index = sum(x.nbytes for x in group.table if isinstance(x, np.ndarray)) + group.rows.nbytes
     tell("index_bytes_per_run", index / SIZES["100k"] + 8, "bytes", "aim 200; with addresses", 1)
     took = compared({name: (lambda i, x=x: x.batch(i * BATCH, BATCH)) for name, x in loaders.items()})
     for name in ("10k", "100k"):
@@ -210,8 +210,8 @@ def corpus_size(corpus: Corpus, folder: Path, tell: Callable) -> None:
 def order(corpus: Corpus, tell: Callable) -> None:
     """Reach any position of an order of 10^8 windows."""
     for shuffle in ("exact", "window"):
-        part = loader_of(corpus, shuffle=shuffle, shuffle_shards=16).parts[0]
-        table, n_runs, n_shards = part.table, 100_000, 2_000
+        group = loader_of(corpus, shuffle=shuffle, shuffle_shards=16).groups[0]
+        table, n_runs, n_shards = group.table, 100_000, 2_000
         runs = np.zeros(n_runs, RUN)
         runs[:] = table.runs[0]
         runs["subject"] = runs["person"] = np.arange(n_runs)
@@ -219,7 +219,7 @@ def order(corpus: Corpus, tell: Callable) -> None:
         first = np.arange(n_runs + 1, dtype=np.int64) * 1000
         everyone = np.zeros(3 * n_runs, PARTNER)
         everyone["run"], everyone["windows"] = np.tile(np.arange(n_runs), 3), 1000
-        part.table = table._replace(
+        group.table = table._replace(
             run_first=first,
             run_span=np.arange(n_runs + 1, dtype=np.int32),
             span_first=first[:-1],
@@ -233,14 +233,14 @@ def order(corpus: Corpus, tell: Callable) -> None:
             dataset_shard=np.array([0, n_shards], np.int32),
         )
         which = np.zeros(1024, np.int32)
-        part.mixture = part.mixture._replace(
-            which=which, occurrence=np.arange(1024), quotas=np.array([1024]), kinds=part.mixture.kinds[:1]
+        group.mixture = group.mixture._replace(
+            which=which, occurrence=np.arange(1024), quotas=np.array([1024]), kinds=group.mixture.kinds[:1]
         )
-        part._memo = part._memo._replace(epoch=np.array([-1]), blocks=np.zeros(n_shards + 1, np.int64))
-        part.draw(0, 1)
+        group._memo = group._memo._replace(epoch=np.array([-1]), blocks=np.zeros(n_shards + 1, np.int64))
+        group.draw(0, 1)
         grown = resident_mb()
         positions = np.random.default_rng(0).integers(0, 20 * 10**8, 20)  # of ten passes
-        times = [seconds(lambda i, p=p, part=part: part.draw(int(p), BATCH), 1) for p in positions]
+        times = [seconds(lambda i, p=p, group=group: group.draw(int(p), BATCH), 1) for p in positions]
         grown = resident_mb() - grown
         about = "256 pairs anywhere in 10^8 windows"
         tell(f"reach_{shuffle}_ms", float(np.median(times)) * 1e3, "ms", about, 20)
@@ -259,11 +259,11 @@ def randomness(corpus: Corpus, tell: Callable) -> None:
         ("window_4_of_64", {"shuffle": "window", "shuffle_shards": 4}),
         ("window_16_of_64", {"shuffle": "window", "shuffle_shards": 16}),
     ):
-        part = many_shards(loader_of(corpus, datasets=["set0"], **settings), 64)
-        n = int(part.windows.sum())
-        draw: Draw = part.draw(0, 2 * n)
+        group = many_shards(loader_of(corpus, datasets=["set0"], **settings), 64)
+        n = int(group.windows.sum())
+        draw: Draw = group.draw(0, 2 * n)
         positive = draw.kind == 0
-        window = part.table.run_first[draw.run_left[positive]] + draw.start_left[positive] // 2
+        window = group.table.run_first[draw.run_left[positive]] + draw.start_left[positive] // 2
         place = np.argsort(window)
         apart = np.abs(np.diff(place)).mean() / n
         people = np.mean(
@@ -280,16 +280,16 @@ def randomness(corpus: Corpus, tell: Callable) -> None:
             "windows side by side in the pass; random: 0.333",
             1,
         )
-        tell(f"runs_in_a_batch_{name}", people, "runs", f"of {len(part.rows)}, in 256 pairs", 1)
+        tell(f"runs_in_a_batch_{name}", people, "runs", f"of {len(group.rows)}, in 256 pairs", 1)
 
 
 def many_shards(loader: NTPLoader, n: int):
     """Cut the only data set of a loader into n shards."""
-    part = loader.parts[0]
-    bounds = np.linspace(0, len(part.rows), n + 1).astype(np.int32)
-    part.table = part.table._replace(shard_run=bounds, dataset_shard=np.array([0, n], np.int32))
-    part._memo = part._memo._replace(blocks=np.zeros(n + 1, np.int64))
-    return part
+    group = loader.groups[0]
+    bounds = np.linspace(0, len(group.rows), n + 1).astype(np.int32)
+    group.table = group.table._replace(shard_run=bounds, dataset_shard=np.array([0, n], np.int32))
+    group._memo = group._memo._replace(blocks=np.zeros(n + 1, np.int64))
+    return group
 
 
 # ---------------------------------------------------------------- in training

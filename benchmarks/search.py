@@ -35,6 +35,7 @@ from fmriscale.config.recipe import parse
 from fmriscale.corpus.reader import Corpus
 from fmriscale.model.encoder import Encoder, PairClassifier, build
 from fmriscale.model.export import load_encoder, save_encoder
+from fmriscale.sampling.batch import Batch
 from fmriscale.sampling.loader import NTPLoader
 from fmriscale.study.cells import Cell
 from fmriscale.study.fit import fit
@@ -43,7 +44,6 @@ from fmriscale.study.material import Material, fold_pairs, prepare
 from fmriscale.study.pairs import Windows
 from fmriscale.study.start import classifier
 from fmriscale.tracking import Tracker
-from fmriscale.training.feed import MicroBatch, to_device
 from fmriscale.training.objective import Objective
 from fmriscale.training.schedule import learning_rate
 from fmriscale.training.shape import shape_for
@@ -276,12 +276,12 @@ def pretrain(folder: Path, recipe: PretrainConfig, corpus: Corpus) -> dict[str, 
     }
 
 
-def micro_batch(objective: Objective, loader: NTPLoader, first: int, count: int) -> MicroBatch:
+def micro_batch(objective: Objective, loader: NTPLoader, first: int, count: int) -> Batch:
     """Return the pairs at some positions, with their masks where the objective has any."""
     batch = loader.batch(first, count)
     # The buffers of a batch are used again.
     kept = dataclasses.replace(batch, left=batch.left.astype("f4"), right=batch.right.astype("f4"))
-    return to_device(kept, torch.device("cpu"), objective.masks(batch, first))
+    return objective.add_masks(kept, first).to(torch.device("cpu"))
 
 
 def write_fresh(folder: Path, recipe: PretrainConfig, corpus: Corpus) -> None:

@@ -5,7 +5,7 @@ import torch
 
 from fmriscale.common.errors import UserError
 from fmriscale.corpus.reader import Corpus
-from fmriscale.sampling.access import Standard, copy_runs
+from fmriscale.sampling.gather import Standard, copy_runs
 from fmriscale.sampling.tables import REVERSED, Draw
 
 

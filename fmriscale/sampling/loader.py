@@ -2,8 +2,8 @@
 
 Step s of global batch G is positions s*G to (s+1)*G; ranks and accumulation slice it. The state of the
 data is therefore one number, the pairs consumed. Where a corpus holds several feature spaces, or durations in
-seconds give sequences of several lengths, each global batch is of one space and one length (a part): all
-ranks then compute the same shapes, nothing is padded, and the share of each part is exact in whole steps.
+seconds give sequences of several lengths, each global batch is of one space and one length (a group): all
+ranks then compute the same shapes, nothing is padded, and the share of each group is exact in whole steps.
 """
 
 import dataclasses
@@ -20,10 +20,11 @@ from fmriscale.common.errors import UserError
 from fmriscale.config import DataConfig
 from fmriscale.corpus.manifest import FeatureSpace
 from fmriscale.corpus.reader import Corpus
-from fmriscale.sampling.access import Allocate
+from fmriscale.sampling.batch import Batch
+from fmriscale.sampling.gather import Allocate
 from fmriscale.sampling.mixture import shares_of
 from fmriscale.sampling.order import block_size, interleave, largest_remainder
-from fmriscale.sampling.part import Batch, Part
+from fmriscale.sampling.shape_group import ShapeGroup
 from fmriscale.sampling.windows import volumes
 
 ORDER = 3
@@ -44,8 +45,8 @@ class NTPLoader:
         every data set with the same weight.
     seed : int
         Seed of order and pairs.
-    group : int
-        Positions that must be of one part: the global batch. Without effect where there is one part.
+    global_batch : int
+        Positions that must be of one group. Without effect where there is one group alone.
     device : torch.device, optional
         Where the corpus goes if `data.access` is device.
     allocate : function
@@ -53,7 +54,7 @@ class NTPLoader:
 
     Attributes
     ----------
-    parts : list of Part
+    groups : list of ShapeGroup
         One for each feature space and length of sequence.
     datasets : list of str
         Names by number.
@@ -75,55 +76,57 @@ class NTPLoader:
         data: DataConfig,
         split: Literal["train", "eval"],
         seed: int,
-        group: int = 1,
+        global_batch: int = 1,
         device: Any = None,
         allocate: Allocate | None = None,
     ) -> None:
-        self.corpus, self.data, self.seed, self.group = corpus, data, seed, group
+        self.corpus, self.data, self.seed, self.global_batch = corpus, data, seed, global_batch
         rows = select_runs(corpus, data, split)
         names = corpus.runs.dataset.to_numpy()[rows]
         self.datasets = sorted(set(names))
         members = _members(corpus, data, rows, names)
         number = {name: i for i, name in enumerate(self.datasets)}
-        self.parts = []
+        self.groups = []
         for (space, length), (inside, its) in members.items():
             numbers = np.array([number[name] for name in its])
-            part = Part(corpus, inside, its, numbers, corpus.spaces[space], length, data, seed)
-            if part.windows.sum() > 0:
-                self.parts.append(part)
-        if not self.parts:
+            group = ShapeGroup(corpus, inside, its, numbers, corpus.spaces[space], length, data, seed)
+            if group.windows.sum() > 0:
+                self.groups.append(group)
+        if not self.groups:
             raise UserError(
                 f"{corpus}: no run of split '{split}' holds a pair of "
                 f"2 x {data.pairs.length} volumes with gap {data.pairs.gap}; shorten pairs.length or "
                 "pairs.gap, or check data.datasets, data.holdout_runs and the splits (fmriscale inspect)"
             )
-        self.n_windows = int(sum(part.windows.sum() for part in self.parts))
-        self.run_keys = np.concatenate([corpus.runs.key.to_numpy()[p.rows] for p in self.parts]).tolist()
+        self.n_windows = int(sum(group.windows.sum() for group in self.groups))
+        self.run_keys = np.concatenate(
+            [corpus.runs.key.to_numpy()[group.rows] for group in self.groups]
+        ).tolist()
         self._share(split)
         self.state = self._describe_state(split)
         self.fingerprint = hashlib.sha256(json.dumps(self.state, sort_keys=True).encode()).hexdigest()
-        for part in self.parts:
-            part.open(device, allocate)
+        for group in self.groups:
+            group.open(device, allocate)
 
     @property
     def spaces(self) -> dict[str, FeatureSpace]:
         """The feature spaces by name."""
-        return {part.space.name: part.space for part in self.parts}
+        return {group.space.name: group.space for group in self.groups}
 
     @property
     def length(self) -> int:
         """Volumes of the longest sequence."""
-        return max(part.length for part in self.parts)
+        return max(group.length for group in self.groups)
 
-    def locate(self, position: int) -> tuple[Part, int]:
-        """Return the part of a position, and the position within the part's own order."""
-        if len(self.parts) == 1:
-            return self.parts[0], position
-        group, offset = divmod(position, self.group)
-        block, place = divmod(group, len(self._which))
+    def locate(self, position: int) -> tuple[ShapeGroup, int]:
+        """Return the group of a position, and the position within the group's own order."""
+        if len(self.groups) == 1:
+            return self.groups[0], position
+        step, offset = divmod(position, self.global_batch)
+        block, place = divmod(step, len(self._which))
         which = int(self._which[place])
-        group = int(block * self._quotas[which] + self._occurrence[place])
-        return self.parts[which], group * self.group + offset
+        step = int(block * self._quotas[which] + self._occurrence[place])
+        return self.groups[which], step * self.global_batch + offset
 
     def batch(self, first: int, count: int) -> Batch:
         """Return the pairs at positions `first` to `first + count - 1` of the global order.
@@ -131,30 +134,31 @@ class NTPLoader:
         Raises
         ------
         ValueError
-            The positions lie in two groups, which may be of different spaces.
+            The positions lie in two global batches, which may be of different spaces.
         """
-        if len(self.parts) > 1 and first // self.group != (first + count - 1) // self.group:
-            raise ValueError(f"positions {first} to {first + count - 1} are not in one group of {self.group}")
-        part, within = self.locate(first)
-        return part.batch(within, count)
+        last, size = first + count - 1, self.global_batch
+        if len(self.groups) > 1 and first // size != last // size:
+            raise ValueError(f"positions {first} to {last} are not in one global batch of {size}")
+        group, within = self.locate(first)
+        return group.batch(within, count)
 
     def describe(self) -> dict[str, Any]:
         """Return what the loader will deliver: windows, mixture as quotas, and what cannot be supplied."""
         mixture: dict[str, float] = {}
         notes = []
-        for part, share in zip(self.parts, self._quotas / self._quotas.sum(), strict=True):
-            quotas = part.mixture.quotas / part.mixture.quotas.sum()
-            mixture |= dict(zip(part.datasets, (share * quotas).tolist(), strict=True))
-            for kind, able in part.supply().items():
-                if lacking := [(n, a) for n, a in zip(part.datasets, able, strict=True) if a < 1]:
+        for group, share in zip(self.groups, self._quotas / self._quotas.sum(), strict=True):
+            quotas = group.mixture.quotas / group.mixture.quotas.sum()
+            mixture |= dict(zip(group.datasets, (share * quotas).tolist(), strict=True))
+            for kind, able in group.supply().items():
+                if lacking := [(n, a) for n, a in zip(group.datasets, able, strict=True) if a < 1]:
                     names = ", ".join(f"{name} {1 - a:.1%}" for name, a in lacking[:6])
                     more = f" and {len(lacking) - 6} more" if len(lacking) > 6 else ""
                     notes.append(
                         f"{kind}: not possible for windows of {names}{more}; "
                         "other declared kinds take their place"
                     )
-            if part.too_short:
-                notes.append(f"{part.too_short} runs are too short for a pair of 2 x {part.length} volumes")
+            if group.too_short:
+                notes.append(f"{group.too_short} runs are too short for a pair of 2 x {group.length} volumes")
         return {
             "windows": self.n_windows,
             "pairs_per_epoch": 2 * self.n_windows,
@@ -165,27 +169,27 @@ class NTPLoader:
         }
 
     def _share(self, split: str) -> None:
-        """Fix the shares of data sets and parts."""
+        """Fix the shares of data sets and groups."""
         windows = np.zeros(len(self.datasets), np.int64)
-        for part in self.parts:
-            windows[part.numbers] = part.windows
+        for group in self.groups:
+            windows[group.numbers] = group.windows
         if split == "train":
             shares = shares_of(self.corpus, self.data, self.datasets, windows)
             shares = np.where(windows > 0, shares, 0.0)
         else:
             shares = (windows > 0).astype(float)
-        self.parts = [part for part in self.parts if shares[part.numbers].sum() > 0]
-        for part in self.parts:
-            part.set_shares(shares[part.numbers])
-        by_part = np.array([shares[part.numbers].sum() for part in self.parts])
-        self._quotas = largest_remainder(by_part, block_size(by_part) if len(by_part) > 1 else 1)
+        self.groups = [group for group in self.groups if shares[group.numbers].sum() > 0]
+        for group in self.groups:
+            group.set_shares(shares[group.numbers])
+        by_group = np.array([shares[group.numbers].sum() for group in self.groups])
+        self._quotas = largest_remainder(by_group, block_size(by_group) if len(by_group) > 1 else 1)
         self._which, self._occurrence = interleave(self._quotas)
 
     def _describe_state(self, split: str) -> dict[str, Any]:
         """Return everything that the order depends on."""
         pairs = {f"data.pairs.{k}": v for k, v in dataclasses.asdict(self.data.pairs).items()}
         window = self.data.shuffle_shards if self.data.shuffle == "window" else 0
-        quotas = [part.mixture.quotas.tolist() for part in self.parts]
+        quotas = [group.mixture.quotas.tolist() for group in self.groups]
         shuffled = {"data.volume_order": "shuffled"} if self.data.volume_order == "shuffled" else {}
         return {
             **shuffled,
@@ -195,8 +199,8 @@ class NTPLoader:
             **pairs,
             "data.shuffle (shards)": window,
             "data.standardize": self.data.standardize,
-            "mixture": [quotas, self._quotas.tolist(), self.group if len(self.parts) > 1 else 1],
-            "data sets": {name: told for part in self.parts for name, told in part.state().items()},
+            "mixture": [quotas, self._quotas.tolist(), self.global_batch if len(self.groups) > 1 else 1],
+            "data sets": {name: told for group in self.groups for name, told in group.state().items()},
         }
 
 
@@ -257,7 +261,7 @@ def select_runs(corpus: Corpus, data: DataConfig, split: Literal["train", "eval"
 def _members(
     corpus: Corpus, data: DataConfig, rows: np.ndarray, names: np.ndarray
 ) -> dict[tuple[str, int], tuple[np.ndarray, list[str]]]:
-    """Sort runs into parts: rows and data sets by (feature space, volumes of a sequence).
+    """Sort runs into groups: rows and data sets by (feature space, volumes of a sequence).
 
     Raises
     ------
@@ -278,9 +282,9 @@ def _members(
         )
     first = np.unique(codes, return_index=True)[1]
     keys = list(zip(spaces[first].tolist(), longest.tolist(), strict=True))
-    parts = sorted(set(keys))
-    of_run = np.array([parts.index(key) for key in keys], np.int64)[codes]
+    groups = sorted(set(keys))
+    of_run = np.array([groups.index(key) for key in keys], np.int64)[codes]
     return {
         key: (rows[of_run == i], [str(name) for name, its in zip(order, keys, strict=True) if its == key])
-        for i, key in enumerate(parts)
+        for i, key in enumerate(groups)
     }

@@ -3,24 +3,12 @@
 Shapes: B pairs, S = 2 L volumes of a pair (left, then right), M masked places at most.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
+
+from fmriscale.sampling.batch import Masks
 
 HIDDEN, REPLACED = 0.8, 0.1
 """Share of masked volumes that give way to the mask token, and to another volume; others stay as they are."""
-
-
-@dataclass(frozen=True)
-class Masks:
-    """What is done to B pairs, and what is to be reconstructed."""
-
-    place_BM: np.ndarray
-    """int64: a volume of the pair, 0 to S - 1; all of a pair differ."""
-    source_BM: np.ndarray
-    """int64: the volume of the pair that is shown there; -1 = the mask token."""
-    counts_BM: np.ndarray
-    """bool: to be reconstructed; the others only fill up, and show what they are."""
 
 
 def draw_masks(seed: int, first: int, count: int, n_volumes: int, share: float) -> Masks:

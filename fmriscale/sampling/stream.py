@@ -10,7 +10,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from fmriscale.corpus.reader import Corpus
-from fmriscale.sampling.access import Allocate, Buffers, MappedRuns
+from fmriscale.sampling.gather import Allocate, Buffers, MappedRuns
 from fmriscale.sampling.kernels import pass_over_shards
 from fmriscale.sampling.tables import Draw, Mixture, Table
 

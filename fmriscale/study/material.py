@@ -8,7 +8,7 @@ from fmriscale.common.errors import UserError
 from fmriscale.config import StudyConfig
 from fmriscale.corpus.manifest import FeatureSpace
 from fmriscale.corpus.reader import Corpus
-from fmriscale.sampling.access import verify_runs
+from fmriscale.sampling.gather import verify_runs
 from fmriscale.study.folds import Fold, make_folds, smaller
 from fmriscale.study.pairs import Pairs, Windows, draw_pairs, members_of, side_conditions
 from fmriscale.study.sequences import cut_windows

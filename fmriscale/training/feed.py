@@ -3,56 +3,19 @@
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from fmriscale.sampling.access import Allocate
+from fmriscale.sampling.batch import Batch
+from fmriscale.sampling.gather import Allocate
 from fmriscale.sampling.loader import NTPLoader
-from fmriscale.sampling.masks import Masks
-from fmriscale.sampling.part import Batch
 from fmriscale.training import cluster
 from fmriscale.training.cluster import Cluster
 from fmriscale.training.schedule import BatchPlan
 
 NAMED = 8
 """Pairs of a bad step that are named."""
-
-
-@dataclass(frozen=True)
-class MicroBatch:
-    """B pairs on the device: sequences [B, L, V] of one space; label, kind, data set, repetition time [B].
-
-    masks, where volumes are masked: place, source and counts [B, M] as in `sampling.masks.Masks`.
-    """
-
-    left: Tensor
-    right: Tensor
-    label: Tensor
-    kind: Tensor
-    dataset: Tensor
-    t_r: Tensor
-    space: str
-    masks: tuple[Tensor, Tensor, Tensor] | None = None
-
-
-def to_device(batch: Batch, device: torch.device, masks: Masks | None = None) -> MicroBatch:
-    """Move a batch to the device, from pinned memory where it is a GPU."""
-
-    def move(values: np.ndarray | Tensor) -> Tensor:
-        if isinstance(values, Tensor):  # gathered on the device
-            return values
-        tensor = torch.from_numpy(values)
-        if device.type != "cuda":
-            return tensor
-        return (tensor if tensor.is_pinned() else tensor.pin_memory()).to(device, non_blocking=True)
-
-    names = ("left", "right", "label", "kind", "dataset", "t_r")
-    moved = {name: move(getattr(batch, name)) for name in names}
-    masked = (move(masks.place_BM), move(masks.source_BM), move(masks.counts_BM)) if masks else None
-    return MicroBatch(**moved, space=batch.space, masks=masked)
 
 
 def batch_memory(device: torch.device) -> Allocate | None:
@@ -80,19 +43,19 @@ class Feed:
         rank: int,
         device: torch.device,
         first_step: int,
-        masks: Callable[[Batch, int], Masks | None],
+        add_masks: Callable[[Batch, int], Batch],
     ) -> None:
-        self.loader, self.plan, self.rank, self.device, self.masks = loader, plan, rank, device, masks
+        self.loader, self.plan, self.rank, self.device, self.add_masks = loader, plan, rank, device, add_masks
         self.waited = 0.0
         self._positions = self._plan_positions(first_step)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="feed")
         self._next = self._fetch()
 
-    def __next__(self) -> MicroBatch:
+    def __next__(self) -> Batch:
         start = time.perf_counter()
-        batch, masks = self._next.result()
+        batch = self._next.result()
         self._next = self._fetch()
-        micro_batch = to_device(batch, self.device, masks)
+        micro_batch = batch.to(self.device)
         self.waited += time.perf_counter() - start
         return micro_batch
 
@@ -100,12 +63,11 @@ class Feed:
         """End the thread."""
         self._thread.shutdown(cancel_futures=True)
 
-    def _fetch(self) -> Future[tuple[Batch, Masks | None]]:
+    def _fetch(self) -> Future[Batch]:
         return self._thread.submit(self._read, next(self._positions))
 
-    def _read(self, first: int) -> tuple[Batch, Masks | None]:
-        batch = self.loader.batch(first, self.plan.micro)
-        return batch, self.masks(batch, first)
+    def _read(self, first: int) -> Batch:
+        return self.add_masks(self.loader.batch(first, self.plan.micro), first)
 
     def _plan_positions(self, step: int) -> Iterator[int]:
         while True:
@@ -124,8 +86,8 @@ def name_bad_pairs(
         mine += [first + int(i) for i in (~loss_B.isfinite()).nonzero().flatten()]
     bad = sorted(position for rank in cluster.everyones(mine[:NAMED]) for position in rank)
     keys, names = loader.corpus.runs.key, []
-    for part, within in (loader.locate(position) for position in bad[:NAMED]):
-        draw = part.draw(within, 1)
+    for group, within in (loader.locate(position) for position in bad[:NAMED]):
+        draw = group.draw(within, 1)
         sides = ((draw.run_left, draw.start_left), (draw.run_right, draw.start_right))
-        names.append(" | ".join(f"{keys.iloc[part.rows[run[0]]]}[{start[0]}]" for run, start in sides))
+        names.append(" | ".join(f"{keys.iloc[group.rows[run[0]]]}[{start[0]}]" for run, start in sides))
     return names

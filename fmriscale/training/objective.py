@@ -1,6 +1,6 @@
 """What is minimised: NTP, the reconstruction of masked volumes, or both by weight."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -10,9 +10,8 @@ from fmriscale.config import TrainConfig
 from fmriscale.model.encoder import EncoderConfig, PairClassifier, PairWay, Pool, build, count_parameters
 from fmriscale.model.losses import ntp_loss
 from fmriscale.model.masked import build_two_tasks
-from fmriscale.sampling.masks import Masks, draw_masks
-from fmriscale.sampling.part import Batch
-from fmriscale.training.feed import MicroBatch
+from fmriscale.sampling.batch import Batch
+from fmriscale.sampling.masks import draw_masks
 
 
 @dataclass(frozen=True)
@@ -57,14 +56,14 @@ class Objective:
         with torch.device("meta"):
             return count_parameters(self.build(shape))
 
-    def masks(self, batch: Batch, first: int) -> Masks | None:
-        """Choose the masked volumes of the pairs at positions from `first` on; None without such a task."""
+    def add_masks(self, batch: Batch, first: int) -> Batch:
+        """Mask volumes of the pairs at positions from `first` on, where that is a task."""
         if not self.masked:
-            return None
+            return batch
         count, length = batch.left.shape[:2]
-        return draw_masks(self.seed, first, count, 2 * length, self.share)
+        return replace(batch, masks=draw_masks(self.seed, first, count, 2 * length, self.share))
 
-    def losses(self, model: Any, pairs: MicroBatch) -> Losses:
+    def losses(self, model: Any, pairs: Batch) -> Losses:
         """Go forward.
 
         Both tasks are part of the total whatever their weight: every parameter has a gradient.

@@ -64,7 +64,7 @@ class Plan:
             mapped = dataclasses.replace(config.data, access="mmap", volume_order="recorded", verify=False)
             loader = NTPLoader(corpus, mapped, "train", settings.seed, settings.global_batch)
             shape = shape_for(config, loader)
-            sequences = [(part.space.name, part.space.n_features, part.length) for part in loader.parts]
+            sequences = [(group.space.name, group.space.n_features, group.length) for group in loader.groups]
             pairs = 2 * loader.n_windows
             epochs = settings.steps * settings.global_batch / pairs
             data = f"{corpus}: {pairs:,} pairs an epoch, {epochs:,.1f} epochs in the run"

@@ -26,7 +26,7 @@ from fmriscale.training.checkpoint import Checkpoints, SaveError
 from fmriscale.training.cluster import Cluster
 from fmriscale.training.continuation import check_resumable, is_finished
 from fmriscale.training.evaluation import persistence, shares
-from fmriscale.training.feed import Feed, batch_memory, name_bad_pairs, to_device
+from fmriscale.training.feed import Feed, batch_memory, name_bad_pairs
 from fmriscale.training.objective import Objective
 from fmriscale.training.rehearsal import rehearse
 from fmriscale.training.resilience import NonFiniteGuard, StopRequest, Watchdog, note_outcome, time_limit
@@ -196,7 +196,7 @@ def train(config: PretrainConfig, out: Path, place: Cluster, stop: StopRequest, 
 
     guard = NonFiniteGuard(settings.max_bad_steps, state["bad_steps"])
     pace = Pace(plan, peak_flops(place.device, precision) if place.leads else 0.0)
-    feed = Feed(loader, plan, place.rank, place.device, start + 1, objective.masks)
+    feed = Feed(loader, plan, place.rank, place.device, start + 1, objective.add_masks)
     ending = "FAILED"
     try:
         if start == 0:
@@ -322,14 +322,13 @@ def evaluate(
     """
     engine.eval()
     tally = Tally(loader.datasets, place.device, objective)
-    for part, n_part in shares(loader, n_pairs):
-        for start in range(0, n_part, plan.micro * place.world_size):
+    for group, n_group in shares(loader, n_pairs):
+        for start in range(0, n_group, plan.micro * place.world_size):
             first = start + place.rank * plan.micro
-            batch = part.batch(first, plan.micro)
-            pairs = to_device(batch, place.device, objective.masks(batch, first))
-            filler_B = torch.arange(first, first + plan.micro, device=place.device) >= n_part
+            pairs = objective.add_masks(group.batch(first, plan.micro), first).to(place.device)
+            filler_B = torch.arange(first, first + plan.micro, device=place.device) >= n_group
             losses = objective.losses(engine, pairs)
-            kind_B, dataset_B = (group.masked_fill(filler_B, -1) for group in (pairs.kind, pairs.dataset))
+            kind_B, dataset_B = (code.masked_fill(filler_B, -1) for code in (pairs.kind, pairs.dataset))
             tally.add(losses, kind_B, dataset_B)
     cluster.total(tally.sums)
     return tally

@@ -5,7 +5,6 @@ from torch import nn
 
 from fmriscale.common.errors import UserError
 from fmriscale.sampling.loader import NTPLoader
-from fmriscale.training.feed import to_device
 from fmriscale.training.objective import Objective
 from fmriscale.training.schedule import BatchPlan
 
@@ -31,13 +30,12 @@ def rehearse(
     """
     gpus = [device] if device.type == "cuda" else []
     model.train()
-    for part in loader.parts:
-        what = f"{plan.micro} pairs of 2 x {part.length} volumes of space {part.space.name}"
+    for group in loader.groups:
+        what = f"{plan.micro} pairs of 2 x {group.length} volumes of space {group.space.name}"
         try:
             with torch.random.fork_rng(devices=gpus):
                 kept_free = torch.empty(room, dtype=torch.uint8, device=device)
-                batch = part.batch(0, plan.micro)
-                pairs = to_device(batch, device, objective.masks(batch, 0))
+                pairs = objective.add_masks(group.batch(0, plan.micro), 0).to(device)
                 volumes = (pairs.left.requires_grad_(), pairs.right.requires_grad_())
                 torch.autograd.grad(objective.losses(model, pairs).total.mean(), volumes)
                 del kept_free

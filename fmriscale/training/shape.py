@@ -10,7 +10,7 @@ def shape_for(config: PretrainConfig, loader: NTPLoader) -> EncoderConfig:
     """Resolve the encoder that reads all spaces and sequences of a loader."""
     spaces = {name: space.n_features for name, space in loader.spaces.items()}
     shape = resolve_encoder(config.model, spaces, loader.length)
-    lengths = sorted({part.length for part in loader.parts})
+    lengths = sorted({group.length for group in loader.groups})
     if shape.positions == "learned" and len(lengths) > 1:
         raise UserError(
             f"model.preset {shape.preset} learns a vector for each place of a sequence, but pairs.length "

@@ -267,8 +267,9 @@ def introduction(
     told = loader.describe()
     mixture = ", ".join(f"{name} {share:.1%}" for name, share in told["mixture"].items())
     spaces = ", ".join(
-        f"space {part.space.name} of {part.space.n_features} features in sequences of {part.length} volumes"
-        for part in loader.parts
+        f"space {group.space.name} of {group.space.n_features} features "
+        f"in sequences of {group.length} volumes"
+        for group in loader.groups
     )
     d_head, dtype = shape.d_model // shape.n_heads, TORCH_TYPES[precision]
     kernel = sdpa_backend(d_head, 2 * loader.length + 2, dtype, place.device)

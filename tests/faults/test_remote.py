@@ -132,11 +132,11 @@ def test_a_window_of_shards_needs_its_share_of_the_disk_and_no_more(folder, far,
 def test_a_window_of_shards_waits_for_nothing_that_could_have_come_before(far, same_subject):
     corpus = far()  # in which some subjects are in two shards
     loader = loader_of(corpus, same_subject, shuffle="window", shuffle_shards=2)
-    part, needed = loader.parts[0], []
-    names = corpus.runs["shard"].to_numpy()[part.rows]
+    group, needed = loader.groups[0], []
+    names = corpus.runs["shard"].to_numpy()[group.rows]
     for first in range(0, 2 * loader.n_windows, 32):
         ahead = set(corpus.remote._in_order())
-        draw = part.draw(first, 32)
+        draw = group.draw(first, 32)
         now = set(names[np.r_[draw.run_left, draw.run_right]])
         needed.append(now - ahead if first else set())
         loader.batch(first, 32)

@@ -25,7 +25,7 @@ def corpus(tmp_path_factory):
 
 
 def all_fields(batch):
-    return [getattr(batch, name) for name in batch.__dataclass_fields__ if name != "space"]
+    return [getattr(batch, name) for name in batch.__dataclass_fields__ if name not in ("space", "masks")]
 
 
 def test_sequences_are_what_their_positions_say(corpus):
@@ -152,11 +152,11 @@ def test_mixture_weights_hold_in_every_block(tmp_path):
     spec = {"alpha": {"weight": 3.0}, "beta": {"weight": 1.0, "subjects": 9}}
     corpus = write_corpus(tmp_path, datasets=spec)
     loader = loader_of(corpus)
-    block = loader.parts[0].mixture.quotas.sum()
+    block = loader.groups[0].mixture.quotas.sum()
     b = loader.batch(5 * block, 4 * block)
     assert np.array_equal(np.bincount(b.dataset), [3 * block, block])
     proportional = loader_of(corpus, mixture="proportional")
-    b = proportional.batch(0, proportional.parts[0].mixture.quotas.sum())
+    b = proportional.batch(0, proportional.groups[0].mixture.quotas.sum())
     assert abs(np.mean(b.dataset == 1) - 0.75) < 0.01
 
 

@@ -14,7 +14,6 @@ from fmriscale.model.encoder import build, resolve_encoder
 from fmriscale.model.masked import build_two_tasks
 from fmriscale.sampling.loader import NTPLoader
 from fmriscale.sampling.masks import draw_masks, uniform
-from fmriscale.training.feed import to_device
 from fmriscale.training.objective import Objective
 
 SPACES = {"roi": 21, "atlas": 7}
@@ -136,8 +135,7 @@ def test_masked_volumes_are_learnt_alone_and_beside_ntp(tmp_path: Path):
         optimiser = torch.optim.AdamW(model.parameters(), lr=0.003, weight_decay=0.01)
         told = []
         for step in range(60):
-            batch = loader.batch(32 * step, 32)
-            pairs = to_device(batch, torch.device("cpu"), objective.masks(batch, 32 * step))
+            pairs = objective.add_masks(loader.batch(32 * step, 32), 32 * step).to(torch.device("cpu"))
             losses = objective.losses(model, pairs)
             assert losses.masked is not None
             optimiser.zero_grad()
@@ -160,4 +158,4 @@ def test_weights_that_mean_nothing_are_refused():
             TrainConfig(ntp_weight=ntp, masked_weight=masked)
     with pytest.raises(UserError, match="masked_share"):
         parse(PretrainConfig, ["--out", "x", "--data.corpus", "x", "--train.masked_share", "0"])
-    assert Objective.of(TrainConfig()).masks(None, 0) is None  # pyright: ignore[reportArgumentType]
+    assert Objective.of(TrainConfig()).add_masks(None, 0) is None  # pyright: ignore[reportArgumentType]

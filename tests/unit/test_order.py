@@ -122,12 +122,14 @@ def fields(batches):
 )
 def test_the_compiled_order_is_the_one_of_the_reference(corpora, seed, pairs):
     loader = loader_of(corpora["one"], seed=seed, pairs=pairs)
-    part, settings_of_pairs = loader.parts[0], loader.data.pairs
+    group, settings_of_pairs = loader.groups[0], loader.data.pairs
     runs = reference.records(corpora["one"], settings_of_pairs)
-    mixture = [x.tolist() for x in (part.mixture.quotas, part.mixture.which, part.mixture.occurrence)]
+    mixture = [x.tolist() for x in (group.mixture.quotas, group.mixture.which, group.mixture.occurrence)]
     positions = [*range(300), *range(10**7, 10**7 + 100)]
     expected = [
-        reference.draw(runs, part.datasets, *mixture, part.mixture.kinds.tolist(), settings_of_pairs, seed, p)
+        reference.draw(
+            runs, group.datasets, *mixture, group.mixture.kinds.tolist(), settings_of_pairs, seed, p
+        )
         for p in positions
     ]
     found = [loader.batch(0, 300), loader.batch(10**7, 100)]

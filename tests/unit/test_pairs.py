@@ -63,7 +63,7 @@ def test_the_published_design_gives_the_published_numbers_of_pairs(timbre, publi
             zip(b.run_left[b.label == 0].tolist(), b.start_left[b.label == 0].tolist(), strict=True)
         )
         assert len(set(lefts)) == 7548 and {s for _, s in lefts} == set(range(3, 224, 2))
-    runs = [set(loader.rows.tolist()) for part in (train, held_out) for loader in part.parts]
+    runs = [set(group.rows.tolist()) for loader in (train, held_out) for group in loader.groups]
     assert not runs[0] & runs[1]
 
 
@@ -97,7 +97,7 @@ def test_durations_in_seconds_are_volumes_of_each_data_set(tmp_path):
     corpus = write_corpus(tmp_path, datasets=spec, n_features=3)
     seconds = {"length": "10 s", "stride": "5 s", "gap": "7.5 s", "min_distance": "30 s", "first": "5s"}
     loader = loader_of(corpus, pairs={**seconds, "negatives": {"same_run": 1}}, group=64)
-    assert {(p.length, *p.datasets) for p in loader.parts} == {(13, "fast"), (4, "slow")}
+    assert {(p.length, *p.datasets) for p in loader.groups} == {(13, "fast"), (4, "slow")}
     for step in range(8):
         b = loader.batch(step * 64, 64)
         t_r = b.t_r[0]
@@ -214,7 +214,7 @@ def test_each_global_batch_is_of_one_space_and_named(tmp_path):
     assert all(b.left.shape[2] == corpus.spaces[b.space].n_features for b in batches)
     assert sum(b.space == "wide" for b in batches) == 100
     assert all((b.dataset == (b.space == "wide")).all() for b in batches)
-    with pytest.raises(ValueError, match="not in one group of 32"):
+    with pytest.raises(ValueError, match="not in one global batch of 32"):
         loader.batch(16, 32)
     assert loader_of(corpus, space=["wide"]).datasets == ["b"] == loader_of(corpus, space="wide").datasets
 

@@ -37,10 +37,10 @@ def corpora(repository, data_root, tmp_path_factory):
 def epochs_of(corpus, n, **pairs):
     """The first n epochs of pairs of each feature space: one batch an epoch."""
     loader = NTPLoader(corpus, DataConfig(corpus="", pairs=PairConfig(**pairs)), "train", 0, 256)
-    sizes = [2 * int(part.windows.sum()) for part in loader.parts]
+    sizes = [2 * int(group.windows.sum()) for group in loader.groups]
     return [
-        [part.batch(e * n_pairs, n_pairs) for e in range(n)]
-        for part, n_pairs in zip(loader.parts, sizes, strict=True)
+        [group.batch(e * n_pairs, n_pairs) for e in range(n)]
+        for group, n_pairs in zip(loader.groups, sizes, strict=True)
     ]
 
 

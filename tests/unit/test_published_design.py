@@ -84,8 +84,8 @@ def test_pre_training_has_15096_pairs_on_either_side(corpus, repository):
     kept = []
     for split in ("train", "eval"):
         loader = NTPLoader(corpus, config.data, split, 0, 256)
-        assert 2 * sum(int(part.windows.sum()) for part in loader.parts) == 15_096
-        kept.append({int(row) for part in loader.parts for row in part.rows})
+        assert 2 * sum(int(group.windows.sum()) for group in loader.groups) == 15_096
+        kept.append({int(row) for group in loader.groups for row in group.rows})
     places = [{int(run) for run in corpus.runs["run"].iloc[sorted(rows)]} for rows in kept]
     assert places == [{1, 2, 3, 4}, {5, 6, 7, 8}]
 

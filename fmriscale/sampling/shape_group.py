@@ -2,7 +2,6 @@
 
 import hashlib
 import threading
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,8 @@ from fmriscale.common.errors import UserError
 from fmriscale.config import KINDS, DataConfig
 from fmriscale.corpus.manifest import FeatureSpace
 from fmriscale.corpus.reader import Corpus
-from fmriscale.sampling.access import Allocate, MappedRuns, MemoryRuns, Source, standard_of, verify_runs
+from fmriscale.sampling.batch import Batch
+from fmriscale.sampling.gather import Allocate, MappedRuns, MemoryRuns, Source, standard_of, verify_runs
 from fmriscale.sampling.kernels import draw_pairs
 from fmriscale.sampling.mixture import kinds_of, mixture_of
 from fmriscale.sampling.stream import ShardPlan, StreamedRuns
@@ -20,42 +20,7 @@ from fmriscale.sampling.tables import Draw, Memo
 from fmriscale.sampling.windows import find_windows
 
 
-@dataclass(frozen=True)
-class Batch:
-    """B pairs of sequences of L volumes and V features.
-
-    Attributes
-    ----------
-    left, right : float16 [B, L, V]
-        The sequences: numpy arrays, or tensors on the device where `data.access` is device.
-    label : int64 [B]
-        1 where right follows left.
-    kind : int8 [B]
-        0 for a positive, else 1 + index in `config.KINDS`.
-    dataset : int16 [B]
-        Index of the left sequence's data set in the loader's `datasets`.
-    t_r : float32 [B]
-        Repetition time of the left run, s.
-    run_left, run_right, start_left, start_right : int32 [B]
-        Rows in the corpus and first volumes.
-    space : str
-        Feature space of all sequences.
-    """
-
-    left: Any
-    right: Any
-    label: np.ndarray
-    kind: np.ndarray
-    dataset: np.ndarray
-    t_r: np.ndarray
-    run_left: np.ndarray
-    run_right: np.ndarray
-    start_left: np.ndarray
-    start_right: np.ndarray
-    space: str
-
-
-class Part:
+class ShapeGroup:
     """The windows of some runs, and the endless order of pairs that they give.
 
     Parameters

@@ -1,0 +1,77 @@
+"""A batch of pairs: the sequences, what is known of them, and where they lie in the corpus."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Masks(NamedTuple):
+    """Which volumes of B pairs are masked, at most M of the S = 2 L volumes of a pair."""
+
+    place_BM: Any
+    """int64: a volume of the pair, 0 to S - 1; all of a pair differ."""
+    source_BM: Any
+    """int64: the volume of the pair that is shown there; -1 = the mask token."""
+    counts_BM: Any
+    """bool: to be reconstructed; the others only fill up, and show what they are."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B pairs of sequences of L volumes and V features.
+
+    All of them are numpy arrays, or tensors after `to`.
+
+    Attributes
+    ----------
+    left, right : float16 [B, L, V]
+        The sequences; tensors on the device from the start where `data.access` is device.
+    label : int64 [B]
+        1 where right follows left.
+    kind : int8 [B]
+        0 for a positive, else 1 + index in `config.KINDS`.
+    dataset : int16 [B]
+        Index of the left sequence's data set in the loader's `datasets`.
+    t_r : float32 [B]
+        Repetition time of the left run, s.
+    run_left, run_right, start_left, start_right : int32 [B]
+        Rows in the corpus and first volumes.
+    space : str
+        Feature space of all sequences.
+    masks : Masks, optional
+        Volumes that are masked; None where the task has no masked volumes.
+    """
+
+    left: Any
+    right: Any
+    label: Any
+    kind: Any
+    dataset: Any
+    t_r: Any
+    run_left: np.ndarray
+    run_right: np.ndarray
+    start_left: np.ndarray
+    start_right: np.ndarray
+    space: str
+    masks: Masks | None = None
+
+    def to(self, device: torch.device) -> Batch:
+        """Return the batch with tensors on a device, sent from pinned memory if it is a GPU."""
+        import torch
+
+        def move(values: Any) -> torch.Tensor:
+            tensor = torch.as_tensor(values)
+            if device.type != "cuda" or tensor.device.type == "cuda":
+                return tensor
+            return (tensor if tensor.is_pinned() else tensor.pin_memory()).to(device, non_blocking=True)
+
+        names = ("left", "right", "label", "kind", "dataset", "t_r")
+        moved = {name: move(getattr(self, name)) for name in names}
+        return dataclasses.replace(self, **moved, masks=self.masks and Masks(*map(move, self.masks)))

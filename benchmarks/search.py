@@ -33,8 +33,8 @@ from fmriscale.common.files import atomic_write
 from fmriscale.config import PretrainConfig, StudyConfig, TrackingConfig
 from fmriscale.config.recipe import parse
 from fmriscale.corpus.reader import Corpus
-from fmriscale.model.encoder import Encoder, PairClassifier, build
-from fmriscale.model.export import load_encoder, save_encoder
+from fmriscale.model.classifier import PairClassifier, build
+from fmriscale.model.encoder import Encoder
 from fmriscale.sampling.batch import Batch
 from fmriscale.sampling.loader import NTPLoader
 from fmriscale.study.cells import Cell
@@ -169,7 +169,8 @@ def compute(target: Target, given: argparse.Namespace, name: str, fold: int, fol
         write_fresh(encoder, recipe, material.corpus)
     else:
         found |= pretrain(encoder, recipe, material.corpus)
-    found["probes"] = probes(load_encoder(encoder)[0], material.corpus, material.windows, target.probes)
+    loaded = Encoder.from_pretrained(encoder)
+    found["probes"] = probes(loaded, material.corpus, material.windows, target.probes)
     study = dataclasses.replace(study, pretrained=str(encoder))
     arm = "fresh" if is_fresh(name) else "pretrained"
     found["curves"] = {}
@@ -293,7 +294,7 @@ def write_fresh(folder: Path, recipe: PretrainConfig, corpus: Corpus) -> None:
 def write(folder: Path, encoder: Encoder, corpus: Corpus, loader: NTPLoader) -> None:
     """Save an encoder with what the fine-tuning asks of it."""
     spaces = {name: space.to_dict() for name, space in loader.spaces.items()}
-    save_encoder(folder, encoder, {"feature_spaces": spaces, "train_runs": list(loader.run_keys)})
+    encoder.save_pretrained(folder, {"feature_spaces": spaces, "train_runs": list(loader.run_keys)})
 
 
 # ---------------------------------------------------------------- probes

@@ -29,9 +29,10 @@ from busy import Others
 from torch import nn
 
 from fmriscale.config import ModelConfig, TrainConfig
-from fmriscale.model.encoder import build, resolve_encoder
+from fmriscale.model.classifier import build
 from fmriscale.model.flops import train_flops
 from fmriscale.model.losses import ntp_loss
+from fmriscale.model.presets import resolve_encoder
 from fmriscale.training.heap import keep_pages
 
 FEATURES, LENGTH, BATCH = 417, 5, 256

@@ -15,7 +15,8 @@ from sklearn.utils.validation import check_is_fitted
 
 from fmriscale.config import FeatureConfig
 from fmriscale.ingest.read.features import load_features
-from fmriscale.model.encoder import Encoder, Pool
+from fmriscale.model.encoder import Encoder
+from fmriscale.model.presets import Pool
 
 BATCH = 256
 

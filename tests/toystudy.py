@@ -8,8 +8,8 @@ from factory import write_corpus
 
 from fmriscale.config import ModelConfig
 from fmriscale.corpus.manifest import FeatureSpace
-from fmriscale.model.encoder import build, resolve_encoder
-from fmriscale.model.export import save_encoder
+from fmriscale.model.classifier import build
+from fmriscale.model.presets import resolve_encoder
 
 V = 12
 PATTERN = np.random.default_rng(5).standard_normal((2, V))
@@ -30,7 +30,7 @@ def add_timbre(x, record):
 def write_encoder(folder, seed, **meta):
     encoder = build(resolve_encoder(TINY, {"toy": V}, 5), seed).encoder
     spaces = {"toy": FeatureSpace("toy", V).to_dict()}
-    save_encoder(folder, encoder, {"feature_spaces": spaces, "train_runs": [], **meta})
+    encoder.save_pretrained(folder, {"feature_spaces": spaces, "train_runs": [], **meta})
     return folder
 
 

@@ -1,71 +1,111 @@
-"""A fine-tuned classifier of pairs as files: an encoder/ folder with its head beside it; and what it answers.
+"""Classify pairs: an encoder with a linear head, its files, and what it answers.
 
 MLflow loads such a folder through `_load_pyfunc`, its contract for models of any library, without pickle.
+Shapes: B pairs, L volumes a sequence, V features, D width, C classes.
 """
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load, save
+from torch import Tensor, nn
 
 from fmriscale.common.errors import DamageError
 from fmriscale.common.files import atomic_write
-from fmriscale.model.encoder import PairClassifier
-from fmriscale.model.export import load_encoder, save_encoder
+from fmriscale.model.encoder import Encoder
+from fmriscale.model.export import float32_bytes, read_weights
+from fmriscale.model.presets import EncoderConfig, PairWay, Pool
 
 HEAD = "head.safetensors"
 """Weights of the head, beside those of the encoder."""
 
 
-def save_classifier(folder: Path, model: PairClassifier, meta: dict[str, Any]) -> None:
-    """Write a classifier such that its encoder can be used alone (`load_encoder`)."""
-    data = save({k: v.detach().float().cpu().contiguous() for k, v in model.head.state_dict().items()})
-    head = {
-        "pair": model.pair,
-        "pool": model.pool,
-        "n_classes": model.head.out_features,
-        "sha256": hashlib.sha256(data).hexdigest(),
-    }
-    atomic_write(folder / HEAD, data)
-    save_encoder(folder, model.encoder, {**meta, "head": head})
-
-
-def load_classifier(folder: Path) -> tuple[PairClassifier, dict[str, Any]]:
-    """Read a classifier back, in evaluation mode, with the meta data it was saved with."""
-    encoder, meta = load_encoder(folder)
-    path, head = Path(folder) / HEAD, meta.get("head")
-    if head is None or not path.exists():
-        raise DamageError(f"{folder}: an encoder without a head; give the model/ folder of a finished study")
-    data = path.read_bytes()
-    if hashlib.sha256(data).hexdigest() != head["sha256"]:
-        raise DamageError(f"{path} is not the file that config.json tells of; run the study again")
-    model = PairClassifier(encoder, head["n_classes"], head["pair"], head["pool"])
-    model.head.load_state_dict(load(data))
-    return model.eval(), meta
-
-
-class SameLabel:
-    """What a classifier of a study answers, numpy in and out.
+class PairClassifier(nn.Module):
+    """An encoder and a linear head that starts at zero: before training every class is as likely.
 
     Parameters
     ----------
-    folder : Path
-        As written by `save_classifier`; meta names the feature space (`space`) it reads.
+    encoder : Encoder
+        The encoder.
+    n_classes : int
+        C.
+    pair : {"joint", "siamese"}
+        joint: both windows go through the encoder together, as in pre-training; siamese: each alone, and
+        the head sees |a - b| and a * b, so that the answer is the same for (left, right) and (right, left).
+    pool : {"cls", "mean"}
+        What of the encoder's tokens the head sees.
     """
 
+    def __init__(
+        self, encoder: Encoder, n_classes: int = 2, pair: PairWay = "joint", pool: Pool = "cls"
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.pair: PairWay = pair
+        self.pool: Pool = pool
+        self.head = nn.Linear(encoder.config.d_model * (1 if pair == "joint" else 2), n_classes)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, left_BLV: Tensor, right_BLV: Tensor, t_r_B: Tensor, space: str | None = None) -> Tensor:
+        """Return logits [B, C]."""
+        return self.head(self.features(left_BLV, right_BLV, t_r_B, space))
+
+    def features(
+        self, left_BLV: Tensor, right_BLV: Tensor, t_r_B: Tensor, space: str | None = None
+    ) -> Tensor:
+        """Return what the head sees of each pair, [B, D] or (siamese) [B, 2 D]."""
+        if self.pair == "joint":
+            return self.encoder.pooled(left_BLV, right_BLV, t_r_B, space, self.pool)
+        windows_NLV = torch.cat((left_BLV, right_BLV))
+        return compare(*self.encoder.embed(windows_NLV, t_r_B.repeat(2), space, self.pool).chunk(2))
+
+
+def compare(a_BD: Tensor, b_BD: Tensor) -> Tensor:
+    """Return |a - b| and a * b, [B, 2 D]: the order of the two does not matter."""
+    return torch.cat(((a_BD - b_BD).abs(), a_BD * b_BD), dim=1)
+
+
+def build(config: EncoderConfig, seed: int, pair: PairWay = "joint", pool: Pool = "cls") -> PairClassifier:
+    """Build an encoder and its head with weights that depend on the seed alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return PairClassifier(Encoder(config), pair=pair, pool=pool)
+
+
+def save_classifier(folder: Path, model: PairClassifier, meta: dict[str, Any]) -> None:
+    """Write a classifier such that its encoder can be used alone (`Encoder.from_pretrained`)."""
+    data, sha256 = float32_bytes(model.head.state_dict())
+    head = {"pair": model.pair, "pool": model.pool, "n_classes": model.head.out_features, "sha256": sha256}
+    atomic_write(folder / HEAD, data)
+    model.encoder.save_pretrained(folder, {**meta, "head": head})
+
+
+def load_classifier(folder: Path) -> PairClassifier:
+    """Read a classifier back, in evaluation mode; its encoder has the meta data it was saved with."""
+    encoder = Encoder.from_pretrained(folder)
+    path, head = Path(folder) / HEAD, encoder.meta.get("head")
+    if head is None or not path.exists():
+        raise DamageError(f"{folder}: an encoder without a head; give the model/ folder of a finished study")
+    model = PairClassifier(encoder, head["n_classes"], head["pair"], head["pool"])
+    model.head.load_state_dict(read_weights(path, head["sha256"], "run the study again"))
+    return model.eval()
+
+
+class SameLabel:
+    """The answers of a study's saved classifier, numpy in and out."""
+
     def __init__(self, folder: Path) -> None:
-        self.model, self.meta = load_classifier(Path(folder))
+        self.model = load_classifier(folder)
 
     @torch.inference_mode()
     def predict(self, pairs: dict[str, np.ndarray], params: dict[str, Any] | None = None) -> np.ndarray:
-        """Return the probability that the windows of each pair share a label, float32 [B]."""
+        """Return the probability that windows left, right [B, L, V] share a label, float32 [B]; t_r in s."""
         left_BLV, right_BLV, t_r_B = (
             torch.as_tensor(np.asarray(pairs[name], np.float32)) for name in ("left", "right", "t_r")
         )
-        logits_BC = self.model(left_BLV, right_BLV, t_r_B, self.meta["space"])
+        logits_BC = self.model(left_BLV, right_BLV, t_r_B, self.model.encoder.meta["space"])
         return logits_BC.softmax(dim=1)[:, 1].numpy()
 
 

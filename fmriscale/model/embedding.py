@@ -57,6 +57,12 @@ class ProjectedEmbedding(nn.Module):
             # Standardised features give tokens of unit variance, whatever their number.
             nn.init.normal_(self.weight.data[self.rows[name]], std=n_features**-0.5)
 
+    def rows_of(self, name: str) -> dict[str, Tensor]:
+        """Return weight [V, D] and bias [1, D] of a space."""
+        place = list(self.rows).index(name)
+        weight_VD, bias_1D = self.weight[self.rows[name]], self.bias[place : place + 1]
+        return {"weight": weight_VD.detach(), "bias": bias_1D.detach()}
+
     def forward(self, left_BLV: Tensor, right_BLV: Tensor, space: str | None) -> Tensor:
         """Return tokens [B, T, D] in the dtype of the weights."""
         name = space if space is not None else next(iter(self.rows))

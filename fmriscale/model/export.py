@@ -1,4 +1,4 @@
-"""The end product: `encoder/` = weights + what they mean, loadable with torch and safetensors alone."""
+"""The files of an encoder/ folder, weights and what they mean; torch and safetensors read them alone."""
 
 import hashlib
 import json
@@ -6,48 +6,25 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load, save
+from torch import Tensor
 
 from fmriscale.common.errors import DamageError, UserError
 from fmriscale.common.files import atomic_write
-from fmriscale.model.encoder import Encoder, EncoderConfig
 
 FORMAT = 1
 
 
-def save_encoder(folder: Path, encoder: Encoder, meta: dict[str, Any]) -> None:
-    """Write `model.safetensors` (float32) and, last, `config.json`.
-
-    Parameters
-    ----------
-    folder : Path
-        Made where it does not exist; an encoder that is there is replaced.
-    encoder : Encoder
-        Whole weights (not partitioned by ZeRO-3).
-    meta : dict
-        What the weights mean: feature_spaces, pairs, t_r, train_runs, corpus_fingerprint,
-        config_hash, step, fmriscale. Plain JSON values.
-    """
-    weights = {k: v.detach().float().cpu().contiguous() for k, v in encoder.state_dict().items()}
-    data = save(weights)
-    config = {
-        "format": FORMAT,
-        "encoder": encoder.config.to_dict(),
-        "weights_sha256": hashlib.sha256(data).hexdigest(),
-        "meta": meta,
-    }
+def write_folder(folder: Path, weights: dict[str, Tensor], encoder: dict[str, Any], meta: dict) -> None:
+    """Write `model.safetensors` (float32) and, last, `config.json`; files that are there are replaced."""
+    data, sha256 = float32_bytes(weights)
+    config = {"format": FORMAT, "encoder": encoder, "weights_sha256": sha256, "meta": meta}
     (folder / "config.json").unlink(missing_ok=True)
     atomic_write(folder / "model.safetensors", data)
     atomic_write(folder / "config.json", json.dumps(config, indent=1, sort_keys=True) + "\n")
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
-    """Return the whole `config.json` of an encoder folder.
-
-    Raises
-    ------
-    UserError
-        The folder holds no encoder, or one of a newer format.
-    """
+    """Return the whole `config.json` of an encoder folder."""
     path = folder / "config.json"
     try:
         config = json.loads(path.read_text())
@@ -62,33 +39,17 @@ def read_meta(folder: Path) -> dict[str, Any]:
     return config
 
 
-def load_encoder(folder: Path) -> tuple[Encoder, dict[str, Any]]:
-    """Read an encoder back, in evaluation mode.
+def float32_bytes(weights: dict[str, Tensor]) -> tuple[bytes, str]:
+    """Return weights as the bytes of a safetensors file, float32, and their sha256."""
+    data = save({name: w.detach().float().cpu().contiguous() for name, w in weights.items()})
+    return data, hashlib.sha256(data).hexdigest()
 
-    Parameters
-    ----------
-    folder : Path
-        As written by `save_encoder`.
 
-    Returns
-    -------
-    tuple
-        The encoder and the meta data it was saved with.
-
-    Raises
-    ------
-    UserError, DamageError
-        No encoder there; or weights that are not those that config.json tells of.
-    """
-    folder = Path(folder)
-    config = read_meta(folder)
-    path = folder / "model.safetensors"
+def read_weights(path: Path, sha256: str, remedy: str) -> dict[str, Tensor]:
+    """Read a safetensors file and check its sha256."""
     if not path.exists():
-        raise DamageError(f"{path} is missing though config.json is there; export the encoder again")
+        raise DamageError(f"{path} is missing though config.json is there; {remedy}")
     data = path.read_bytes()
-    if hashlib.sha256(data).hexdigest() != config["weights_sha256"]:
-        raise DamageError(f"{path} is not the file that config.json tells of; export the encoder again")
-    encoder = Encoder(EncoderConfig(**config["encoder"]))
-    encoder.load_state_dict(load(data))
-    encoder.meta = config["meta"]
-    return encoder.eval(), encoder.meta
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise DamageError(f"{path} is not the file that config.json names; {remedy}")
+    return load(data)

@@ -8,7 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fmriscale.model.encoder import Encoder, EncoderConfig, PairClassifier, Pool, mean_of_volumes
+from fmriscale.model.classifier import PairClassifier
+from fmriscale.model.encoder import Encoder, mean_of_volumes
+from fmriscale.model.presets import EncoderConfig, Pool
 
 MASK_FLAG = 1
 """Column that the published mask token raises, between those of CLS and SEP."""

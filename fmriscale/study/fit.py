@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from fmriscale.common.errors import UserError
 from fmriscale.config import StudyConfig
 from fmriscale.model.adapt import add_low_rank, depths, learning, merge_low_rank
-from fmriscale.model.encoder import PairClassifier, compare
+from fmriscale.model.classifier import PairClassifier, compare
 from fmriscale.study.baselines import Score, score
 from fmriscale.study.cells import Cell
 from fmriscale.study.material import Material, conditions, units

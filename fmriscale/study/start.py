@@ -6,8 +6,10 @@ from typing import Any
 from fmriscale.common.errors import UserError
 from fmriscale.config import StudyConfig
 from fmriscale.corpus.manifest import FeatureSpace
-from fmriscale.model.encoder import EncoderConfig, PairClassifier, build, in_space, resolve_encoder
-from fmriscale.model.export import load_encoder, read_meta
+from fmriscale.model.classifier import PairClassifier, build
+from fmriscale.model.encoder import Encoder, in_space
+from fmriscale.model.export import read_meta
+from fmriscale.model.presets import EncoderConfig, resolve_encoder
 from fmriscale.study import shuffled_order
 from fmriscale.study.cells import Cell, encoder_folder
 from fmriscale.study.folds import Fold, refuse_seen_runs
@@ -68,7 +70,8 @@ def classifier(config: StudyConfig, material: Material, cell: Cell) -> tuple[Pai
         shape = resolve_encoder(config.model, {name: space.n_features}, config.task.length)
         encoder = build(shape, seed).encoder
     else:
-        encoder, meta = load_encoder(folder)
+        encoder = Encoder.from_pretrained(folder)
+        meta = encoder.meta
         name = seen_as(space, meta) or f"{space.name}_{space.sha256[:8]}"
         encoder = in_space(encoder, name, space.n_features, seed)
         if cell.arm == "fresh":

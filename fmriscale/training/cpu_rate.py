@@ -10,8 +10,8 @@ import os
 
 import torch
 
-from fmriscale.model.encoder import EncoderConfig
 from fmriscale.model.flops import done_flops
+from fmriscale.model.presets import EncoderConfig
 from fmriscale.training.schedule import BatchPlan
 from fmriscale.training.telemetry import peak_flops
 

@@ -7,9 +7,11 @@ import torch
 from torch import Tensor
 
 from fmriscale.config import TrainConfig
-from fmriscale.model.encoder import EncoderConfig, PairClassifier, PairWay, Pool, build, count_parameters
+from fmriscale.model.classifier import PairClassifier, build
+from fmriscale.model.encoder import count_parameters
 from fmriscale.model.losses import ntp_loss
 from fmriscale.model.masked import build_two_tasks
+from fmriscale.model.presets import EncoderConfig, PairWay, Pool
 from fmriscale.sampling.batch import Batch
 from fmriscale.sampling.masks import draw_masks
 

@@ -15,7 +15,7 @@ import sys
 from fmriscale.common.errors import EXIT_OK, EXIT_USAGE, UserError
 from fmriscale.config import PretrainConfig
 from fmriscale.config.recipe import parse
-from fmriscale.model.gpus import GPUS
+from fmriscale.model.flops import GPUS
 
 
 def main(args: list[str] | None = None) -> int:

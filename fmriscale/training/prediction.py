@@ -10,8 +10,8 @@ from fmriscale.config import PretrainConfig
 from fmriscale.corpus.reader import Corpus
 from fmriscale.corpus.servers import is_url
 from fmriscale.model.activation_memory import activation_bytes
-from fmriscale.model.encoder import EncoderConfig, resolve_encoder
 from fmriscale.model.flops import train_flops
+from fmriscale.model.presets import EncoderConfig, resolve_encoder
 from fmriscale.sampling.loader import NTPLoader
 from fmriscale.training.cpu_rate import cpu_pairs_per_s
 from fmriscale.training.objective import Objective

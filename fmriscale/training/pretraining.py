@@ -16,9 +16,9 @@ from fmriscale.common.version import __version__
 from fmriscale.config import PretrainConfig
 from fmriscale.config.recipe import config_hash, flatten, parse, save_config, to_dict
 from fmriscale.corpus.reader import Corpus
-from fmriscale.model.encoder import Encoder, EncoderConfig
-from fmriscale.model.export import save_encoder
+from fmriscale.model.encoder import Encoder
 from fmriscale.model.flops import train_flops
+from fmriscale.model.presets import EncoderConfig
 from fmriscale.sampling.loader import NTPLoader, select_runs
 from fmriscale.tracking import Tracker
 from fmriscale.training import cluster, zero
@@ -374,4 +374,4 @@ def export(
         "step": step,
         "fmriscale": __version__,
     }
-    save_encoder(folder, encoder, meta)
+    encoder.save_pretrained(folder, meta)

@@ -2,7 +2,7 @@
 
 from fmriscale.common.errors import UserError
 from fmriscale.config import PretrainConfig
-from fmriscale.model.encoder import EncoderConfig, resolve_encoder
+from fmriscale.model.presets import EncoderConfig, resolve_encoder
 from fmriscale.sampling.loader import NTPLoader
 
 

@@ -19,9 +19,9 @@ from fmriscale.common.version import __version__
 from fmriscale.config import KINDS, PretrainConfig
 from fmriscale.corpus.reader import Corpus
 from fmriscale.model.attention import sdpa_backend
-from fmriscale.model.encoder import EncoderConfig
-from fmriscale.model.gpus import GPUS
+from fmriscale.model.flops import GPUS
 from fmriscale.model.losses import group_sums
+from fmriscale.model.presets import EncoderConfig
 from fmriscale.sampling.loader import NTPLoader
 from fmriscale.training import cluster
 from fmriscale.training.cluster import Cluster

@@ -13,8 +13,10 @@ import torch
 from memory import peak_of
 
 from fmriscale.config import ModelConfig, TrainConfig
-from fmriscale.model.encoder import build, count_parameters, resolve_encoder
+from fmriscale.model.classifier import build
+from fmriscale.model.encoder import count_parameters
 from fmriscale.model.losses import ntp_loss
+from fmriscale.model.presets import resolve_encoder
 from fmriscale.training import cluster, zero
 from fmriscale.training.schedule import plan_batch
 

@@ -14,7 +14,7 @@ import torch
 from ranks import clean_environment, evals_of, free_port, start_ranks, steps_of
 
 from fmriscale.common.errors import EXIT_STOPPED
-from fmriscale.model.export import load_encoder
+from fmriscale.model.encoder import Encoder
 
 pytestmark = pytest.mark.distributed
 
@@ -48,17 +48,17 @@ def test_every_launcher_rank_count_and_zero_stage_gives_the_same_run(
         assert f"{ranks} x CPU" in done.stdout and f"ZeRO stage {stage}" in done.stdout
         curves[name] = [(x["step"], x["loss"], x["grad_norm"]) for x in steps_of(out)]
         curves[name] += [(x["step"], x["loss"], x["pairs"]) for x in evals_of(out)]
-        encoders[name] = load_encoder(out / "encoder")
+        encoders[name] = Encoder.from_pretrained(out / "encoder")
 
-    first, meta = encoders["python"]
-    assert len(curves["python"]) == 12 + 4 and meta["step"] == 12
+    first = encoders["python"]
+    assert len(curves["python"]) == 12 + 4 and first.meta["step"] == 12
     left, right, t_r = torch.randn(4, 5, 12), torch.randn(4, 5, 12), torch.ones(4)
     for name in DOORS:
         for a, b in zip(curves["python"], curves[name], strict=True):
             assert a == pytest.approx(b, abs=1e-6), name
         # Outputs, not weights: a bias added to all keys has no gradient, and Adam makes much of its noise.
-        encoder, _ = encoders[name]
-        torch.testing.assert_close(encoder(left, right, t_r), first(left, right, t_r), rtol=1e-4, atol=1e-5)
+        given, expected = encoders[name](left, right, t_r), first(left, right, t_r)
+        torch.testing.assert_close(given, expected, rtol=1e-4, atol=1e-5)
 
 
 def until(what, timeout: float = 240) -> None:

@@ -11,7 +11,7 @@ from mlflow.tracking import MlflowClient
 from ranks import evals_of, steps_of
 
 from fmriscale.corpus.reader import Corpus
-from fmriscale.model.export import load_encoder
+from fmriscale.model.encoder import Encoder
 
 pytestmark = pytest.mark.distributed
 
@@ -172,7 +172,7 @@ def test_steps_that_are_not_finite_leave_the_weights_alone_and_are_counted_and_n
     assert 3 < len(bad) < 27 and all(x["loss"] is None for x in steps if x["step"] in bad)
     assert all(math.isfinite(x["loss"]) and math.isfinite(x["grad_norm"]) for x in steps if x["finite"])
     assert bad == [x["step"] for x in steps_of(folder / "bad0") if not x["finite"]]
-    encoder, _ = load_encoder(folder / f"bad{stage}/encoder")
+    encoder = Encoder.from_pretrained(folder / f"bad{stage}/encoder")
     assert all(p.isfinite().all() for p in encoder.parameters())
     manifest = json.loads((folder / f"bad{stage}/checkpoints/step_0000030/manifest.json").read_text())
     assert manifest["state"]["bad_steps"] == len(bad) and manifest["state"]["adam_step"] == 30 - len(bad)
@@ -208,7 +208,7 @@ def test_the_best_by_validation_is_kept_and_becomes_an_encoder(runs):
     best = min(losses, key=lambda step: losses[step])
     kept = sorted(p.name for p in (folder / "best/checkpoints").iterdir())
     assert kept == sorted({f"step_{best:07d}", "step_0000012"})
-    _, meta = load_encoder(folder / "best/encoder_best")
+    meta = Encoder.from_pretrained(folder / "best/encoder_best").meta
     assert meta["step"] == best
 
 
@@ -245,7 +245,8 @@ def test_masked_volumes_are_the_same_at_every_zero_stage_and_however_a_step_is_d
             assert line["loss"] == pytest.approx(0.5 * line["ntp_loss"] + line["masked_loss"])
     assert steps_of(folder / "masked parts") == steps_of(folder / "masked2")
     assert all("masked_loss" in line for line in evals_of(folder / "masked0"))
-    encoder, meta = load_encoder(folder / "masked3/encoder")
+    encoder = Encoder.from_pretrained(folder / "masked3/encoder")
+    meta = encoder.meta
     assert meta["config"]["train"]["masked_weight"] == 1 and encoder.config.preset == "tiny"
 
 

@@ -11,7 +11,7 @@ import pytest
 from factory import write_corpus
 
 from fmriscale.config import SplitConfig
-from fmriscale.model.export import load_encoder
+from fmriscale.model.encoder import Encoder
 
 pytestmark = pytest.mark.slurm
 
@@ -180,6 +180,6 @@ def test_a_request_to_stop_ends_in_the_same_run_though_slurmctld_was_restarted(
     assert "life 1, on node" in told and "life 2, on node" in told and "resumed from" in told
     assert "2 x CPU (1 on this node" in told and "ZeRO stage 2" in told
     assert steps_of(run) == undisturbed
-    _, meta = load_encoder(run / "encoder")
+    meta = Encoder.from_pretrained(run / "encoder").meta
     assert meta["step"] == STEPS
     assert not list(repository.glob(f"slurm-{job}*"))

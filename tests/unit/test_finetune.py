@@ -17,8 +17,8 @@ from fmriscale.config import ModelConfig, StudyConfig, TaskConfig
 from fmriscale.corpus.manifest import FeatureSpace
 from fmriscale.corpus.reader import Corpus
 from fmriscale.finetune import headlines
-from fmriscale.model.encoder import PairClassifier, build, resolve_encoder
-from fmriscale.model.export import save_encoder
+from fmriscale.model.classifier import PairClassifier, build
+from fmriscale.model.presets import resolve_encoder
 from fmriscale.study.cells import Cell
 from fmriscale.study.fit import Reader, fit
 from fmriscale.study.material import fold_pairs, prepare
@@ -285,7 +285,7 @@ def test_a_flipped_byte_in_a_run_that_takes_part_stops_the_study(place, tmp_path
 def test_an_encoder_with_learned_positions_needs_its_own_window_length(place, capsys):
     config = resolve_encoder(ModelConfig(preset="paper"), {"toy": V}, 4)
     spaces = {"feature_spaces": {"toy": FeatureSpace("toy", V).to_dict()}}
-    save_encoder(place / "paper", build(config, 0).encoder, spaces)
+    build(config, 0).encoder.save_pretrained(place / "paper", spaces)
     assert run(options(place, "refused", pretrained=place / "paper")) == 2
     assert "set task.length: 4" in capsys.readouterr().err
     fitting = options(place, "paper_out", pretrained=place / "paper", task__length=4, train__epochs=1)
@@ -296,7 +296,7 @@ def test_an_unseen_feature_space_gets_a_projection_that_is_trained_alone_first(p
     """The corpus has 12 features, the encoder was pre-trained on 7 others."""
     encoder = build(resolve_encoder(TINY, {"atlas": 7}, 5), 3).encoder
     spaces = {"feature_spaces": {"atlas": FeatureSpace("atlas", 7).to_dict()}}
-    save_encoder(place / "seven", encoder, spaces)
+    encoder.save_pretrained(place / "seven", spaces)
     config = StudyConfig(
         out=str(place / "unseen"),
         corpus=str(place / "corpus"),
@@ -330,7 +330,7 @@ def test_an_unseen_feature_space_gets_a_projection_that_is_trained_alone_first(p
     assert run(options(place, "unseen", pretrained=place / "seven", train__projection_epochs=1)) == 0
     assert run(options(place, "not_asked", pretrained=place / "seven")) == 2
     flat = build(resolve_encoder(ModelConfig(preset="paper"), {"atlas": 7}, 5), 0).encoder
-    save_encoder(place / "flat", flat, spaces)
+    flat.save_pretrained(place / "flat", spaces)
     assert run(options(place, "flat_out", pretrained=place / "flat", train__projection_epochs=1)) == 2
     assert "reads feature space(s) atlas (7 features)" in capsys.readouterr().err
 

@@ -10,8 +10,9 @@ from factory import write_corpus
 from fmriscale.common.errors import UserError
 from fmriscale.config import DataConfig, ModelConfig, PretrainConfig, TrainConfig
 from fmriscale.config.recipe import parse
-from fmriscale.model.encoder import build, resolve_encoder
+from fmriscale.model.classifier import build
 from fmriscale.model.masked import build_two_tasks
+from fmriscale.model.presets import resolve_encoder
 from fmriscale.sampling.loader import NTPLoader
 from fmriscale.sampling.masks import draw_masks, uniform
 from fmriscale.training.objective import Objective

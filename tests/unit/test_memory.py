@@ -9,8 +9,10 @@ from memory import peak_of, saved_bytes
 
 from fmriscale.config import ModelConfig, TrainConfig
 from fmriscale.model.activation_memory import activation_bytes
-from fmriscale.model.encoder import build, count_parameters, resolve_encoder
+from fmriscale.model.classifier import build
+from fmriscale.model.encoder import count_parameters
 from fmriscale.model.losses import ntp_loss
+from fmriscale.model.presets import resolve_encoder
 from fmriscale.training.objective import Objective
 
 B, L, V = 32, 5, 125

@@ -12,11 +12,12 @@ from fmriscale.config import ModelConfig
 from fmriscale.model.activation import relu_
 from fmriscale.model.adapt import add_low_rank, learning, merge_low_rank
 from fmriscale.model.attention import sdpa_backend
+from fmriscale.model.classifier import build
 from fmriscale.model.dropout import Dropout
-from fmriscale.model.encoder import Encoder, build, count_parameters, in_space, resolve_encoder
-from fmriscale.model.export import load_encoder, save_encoder
+from fmriscale.model.encoder import Encoder, count_parameters, in_space
 from fmriscale.model.flops import done_flops, forward_flops
 from fmriscale.model.losses import group_sums, ntp_loss
+from fmriscale.model.presets import resolve_encoder
 
 V, L, B = 21, 5, 6
 PRESETS = ("paper", "tiny")
@@ -210,8 +211,9 @@ def test_group_sums_count_each_pair_once_and_leave_fillers_out():
 def test_an_exported_encoder_is_read_back_to_the_bit(preset: str, tmp_path: Path):
     encoder = encoder_of(preset)
     meta = {"train_runs": ["a_sub-1"], "t_r": [2.0, 2.0], "step": 7}
-    save_encoder(tmp_path / "encoder", encoder, meta)
-    back, told = load_encoder(tmp_path / "encoder")
+    encoder.save_pretrained(tmp_path / "encoder", meta)
+    back = Encoder.from_pretrained(tmp_path / "encoder")
+    told = back.meta
     assert told == meta and back.config == encoder.config and not back.training
     assert torch.equal(back(*pairs()), encoder(*pairs()))
     assert count_parameters(back) == count_parameters(encoder)
@@ -223,18 +225,18 @@ def test_an_exported_encoder_is_read_back_to_the_bit(preset: str, tmp_path: Path
 
 def test_a_damaged_export_is_refused_by_name(tmp_path: Path):
     with pytest.raises(UserError, match=r"no config.json"):
-        load_encoder(tmp_path)
-    save_encoder(tmp_path, encoder_of("tiny"), {})
+        Encoder.from_pretrained(tmp_path)
+    encoder_of("tiny").save_pretrained(tmp_path, {})
     path = tmp_path / "model.safetensors"
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(bytes(data))
     with pytest.raises(DamageError, match=r"model.safetensors"):
-        load_encoder(tmp_path)
+        Encoder.from_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, "format": 99}))
     with pytest.raises(UserError, match="format 99"):
-        load_encoder(tmp_path)
+        Encoder.from_pretrained(tmp_path)
 
 
 def test_dropout_zeroes_its_share_independently_and_keeps_the_mean():

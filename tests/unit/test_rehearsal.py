@@ -12,7 +12,8 @@ from factory import write_corpus
 
 from fmriscale.common.errors import UserError
 from fmriscale.config import DataConfig, ModelConfig, TrainConfig
-from fmriscale.model.encoder import PairClassifier, build, resolve_encoder
+from fmriscale.model.classifier import PairClassifier, build
+from fmriscale.model.presets import resolve_encoder
 from fmriscale.sampling.loader import NTPLoader
 from fmriscale.training.objective import Objective
 from fmriscale.training.rehearsal import rehearse

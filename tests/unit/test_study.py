@@ -21,9 +21,8 @@ from fmriscale.cli import run
 from fmriscale.common.errors import DamageError
 from fmriscale.config import DataConfig, PretrainConfig, StudyConfig, TaskConfig
 from fmriscale.config.recipe import parse, save_config
-from fmriscale.model.classifier import HEAD, SameLabel, load_classifier, save_classifier
-from fmriscale.model.encoder import PairClassifier
-from fmriscale.model.export import load_encoder
+from fmriscale.model.classifier import HEAD, PairClassifier, SameLabel, load_classifier, save_classifier
+from fmriscale.model.encoder import Encoder
 from fmriscale.study import runner as study
 from fmriscale.study import shuffled_order
 from fmriscale.study.cells import Baselines, Cell, Final, arms, cells, pieces
@@ -293,18 +292,19 @@ def test_the_final_model_saw_everybody_and_answers_in_numpy(undisturbed, place):
     pairs = {"left": bold.bold_NLV[:6], "right": bold.bold_NLV[-6:], "t_r": bold.t_r_N[:6]}
     chance = model.predict(pairs)
     assert chance.dtype == np.float32 and chance.shape == (6,) and 0 < chance.min() < chance.max() < 1
-    encoder, _ = load_encoder(undisturbed / "model")  # is an encoder/ folder as well
+    encoder = Encoder.from_pretrained(undisturbed / "model")  # is an encoder/ folder as well
     for name, weights in encoder.state_dict().items():
         assert torch.equal(weights, model.model.encoder.state_dict()[name])
 
 
 @pytest.mark.parametrize(("pair", "pool"), [("joint", "cls"), ("siamese", "mean")])
 def test_a_saved_classifier_gives_equal_logits(place, tmp_path, pair, pool):
-    encoder, meta = load_encoder(place / "encoder")
+    encoder = Encoder.from_pretrained(place / "encoder")
+    meta = encoder.meta
     model = PairClassifier(encoder, 2, pair, pool).eval()
     torch.nn.init.normal_(model.head.weight)
     save_classifier(tmp_path / "m", model, {**meta, "space": "toy"})
-    again, _ = load_classifier(tmp_path / "m")
+    again = load_classifier(tmp_path / "m")
     left, right, t_r = torch.randn(3, 5, V), torch.randn(3, 5, V), torch.full((3,), 2.0)
     with torch.inference_mode():
         assert torch.equal(model(left, right, t_r, "toy"), again(left, right, t_r, "toy"))

@@ -20,8 +20,8 @@ from torch.utils import cpp_extension
 from fmriscale.common.errors import UserError
 from fmriscale.config import ModelConfig, PretrainConfig, TrainConfig
 from fmriscale.config.recipe import parse, to_dict
-from fmriscale.model.encoder import Encoder, resolve_encoder
-from fmriscale.model.export import save_encoder
+from fmriscale.model.encoder import Encoder
+from fmriscale.model.presets import resolve_encoder
 from fmriscale.sampling.persistence import area_under_curve, best_threshold, persistence_score
 from fmriscale.training.cluster import read_environment
 from fmriscale.training.continuation import is_finished
@@ -172,7 +172,7 @@ def test_a_finished_run_is_not_made_again_nor_taken_for_another(tmp_path: Path):
     made = parse(PretrainConfig, settings)
     assert not is_finished(made, out)
     shape = resolve_encoder(ModelConfig(preset="tiny", n_layers=1), {"roi": 3}, 5)
-    save_encoder(out / "encoder", Encoder(shape), {"config": to_dict(made), "step": 10})
+    Encoder(shape).save_pretrained(out / "encoder", {"config": to_dict(made), "step": 10})
     assert is_finished(made, out) == f"{out / 'encoder'} is finished: 10 steps"
     assert not is_finished(parse(PretrainConfig, [*settings, "--train.steps", "20"]), out)
     assert is_finished(parse(PretrainConfig, [*settings, "--train.log_every", "1"]), out)

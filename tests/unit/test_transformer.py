@@ -22,8 +22,8 @@ from fmriscale import Encoder, EncoderTransformer
 from fmriscale.common.errors import UserError
 from fmriscale.config import FeatureConfig, ModelConfig
 from fmriscale.ingest.read.features import load_features
-from fmriscale.model.encoder import build, resolve_encoder
-from fmriscale.model.export import save_encoder
+from fmriscale.model.classifier import build
+from fmriscale.model.presets import resolve_encoder
 
 V, L = 12, 5
 
@@ -31,7 +31,7 @@ V, L = 12, 5
 def save(folder: Path, spaces: dict[str, int] | None = None, preset="tiny", length=L, **meta) -> Path:
     settings = {} if preset == "paper" else {"d_model": 32, "n_heads": 2}
     config = resolve_encoder(ModelConfig(preset=preset, n_layers=2, **settings), spaces or {"toy": V}, length)
-    save_encoder(folder, build(config, 3).encoder, {"t_r": [2.0, 2.0], **meta})
+    build(config, 3).encoder.save_pretrained(folder, {"t_r": [2.0, 2.0], **meta})
     return folder
 
 

@@ -1,0 +1,90 @@
+"""The numbers of an encoder: what a preset has, what a recipe overrides, and what the data decide."""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from fmriscale.common.errors import UserError
+from fmriscale.config import ModelConfig
+from fmriscale.model.embedding import N_FLAGS
+
+Pool = Literal["cls", "mean"]
+"""One vector of all tokens: CLS, or the mean over those of volumes."""
+PairWay = Literal["joint", "siamese"]
+"""Both windows through the encoder together, or each alone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderConfig:
+    """A resolved encoder: every number is there, nothing is left to a preset."""
+
+    preset: str
+    """Preset it was resolved from."""
+    spaces: dict[str, int]
+    """Number of features of every feature space it can read."""
+    length: int
+    """Volumes in a sequence (any length will do where positions are rotary)."""
+    d_model: int
+    """Width."""
+    n_layers: int
+    """Number of blocks."""
+    n_heads: int
+    """Attention heads."""
+    d_ff: int
+    """Width of the feed-forward layer."""
+    dropout: float
+    """Dropout rate."""
+    norm: Literal["pre", "post"]
+    """Layer norm before each sub-layer, or after the residual sum as published."""
+    positions: Literal["learned", "rotary"]
+    """One learned vector a token, or rotation by the time of the volume in seconds."""
+    activation: Literal["relu", "gelu"]
+    """Of the feed-forward layer."""
+
+    def to_dict(self) -> dict:
+        """Return plain values, ready for JSON."""
+        return dataclasses.asdict(self)
+
+
+_PAPER: dict[str, Any] = {"dropout": 0.1, "norm": "post", "positions": "learned", "activation": "relu"}
+_ROTARY: dict[str, Any] = {"dropout": 0.0, "norm": "pre", "positions": "rotary", "activation": "gelu"}
+PRESETS: dict[str, dict[str, Any]] = {
+    "paper": {"d_model": 0, "n_layers": 3, "n_heads": 2, **_PAPER},  # the width follows from the features
+    "tiny": {"d_model": 128, "n_layers": 4, "n_heads": 4, **_ROTARY},
+    "base": {"d_model": 768, "n_layers": 12, "n_heads": 12, **_ROTARY},
+    "large": {"d_model": 1280, "n_layers": 18, "n_heads": 20, **_ROTARY},
+    "1b": {"d_model": 2048, "n_layers": 20, "n_heads": 16, **_ROTARY},
+    "7b": {"d_model": 4096, "n_layers": 35, "n_heads": 32, **_ROTARY},
+}
+
+
+def resolve_encoder(model: ModelConfig, spaces: dict[str, int], length: int) -> EncoderConfig:
+    """Complete a recipe's model from its preset, the features of each space and the volumes of a sequence."""
+    chosen = {name: value for name, value in dataclasses.asdict(model).items() if value is not None}
+    values = PRESETS[model.preset] | chosen
+    n_heads = values["n_heads"]
+    if model.preset == "paper":
+        values["d_model"] = _width_of_paper(model, spaces, n_heads)
+    elif values["d_model"] % (2 * n_heads):
+        raise UserError(
+            f"model.d_model is {values['d_model']}; with {n_heads} heads and rotary positions it must be a "
+            f"multiple of {2 * n_heads}"
+        )
+    return EncoderConfig(**values, spaces=dict(spaces), length=length, d_ff=4 * values["d_model"])
+
+
+def _width_of_paper(model: ModelConfig, spaces: dict[str, int], n_heads: int) -> int:
+    """Return the width of the published model: features and flags, padded to a multiple of the heads."""
+    if len(spaces) != 1:
+        raise UserError(
+            f"model.preset paper reads one feature space, the data have {sorted(spaces)}: "
+            "name one in data.space, or take a preset with a projection (tiny, base, ...)"
+        )
+    d_model = math.ceil((next(iter(spaces.values())) + N_FLAGS) / n_heads) * n_heads
+    if model.d_model not in (None, d_model):
+        raise UserError(
+            f"model.d_model is {model.d_model}, but preset paper has no projection: its width is "
+            f"{d_model} (features + 3, a multiple of {n_heads} heads). Leave model.d_model out"
+        )
+    return d_model

@@ -12,7 +12,7 @@ LATE = "deepspeed h5py matplotlib mlflow nibabel nilearn numba pandas scipy skle
 LISTEN = """
 import contextlib, io, json, sys
 from fmriscale import cli, train
-from fmriscale.errors import exit_code_of
+from fmriscale.common.errors import exit_code_of
 for line in json.loads(sys.argv[1]):
     told, out = io.StringIO(), io.StringIO()
     with contextlib.redirect_stderr(told), contextlib.redirect_stdout(out):

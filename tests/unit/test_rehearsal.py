@@ -96,7 +96,7 @@ import torch
 sys.path.insert(0, sys.argv[1])
 from test_rehearsal import CPU, NTP, BatchPlan, DataConfig, NTPLoader, model_of, rehearse
 from fmriscale.corpus.reader import Corpus
-from fmriscale.errors import UserError
+from fmriscale.common.errors import UserError
 loader = NTPLoader(Corpus.open(sys.argv[2]), DataConfig(corpus=sys.argv[2]), "train", 0)
 model = model_of("paper", dropout=0.0, n_layers=1)
 names = list(model.state_dict())

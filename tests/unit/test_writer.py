@@ -190,8 +190,8 @@ def test_json_of_a_run_is_plain(tmp_path, study):
 IMPORTS_SLOWLY = "import time\ntime.sleep(1)\n\ndef work(seconds):\n    time.sleep(seconds)\n"
 INTERRUPTED = """
 import signal, slow
-from fmriscale.errors import exit_code_of
-from fmriscale.pool import in_order
+from fmriscale.common.errors import exit_code_of
+from fmriscale.common.workers import in_order
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's job in the background ignores it
 print("go", flush=True)
 raise SystemExit(exit_code_of(lambda: list(in_order(slow.work, [(60,)] * 2, 2))))

@@ -15,7 +15,6 @@ import torch.distributed as dist
 from fmriscale.common.errors import EXIT_FAULT, EXIT_INTERRUPTED, UserError
 from fmriscale.training.board import Board
 from fmriscale.training.heap import keep_pages
-from fmriscale.training.neighbours import Neighbours, share_memory
 
 TIMEOUT = datetime.timedelta(minutes=30)
 """Longest wait for another rank, at the start and in any exchange."""
@@ -39,8 +38,6 @@ class Cluster:
         What started us: deepspeed or torchrun (one environment), srun, or python.
     device : torch.device
         Where this rank computes.
-    neighbours : Neighbours, optional
-        All ranks, where they are on CPUs of one machine and share memory.
     """
 
     rank: int
@@ -49,7 +46,6 @@ class Cluster:
     local_size: int
     launcher: str
     device: torch.device
-    neighbours: Neighbours | None = None
 
     @property
     def leads(self) -> bool:
@@ -138,7 +134,6 @@ def join() -> Cluster:
         place["local_size"],
         place["launcher"],
         device,
-        share_memory() if place["world_size"] > 1 and not gpus else None,
     )
 
 

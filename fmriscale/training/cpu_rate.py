@@ -19,8 +19,8 @@ NARROW = 180
 """A model of this width spends as long beside its matrix products as in them."""
 UPDATE_S = 2e-9
 """Seconds a weight of clipping and AdamW, on one core."""
-SHARED_S, SENT_S = 2e-9, 5e-9
-"""Seconds a weight of the sums and weights that ranks exchange: in memory that they share, and over gloo."""
+EXCHANGE_S = 5e-9
+"""Seconds a weight of the gradients and weights that ranks exchange over gloo."""
 
 
 def product_flops(ranks_a_node: int) -> float:
@@ -45,11 +45,10 @@ def cpu_pairs_per_s(
     every_token: bool = False,
     recompute: bool = False,
     stage: int = 1,
-    n_nodes: int = 1,
 ) -> float:
     """Estimate the rate of one rank."""
     work = done_flops(shape, space, length, every_token=every_token) * (4 / 3 if recompute else 1)
     pairs_s = batch.micro * batch.accumulation * work / flops * (1 + NARROW / shape.d_model)
     update_s = UPDATE_S * n_parameters / (batch.world if stage > 0 else 1)
-    exchange_s = (SHARED_S if n_nodes == 1 else SENT_S) * n_parameters if batch.world > 1 else 0.0
+    exchange_s = EXCHANGE_S * n_parameters if batch.world > 1 else 0.0
     return batch.micro * batch.accumulation / (pairs_s + update_s + exchange_s)

@@ -63,7 +63,7 @@ def main(args: list[str] | None = None) -> int:
         rate, source = place.pairs_per_s, f"measured: {place.pairs_per_s:,.0f} on one {plan.unit}"
     elif place.cpu:
         product = product_flops(place.gpus)
-        rate = plan.pairs_per_s_on_cpu(product, place.nodes)
+        rate = plan.pairs_per_s_on_cpu(product)
         source = f"estimated: a rank's matrix product does {product / 1e9:,.0f} GFLOP/s here"
     else:
         rate = plan.pairs_per_s(GPUS[place.gpu][1] * 1e12 * place.mfu)

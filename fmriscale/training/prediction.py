@@ -154,7 +154,7 @@ class Plan:
         """Whether the last block computes more than CLS."""
         return self.config.train.pool == "mean" or self.config.train.masked_weight > 0
 
-    def pairs_per_s_on_cpu(self, flops: float, n_nodes: int) -> float:
+    def pairs_per_s_on_cpu(self, flops: float) -> float:
         """Return the rate of one rank whose matrix product does so many operations a second."""
         return min(
             cpu_pairs_per_s(
@@ -167,7 +167,6 @@ class Plan:
                 every_token=self.every_token,
                 recompute=self.config.train.activation_checkpointing,
                 stage=self.config.train.zero_stage,
-                n_nodes=n_nodes,
             )
             for space, _, length in self.sequences
         )

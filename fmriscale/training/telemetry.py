@@ -282,12 +282,11 @@ def introduction(
         f"; NTP x {objective.ntp_weight:g} + {objective.masked_share:.0%} masked volumes x "
         f"{objective.masked_weight:g}"
     ] * (objective.masked_weight > 0)
-    near = ", sums through shared memory" if place.neighbours else ""
     held = f"{len(held_out.run_keys)} runs held out" if held_out else "no run held out, so no evaluation"
     lines = [
         f"fmriscale {__version__}, torch {torch.__version__}, started by {place.launcher}",
         f"device   {place.world_size} x {device} ({place.local_size} on this node, "
-        f"{torch.get_num_threads()} threads each{near}), {precision}, ZeRO stage {config.train.zero_stage}",
+        f"{torch.get_num_threads()} threads each), {precision}, ZeRO stage {config.train.zero_stage}",
         f"model    {shape.preset}: {n_parameters:,} parameters, width {shape.d_model}, {shape.n_layers} "
         f"layers, {shape.n_heads} heads, attention kernel {kernel}{''.join(ways)}",
         f"batch    {plan.pairs} pairs = {plan.micro} x {plan.accumulation} accumulated x {plan.world} ranks",

@@ -19,7 +19,6 @@ from fmriscale.common.files import expand
 from fmriscale.config import TrainConfig
 from fmriscale.model.encoder import Block
 from fmriscale.training.cluster import Cluster
-from fmriscale.training.neighbours import Neighbours
 from fmriscale.training.schedule import BatchPlan
 from fmriscale.training.state_memory import BUCKET
 
@@ -197,29 +196,7 @@ def make_engine(model: nn.Module, train: TrainConfig, plan: BatchPlan, precision
         optimizer.clip = train.grad_clip
     config = deepspeed_dict(train, plan, precision, place.device.type, count_parameters(model))
     with _refusals(train):
-        engine = deepspeed.initialize(model=model, optimizer=optimizer, config=config)[0]
-    if place.neighbours:
-        _exchange_among(place.neighbours, deepspeed.comm.comm.cdb)
-    return engine
-
-
-def _exchange_among(neighbours: Neighbours, backend: Any) -> None:
-    """Let DeepSpeed's sums and collections of large tensors go through memory that the ranks share."""
-    over_gloo = type(backend)
-
-    def all_reduce(tensor: Tensor, op: Any, group: Any = None, async_op: bool = False) -> Any:
-        if op.name != "SUM" or async_op or not neighbours.take(tensor, group):
-            return over_gloo.all_reduce(backend, tensor, op, group, async_op)
-        return neighbours.all_reduce(tensor)
-
-    def all_gather_into_tensor(
-        output_tensor: Tensor, input_tensor: Tensor, group: Any = None, async_op: bool = False
-    ) -> Any:
-        if async_op or not neighbours.take(input_tensor, group):
-            return over_gloo.all_gather_into_tensor(backend, output_tensor, input_tensor, group, async_op)
-        return neighbours.all_gather(output_tensor, input_tensor)
-
-    backend.all_reduce, backend.all_gather_into_tensor = all_reduce, all_gather_into_tensor
+        return deepspeed.initialize(model=model, optimizer=optimizer, config=config)[0]
 
 
 @contextlib.contextmanager
@@ -265,9 +242,6 @@ def forget_ranks() -> None:
     """Make DeepSpeed forget the ranks, whom it would look for in a process's next training."""
     if groups := sys.modules.get("deepspeed.utils.groups"):
         importlib.reload(groups)
-    if (comm := sys.modules.get("deepspeed.comm.comm")) and comm.cdb:
-        for name in ("all_reduce", "all_gather_into_tensor"):
-            vars(comm.cdb).pop(name, None)
 
 
 def _deepspeed(device: torch.device) -> Any:

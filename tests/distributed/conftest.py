@@ -5,7 +5,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from resource import RLIMIT_FSIZE, setrlimit
 
 import pytest
 from factory import write_corpus
@@ -44,12 +43,9 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def sessions(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[list]]:
-    """Train runs in sessions (ranks, [command lines]); return the exit code or error of each run of each.
+    """Train runs in sessions (ranks, [command lines]); return the exit code or error of each run of each."""
 
-    Without `memory` the ranks may not make a file that is large enough to be the memory they share.
-    """
-
-    def run(*wanted: tuple[int, list[list[str]]], memory: bool = True) -> list[list]:
+    def run(*wanted: tuple[int, list[list[str]]]) -> list[list]:
         path = tmp_path_factory.mktemp("runs") / "runs.json"
         path.write_text(json.dumps([{"ranks": n, "runs": runs} for n, runs in wanted]))
         worker = str(Path(__file__).with_name("worker.py"))
@@ -59,10 +55,8 @@ def sessions(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[lis
             capture_output=True,
             text=True,
             timeout=550,
-            preexec_fn=None if memory else lambda: setrlimit(RLIMIT_FSIZE, (2**24, 2**24)),
         )
         assert done.returncode == 0, done.stdout + done.stderr
-        assert ("sums through shared memory" in done.stdout) == (memory and any(n > 1 for n, _ in wanted))
         return json.loads(path.with_suffix(".out").read_text())
 
     return run

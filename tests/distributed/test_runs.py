@@ -112,26 +112,6 @@ def runs(recipe: Path, broken: Path, sessions, tmp_path_factory: pytest.TempPath
     return folder, dict(zip(plan, results, strict=True))
 
 
-def test_sums_that_go_over_gloo_are_those_that_go_through_shared_memory(runs, recipe: Path, sessions):
-    folder, _ = runs
-    lines = [
-        [
-            "--config",
-            str(recipe),
-            "--out",
-            f"{folder}/gloo{n}",
-            "--train.zero_stage",
-            str(n),
-            "--model.dropout",
-            "0.2",
-        ]
-        for n in range(3)
-    ]
-    assert sessions((2, lines), memory=False) == [[0, 0, 0]]
-    for n in range(3):
-        assert steps_of(folder / f"gloo{n}") == steps_of(folder / f"whole{n}")
-
-
 @pytest.mark.parametrize("stage", range(4))
 def test_a_resumed_run_is_the_uninterrupted_one_to_all_digits(runs, stage: int):
     folder, codes = runs

@@ -160,9 +160,8 @@ def test_on_cpus_the_rate_is_that_of_this_machine_and_ranks_pay_for_their_exchan
     assert cells(text, "precision") == ["fp32"] * 4
     assert re.search(r"estimated: a rank's matrix product does [1-9][\d,]* GFLOP/s here", text)
     config = parse(PretrainConfig, ["--config", str(recipe), "--model.preset", "tiny"])
-    one, two = (Plan.of(config, n, 8 * GIB, "cpu").pairs_per_s_on_cpu(1e11, 1) for n in (1, 2))
-    apart = Plan.of(config, 2, 8 * GIB, "cpu").pairs_per_s_on_cpu(1e11, 2)
-    assert 0.5 * one < apart < two < one
-    assert Plan.of(config, 1, 8 * GIB, "cpu").pairs_per_s_on_cpu(2e11, 1) < 2 * one  # AdamW is no faster
+    one, two = (Plan.of(config, n, 8 * GIB, "cpu").pairs_per_s_on_cpu(1e11) for n in (1, 2))
+    assert 0.5 * one < two < one
+    assert Plan.of(config, 1, 8 * GIB, "cpu").pairs_per_s_on_cpu(2e11) < 2 * one  # AdamW is no faster
     every = dataclasses.replace(config, train=dataclasses.replace(config.train, pool="mean"))
-    assert Plan.of(every, 1, 8 * GIB, "cpu").pairs_per_s_on_cpu(1e11, 1) < one
+    assert Plan.of(every, 1, 8 * GIB, "cpu").pairs_per_s_on_cpu(1e11) < one

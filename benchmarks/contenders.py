@@ -140,7 +140,7 @@ def index(work: Path) -> Callable[[], None]:
 
 def jobs(work: Path, count: int) -> Callable[[], None]:
     """The runs of a data set, a dozen times over, through the processes of `fmriscale-shard --jobs`."""
-    from fmriscale.common.workers import in_order
+    from fmriscale.common.workers import map_in_order
     from fmriscale.ingest.find.sources import find_runs
     from fmriscale.ingest.run import process_run
     from fmriscale.ingest.shards import libraries
@@ -150,7 +150,7 @@ def jobs(work: Path, count: int) -> Callable[[], None]:
 
     def work_off() -> None:
         work = ((run, study) for run in runs * 12)
-        for _ in in_order(process_run, work, count, libraries=libraries([study])):
+        for _ in map_in_order(process_run, work, count, libraries=libraries([study])):
             pass
 
     return work_off

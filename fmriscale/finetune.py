@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from fmriscale.common.array_tasks import add_flags, settle
 from fmriscale.common.errors import EXIT_OK, UserError
 from fmriscale.common.files import atomic_write, expand, writing_to
-from fmriscale.common.workers import WorkerDied, available_cores, in_order
+from fmriscale.common.workers import WorkerDied, available_cores, map_in_order
 from fmriscale.config import StudyConfig
 from fmriscale.config.recipe import CommandLine, parse, save_config
 from fmriscale.corpus.manifest import require_corpus
@@ -159,7 +159,7 @@ def run_missing(config: StudyConfig, fingerprint: str, part: list["Piece"], logb
     jobs = min(config.jobs or available_cores(), len(missing))
     work = [(config, fingerprint, piece) for piece in missing]
     started = time.monotonic()
-    results = in_order(study.attempt, work, max(1, jobs))
+    results = map_in_order(study.attempt, work, max(1, jobs))
     for count, (piece, result) in enumerate(zip(missing, results, strict=True), 1):
         if isinstance(result, WorkerDied):
             result = "two processes were killed over it (out of memory?): fewer --jobs"

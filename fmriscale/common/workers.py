@@ -29,7 +29,7 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def in_order(
+def map_in_order(
     function: Callable[..., Any],
     work: Iterable[tuple],
     jobs: int,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fmriscale.common.files import expand
-from fmriscale.common.workers import TimedOut, available_cores, in_order
+from fmriscale.common.workers import TimedOut, available_cores, map_in_order
 from fmriscale.config import CorpusConfig
 from fmriscale.corpus.inspect import aligned
 from fmriscale.corpus.state import load_state, read_state
@@ -105,7 +105,7 @@ def _one_run(shards: list[Shard], limit: float) -> Yield:
     found, started = Yield(), time.monotonic()
     for shard in shards[:1]:
         for run in shard.runs[:3]:
-            [outcome] = in_order(timed_run, [(run, shard.dataset)], 1, limit)
+            [outcome] = map_in_order(timed_run, [(run, shard.dataset)], 1, limit)
             if isinstance(outcome, TimedOut):
                 found.refused = f"{run.source}: timed_out: {hung(limit)}"
                 continue

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from fmriscale.common.errors import UserError
 from fmriscale.common.quarantine import Rejected, Rejection
-from fmriscale.common.workers import in_order
+from fmriscale.common.workers import map_in_order
 from fmriscale.config import CorpusConfig, DatasetConfig
 from fmriscale.ingest.clean.confounds import confounds_mistakes
 from fmriscale.ingest.find.checks import check_dataset, setting_mistakes
@@ -193,7 +193,7 @@ def _runs_per_shard(runs: list[RunSource], dataset: DatasetConfig, config: Corpu
     from fmriscale.ingest.read.features import load_features
 
     n_features = load_features(dataset.features).space.n_features
-    looks = in_order(_volumes, ((run, dataset) for run in runs), 1, config.read_timeout)
+    looks = map_in_order(_volumes, ((run, dataset) for run in runs), 1, config.read_timeout)
     for n_volumes in looks:
         if not isinstance(n_volumes, int):
             continue

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from fmriscale.common.errors import EXIT_DAMAGE, EXIT_OK, UserError
 from fmriscale.common.files import expand, fsync_folder, writing_to
 from fmriscale.common.quarantine import Rejection
-from fmriscale.common.workers import available_cores, in_order
+from fmriscale.common.workers import available_cores, map_in_order
 from fmriscale.config import CorpusConfig
 from fmriscale.config.recipe import CommandLine, parse
 from fmriscale.corpus.lock import FolderLock
@@ -101,7 +101,7 @@ def check_shards(
     work = [(folder, summary, lines.get(summary["path"], [])) for summary in shards]
     found = {}
     with Progress(len(work), "shards") as progress:
-        results = in_order(check_shard, work, max(1, min(jobs, len(work))))
+        results = map_in_order(check_shard, work, max(1, min(jobs, len(work))))
         for summary, damages in zip(shards, results, strict=True):
             found[summary["path"]] = damages
             progress.update(1)
@@ -124,7 +124,7 @@ def repair_shard(
     with writing_to(folder), FolderLock(folder) as lock:
         lock.claim_all()
         with ShardWriter(folder / ".build" / f"{Path(name).stem}.repair.tar", name) as writer:
-            for result in in_order(process_run, [sources[key] for key in keys], min(jobs, len(keys))):
+            for result in map_in_order(process_run, [sources[key] for key in keys], min(jobs, len(keys))):
                 if not isinstance(result, EncodedRun):
                     why = (
                         f"{result.reason}: {result.detail}"

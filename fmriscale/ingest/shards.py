@@ -7,7 +7,7 @@ from itertools import chain, islice
 from pathlib import Path
 
 from fmriscale.common.quarantine import Rejection
-from fmriscale.common.workers import TimedOut, WorkerDied, available_cores, in_order
+from fmriscale.common.workers import TimedOut, WorkerDied, available_cores, map_in_order
 from fmriscale.config import DatasetConfig
 from fmriscale.corpus.lock import FolderLock
 from fmriscale.corpus.state import ShardState, load_state, save_state, staged_path
@@ -46,7 +46,7 @@ def build_shards(
 
     n_built = 0
     with Progress(n_runs, "runs", done=n_runs - n_todo) as progress:
-        results = in_order(timed_run, work(), jobs, limit, libraries(s.dataset for s in todo))
+        results = map_in_order(timed_run, work(), jobs, limit, libraries(s.dataset for s in todo))
         for first in results:
             shard = claimed.popleft()
             its_results = chain([first], islice(results, len(shard.runs) - 1))

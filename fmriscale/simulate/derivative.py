@@ -11,7 +11,7 @@ import numpy as np
 from fmriscale.common.errors import UserError
 from fmriscale.common.files import atomic_write
 from fmriscale.common.version import __version__
-from fmriscale.common.workers import WorkerDied, available_cores, in_order
+from fmriscale.common.workers import WorkerDied, available_cores, map_in_order
 from fmriscale.config import SimulateConfig
 from fmriscale.simulate import signal
 from fmriscale.simulate.anatomy import ROI, Anatomy, anatomy
@@ -25,7 +25,7 @@ def write_derivative(config: SimulateConfig, place: Anatomy, design: Design, fol
     """Write images, confounds and events, subjects in parallel."""
     write_root(config, folder, place, design)
     work = [(config, folder, design, subject) for subject in design.subjects]
-    for written in in_order(write_subject, work, min(config.n_subjects, available_cores())):
+    for written in map_in_order(write_subject, work, min(config.n_subjects, available_cores())):
         if isinstance(written, WorkerDied):
             raise UserError(
                 "simulate: a process died twice (out of memory?); make shape or n_volumes smaller"

@@ -22,7 +22,7 @@ from web import cutting_network, serving
 
 from fmriscale.common.errors import UserError
 from fmriscale.common.quarantine import Rejection
-from fmriscale.common.workers import in_order
+from fmriscale.common.workers import map_in_order
 from fmriscale.config import DenoiseConfig, FeatureConfig, QualityConfig
 from fmriscale.config.recipe import to_dict
 from fmriscale.corpus import servers, transfer
@@ -363,5 +363,5 @@ def test_placeholders_follow_the_server(study, cache):
 
 def test_processes_may_list_at_once(study, recipe, cache):
     with serving(study) as server:
-        for runs, *_ in in_order(find_runs, [(recipe(server.url).datasets[0],)] * 3, jobs=3):
+        for runs, *_ in map_in_order(find_runs, [(recipe(server.url).datasets[0],)] * 3, jobs=3):
             assert len(runs) == 3

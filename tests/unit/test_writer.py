@@ -14,7 +14,7 @@ import webdataset
 import yaml
 from scans import T_R, confounds, corpus, dataset, fragile, write_atlas, write_fmriprep_run
 
-from fmriscale.common.workers import WorkerDied, in_order
+from fmriscale.common.workers import WorkerDied, map_in_order
 from fmriscale.config import DenoiseConfig, SplitConfig
 from fmriscale.corpus.reader import Corpus
 from fmriscale.corpus.writer import EncodedRun, ShardWriter
@@ -175,7 +175,7 @@ def test_killed_before_the_manifest_then_run_again(tmp_path, study, monkeypatch)
 
 
 def test_work_that_kills_its_process_is_named_and_the_rest_goes_on():
-    results = list(in_order(fragile, [(n,) for n in range(5)], jobs=2))
+    results = list(map_in_order(fragile, [(n,) for n in range(5)], jobs=2))
     assert isinstance(results[2], WorkerDied)
     assert [r for r in results if not isinstance(r, WorkerDied)] == [0, 1, 3, 4]
 
@@ -191,10 +191,10 @@ IMPORTS_SLOWLY = "import time\ntime.sleep(1)\n\ndef work(seconds):\n    time.sle
 INTERRUPTED = """
 import signal, slow
 from fmriscale.common.errors import exit_code_of
-from fmriscale.common.workers import in_order
+from fmriscale.common.workers import map_in_order
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's job in the background ignores it
 print("go", flush=True)
-raise SystemExit(exit_code_of(lambda: list(in_order(slow.work, [(60,)] * 2, 2))))
+raise SystemExit(exit_code_of(lambda: list(map_in_order(slow.work, [(60,)] * 2, 2))))
 """
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from scans import corpus, dataset, hanging, write_atlas, write_fmriprep_run
 
-from fmriscale.common.workers import TimedOut, in_order
+from fmriscale.common.workers import TimedOut, map_in_order
 from fmriscale.config import DatasetConfig, DenoiseConfig, FeatureConfig
 from fmriscale.ingest.build import build
 from fmriscale.ingest.shards import libraries
@@ -21,17 +21,17 @@ def test_work_that_hangs_is_named_and_the_rest_goes_on(tmp_path, jobs):
     os.mkfifo(tmp_path / "pipe")
     files = ["/dev/null", str(tmp_path / "pipe"), "/dev/null", "/dev/null"]
     started = time.monotonic()
-    results = list(in_order(hanging, [(file,) for file in files], jobs, limit=1.5))
+    results = list(map_in_order(hanging, [(file,) for file in files], jobs, limit=1.5))
     assert isinstance(results[1], TimedOut) and [r for r in results if not isinstance(r, TimedOut)] == [0] * 3
     assert time.monotonic() - started < 60
 
 
 def test_with_a_limit_errors_and_order_are_as_without():
-    assert list(in_order(abs, [(-n,) for n in range(5)], 1, limit=60)) == list(range(5))
+    assert list(map_in_order(abs, [(-n,) for n in range(5)], 1, limit=60)) == list(range(5))
     with pytest.raises(FileNotFoundError):
-        list(in_order(hanging, [("/no/such/file",)], 1, limit=60))
+        list(map_in_order(hanging, [("/no/such/file",)], 1, limit=60))
     before = threading.active_count()
-    results = in_order(abs, [(1,), (2,)], 1, limit=60)
+    results = map_in_order(abs, [(1,), (2,)], 1, limit=60)
     next(results)
     results.close()
     time.sleep(0.1)

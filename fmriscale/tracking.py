@@ -15,7 +15,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
-from fmriscale.common.files import one_at_a_time
+from filelock import FileLock
+
+from fmriscale.common.errors import UserError
 from fmriscale.config import TrackingConfig
 
 MAX_VALUE = 6000
@@ -57,7 +59,7 @@ class _Store:
             # MLflow would leave artifacts in the working directory, and makes the tables of a new file
             # without looking whether another process is about it.
             artifacts = (database.parent / "mlartifacts").as_uri()
-            turn = one_at_a_time(database.with_name(f".{database.name}.lock"))
+            turn = FileLock(database.with_name(f".{database.name}.lock"))
         with turn:
             self.client = MlflowClient(tracking_uri=self.uri)
             self.experiment = self._experiment(config.experiment, artifacts)
@@ -82,6 +84,8 @@ class _Store:
             return work()
         except Exception as error:
             self.off = True
+            if isinstance(error, ModuleNotFoundError) and error.name == "mlflow":
+                error = UserError("tracking needs mlflow: pip install mlflow, or tracking.enabled: false")
             reason = " ".join(str(error).split())[:300]
             print(
                 f"fmriscale: warning: MLflow at {self.uri} failed "

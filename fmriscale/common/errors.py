@@ -23,6 +23,10 @@ EXIT_INTERRUPTED = 130
 """Ended by Ctrl-C."""
 
 
+OPTIONAL = {"deepspeed": "training needs deepspeed", "mlflow": "this needs mlflow"}
+"""Packages that reading a corpus and embedding do without, and what is told where one is missing."""
+
+
 class UserError(Exception):
     """A mistake the user can mend: the message names the file, what is wrong and the remedy."""
 
@@ -44,6 +48,11 @@ def exit_code_of(main: Callable[[], int | None]) -> int:
     except UserError as error:
         print(f"fmriscale: error: {error}", file=sys.stderr)
         return error.exit_code
+    except ModuleNotFoundError as error:
+        if error.name not in OPTIONAL:
+            raise
+        print(f"fmriscale: error: {OPTIONAL[error.name]}: pip install {error.name}", file=sys.stderr)
+        return EXIT_USAGE
     except KeyboardInterrupt:
         print("fmriscale: interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED

@@ -1,26 +1,29 @@
-"""Paths and files: expansion, hashes, and writes that are either whole or absent."""
+"""Paths, hashes, and writes that are either whole or absent."""
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import os
-import resource
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from fmriscale.common.errors import UserError
 
-DEFAULT_DATA = "../shared/data"
-"""Where the real data of tests and recipes lie unless FMRISCALE_DATA says otherwise."""
+
+def expand_variables(text: str, shown: str | None = None) -> str:
+    """Fill in environment variables; one that is not set is a `UserError` about `shown`."""
+    for name in re.findall(r"\$\{?(\w+)", text):
+        if not os.environ.get(name) and not Path(text).exists():
+            raise UserError(
+                f"{shown or text}: the environment variable {name} is not set; export {name}=/path/to/data"
+            )
+    return os.path.expandvars(text)
 
 
 def expand(path: str | Path, relative_to: Path | None = None) -> Path:
     """Expand `~` and environment variables in a path."""
-    text = str(path)
-    if "FMRISCALE_DATA" in text and not os.environ.get("FMRISCALE_DATA"):
-        text = text.replace("${FMRISCALE_DATA}", DEFAULT_DATA).replace("$FMRISCALE_DATA", DEFAULT_DATA)
-    expanded = Path(os.path.expandvars(text)).expanduser()
+    expanded = Path(expand_variables(str(path))).expanduser()
     return expanded if relative_to is None or expanded.is_absolute() else relative_to / expanded
 
 
@@ -64,21 +67,14 @@ def atomic_write(path: Path, data: str | bytes) -> None:
 
 
 def fsync_folder(folder: Path) -> None:
-    """Make a rename in a folder last through a power cut."""
+    """Make a rename in a folder last through a power cut, where the system lets one."""
+    if os.name == "nt":
+        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-@contextlib.contextmanager
-def one_at_a_time(lock: Path) -> Iterator[None]:
-    """Let one process in after the other, by a lock on a file; all at once where there are no locks."""
-    with lock.open("a") as file:
-        with contextlib.suppress(OSError):
-            fcntl.lockf(file, fcntl.LOCK_EX)
-        yield
 
 
 _REMEDIES = {
@@ -108,6 +104,10 @@ def writing_to(folder: Path) -> Iterator[None]:
 
 def allow_open_files(count: int) -> None:
     """Raise this process's limit of open files, as far as it may, so that so many shards can be mapped."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = count + 512
     if soft != resource.RLIM_INFINITY and soft < wanted:

@@ -6,15 +6,7 @@ from fmriscale.common.files import printable
 
 
 class Rejected(Exception):
-    """A run that goes to quarantine.
-
-    Parameters
-    ----------
-    reason : str
-        Short slug: no_t_r, unreadable, not_finite, ...
-    detail : str
-        A sentence with the remedy.
-    """
+    """A run goes to quarantine: a short reason (no_t_r, unreadable), and a sentence with the remedy."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(reason, detail)

@@ -1,4 +1,4 @@
-"""Do independent pieces of work in processes and hand the results back in order."""
+"""Do independent work in processes and hand the results back in order."""
 
 import collections
 import contextlib
@@ -9,7 +9,6 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
-from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
@@ -17,16 +16,31 @@ from typing import Any
 from threadpoolctl import threadpool_limits
 
 TRIES = 2
-"""Work that has killed this many processes is given up."""
+"""An item that has killed this many processes is given up."""
 STARTS = 5
 """Attempts to start a process."""
 END_SECONDS = 5.0
 """How long a process that is stopped is waited for, s."""
+START_METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+"""With a fork server, workers share one import of the libraries; Windows has none."""
+
+Item = tuple[int, tuple]
+"""The number of an item of work, and its arguments."""
+
+
+class WorkerDied(Exception):
+    """The process of an item died, and the process of its second try died too."""
+
+
+class TimedOut(Exception):
+    """An item was not done in time."""
 
 
 def available_cores() -> int:
-    """Return the cores this process may use."""
-    return len(os.sched_getaffinity(0))
+    """Return the number of cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def map_in_order(
@@ -39,71 +53,30 @@ def map_in_order(
     """Yield `function(*arguments)` for every item of work, in order.
 
     Numerical libraries run one thread a process, with one job as with many, so that results do not
-    depend on the number of jobs. Two results a job wait at most, so memory stays bounded. A process
-    that dies takes nothing with it but its own work, which another process tries once more.
+    depend on the number of jobs. Two results a job wait at most, which bounds memory. A process that
+    dies loses its own item alone, which another process tries once more. An item that takes longer than
+    `limit` (s; 0 = none) gives a `TimedOut`.
     """
     if jobs == 1:
-        yield from _in_this_process(function, work, limit)
+        yield from _map_here(function, work, limit)
         return
-    items, again, preload = enumerate(work), collections.deque(), [function.__module__, *libraries]
-    deaths: collections.Counter[int] = collections.Counter()
-    results: dict[int, Any] = {}
-    idle, busy = [_Worker(function, preload) for _ in range(jobs)], dict[Any, _Worker]()
-    position = 0
+    items, position = enumerate(work), 0
+    pool = _Pool(function, jobs, [function.__module__, *libraries], limit)
     try:
-        while True:
-            while idle and len(busy) + len(results) < 3 * jobs:
-                item = again.popleft() if again else next(items, None)
-                if item is None:
-                    break
-                worker = idle.pop()
-                worker.begin(item)
-                busy[worker.pipe] = worker
-            if not busy:
-                return
-            running = [worker.began for worker in busy.values() if worker.began is not None]
-            left = max(0.0, min(running) + limit - time.monotonic()) if limit and running else None
-            for pipe in wait(list(busy), left):
-                worker = busy.pop(pipe)
-                number, arguments = worker.item
-                try:
-                    if worker.began is None:
-                        worker.start_clock()
-                        busy[pipe] = worker
-                        continue
-                    results[number] = worker.result()
-                except (EOFError, OSError):
-                    worker.end()
-                    worker = _Worker(function, preload)
-                    deaths[number] += 1
-                    if deaths[number] < TRIES:
-                        again.append((number, arguments))
-                    else:
-                        results[number] = WorkerDied()
-                idle.append(worker)
-            for pipe, worker in list(busy.items()):
-                if limit and worker.began and time.monotonic() - worker.began >= limit and not pipe.poll():
-                    worker.end(signal.SIGKILL)
-                    results[worker.item[0]] = TimedOut()
-                    del busy[pipe]
-                    idle.append(_Worker(function, preload))
-            while position in results:
-                yield results.pop(position)
+        while pool.hand_out(items):
+            pool.collect()
+            pool.stop_overdue()
+            while position in pool.results:
+                yield pool.results.pop(position)
                 position += 1
     finally:
-        for worker in (*idle, *busy.values()):
-            worker.end()
+        pool.close()
 
 
-class WorkerDied(Exception):
-    """Work whose process died, and whose next process died too."""
+# ---------------------------------------------------------------- in this process
 
 
-class TimedOut(Exception):
-    """Work that was not done in time."""
-
-
-def _in_this_process(function: Callable[..., Any], work: Iterable[tuple], limit: float) -> Iterator[Any]:
+def _map_here(function: Callable[..., Any], work: Iterable[tuple], limit: float) -> Iterator[Any]:
     """Do one item after the other; with a limit in a thread, which is left behind where it hangs.
 
     No signal wakes a process that waits for a dead mount, so an alarm would not end it.
@@ -144,61 +117,127 @@ def _answer(function: Callable[..., Any], tasks: queue.SimpleQueue, answers: que
             answers.put(answer)
 
 
+# ---------------------------------------------------------------- in processes
+
+
+class _Pool:
+    """Processes, the items that they work on, and the results that wait for their turn."""
+
+    def __init__(self, function: Callable[..., Any], jobs: int, preload: list[str], limit: float) -> None:
+        self.results: dict[int, Any] = {}
+        self._function, self._jobs, self._preload, self._limit = function, jobs, preload, limit
+        self._idle = [_Worker(function, preload) for _ in range(jobs)]
+        self._busy: dict[Any, _Worker] = {}
+        self._again: collections.deque[Item] = collections.deque()
+        self._deaths: collections.Counter[int] = collections.Counter()
+
+    def hand_out(self, items: Iterator[Item]) -> bool:
+        """Give idle processes work; return whether any process works."""
+        while self._idle and len(self._busy) + len(self.results) < 3 * self._jobs:
+            item = self._again.popleft() if self._again else next(items, None)
+            if item is None:
+                break
+            worker = self._idle.pop()
+            worker.begin(item)
+            self._busy[worker.pipe] = worker
+        return bool(self._busy)
+
+    def collect(self) -> None:
+        """Wait until a process answers, dies, or is overdue; keep what came."""
+        begun = [worker.begun for worker in self._busy.values() if worker.begun is not None]
+        left = max(0.0, min(begun) + self._limit - time.monotonic()) if self._limit and begun else None
+        for pipe in wait(list(self._busy), left):
+            worker = self._busy.pop(pipe)
+            try:
+                answer = pipe.recv()
+            except (EOFError, OSError):
+                self._replace(worker)
+                continue
+            if worker.begun is None:  # its first message says that it has started
+                worker.ready, worker.begun = True, time.monotonic()
+                self._busy[pipe] = worker
+                continue
+            self._idle.append(worker)
+            value, error = answer
+            if error is not None:
+                raise error
+            self.results[worker.item[0]] = value
+
+    def stop_overdue(self) -> None:
+        """End the processes whose item takes too long."""
+        for pipe, worker in list(self._busy.items()):
+            late = worker.begun is not None and time.monotonic() - worker.begun >= self._limit
+            if self._limit and late and not pipe.poll():
+                worker.end(kill=True)
+                self.results[worker.item[0]] = TimedOut()
+                del self._busy[pipe]
+                self._idle.append(_Worker(self._function, self._preload))
+
+    def close(self) -> None:
+        """End all processes."""
+        for worker in (*self._idle, *self._busy.values()):
+            worker.end()
+
+    def _replace(self, worker: "_Worker") -> None:
+        """Start another process for one that died, and try its item once more."""
+        worker.end()
+        self._idle.append(_Worker(self._function, self._preload))
+        number = worker.item[0]
+        self._deaths[number] += 1
+        if self._deaths[number] < TRIES:
+            self._again.append(worker.item)
+        else:
+            self.results[number] = WorkerDied()
+
+
 class _Worker:
-    """A process that does one piece of work at a time, and ends when this process ends, however it ends."""
+    """A process that does one item at a time, and ends when this process ends, however it ends."""
 
     def __init__(self, function: Callable[..., Any], preload: list[str]) -> None:
-        context = multiprocessing.get_context("forkserver")  # workers share one import of the libraries
+        context = multiprocessing.get_context(START_METHOD)
         context.set_forkserver_preload(preload)
-        self.item: tuple[int, tuple] = (-1, ())
+        self.item: Item = (-1, ())
         self.ready = False
-        self.began: float | None = None
-        here = (dict(os.environ, OMP_NUM_THREADS="1"), str(Path.cwd()))
+        self.begun: float | None = None
+        environment, folder = dict(os.environ, OMP_NUM_THREADS="1"), str(Path.cwd())
         for attempt in range(STARTS):
-            self.pipe, theirs = context.Pipe()
-            self._process = context.Process(target=_serve, args=(function, theirs, here), daemon=True)
+            self.pipe, other_end = context.Pipe()
+            arguments = (function, other_end, environment, folder)
+            self._process = context.Process(target=_serve, args=arguments, daemon=True)
             try:
                 _start_server()
                 self._process.start()
                 break
-            except (EOFError, OSError):  # the server of processes was killed; the next start starts it too
+            except (EOFError, OSError):  # the fork server was killed; the next attempt starts it too
                 if attempt == STARTS - 1:
                     raise
             finally:
-                theirs.close()
+                other_end.close()
 
-    def begin(self, item: tuple[int, tuple]) -> None:
-        """Hand over a numbered piece of work; a process that died meanwhile is noticed by `result`."""
-        self.item, self.began = item, time.monotonic() if self.ready else None
+    def begin(self, item: Item) -> None:
+        """Hand over an item; a process that died meanwhile is noticed when its answer is awaited."""
+        self.item, self.begun = item, time.monotonic() if self.ready else None
         with contextlib.suppress(OSError):
             self.pipe.send(item[1])
 
-    def start_clock(self) -> None:
-        """Take the first message, which says that the process has started; EOFError where it died."""
-        self.pipe.recv()
-        self.ready, self.began = True, time.monotonic()
-
-    def result(self) -> Any:
-        """Return the result; EOFError or OSError where the process died."""
-        value, error = self.pipe.recv()
-        if error is not None:
-            raise error
-        return value
-
-    def end(self, how: signal.Signals = signal.SIGTERM) -> None:
+    def end(self, kill: bool = False) -> None:
         """Stop the process, and wait until it writes no more."""
         self.pipe.close()
-        if how == signal.SIGKILL:  # what else it would do, it may wait for
+        if kill:  # whatever it waits for
             self._process.kill()
         self._process.terminate()
         self._process.join(END_SECONDS)
 
 
 def _start_server() -> None:
-    """Start the server of processes with Ctrl-C held back for good: the terminal sends it to all of them.
+    """Start the fork server with Ctrl-C held back for good: the terminal sends it to all processes.
 
-    While the server imports what all processes share, Python would end it with a traceback.
+    While the server imports what all workers share, Python would end it with a traceback.
     """
+    if START_METHOD != "forkserver":
+        return
+    from multiprocessing import forkserver, resource_tracker
+
     resource_tracker.ensure_running()  # first: the server starts it too, and it lets Ctrl-C through again
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
@@ -207,11 +246,11 @@ def _start_server() -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _serve(function: Callable[..., Any], pipe: Connection, here: tuple[dict[str, str], str]) -> None:
+def _serve(function: Callable[..., Any], pipe: Connection, environment: dict[str, str], folder: str) -> None:
     """Work until the other end of the pipe is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it too, and ends its workers
-    os.environ.update(here[0])
-    os.chdir(here[1])
+    os.environ.update(environment)
+    os.chdir(folder)
     with threadpool_limits(1):
         try:
             pipe.send(None)

@@ -5,25 +5,25 @@
     manifests/              corpus.json and runs.tsv of corpora on servers
     lock                    held while room is made
 
-Locks are those of `flock`: they belong to an open file, so they exclude threads as well as processes, and
-the operating system drops them when a process dies. A part is locked by the one that fills it. A whole file
-is locked (shared) by everybody who uses it, and only a file that nobody uses can be locked for deletion.
+Locks belong to an open file, so they exclude threads as well as processes, and the operating system drops
+them when a process dies. A part is locked by the one that fills it. A whole file is locked (shared) by
+everybody who uses it, and only a file that nobody uses can be locked for deletion.
 """
 
 import contextlib
 import errno
-import fcntl
 import os
 import re
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from filelock import FileLock, Timeout, lock_descriptor
+
 from fmriscale.common.errors import UserError
 from fmriscale.common.files import expand, fsync_folder
-from fmriscale.corpus.transfer import Patience
+from fmriscale.corpus.transfer import Backoff
 
 DEFAULT = "~/.cache/fmriscale"
 """Where the cache lies unless a recipe or FMRISCALE_CACHE says otherwise."""
@@ -66,7 +66,7 @@ class Cache:
     def __init__(self, folder: Path, limit: int | None = None) -> None:
         self.folder, self.limit = folder, limit
         self._held: dict[str, BinaryIO] = {}
-        with self._locked():  # a folder that will not do is told at the start
+        with self._locked():  # fails at once where the folder cannot be used
             pass
 
     def path(self, item: Item) -> Path:
@@ -87,13 +87,13 @@ class Cache:
             return False
         except OSError as error:
             raise UserError(f"{self.path(item)}: {error.strerror}; mend that, or set data.cache") from error
-        if _try_lock(handle, fcntl.LOCK_SH):  # else it is being deleted
-            status = os.fstat(handle.fileno())
-            if status.st_nlink and status.st_size == item.size:
-                self._keep(item, handle)
+        if _share(handle) and (status := os.fstat(handle.fileno())).st_nlink:  # else it is being deleted
+            if status.st_size == item.size:
+                with contextlib.suppress(OSError):  # another user's file: its owner's processes keep its time
+                    os.utime(self.path(item))
+                self._held[item.sha256] = handle
                 return True
-            if status.st_nlink:  # cut short, and not by this cache
-                self.path(item).unlink(missing_ok=True)
+            self.path(item).unlink(missing_ok=True)  # cut short, and not by this cache
         handle.close()
         return False
 
@@ -102,8 +102,35 @@ class Cache:
         if handle := self._held.pop(item.sha256, None):
             handle.close()
 
+    def fetch(
+        self,
+        item: Item,
+        download: Callable[[BinaryIO], None],
+        backoff: Backoff,
+        spare: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Bring a file into the cache and hold it, or wait for the process that does.
+
+        `spare` lets go of a file that is needed less; False where there is none.
+        """
+        size = -1
+        while not self.hold(item):
+            part, lack = self.claim(item)
+            if part is not None:
+                self.bring(item, part, download)
+            elif lack:
+                if not spare():
+                    full = f"no room in {self.folder}: files in use fill its limit, {_gb(self.limit or 0)}"
+                    backoff.wait(_POLL, full, f"raise data.cache_gb by at least {_gb(lack)}", UserError)
+            else:
+                if self.part_size(item) != size:
+                    size = self.part_size(item)
+                    backoff.progress()
+                stuck = f"another thread or process tries to bring it into {self.folder}, but nothing comes"
+                backoff.wait(_POLL, stuck, "check the server, the network and that process")
+
     def claim(self, item: Item) -> tuple[BinaryIO | None, int]:
-        """Take it on to bring a file, where there is or can be made room.
+        """Open the part of a file to fill it; None where another fills it, or where bytes (second) lack.
 
         What nobody uses is deleted, the longest unused first, until the file fits. Its part counts as the
         full size from then on.
@@ -111,29 +138,41 @@ class Cache:
         with self._locked():
             if self.path(item).exists():
                 return None, 0
-            handle = (part := self._part(item)).open("a+b")
-            if not _try_lock(handle, fcntl.LOCK_EX):
+            handle = (path := self._part(item)).open("a+b")
+            if not lock_descriptor(handle.fileno(), blocking=False):
                 handle.close()
                 return None, 0
             if lack := self._make_room(item):
                 if os.fstat(handle.fileno()).st_size == 0:
-                    part.unlink()
+                    path.unlink()
                 handle.close()
                 return None, lack
             return handle, 0
 
-    def arrive(self, item: Item, part: BinaryIO) -> None:
-        """Make a complete part the file itself, and hold it."""
-        part.flush()
-        os.fsync(part.fileno())
-        os.fchmod(part.fileno(), 0o444)
-        with self._locked():  # nobody can delete it before it is held
-            self._part(item).replace(self.path(item))
-            _try_lock(part, fcntl.LOCK_SH)
-        fsync_folder(self.folder)
-        self._keep(item, part)
+    def bring(self, item: Item, part: BinaryIO, download: Callable[[BinaryIO], None]) -> None:
+        """Complete a claimed part and make it the file; what has come stays where that fails."""
+        try:
+            download(part)
+            part.flush()
+            os.fsync(part.fileno())
+            with self._locked():  # nobody claims the part, or deletes the file before it is held
+                part.close()
+                self._part(item).chmod(0o444)
+                self._part(item).replace(self.path(item))
+                self.hold(item)
+            fsync_folder(self.folder)
+        except OSError as error:
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            remedy = "free some, set data.cache_gb, or" if full else "mend that, or"
+            raise UserError(
+                f"{self.folder}: {error.strerror} ({_gb(item.size)} to write); {remedy} put the cache "
+                "elsewhere (data.cache or FMRISCALE_CACHE)"
+            ) from error
+        finally:
+            with contextlib.suppress(OSError):  # what is left in its buffer does not fit the disk either
+                part.close()
 
-    def bytes_here(self, item: Item) -> int:
+    def part_size(self, item: Item) -> int:
         """Return how many bytes of a file on its way have come."""
         try:
             return self._part(item).stat().st_size
@@ -156,33 +195,24 @@ class Cache:
     def _files(self, but: Item) -> Iterator[tuple[float, Path, int]]:
         """Yield when each file was last used, its path, and the bytes that it takes or will take."""
         for entry in os.scandir(self.folder):
-            found = _NAME.fullmatch(entry.name)
-            if found and not entry.name.startswith(but.sha256):
+            match = _NAME.fullmatch(entry.name)
+            if match and not entry.name.startswith(but.sha256):
                 status = entry.stat()
-                yield status.st_mtime, Path(entry.path), int(found[1] or status.st_size)
+                yield status.st_mtime, Path(entry.path), int(match[1] or status.st_size)
 
     def _part(self, item: Item) -> Path:
         return self.folder / f"{item.sha256}.{item.size}.part"
 
-    def _keep(self, item: Item, handle: BinaryIO) -> None:
-        """Note that a file is used, and now."""
-        with contextlib.suppress(OSError):  # another user's file: its owner's processes keep its time
-            os.utime(handle.fileno())
-        self._held[item.sha256] = handle
-
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
         """Hold the lock of the folder: nothing else appears, is renamed or deleted."""
-        end = time.monotonic() + _LOCK_SECONDS
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with (self.folder / "lock").open("a+b") as handle:
-                while not _try_lock(handle, fcntl.LOCK_EX):
-                    if time.monotonic() > end:
-                        what = f"held for {_LOCK_SECONDS:.0f} s; is a process stopped that uses it?"
-                        raise UserError(f"{self.folder}/lock: {what}")
-                    time.sleep(0.005)
+            with FileLock(self.folder / "lock", _LOCK_SECONDS, poll_interval=0.005):
                 yield
+        except Timeout:
+            what = f"held for {_LOCK_SECONDS:.0f} s; is a process stopped that uses it?"
+            raise UserError(f"{self.folder}/lock: {what}") from None
         except OSError as error:
             raise UserError(
                 f"{self.folder}: {error.strerror}; the cache needs a folder that can be written, on a file "
@@ -190,53 +220,14 @@ class Cache:
             ) from error
 
 
-def fetch(
-    cache: Cache,
-    item: Item,
-    download: Callable[[BinaryIO], None],
-    patience: Patience,
-    spare: Callable[[], bool] = lambda: False,
-) -> None:
-    """Bring a file into the cache and hold it, or wait for the process that does."""
-    seen = -1
-    while not cache.hold(item):
-        part, lack = cache.claim(item)
-        if part is not None:
-            bring(cache, item, part, download)
-        elif lack:
-            if not spare():
-                full = f"no room in {cache.folder}: files in use fill its limit, {_gb(cache.limit or 0)}"
-                patience.wait(_POLL, full, f"raise data.cache_gb by at least {_gb(lack)}", UserError)
-        else:
-            if (here := cache.bytes_here(item)) != seen:
-                seen = here
-                patience.progress()
-            stuck = f"another thread or process tries to bring it into {cache.folder}, but nothing comes"
-            patience.wait(_POLL, stuck, "check the server, the network and that process")
-
-
-def bring(cache: Cache, item: Item, part: BinaryIO, download: Callable[[BinaryIO], None]) -> None:
-    """Complete a claimed part and make it the file; what has come stays where that fails."""
+def _share(handle: BinaryIO) -> bool:
+    """Lock an open file together with its other users, if that is possible at once."""
     try:
-        download(part)
-        cache.arrive(item, part)
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        remedy = "free some, set data.cache_gb, or" if full else "mend that, or"
-        raise UserError(
-            f"{cache.folder}: {error.strerror} ({_gb(item.size)} to write); {remedy} put the cache elsewhere "
-            "(data.cache or FMRISCALE_CACHE)"
-        ) from error
-    finally:
-        if not cache.held(item):
-            with contextlib.suppress(OSError):  # what is left in its buffer does not fit the disk either
-                part.close()
-
-
-def _try_lock(handle: BinaryIO, kind: int) -> bool:
-    """Lock an open file if that is possible at once."""
+        import fcntl
+    except ImportError:  # Windows deletes no file that is open
+        return True
     try:
-        fcntl.flock(handle, kind | fcntl.LOCK_NB)
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True
@@ -246,7 +237,7 @@ def _delete_unused(path: Path) -> bool:
     """Delete a file that no process uses."""
     try:
         with path.open("rb") as handle:
-            if not _try_lock(handle, fcntl.LOCK_EX):
+            if not lock_descriptor(handle.fileno(), blocking=False):
                 return False
             path.unlink()
     except OSError:  # not ours to delete

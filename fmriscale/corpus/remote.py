@@ -31,13 +31,13 @@ from typing import Any, BinaryIO
 
 from fmriscale.common.errors import DamageError, UserError
 from fmriscale.common.files import allow_open_files, atomic_write, fsync_folder
-from fmriscale.corpus.cache import Cache, Item, bring, cache_folder, fetch
+from fmriscale.corpus.cache import Cache, Item, cache_folder
 from fmriscale.corpus.manifest import fingerprint_of, read_manifest
-from fmriscale.corpus.servers import Source, open_source
-from fmriscale.corpus.transfer import PATIENCE, Patience, Stopped, complete, read_whole
+from fmriscale.corpus.servers import RemoteFolder, open_folder
+from fmriscale.corpus.transfer import GIVE_UP_AFTER, Backoff, Stopped, fetch_shard, read_whole
 
-FIRST_PATIENCE = 30.0
-"""How long the manifest is tried for, s: a wrong URL should be told soon."""
+FIRST_GIVE_UP = 30.0
+"""How long the manifest is tried for, s: a wrong URL should be reported soon."""
 THREADS = 3
 """Shards that are downloaded at once."""
 _LOOK = 0.2
@@ -56,15 +56,6 @@ class RemoteShards:
     cache_gb : float, optional
         Limit of the cache, GB (10^9 bytes); None = none.
 
-    Attributes
-    ----------
-    shown : str
-        The URL as messages have it.
-    folder : Path
-        Local copy of the manifest.
-    patience : float
-        How long a shard may make no progress before it is given up, s.
-
     Raises
     ------
     UserError
@@ -74,28 +65,31 @@ class RemoteShards:
     """
 
     def __init__(self, url: str, cache: str | None = None, cache_gb: float | None = None) -> None:
-        self._source = open_source(url)
-        self.shown, self.patience = self._source.shown, PATIENCE
+        self._server = open_folder(url)
+        self.shown = self._server.shown
+        """The URL as messages have it."""
+        self.give_up_after = GIVE_UP_AFTER
+        """How long a shard may make no progress, s."""
         self._cache = Cache(cache_folder(cache), None if cache_gb is None else int(cache_gb * 1e9))
-        self.folder = _fetch_manifest(self._source, self._cache.folder)
+        self.folder = _fetch_manifest(self._server, self._cache.folder)
+        """Local copy of the manifest."""
         self._items = _items(json.loads((self.folder / "corpus.json").read_text())["shards"], self.shown)
         allow_open_files(2 * len(self._items))  # one that holds a shard, one that maps it
         self._wanted: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {}
         self._failed: set[str] = set()
-        self._busy: set[str] = set()
         self._starved = False
+        """A shard that is needed now finds no room: downloads ahead of need pause."""
         self._stop = threading.Event()
-        self._turn = threading.Condition()
+        self._changed = threading.Condition()
         self._threads: list[threading.Thread] = []
 
     def locate(self, shard: str) -> Path:
         """Return a shard's file in the cache, and hold it there; blocks until it has come."""
-        item = self._item(shard)
-        patience = Patience(f"{self.shown}/{shard}", self.patience, self._stop)
+        item, backoff = self._item(shard), self._backoff(shard)
         try:
-            fetch(self._cache, item, self._download(shard, patience), patience, self._spare)
+            self._cache.fetch(item, self._download(shard, backoff), backoff, self._spare)
         finally:
-            with self._turn:
+            with self._changed:
                 self._starved = False
                 self._failed.discard(shard)
         return self._cache.path(item)
@@ -105,26 +99,25 @@ class RemoteShards:
         lists = (tuple(now), tuple(ahead))
         if self._wanted.get(reader) == lists:
             return
-        with self._turn:
+        with self._changed:
             self._wanted[reader] = lists
             needed = dict.fromkeys(s for present, _ in self._wanted.values() for s in present)
             self._check_limit(needed)
             self._let_go_of_others()
             self._failed.clear()
-            self._turn.notify_all()
+            self._changed.notify_all()
         if not self._threads:
-            self._tell(needed)
-            for number in range(THREADS):
-                thread = threading.Thread(target=self._work, name=f"shards-{number}", daemon=True)
-                self._threads.append(thread)
+            self._announce(needed)
+            self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(THREADS)]
+            for thread in self._threads:
                 thread.start()
 
     def close(self) -> None:
         """End the downloads and let go of all shards; parts stay and are gone on with."""
         self._stop.set()
-        with self._turn:
+        with self._changed:
             self._wanted.clear()
-            self._turn.notify_all()
+            self._changed.notify_all()
         for thread in self._threads:
             thread.join()
         self._let_go_of_others()
@@ -134,9 +127,19 @@ class RemoteShards:
             raise DamageError(f"{self.shown}: corpus.json does not list {shard}; upload the corpus again")
         return self._items[shard]
 
-    def _in_order(self) -> Iterable[str]:
+    def _backoff(self, shard: str) -> Backoff:
+        return Backoff(f"{self.shown}/{shard}", self.give_up_after, self._stop)
+
+    def _download(self, shard: str, backoff: Backoff) -> Callable[[BinaryIO], None]:
+        """Return what fills the part of a shard."""
+        item = self._item(shard)
+        return lambda part: fetch_shard(self._server, shard, part, item.size, item.sha256, backoff)
+
+    def _in_order(self) -> list[str]:
         """Return all wanted shards, once each: what is needed now before what is needed next."""
-        return dict.fromkeys(s for turn in (0, 1) for lists in self._wanted.values() for s in lists[turn])
+        return list(
+            dict.fromkeys(s for turn in (0, 1) for lists in self._wanted.values() for s in lists[turn])
+        )
 
     def _check_limit(self, needed: Iterable[str]) -> None:
         """Refuse a limit below what has to be there at once."""
@@ -148,8 +151,8 @@ class RemoteShards:
                 "data.shuffle_shards"
             )
 
-    def _tell(self, needed: Iterable[str]) -> None:
-        """Say how much has to be downloaded, once: the first step waits for it."""
+    def _announce(self, needed: Iterable[str]) -> None:
+        """Print how much has to be downloaded, once: the first step waits for it."""
         missing = [item.size for item in map(self._item, needed) if not self._cache.hold(item)]
         if missing:
             what = f"{len(missing)} shards, {sum(missing) / 1e9:.3g} GB, into {self._cache.folder}"
@@ -164,91 +167,75 @@ class RemoteShards:
 
     def _spare(self) -> bool:
         """Let go of the shard that is needed last of those ahead; downloads ahead pause meanwhile."""
-        with self._turn:
+        with self._changed:
             self._starved = True
             needed = {s for now, _ in self._wanted.values() for s in now}
-            for shard in reversed(list(self._in_order())):
+            for shard in reversed(self._in_order()):
                 if shard not in needed and self._cache.held(self._items[shard]):
                     self._cache.let_go(self._items[shard])
                     return True
         return False
 
-    def _download(self, shard: str, patience: Patience) -> Callable[[BinaryIO], None]:
-        item = self._item(shard)
-
-        def into(part: BinaryIO) -> None:
-            complete(self._source, shard, part, item.size, item.sha256, patience)
-
-        return into
-
     def _work(self) -> None:
         """Download wanted shards in order, one at a time, until `close`."""
         while not self._stop.is_set():
-            with self._turn:
+            with self._changed:
                 try:
-                    found, idle = self._next()
+                    shard, part, all_here = self._next()
                 except UserError:  # the cache cannot be used: who needs a shard says so
-                    found, idle = None, False
-                if found is None:
-                    self._turn.wait(None if idle else _LOOK)
+                    shard, part, all_here = "", None, False
+                if part is None:
+                    self._changed.wait(None if all_here else _LOOK)
                     continue
-                shard, part = found
-                self._busy.add(shard)
-            item = self._items[shard]
-            patience = Patience(f"{self.shown}/{shard}", self.patience, self._stop)
             try:
-                bring(self._cache, item, part, self._download(shard, patience))
-                failed = False
+                self._cache.bring(self._items[shard], part, self._download(shard, self._backoff(shard)))
             except (UserError, Stopped):
-                failed = True  # who needs the shard tries again, and says what is wrong
-            with self._turn:
-                self._busy.discard(shard)
-                if failed:
-                    self._failed.add(shard)
-                if shard not in set(self._in_order()):
-                    self._cache.let_go(item)
+                self._failed.add(shard)  # who needs the shard tries again, and says what is wrong
+            with self._changed:
+                if shard not in self._in_order():
+                    self._cache.let_go(self._items[shard])
 
-    def _next(self) -> tuple[tuple[str, BinaryIO] | None, bool]:
-        """Claim the next shard that is to be downloaded; where there is none, tell if all is done."""
-        idle = True
+    def _next(self) -> tuple[str, BinaryIO | None, bool]:
+        """Claim the next shard that is to be downloaded; where there is none, tell if all are here."""
+        all_here = True
         for shard in self._in_order():
-            if shard in self._busy or shard in self._failed or self._cache.hold(self._items[shard]):
+            if shard in self._failed or self._cache.hold(self._items[shard]):
                 continue
-            idle = False
+            all_here = False
             if self._starved:
                 break
             part, lack = self._cache.claim(self._items[shard])
             if part is not None:
-                return (shard, part), False
+                return shard, part, False
             if lack:  # never a later one before this one: it would take its room
                 break
-        return None, idle
+        return "", None, all_here
 
 
-def _fetch_manifest(source: Source, cache: Path) -> Path:
+def _fetch_manifest(server: RemoteFolder, cache: Path) -> Path:
     """Copy corpus.json, runs.tsv and quarantine.tsv into a folder of the cache, named by the first's hash.
 
     corpus.json has the hash of every shard, and the fingerprint covers the rows of runs.tsv: a copy that was
     found whole once needs no second look.
     """
-    corpus_json = _read(source, "corpus.json")
+    corpus_json = _read(server, "corpus.json")
     final = cache / "manifests" / hashlib.sha256(corpus_json).hexdigest()
     if (final / "corpus.json").is_file():
         return final
     final.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".new-", dir=final.parent) as name:
         draft = Path(name) / "manifest"
-        atomic_write(draft / "runs.tsv", _read(source, "runs.tsv"))
+        atomic_write(draft / "runs.tsv", _read(server, "runs.tsv"))
         with contextlib.suppress(UserError):  # training does not need it
-            atomic_write(draft / "quarantine.tsv", _read(source, "quarantine.tsv"))
+            atomic_write(draft / "quarantine.tsv", _read(server, "quarantine.tsv"))
         atomic_write(draft / "corpus.json", corpus_json)
         try:
             corpus, runs = read_manifest(draft)
         except UserError as error:
-            raise type(error)(str(error).replace(str(draft), source.shown)) from None
+            raise type(error)(str(error).replace(str(draft), server.shown)) from None
         if fingerprint_of(corpus, runs) != corpus["fingerprint"]:
             raise DamageError(
-                f"{source.shown}: runs.tsv does not fit the fingerprint {corpus['fingerprint'][:12]} of "
+                f"{server.shown}: runs.tsv does not fit the fingerprint {corpus['fingerprint'][:12]} of "
                 "corpus.json; upload both again"
             )
         with contextlib.suppress(OSError):  # another process was first
@@ -257,18 +244,18 @@ def _fetch_manifest(source: Source, cache: Path) -> Path:
     return final
 
 
-def _read(source: Source, name: str) -> bytes:
+def _read(server: RemoteFolder, name: str) -> bytes:
     """Return a file of the manifest."""
     try:
-        return read_whole(source, name, FIRST_PATIENCE)
+        return read_whole(server, name, FIRST_GIVE_UP)
     except FileNotFoundError as error:
         raise UserError(
-            f"{source.shown}: not a corpus (no {name}: {error}); give the URL of the folder that "
+            f"{server.shown}: not a corpus (no {name}: {error}); give the URL of the folder that "
             "fmriscale-shard wrote and you uploaded"
         ) from None
     except PermissionError as error:
         raise UserError(
-            f"{source.shown}/{name}: the server refuses it ({error}); check the URL and your access: "
+            f"{server.shown}/{name}: the server refuses it ({error}); check the URL and your access: "
             "~/.netrc for https, AWS_* or ~/.aws for s3"
         ) from None
     except DamageError as error:

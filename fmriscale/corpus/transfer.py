@@ -1,4 +1,4 @@
-"""Whole files from servers: faults are tried again, bounded in time by `Patience`, wrong bodies in number."""
+"""Download whole files from servers, and try again: after failed requests for a bounded time."""
 
 import hashlib
 import os
@@ -6,157 +6,148 @@ import random
 import sys
 import threading
 import time
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from fmriscale.common.errors import DamageError, UserError
-from fmriscale.corpus.servers import BLOCK, Entry, Fault, Source, Wrong
+from fmriscale.corpus.servers import Entry, RemoteFolder, TransientError, WrongContent
 
-PATIENCE = 300.0
+GIVE_UP_AFTER = 300.0
 """How long a file may make no progress before it is given up, s."""
-WRONG_BODIES = 3
-"""Whole bodies with another hash that are fetched before a file is called damaged."""
+WRONG_FILES = 3
+"""Whole files with another hash that are fetched before a file is called damaged."""
 
 
 class Stopped(Exception):
     """Nobody waits for this file any more."""
 
 
-class Patience:
-    """Waits between tries: longer from fault to fault, short again after progress, and bounded.
+class Backoff:
+    """Waits between tries: longer from failure to failure, short again after progress, and bounded.
 
     Parameters
     ----------
     what : str
         What is fetched, as messages name it.
-    seconds : float
-        How long no progress is put up with.
+    give_up_after : float
+        How long there may be no progress, s.
     stop : Event, optional
         Ends a wait at once.
     """
 
-    def __init__(self, what: str, seconds: float, stop: threading.Event | None = None) -> None:
-        self.what, self.seconds = what, seconds
+    def __init__(self, what: str, give_up_after: float, stop: threading.Event | None = None) -> None:
+        self.what, self.give_up_after = what, give_up_after
         self._stop = stop or threading.Event()
         self._jitter = random.Random()  # its own: the global generator belongs to training
         self.progress()
 
     def progress(self) -> None:
-        """Note that something has come."""
-        self._since, self._delay = time.monotonic(), min(0.5, self.seconds / 20)
-
-    def check(self) -> None:
-        """Raise `Stopped` where nobody waits any more."""
+        """Note that something has come; raise `Stopped` where nobody waits for it any more."""
+        self._since, self._delay = time.monotonic(), min(0.5, self.give_up_after / 20)
         if self._stop.is_set():
             raise Stopped
 
-    def fault(self, what: str, after: float = 0.0) -> None:
-        """Wait before the next try of a server, where there may be one."""
+    def retry(self, reason: str, after: float = 0.0) -> None:
+        """Wait before the next try, at least as long as the server asks for."""
         delay = max(self._delay, after) * self._jitter.uniform(0.75, 1.0)
         if delay > 2:
-            told = f"fmriscale: {self.what}: {what}; trying again in {delay:.0f} s"
-            print(told, file=sys.stderr, flush=True)
-        self.wait(delay, what, "check the server and the network")
+            line = f"fmriscale: {self.what}: {reason}; trying again in {delay:.0f} s"
+            print(line, file=sys.stderr, flush=True)
+        self.wait(delay, reason, "check the server and the network")
         self._delay = min(2 * self._delay, 30.0)
 
-    def wait(self, seconds: float, why: str, remedy: str, error: type[UserError] = DamageError) -> None:
+    def wait(self, seconds: float, reason: str, remedy: str, error: type[UserError] = DamageError) -> None:
         """Wait, but not beyond the bound."""
         idle = time.monotonic() - self._since
-        if idle > self.seconds:
+        if idle > self.give_up_after:
             raise error(
-                f"{self.what}: {why}; given up after {idle:.0f} s; {remedy}, then start again (what is in "
+                f"{self.what}: {reason}; given up after {idle:.0f} s; {remedy}, then start again (what is in "
                 "the cache stays)"
             )
-        self._stop.wait(min(seconds, self.seconds - idle + 0.01))
-        self.check()
+        self._stop.wait(min(seconds, self.give_up_after - idle + 0.01))
+        if self._stop.is_set():
+            raise Stopped
 
 
-def read_whole(source: Source, name: str, seconds: float) -> bytes:
-    """Return a small file of a server."""
-    patience = Patience(f"{source.shown}/{name}", seconds)
+def read_whole(folder: RemoteFolder, name: str, give_up_after: float) -> bytes:
+    """Return the content of a small file."""
+    backoff = Backoff(f"{folder.shown}/{name}", give_up_after)
     while True:
         try:
-            return b"".join(source.blocks(name, 0, None))
-        except (Fault, Wrong) as fault:
-            patience.fault(str(fault), getattr(fault, "after", 0.0))
+            return b"".join(folder.blocks(name, 0, None))
+        except (TransientError, WrongContent) as error:
+            backoff.retry(str(error), getattr(error, "after", 0.0))
 
 
-def complete(source: Source, name: str, part: BinaryIO, size: int, sha256: str, patience: Patience) -> None:
-    """Fetch what is missing of a file, and check all of it."""
-    wrong, at = 0, f"{source.shown}/{name}"
-    digest, here = _digest(part, size)
+def fetch_shard(
+    folder: RemoteFolder, name: str, part: BinaryIO, size: int, sha256: str, backoff: Backoff
+) -> None:
+    """Fetch what is missing of a file whose size and hash are known, and check all of it."""
+    at = f"{folder.shown}/{name}"
+    try:
+        _fetch(folder, name, part, backoff, Entry(name, size), sha256)
+    except WrongContent as error:
+        raise DamageError(
+            f"{at}: {error}, corpus.json says {size} bytes, sha256 {sha256} (fetched {WRONG_FILES} times); "
+            "upload the shard again, or the whole corpus if it was sharded anew"
+        ) from None
+    except FileNotFoundError as error:
+        raise DamageError(f"{at}: not on the server ({error}); upload the shard again") from None
+    except PermissionError as error:
+        raise DamageError(f"{at}: the server refuses it ({error}); check your access") from None
+
+
+def fetch_file(folder: RemoteFolder, name: str, part: BinaryIO, backoff: Backoff) -> None:
+    """Fetch a file whose hash is unknown; fetch it again if the server has a newer one."""
+    try:
+        _fetch(folder, name, part, backoff)
+    except WrongContent as error:
+        raise DamageError(f"{folder.shown}/{name}: {error} (tried {WRONG_FILES} times)") from None
+
+
+def _fetch(
+    folder: RemoteFolder,
+    name: str,
+    part: BinaryIO,
+    backoff: Backoff,
+    known: Entry | None = None,
+    sha256: str | None = None,
+) -> None:
+    """Append to `part` what is missing; without a hash, what the server says of the file must not change."""
+    entry, n_wrong = known, 0
     while True:
         try:
-            for block in source.blocks(name, here, size) if here < size else ():
+            if known is None and (now := folder.look(name)) != entry:
+                entry = now
+                _empty(part)
+            assert entry is not None
+            if (position := part.seek(0, os.SEEK_END)) > entry.size:
+                position = _empty(part)
+            for block in folder.blocks(name, position, entry.size) if position < entry.size else ():
                 part.write(block)
-                digest.update(block)
-                here += len(block)
-                patience.progress()
-                patience.check()
-            if here < size:
-                raise Fault(f"the body ended at byte {here} of {size}")
-            if digest.hexdigest() == sha256:
-                part.flush()
-                return
-            raise Wrong(f"sha256 is {digest.hexdigest()}")
-        except Fault as fault:
-            patience.fault(str(fault), fault.after)
-        except Wrong as found:
-            wrong += 1
-            digest, here = _empty(part)
-            if wrong == WRONG_BODIES:
-                raise DamageError(
-                    f"{at}: {found}, corpus.json says {size} bytes, sha256 {sha256} (fetched {wrong} times); "
-                    "upload the shard again, or the whole corpus if it was sharded anew"
-                ) from None
-            patience.fault(str(found))
-        except FileNotFoundError as error:
-            raise DamageError(f"{at}: not on the server ({error}); upload the shard again") from None
-        except PermissionError as error:
-            raise DamageError(f"{at}: the server refuses it ({error}); check your access") from None
+                position += len(block)
+                backoff.progress()
+            if position < entry.size:
+                raise TransientError(f"the body ended at byte {position} of {entry.size}")
+            part.seek(0)
+            if sha256 is None:
+                if folder.look(name) != entry:
+                    raise WrongContent("it changes while it is read")
+            elif (found := hashlib.file_digest(part, "sha256").hexdigest()) != sha256:
+                raise WrongContent(f"sha256 is {found}")
+            part.flush()
+            return
+        except TransientError as error:
+            backoff.retry(str(error), error.after)
+        except WrongContent as error:
+            n_wrong += 1
+            _empty(part)
+            if n_wrong == WRONG_FILES:
+                raise
+            backoff.retry(str(error))
 
 
-def _digest(part: BinaryIO, size: int) -> tuple[Any, int]:
-    """Hash what an earlier try has left, and tell its length; too much of it is none of it."""
-    if part.seek(0, os.SEEK_END) > size:
-        return _empty(part)
-    part.seek(0)
-    digest, here = hashlib.sha256(), 0
-    while block := part.read(BLOCK):
-        digest.update(block)
-        here += len(block)
-    return digest, here
-
-
-def _empty(part: BinaryIO) -> tuple[Any, int]:
-    """Begin a file anew."""
+def _empty(part: BinaryIO) -> int:
+    """Begin a file anew, at byte 0."""
     part.seek(0)
     part.truncate(0)
-    return hashlib.sha256(), 0
-
-
-def fetch_file(source: Source, name: str, part: BinaryIO, patience: Patience) -> None:
-    """Fetch a file whose hash is unknown; fetch it again if the server has a newer one."""
-    entry, here, wrong = Entry(""), 0, 0
-    while True:
-        try:
-            if (now := source.look(name)) != entry:
-                entry, here = now, 0
-                part.seek(0)
-                part.truncate(0)
-            for block in source.blocks(name, here, entry.size) if here < entry.size else ():
-                part.write(block)
-                here += len(block)
-                patience.progress()
-            if here < entry.size:
-                raise Fault(f"the body ended at byte {here} of {entry.size}")
-            if source.look(name) == entry:
-                part.flush()
-                return
-            raise Wrong("it changes while it is read")
-        except Fault as fault:
-            patience.fault(str(fault), fault.after)
-        except Wrong as found:
-            entry, wrong = Entry(""), wrong + 1
-            if wrong == WRONG_BODIES:
-                raise DamageError(f"{source.shown}/{name}: {found} (tried {wrong} times)") from None
-            patience.fault(str(found))
+    return 0

@@ -19,8 +19,8 @@ from fmriscale.common.errors import EXIT_OK, EXIT_QUARANTINED, UserError
 from fmriscale.common.files import expand, writing_to
 from fmriscale.config import CorpusConfig
 from fmriscale.config.recipe import CommandLine, parse
+from fmriscale.corpus.building import FolderLock
 from fmriscale.corpus.inspect import table
-from fmriscale.corpus.lock import FolderLock
 from fmriscale.corpus.manifest import read_manifest
 from fmriscale.ingest.plan import Plan, make_plan, recipe_mistakes, shards_of_task
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from fmriscale.common.quarantine import Rejection
-from fmriscale.corpus.state import ShardState
+from fmriscale.corpus.building import ShardState
 
 
 def find_duplicates(states: Iterable[ShardState]) -> dict[str, Rejection]:

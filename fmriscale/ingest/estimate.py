@@ -7,8 +7,8 @@ from pathlib import Path
 from fmriscale.common.files import expand
 from fmriscale.common.workers import TimedOut, available_cores, map_in_order
 from fmriscale.config import CorpusConfig
+from fmriscale.corpus.building import load_state, read_state
 from fmriscale.corpus.inspect import aligned
-from fmriscale.corpus.state import load_state, read_state
 from fmriscale.corpus.writer import EncodedRun
 from fmriscale.ingest.plan import MEMBER_BYTES, Shard, make_plan
 

@@ -14,10 +14,17 @@ from fmriscale.config import CorpusConfig
 from fmriscale.config.document import dump
 from fmriscale.config.paths import absolute, map_paths
 from fmriscale.corpus.assemble import corpus_json, quarantine_table
-from fmriscale.corpus.lock import FolderLock
+from fmriscale.corpus.building import (
+    FolderLock,
+    ShardState,
+    load_state,
+    locate,
+    save_state,
+    staged_path,
+    state_path,
+)
 from fmriscale.corpus.manifest import RECIPE, install, render_manifest
 from fmriscale.corpus.people import run_table
-from fmriscale.corpus.state import ShardState, load_state, locate, save_state, staged_path, state_path
 from fmriscale.corpus.writer import EncodedRun, ShardWriter, read_members
 from fmriscale.ingest.duplicates import find_duplicates
 from fmriscale.ingest.fingerprint import fingerprints, software

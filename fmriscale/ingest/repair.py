@@ -11,7 +11,7 @@ from fmriscale.common.quarantine import Rejection
 from fmriscale.common.workers import available_cores, map_in_order
 from fmriscale.config import CorpusConfig
 from fmriscale.config.recipe import CommandLine, parse
-from fmriscale.corpus.lock import FolderLock
+from fmriscale.corpus.building import FolderLock
 from fmriscale.corpus.manifest import RECIPE, require_corpus
 from fmriscale.corpus.servers import is_url
 from fmriscale.corpus.verify import MANIFEST, Damage, check_manifest, check_shard

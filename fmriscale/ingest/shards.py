@@ -9,8 +9,7 @@ from pathlib import Path
 from fmriscale.common.quarantine import Rejection
 from fmriscale.common.workers import TimedOut, WorkerDied, available_cores, map_in_order
 from fmriscale.config import DatasetConfig
-from fmriscale.corpus.lock import FolderLock
-from fmriscale.corpus.state import ShardState, load_state, save_state, staged_path
+from fmriscale.corpus.building import FolderLock, ShardState, load_state, save_state, staged_path
 from fmriscale.corpus.writer import EncodedRun, ShardWriter
 from fmriscale.ingest.find.checks import form_of
 from fmriscale.ingest.find.fetch import leave

@@ -4,7 +4,6 @@ Every way gives the same values, to the bit. B pairs, L volumes, V features, R r
 """
 
 import hashlib
-import os
 import sys
 import threading
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from fmriscale.common.errors import UserError
+from fmriscale.common.workers import available_cores
 from fmriscale.corpus.manifest import parse_segments
 from fmriscale.corpus.reader import NPY_HEADER, Corpus
 from fmriscale.sampling.tables import REVERSED, Draw
@@ -212,7 +212,7 @@ def copy_runs(
                 values, corpus.runs.key.iloc[rows[i]], corpus.runs.segments.iloc[rows[i]], shuffled
             )
 
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    with ThreadPoolExecutor(available_cores()) as pool:
         list(pool.map(fill, range(len(rows))))
     return volumes, first
 
@@ -233,7 +233,7 @@ def free_memory() -> int:
 
 def verify_runs(corpus: Corpus, rows: np.ndarray) -> None:
     """Check the sha256 of runs in their shards, on all cores."""
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    with ThreadPoolExecutor(available_cores()) as pool:
         list(pool.map(lambda row: check_run(corpus, row, corpus.bold(row)), (int(row) for row in rows)))
 
 

@@ -12,7 +12,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from fmriscale.common.files import atomic_write, expand, one_at_a_time, writing_to
+from filelock import FileLock
+
+from fmriscale.common.files import atomic_write, expand, writing_to
 from fmriscale.common.version import __version__
 from fmriscale.config import StudyConfig
 from fmriscale.config.recipe import flatten, to_dict
@@ -81,7 +83,7 @@ class Logbook:
         if self.config.tracking.uri is None:
             yield
             return
-        with one_at_a_time(self.out / f".{BEGUN}.lock"):
+        with FileLock(self.out / f".{BEGUN}.lock"):
             yield
 
     def _log_settings(self, tracker: Tracker) -> None:

@@ -44,7 +44,7 @@ def server(folder):
 def cache(tmp_path, monkeypatch):
     """Folder of the cache; what a test says is not found is told within a second."""
     monkeypatch.setenv("FMRISCALE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(remote, "FIRST_PATIENCE", 0.5)
+    monkeypatch.setattr(remote, "FIRST_GIVE_UP", 0.5)
     return tmp_path / "cache"
 
 
@@ -55,7 +55,7 @@ def far(server, cache):
 
     def open_corpus(url=None, **settings):
         corpus = Corpus.open(url or server.url, **settings)
-        corpus.remote.patience = 1.0
+        corpus.remote.give_up_after = 1.0
         opened.append(corpus)
         return corpus
 
@@ -330,7 +330,7 @@ def store(folder, monkeypatch):
 
 def test_batches_from_an_s3_store_whose_connections_break(folder, far, store):
     ours, corpus = loader_of(Corpus.open(folder)), far("s3://bucket/corpora/mine")
-    corpus.remote.patience, store.cuts = 20.0, 12
+    corpus.remote.give_up_after, store.cuts = 20.0, 12
     theirs = loader_of(corpus)
     assert store.cuts == 0
     assert all(same(ours.batch(first, 64), theirs.batch(first, 64)) for first in range(0, 512, 64))

@@ -48,7 +48,7 @@ MANIFEST = ("corpus.json", "runs.tsv", "quarantine.tsv")
 def cache(tmp_path, monkeypatch):
     """Folder of the cache; a server that does not answer is given up within a second."""
     monkeypatch.setenv("FMRISCALE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(transfer, "PATIENCE", 0.5)
+    monkeypatch.setattr(transfer, "GIVE_UP_AFTER", 0.5)
     monkeypatch.setattr(fetch, "AFTER_A_FAILURE", 0.2)
     monkeypatch.setattr(mirror, "LISTING_PATIENCE", 0.5)
     yield tmp_path / "cache"
@@ -162,7 +162,7 @@ def test_workers_read_a_bucket_by_an_environment_variable_through_a_bad_network(
     study, recipe, near, tmp_path, monkeypatch
 ):
     with s3(study, monkeypatch) as network:
-        monkeypatch.setattr(transfer, "PATIENCE", 20.0)
+        monkeypatch.setattr(transfer, "GIVE_UP_AFTER", 20.0)
         monkeypatch.setenv("BUCKET", "derivatives")
         network.cuts = 4
         build(recipe("s3://$BUCKET/fmriprep/ds", jobs=2))
@@ -236,7 +236,7 @@ def test_what_is_gone_cut_short_or_refused(study, atlas, monkeypatch):
     {
         "s3://derivatives/fmriprep/other": "nothing is at s3://derivatives/fmriprep/other; set root",
         "s3://no-such-bucket/ds": "nothing is at s3://no-such-bucket/ds; set root",
-        "s3://$NO_SUCH_VARIABLE/ds": "the environment variable is not set",
+        "s3://$NO_SUCH_VARIABLE/ds": "the environment variable NO_SUCH_VARIABLE is not set",
         "s3://me:hush@derivatives/ds": "the URL holds a user name, password or token",
         "sftpp://host/ds": "give https://, s3:// or another URL of fsspec",
         "pipe:cat ds": "pipe: URLs run commands",

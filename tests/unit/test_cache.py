@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from fmriscale.common.errors import UserError
-from fmriscale.corpus.cache import Cache, Item, bring, cache_folder, fetch
-from fmriscale.corpus.transfer import Patience
+from fmriscale.corpus.cache import Cache, Item, cache_folder
+from fmriscale.corpus.transfer import Backoff
 
 SIZE = 1000
 
@@ -29,7 +29,7 @@ def item(number):
 
 
 def get(cache, number, seconds=0.3, **settings):
-    fetch(cache, item(number), lambda part: part.write(content(number)), Patience("it", seconds), **settings)
+    cache.fetch(item(number), lambda part: part.write(content(number)), Backoff("it", seconds), **settings)
 
 
 def there(cache):
@@ -99,7 +99,7 @@ def test_a_part_counts_at_its_full_size_and_is_gone_on_with(tmp_path):
     part, lack = cache.claim(item(0))
     part.seek(0)
     assert (part.read(), lack) == (content(0)[:10], 0)
-    bring(cache, item(0), part, lambda part: part.write(content(0)[10:]))
+    cache.bring(item(0), part, lambda part: part.write(content(0)[10:]))
     assert cache.path(item(0)).read_bytes() == content(0)
     assert cache.path(item(0)).stat().st_mode & 0o777 == 0o444
 
@@ -121,8 +121,8 @@ def test_a_failed_download_keeps_what_came_and_gives_up_its_claim(tmp_path):
         raise UserError("gone")
 
     with pytest.raises(UserError, match="gone"):
-        fetch(cache, item(0), breaks, Patience("it", 1))
-    assert cache.bytes_here(item(0)) == 4
+        cache.fetch(item(0), breaks, Backoff("it", 1))
+    assert cache.part_size(item(0)) == 4
     assert cache.claim(item(0))[0] is not None
 
 
@@ -134,7 +134,7 @@ def test_a_full_disk_is_named(tmp_path):
             full.write(b"x")
 
     with pytest.raises(UserError, match=r"No space left on device.*data.cache_gb"):
-        fetch(cache, item(0), fills, Patience("it", 1))
+        cache.fetch(item(0), fills, Backoff("it", 1))
 
 
 def test_a_folder_that_cannot_be_is_named(tmp_path):
@@ -169,7 +169,7 @@ def test_threads_download_a_file_once(tmp_path):
         part.write(content(0))
 
     threads = [
-        threading.Thread(target=fetch, args=(cache, item(0), slowly, Patience("it", 5))) for _ in range(4)
+        threading.Thread(target=cache.fetch, args=(item(0), slowly, Backoff("it", 5))) for _ in range(4)
     ]
     for thread in threads:
         thread.start()
@@ -198,11 +198,10 @@ def test_another_process_that_makes_no_progress_is_named_and_a_dead_one_followed
             get(cache, 0)
         other.send_signal(signal.SIGKILL)
     found = []
-    fetch(
-        cache,
+    cache.fetch(
         item(0),
         lambda part: (found.append(part.seek(0, 2)), part.truncate(0), part.write(content(0))),
-        Patience("it", 5),
+        Backoff("it", 5),
     )
     assert found == [5] and cache.path(item(0)).read_bytes() == content(0)
 

@@ -17,7 +17,7 @@ from fmriscale import cli
 from fmriscale.common.errors import UserError
 from fmriscale.config import FeatureConfig
 from fmriscale.config.recipe import to_dict
-from fmriscale.corpus.lock import FolderLock
+from fmriscale.corpus.building import FolderLock
 from fmriscale.corpus.reader import Corpus
 from fmriscale.ingest.build import build
 from fmriscale.ingest.plan import make_plan, shards_of_task
@@ -25,7 +25,7 @@ from fmriscale.ingest.plan import make_plan, shards_of_task
 HOLD = """
 import sys, time
 from pathlib import Path
-from fmriscale.corpus.lock import FolderLock
+from fmriscale.corpus.building import FolderLock
 with FolderLock(Path(sys.argv[1])) as lock:
     lock.claim(sys.argv[2])
     print("held", flush=True)
@@ -292,7 +292,7 @@ def test_equal_signals_under_two_names_and_equal_archives_told_apart(tmp_path):
 
 
 def test_locks_of_the_whole_corpus(tmp_path, monkeypatch):
-    monkeypatch.setattr("fmriscale.corpus.lock.PATIENCE", 0.2)
+    monkeypatch.setattr("fmriscale.corpus.building.LOCK_TIMEOUT", 0.2)
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLD, str(tmp_path), "a/a-000001.tar"], stdout=subprocess.PIPE
     )

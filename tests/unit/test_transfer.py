@@ -11,8 +11,8 @@ from web import serving
 
 from fmriscale.common.errors import DamageError, UserError
 from fmriscale.corpus import servers
-from fmriscale.corpus.servers import is_url, open_source
-from fmriscale.corpus.transfer import Patience, complete, read_whole
+from fmriscale.corpus.servers import is_url, open_folder
+from fmriscale.corpus.transfer import Backoff, fetch_shard, read_whole
 
 SIZE = 300_000
 CONTENT = np.random.default_rng(0).bytes(SIZE)
@@ -29,8 +29,8 @@ def server(tmp_path):
 
 def get(server, part=None, seconds=0.6, size=SIZE):
     part = io.BytesIO() if part is None else part
-    patience = Patience("the file", seconds)
-    complete(open_source(server.url), "a/b c.tar", part, size, SHA256, patience)
+    backoff = Backoff("the file", seconds)
+    fetch_shard(open_folder(server.url), "a/b c.tar", part, size, SHA256, backoff)
     return part.getvalue()
 
 
@@ -68,7 +68,7 @@ def test_a_server_gets_the_rest_that_it_asks_for(server):
 
     server.errors["a/b c.tar"], server.status, server.retry_after = 1, 503, 7
     part = io.BytesIO()
-    complete(open_source(server.url), "a/b c.tar", part, SIZE, SHA256, Patience("the file", 100.0, Clock()))
+    fetch_shard(open_folder(server.url), "a/b c.tar", part, SIZE, SHA256, Backoff("the file", 100.0, Clock()))
     assert part.getvalue() == CONTENT
     assert len(waits) == 1 and 0.75 * 7 <= waits[0] <= 7
 
@@ -123,24 +123,24 @@ def test_a_dead_server_is_given_up(server):
 def test_a_connection_that_crawls_is_dropped(server, monkeypatch):
     monkeypatch.setattr(servers, "CRAWL", (0.1, 1 << 20))
     server.pause = 0.06
-    with pytest.raises(servers.Fault, match="bytes in"):
-        list(open_source(server.url).blocks("a/b c.tar", 0, SIZE))
+    with pytest.raises(servers.TransientError, match="bytes in"):
+        list(open_folder(server.url).blocks("a/b c.tar", 0, SIZE))
 
 
 def test_a_server_that_says_nothing_is_left(server, monkeypatch):
     monkeypatch.setattr(servers, "TIMEOUT", (0.2, 0.2))
     server.pause = 1.0
-    with pytest.raises(servers.Fault):
-        list(open_source(server.url).blocks("a/b c.tar", 0, SIZE))
+    with pytest.raises(servers.TransientError):
+        list(open_folder(server.url).blocks("a/b c.tar", 0, SIZE))
 
 
 @pytest.mark.parametrize("chunks", [False, True])
 def test_a_body_cut_short_is_not_taken_for_a_small_file(server, chunks):
     server.drop_after, server.chunks, server.lengths = 16_384, chunks, not chunks
     with pytest.raises(DamageError, match="given up"):
-        read_whole(open_source(server.url), "a/b c.tar", 0.3)
+        read_whole(open_folder(server.url), "a/b c.tar", 0.3)
     server.drop_after = None
-    assert read_whole(open_source(server.url), "a/b c.tar", 0.3) == CONTENT
+    assert read_whole(open_folder(server.url), "a/b c.tar", 0.3) == CONTENT
 
 
 def test_urls_are_told_from_folders_and_commands_refused():
@@ -153,20 +153,20 @@ def test_urls_are_told_from_folders_and_commands_refused():
 @pytest.mark.parametrize("url", ["https://me:secret@host/corpus", "https://host/corpus?sig=secret"])
 def test_secrets_have_no_place_in_a_recipe(url):
     with pytest.raises(UserError, match=r"https://host/corpus: the URL holds") as caught:
-        open_source(url)
+        open_folder(url)
     assert "secret" not in str(caught.value)
 
 
 def test_secrets_from_the_environment_reach_the_server_and_no_message(server, monkeypatch, capsys):
     monkeypatch.setenv("TOKEN", "hush-hush")
-    source = open_source(f"{server.url}?sig=$TOKEN")
+    source = open_folder(f"{server.url}?sig=$TOKEN")
     assert read_whole(source, "a/b c.tar", 1) == CONTENT
     server.die()
     messages = []
     for action in (lambda: read_whole(source, "a/b c.tar", 0.1), lambda: list(source.blocks("x", 0, 5))):
         with contextlib.suppress(Exception):
             action()
-        with pytest.raises((DamageError, servers.Fault)) as caught:
+        with pytest.raises((DamageError, servers.TransientError)) as caught:
             action()
         messages += [str(caught.value), repr(caught.value), repr(caught.value.__cause__)]
     messages += capsys.readouterr()
@@ -175,7 +175,7 @@ def test_secrets_from_the_environment_reach_the_server_and_no_message(server, mo
 
 def test_unknown_protocols_and_missing_packages_are_named():
     with pytest.raises(UserError, match="nothing://host/corpus: Protocol not known"):
-        open_source("nothing://host/corpus")
+        open_folder("nothing://host/corpus")
 
 
 def test_every_file_system_of_fsspec_is_a_source(tmp_path):
@@ -183,12 +183,12 @@ def test_every_file_system_of_fsspec_is_a_source(tmp_path):
 
     memory = fsspec.filesystem("memory")
     memory.pipe("/corpus/x.tar", CONTENT)
-    source = open_source("memory://corpus")
+    source = open_folder("memory://corpus")
     part = io.BytesIO(CONTENT[:1234])
-    complete(source, "x.tar", part, SIZE, SHA256, Patience("x", 0.2))
+    fetch_shard(source, "x.tar", part, SIZE, SHA256, Backoff("x", 0.2))
     assert part.getvalue() == CONTENT
     with pytest.raises(DamageError, match=r"y.tar: not on the server"):
-        complete(source, "y.tar", io.BytesIO(), SIZE, SHA256, Patience("x", 0.2))
+        fetch_shard(source, "y.tar", io.BytesIO(), SIZE, SHA256, Backoff("x", 0.2))
     memory.pipe("/corpus/x.tar", CONTENT[:-9])
     with pytest.raises(DamageError, match=f"ends at byte {SIZE - 9}"):
-        complete(source, "x.tar", io.BytesIO(), SIZE, SHA256, Patience("x", 0.2))
+        fetch_shard(source, "x.tar", io.BytesIO(), SIZE, SHA256, Backoff("x", 0.2))

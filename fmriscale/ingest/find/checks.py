@@ -57,8 +57,6 @@ def check_dataset(dataset: DatasetConfig) -> Path:
         from fmriscale.ingest.read.nifti import read_grid  # nibabel only where an image is read
 
         read_grid(expand(dataset.affine_from))
-    if "$" in str(expand(dataset.root)):
-        raise UserError(f"{where}: root {dataset.root}: the environment variable is not set")
     root = local_path(dataset.root).absolute()
     if (there := mirror_of(root)) and not there.entries(""):
         raise UserError(

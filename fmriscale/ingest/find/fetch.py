@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 from fmriscale.common.errors import DamageError, UserError
 from fmriscale.common.quarantine import Rejected
 from fmriscale.corpus import transfer
-from fmriscale.corpus.transfer import Patience, fetch_file
+from fmriscale.corpus.transfer import Backoff, fetch_file
 from fmriscale.ingest.read.mirror import Mirror, is_placeholder, mirror_of, scratch_folder, sources_folder
 
 if TYPE_CHECKING:
     from fmriscale.ingest.find.sources import RunSource
 
 AFTER_A_FAILURE = 10.0
-"""Patience with a server, s, that used up the patience of a run before."""
+"""How long a server is tried, s, that was given up for a run before."""
 _THREADS = 4
 """Files of a run that are fetched at once."""
 
@@ -127,11 +127,11 @@ def _fetch(file: Path, to: Path) -> None:
     mirror = mirror_of(file)
     assert isinstance(mirror, Mirror)
     at = mirror.shown(file)
-    patience = Patience(at, AFTER_A_FAILURE if mirror.url in _failed else transfer.PATIENCE)
+    backoff = Backoff(at, AFTER_A_FAILURE if mirror.url in _failed else transfer.GIVE_UP_AFTER)
     to.parent.mkdir(parents=True, exist_ok=True)
     with to.open("w+b") as part:
         try:
-            fetch_file(mirror.source, mirror.name(file), part, patience)
+            fetch_file(mirror.source, mirror.name(file), part, backoff)
         except FileNotFoundError:
             gone = "was there when the data set was listed, and is gone; put it back"
             raise Rejected("vanished", f"{at}: {gone}") from None

@@ -19,8 +19,10 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from fmriscale.common.errors import UserError
-from fmriscale.common.files import one_at_a_time, writing_to
+from fmriscale.common.files import writing_to
 from fmriscale.corpus.cache import cache_folder
 
 _SCHAEFER = (
@@ -151,7 +153,7 @@ def fetch_atlas(name: str) -> Atlas:
         cache.mkdir(parents=True, exist_ok=True)
     try:
         # One process at a time: nilearn's temporary folder has the same name in all of them.
-        with one_at_a_time(cache / "atlases.lock"), warnings.catch_warnings(action="ignore"):
+        with FileLock(cache / "atlases.lock"), warnings.catch_warnings(action="ignore"):
             found = getattr(datasets, f"fetch_atlas_{recipe.fetcher}")(**recipe.options, verbose=0)
         numbers, names = found.lut["index"].astype(int), found.lut["name"].astype(str)
         labels = dict(zip(numbers.tolist(), names.tolist(), strict=True))

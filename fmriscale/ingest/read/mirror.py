@@ -8,7 +8,6 @@ A placeholder has name, size and time of its file, takes no space on the disk, a
 """
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import shutil
@@ -20,11 +19,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
+from filelock import lock_descriptor
+
 from fmriscale.common.errors import UserError
 from fmriscale.common.files import atomic_write, expand, writing_to
 from fmriscale.corpus.cache import cache_folder
-from fmriscale.corpus.servers import Entry, Fault, Source, Wrong, is_url, open_source
-from fmriscale.corpus.transfer import Patience
+from fmriscale.corpus.servers import Entry, RemoteFolder, TransientError, WrongContent, is_url, open_folder
+from fmriscale.corpus.transfer import Backoff
 
 LISTING_PATIENCE = 60.0
 """How long a server may fail to list a folder, s: a wrong URL should be told soon."""
@@ -46,14 +47,14 @@ class Mirror:
     ----------
     url : str
         As the recipe has it.
-    source : Source
+    source : RemoteFolder
         The folder on the server.
     folder : Path
         The folder of placeholders.
     """
 
     def __init__(self, url: str) -> None:
-        self.url, self.source = url, open_source(url)
+        self.url, self.source = url, open_folder(url)
         base = (
             sources_folder() / hashlib.sha256(os.path.expandvars(url).rstrip("/").encode()).hexdigest()[:16]
         )
@@ -151,15 +152,15 @@ def local_path(text: str, relative_to: Path | None = None) -> Path:
     return mirror(root).folder / f"{begun}{{{rest}"
 
 
-def patiently(source: Source, name: str, question: Callable[[], Answer]) -> Answer:
+def patiently(source: RemoteFolder, name: str, question: Callable[[], Answer]) -> Answer:
     """Ask a server until it answers."""
     at = f"{source.shown}/{name}".rstrip("/")
-    patience = Patience(at, LISTING_PATIENCE)
+    backoff = Backoff(at, LISTING_PATIENCE)
     while True:
         try:
             return question()
-        except (Fault, Wrong) as fault:
-            patience.fault(str(fault), getattr(fault, "after", 0.0))
+        except (TransientError, WrongContent) as error:
+            backoff.retry(str(error), getattr(error, "after", 0.0))
         except PermissionError as error:
             raise UserError(
                 f"{at}: the server refuses it ({error}); check the URL and your access: ~/.netrc for https, "
@@ -236,8 +237,8 @@ def sweep_scratch() -> None:
     """Remove the folders of processes that died."""
     for path in (sources_folder() / "scratch").glob("*.lock"):
         with contextlib.suppress(OSError), path.open("rb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            _clear(path.with_suffix(""))
+            if lock_descriptor(lock.fileno(), blocking=False):
+                _clear(path.with_suffix(""))
 
 
 def _take(scratch: Path) -> tuple[Path, BinaryIO]:
@@ -245,7 +246,7 @@ def _take(scratch: Path) -> tuple[Path, BinaryIO]:
     while True:
         folder = scratch / uuid.uuid4().hex
         lock = _lock_of(folder).open("xb")
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        lock_descriptor(lock.fileno())
         if os.fstat(lock.fileno()).st_nlink:
             return folder, lock
         lock.close()  # swept up before it was locked

@@ -132,7 +132,7 @@ def simulated(world: str) -> list[Any]:
 
 def real_events() -> str | None:
     """Return where the order of tones of the real experiment is, if it is there."""
-    return EVENTS if EVENTS and expand(EVENTS).exists() else None
+    return EVENTS if EVENTS and "FMRISCALE_DATA" in os.environ and expand(EVENTS).exists() else None
 
 
 def design() -> list[Any]:

@@ -9,8 +9,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 from xdist.scheduler import LoadFileScheduling
 
-from fmriscale.common.files import expand
-
 REPOSITORY = Path(__file__).parents[1]
 
 
@@ -23,9 +21,11 @@ def repository() -> Path:
 @pytest.fixture(scope="session")
 def data_root() -> Path:
     """Folder of the real data; skips where there is none. Use with `@pytest.mark.realdata`."""
-    folder = expand("$FMRISCALE_DATA", REPOSITORY)
+    if not (path := os.environ.get("FMRISCALE_DATA")):
+        pytest.skip("FMRISCALE_DATA is not set: export it to the folder of the real data")
+    folder = REPOSITORY / path
     if not folder.is_dir():
-        pytest.skip(f"no real data in {folder}: set FMRISCALE_DATA to the folder that holds them")
+        pytest.skip(f"FMRISCALE_DATA: {folder} is no folder")
     return folder
 
 

@@ -8,7 +8,6 @@ import pytest
 from scans import corpus, dataset
 
 from fmriscale.common.errors import UserError
-from fmriscale.common.files import expand
 from fmriscale.config import CorpusConfig, FeatureConfig, QualityConfig, SplitConfig
 from fmriscale.config.recipe import parse
 from fmriscale.corpus.people import groups_of
@@ -95,8 +94,8 @@ def test_a_group_that_cannot_be_told_is_refused(tmp_path):
 
 
 @pytest.mark.realdata
-def test_no_twins_are_parted_in_qtab(tmp_path):
-    if not expand("$FMRISCALE_DATA/qtab_partlycloudy_shen293").is_dir():
+def test_no_twins_are_parted_in_qtab(data_root, tmp_path):
+    if not (data_root / "qtab_partlycloudy_shen293").is_dir():
         pytest.skip("no QTAB under FMRISCALE_DATA")
     recipe = ["--config", "configs/corpus_qtab.yaml", "--out", str(tmp_path), "--jobs", "1"]
     build(parse(CorpusConfig, recipe, prog="fmriscale-shard"))

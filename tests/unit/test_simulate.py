@@ -8,7 +8,6 @@ import yaml
 from nilearn.interfaces.fmriprep import load_confounds
 
 from fmriscale.cli import run
-from fmriscale.common.files import expand
 from fmriscale.config import SimulateConfig
 from fmriscale.corpus.reader import Corpus
 from fmriscale.simulate import build, design, signal
@@ -41,12 +40,9 @@ def test_the_generated_design_is_like_the_real_one():
     assert design.key_of(1) == "E" and design.key_of(2) == "F"
 
 
-REAL = "$FMRISCALE_DATA/timbre_design/events.tsv"
-
-
 @pytest.fixture
-def real_events():
-    path = expand(REAL)
+def real_events(data_root):
+    path = data_root / "timbre_design" / "events.tsv"
     if not path.exists():
         pytest.skip("the published events are not here; set FMRISCALE_DATA")
     return path
@@ -65,7 +61,7 @@ def test_the_generated_design_agrees_with_the_published_events(real_events):
 @pytest.mark.realdata
 def test_the_real_design_is_written_event_by_event(real_events, tmp_path):
     config = SimulateConfig(
-        out="", form="corpus", events=REAL, n_subjects=17, shape=[8, 9, 7], n_roi_voxels=8
+        out="", form="corpus", events=str(real_events), n_subjects=17, shape=[8, 9, 7], n_roi_voxels=8
     )
     build.simulate(config, tmp_path / "corpus")
     corpus = Corpus.open(tmp_path / "corpus")

@@ -146,7 +146,8 @@ class _Pool:
         """Wait until a process answers, dies, or is overdue; keep what came."""
         begun = [worker.begun for worker in self._busy.values() if worker.begun is not None]
         left = max(0.0, min(begun) + self._limit - time.monotonic()) if self._limit and begun else None
-        for pipe in wait(list(self._busy), left):
+        answering: list[Any] = wait(list(self._busy), left)
+        for pipe in answering:
             worker = self._busy.pop(pipe)
             try:
                 answer = pipe.recv()
@@ -194,7 +195,7 @@ class _Worker:
     """A process that does one item at a time, and ends when this process ends, however it ends."""
 
     def __init__(self, function: Callable[..., Any], preload: list[str]) -> None:
-        context = multiprocessing.get_context(START_METHOD)
+        context: Any = multiprocessing.get_context(START_METHOD)
         context.set_forkserver_preload(preload)
         self.item: Item = (-1, ())
         self.ready = False

@@ -6,7 +6,7 @@ import random
 import sys
 import threading
 import time
-from typing import BinaryIO
+from typing import Any, BinaryIO, cast
 
 from fmriscale.common.errors import DamageError, UserError
 from fmriscale.corpus.servers import Entry, RemoteFolder, TransientError, WrongContent
@@ -132,7 +132,7 @@ def _fetch(
             if sha256 is None:
                 if folder.look(name) != entry:
                     raise WrongContent("it changes while it is read")
-            elif (found := hashlib.file_digest(part, "sha256").hexdigest()) != sha256:
+            elif (found := hashlib.file_digest(cast(Any, part), "sha256").hexdigest()) != sha256:
                 raise WrongContent(f"sha256 is {found}")
             part.flush()
             return

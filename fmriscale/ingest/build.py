@@ -1,6 +1,6 @@
 """`fmriscale shard`: scans -> a corpus of tar shards.
 
-Plan (which runs go to which shard) -> build what is not there yet, all of it or a task's part -> finish
+Plan (which runs go to which shard) -> build the missing shards, all of them or those of one task -> finish
 (shards and manifest put in place) -> closing table.
 """
 
@@ -37,81 +37,82 @@ def main(args: list[str] | None = None) -> int:
 
         print(describe(config, flags.num_tasks or 1))
         return EXIT_OK
-    again = shlex.join(["fmriscale-shard", *recipe])
     if flags.task_id is not None:
         print(build_part(config, flags.task_id, flags.num_tasks))
         return EXIT_OK
-    plan = _plan(config)
-    # Imported here, as in `build`: a recipe that is refused does not wait for what reads scans.
-    from fmriscale.ingest.finish import finish
-    from fmriscale.ingest.shards import build_shards
-
-    with _builder(config) as (folder, lock):
-        if leaving := leavers(config, folder):
-            warning = f"{folder} holds data set {', '.join(leaving)}, which the recipe does not list"
-            print(f"fmriscale: warning: {warning}: it is removed when this build ends", file=sys.stderr)
-        if not flags.finish:
-            build_shards(plan.shards, folder, config.jobs, lock, config.read_timeout)
-        manifest, quarantine = finish(config, plan.shards, plan.rejections, lock, again)
+    manifest, quarantine = build(config, flags.finish, shlex.join(["fmriscale-shard", *recipe]))
     print(table(manifest, quarantine))
     return EXIT_QUARANTINED if len(quarantine) else EXIT_OK
 
 
-def build(config: CorpusConfig) -> tuple[dict[str, Any], pd.DataFrame]:
-    """Build or complete a corpus."""
+def build(
+    config: CorpusConfig, finish_only: bool = False, command: str = "build"
+) -> tuple[dict[str, Any], pd.DataFrame]:
+    """Build or complete a corpus; return its manifest and quarantine.
+
+    Where `finish_only`, shards that tasks have built are put in place, and one that is missing is a
+    `UserError`, which names `command`.
+    """
     plan = _plan(config)
+    # Imported here: a recipe that is refused does not wait for what reads scans.
     from fmriscale.ingest.finish import finish
     from fmriscale.ingest.shards import build_shards
 
-    with _builder(config) as (folder, lock):
-        build_shards(plan.shards, folder, config.jobs, lock, config.read_timeout)
-        return finish(config, plan.shards, plan.rejections, lock, "build")
+    with _lock(config) as (folder, lock):
+        if dropped := _dropped_datasets(config, folder):
+            _warn(
+                f"{folder} holds data set {dropped}, which the recipe does not list: it is removed at the end"
+            )
+        if not finish_only:
+            build_shards(plan.shards, config, lock)
+        return finish(config, plan, lock, command)
 
 
 def build_part(config: CorpusConfig, task_id: int, num_tasks: int) -> str:
-    """Build one task's part of the shards; return a line that says what was done."""
-    plan = _plan(config).shards
+    """Build one task's share of the shards; return a line that says what was done."""
+    shards = _plan(config).shards
     from fmriscale.ingest.shards import build_shards
 
-    part = shards_of_task(plan, task_id, num_tasks)
-    with _builder(config) as (folder, lock):
-        n_built, n_rejected = build_shards(part, folder, config.jobs, lock, config.read_timeout)
+    share = shards_of_task(shards, task_id, num_tasks)
+    with _lock(config) as (_, lock):
+        n_built, n_rejected = build_shards(share, config, lock)
     return (
-        f"task {task_id} of {num_tasks}: {len(part)} of {len(plan)} shards, {n_built} built now, "
+        f"task {task_id} of {num_tasks}: {len(share)} of {len(shards)} shards, {n_built} built now, "
         f"{n_rejected} runs rejected; --finish writes the manifest when every task is done"
     )
 
 
 def _plan(config: CorpusConfig) -> Plan:
-    """Make the plan, and say what was decided in it."""
+    """Make the plan, and print its notes."""
     plan = make_plan(config)
     for note in plan.notes:
-        print(f"fmriscale: warning: {note}", file=sys.stderr)
+        _warn(note)
     return plan
 
 
-def leavers(config: CorpusConfig, folder: Path) -> list[str]:
-    """Return the data sets of a corpus that its recipe does not list (any more)."""
+def _warn(text: str) -> None:
+    print(f"fmriscale: warning: {text}", file=sys.stderr)
+
+
+def _dropped_datasets(config: CorpusConfig, folder: Path) -> str:
+    """Name the data sets of a corpus that its recipe does not list any more."""
     try:
-        there = read_manifest(folder)[0]["datasets"]
+        existing = read_manifest(folder)[0]["datasets"]
     except UserError:  # none yet, or one that this build writes anew
-        return []
-    return sorted(set(there) - {dataset.name for dataset in config.datasets})
+        return ""
+    return ", ".join(sorted(set(existing) - {dataset.name for dataset in config.datasets}))
 
 
 @contextlib.contextmanager
-def _builder(config: CorpusConfig) -> Iterator[tuple[Path, FolderLock]]:
+def _lock(config: CorpusConfig) -> Iterator[tuple[Path, FolderLock]]:
     """Open the corpus folder for writing."""
     folder = expand(config.out)
     with writing_to(folder), FolderLock(folder) as lock:
         yield folder, lock
 
 
-# ---------------------------------------------------------------- command line
-
-
 def _flags(args: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Take what says how to run from the command line; the rest is the recipe's."""
+    """Parse the flags that say how to run; return the other arguments, which are the recipe's."""
     parser = CommandLine(
         prog="fmriscale-shard",
         usage="fmriscale-shard --config FILE [--plan | --task-id I --num-tasks N | --finish] [--KEY VALUE]",
@@ -120,7 +121,7 @@ def _flags(args: list[str]) -> tuple[argparse.Namespace, list[str]]:
     )
     group = parser.add_argument_group("how to run (not part of the recipe)")
     group.add_argument(
-        "--plan", action="store_true", help="tell what would be built, and how long; write nothing"
+        "--plan", action="store_true", help="print what would be built, and how long it takes; write nothing"
     )
     add_flags(group, "build part I = 0 ... N-1 of the shards", "write the manifest when all parts are built")
     if {"-h", "--help"} & set(args):

@@ -1,4 +1,4 @@
-"""What a shard is made from, as one hash: equal hashes mean that it need not be built again."""
+"""The hash of all inputs of a shard: equal hashes mean that it need not be built again."""
 
 import hashlib
 import importlib.metadata
@@ -22,7 +22,10 @@ SOFTWARE = ("isal", "nibabel", "nilearn", "numpy", "scipy")
 """Packages whose versions shape the numbers or bytes of a corpus."""
 
 MANIFEST_ONLY = ("people", "weight", "licence")
-"""Fields of a data set that stand in the manifest and change no shard."""
+"""Fields of a data set that are in the manifest and change no shard."""
+
+_CHUNK = 256
+"""Files that a thread looks at in one go; many threads, as a network file system answers each slowly."""
 
 
 def software() -> dict[str, str]:
@@ -34,11 +37,14 @@ def software() -> dict[str, str]:
 def fingerprints(shards: Iterable[Shard]) -> list[str]:
     """Hash settings, software, runs, and name, size and time of every input file of each shard.
 
-    Where the data lie is not part of it: the same files under another root are the same.
+    The same files under another root have the same hash.
     """
     shards = list(shards)
     inputs = [sorted({file for run in shard.runs for file in run.inputs()}) for shard in shards]
-    stamps = _stamps({file for files in inputs for file in files})
+    every = sorted({file for files in inputs for file in files})
+    chunks = [every[first : first + _CHUNK] for first in range(0, len(every), _CHUNK)]
+    with ThreadPoolExecutor(16) as threads:
+        stamps = {file: stamp for chunk in threads.map(_stamps, chunks) for file, stamp in chunk}
     datasets = {shard.dataset.name: shard.dataset for shard in shards}
     versions, settings = software(), {name: _settings(dataset) for name, dataset in datasets.items()}
     prints = []
@@ -56,7 +62,7 @@ def fingerprints(shards: Iterable[Shard]) -> list[str]:
 
 def _settings(dataset: DatasetConfig) -> dict[str, Any]:
     """Return the settings of a data set; files of the feature space by name, size and time."""
-    settings = map_paths(dataset, _placed)
+    settings = map_paths(dataset, _stamped)
     for field in ("root", *MANIFEST_ONLY):
         del settings[field]
     if atlas := load_features(dataset.features).space.atlas:
@@ -64,8 +70,8 @@ def _settings(dataset: DatasetConfig) -> dict[str, Any]:
     return settings
 
 
-def _placed(path: str, kind: PathKind) -> str | list[Any]:
-    """Return name, size and time of a file; a template as seen from anywhere."""
+def _stamped(path: str, kind: PathKind) -> str | list[Any]:
+    """Return name, size and time of a file; a template as an absolute path."""
     if kind is PathKind.TEMPLATE:
         return absolute(path, kind)
     return [Path(path).name, *_stamp(expand(path))]
@@ -75,19 +81,12 @@ def _below(file: Path, root: Path) -> str:
     return file.relative_to(root).as_posix() if file.is_relative_to(root) else by_url(str(file))
 
 
-def _stamps(files: set[Path]) -> dict[Path, tuple[int, int]]:
-    """Look at many files at once, as a network file system answers each slowly."""
-    ordered = sorted(files)
-    parts = [ordered[first : first + 256] for first in range(0, len(ordered), 256)]
-    with ThreadPoolExecutor(16) as pool:
-        looked = pool.map(lambda part: [_stamp(file) for file in part], parts)
-        return {
-            f: s for part, found in zip(parts, looked, strict=True) for f, s in zip(part, found, strict=True)
-        }
+def _stamps(files: list[Path]) -> list[tuple[Path, tuple[int, int]]]:
+    return [(file, _stamp(file)) for file in files]
 
 
 def _stamp(path: Path) -> tuple[int, int]:
-    """Return size and modification time in ns; -1 where the file is not there."""
+    """Return size and modification time in ns; -1 where the file does not exist."""
     try:
         status = path.stat()
     except OSError:

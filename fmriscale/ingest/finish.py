@@ -1,6 +1,7 @@
-"""From finished shards to a corpus: duplicates out, shards and manifest put in place together."""
+"""From finished shards to a corpus: duplicates are taken out, shards and manifest put in place together."""
 
 import dataclasses
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,57 +27,79 @@ from fmriscale.corpus.building import (
 from fmriscale.corpus.manifest import RECIPE, install, render_manifest
 from fmriscale.corpus.people import run_table
 from fmriscale.corpus.writer import EncodedRun, ShardWriter, read_members
-from fmriscale.ingest.duplicates import find_duplicates
 from fmriscale.ingest.fingerprint import fingerprints, software
-from fmriscale.ingest.plan import Shard
+from fmriscale.ingest.plan import Plan, Shard
 from fmriscale.ingest.read.features import load_features
 from fmriscale.ingest.shards import build_shards
 
 
 def finish(
-    config: CorpusConfig, plan: list[Shard], rejections: list[Rejection], lock: FolderLock, command: str
+    config: CorpusConfig, plan: Plan, lock: FolderLock, command: str
 ) -> tuple[dict[str, Any], pd.DataFrame]:
     """Write the manifest of a corpus whose shards are all built."""
     folder = expand(config.out)
     lock.claim_all()
-    prints = fingerprints(plan)
-    states = _load_all(folder, plan, prints, command)
+    prints = fingerprints(plan.shards)
+    states = _load_all(folder, plan.shards, prints, command)
     duplicates = find_duplicates(states)
-    # A run whose twin is gone comes back: its bytes were taken out, so its shard is built again.
-    while back := [s for s, state in zip(plan, states, strict=True) if set(state.excluded) - set(duplicates)]:
-        for shard in back:
+    # A run whose duplicate is gone comes back: its bytes were taken out, so its shard is built again.
+    while outdated := [
+        s for s, state in zip(plan.shards, states, strict=True) if {*state.excluded} - {*duplicates}
+    ]:
+        for shard in outdated:
             state_path(folder, shard.name).unlink()
-        build_shards(back, folder, config.jobs, lock, config.read_timeout)
-        states = _load_all(folder, plan, prints, command)
+        build_shards(outdated, config, lock)
+        states = _load_all(folder, plan.shards, prints, command)
         duplicates = find_duplicates(states)
     states = [_without(folder, state, duplicates) for state in states]
 
-    groups = {run.key: run.group for shard in plan for run in shard.runs}
-    runs, quarantine = _tables(config, states, groups, [*rejections, *duplicates.values()])
+    runs, quarantine = _tables(config, plan, states, duplicates)
     manifest, files = render_manifest(_corpus_json(config, states, runs, quarantine), runs, quarantine)
-    located = {folder / s.name: locate(folder, s) for s in states}
-    moves = {new: place for place, new in located.items() if new is not None and new != place}
-    gone = _strangers(folder, {s.name for s in states if s.shard is not None})
-    install(folder, {RECIPE: _recipe(config), **files}, moves, gone)
-    _sweep(folder, {state_path(folder, shard.name) for shard in plan})
+    files_of = {folder / s.name: locate(folder, s) for s in states}
+    moves = {file: path for path, file in files_of.items() if file is not None and file != path}
+    old = _old_shards(folder, {s.name for s in states if s.shard is not None})
+    recipe = dump(map_paths(config, absolute) | {"out": ".", "jobs": 0})  # the same for any folder and jobs
+    install(folder, {RECIPE: recipe, **files}, moves, old)
+    _sweep(folder, {state_path(folder, shard.name) for shard in plan.shards})
     return manifest, quarantine
 
 
-def _load_all(folder: Path, plan: list[Shard], prints: list[str], command: str) -> list[ShardState]:
+def _load_all(folder: Path, shards: list[Shard], prints: list[str], command: str) -> list[ShardState]:
     """Return the state of every shard."""
-    states = [load_state(folder, s.name, p) for s, p in zip(plan, prints, strict=True)]
-    missing = [s.name for s, state in zip(plan, states, strict=True) if state is None]
+    loaded = {s.name: load_state(folder, s.name, p) for s, p in zip(shards, prints, strict=True)}
+    missing = [name for name, state in loaded.items() if state is None]
     if missing:
         shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
         raise UserError(
-            f"{folder}: {len(missing)} of {len(plan)} shards are not built, or their inputs changed: "
+            f"{folder}: {len(missing)} of {len(shards)} shards are not built, or their inputs changed: "
             f"{shown}; build them, then finish again: {command}"
         )
-    for shard, state in zip(plan, states, strict=True):
-        n_done = 0 if state is None else len(state.rows) + len(state.rejections)
+    states = [state for state in loaded.values() if state is not None]
+    for shard, state in zip(shards, states, strict=True):
+        n_done = len(state.rows) + len(state.rejections)
         if n_done != len(shard.runs):
             raise RuntimeError(f"{shard.name}: {len(shard.runs)} runs were planned, {n_done} accounted for")
-    return [state for state in states if state is not None]
+    return states
+
+
+# ---------------------------------------------------------------- duplicates
+
+
+def find_duplicates(states: Iterable[ShardState]) -> dict[str, Rejection]:
+    """Return the runs whose file or signals an earlier run in corpus order has, by key."""
+    first: dict[tuple[str, ...], dict] = {}
+    duplicates = {}
+    for row in (row for state in states for row in state.rows):
+        same_source = ("source", row["space"], row["source_sha256"], row["array"])
+        same_signals = ("signals", row["space"], row["sha256"])
+        other = first.get(same_source) or first.get(same_signals)
+        if other is None:
+            first[same_source] = first[same_signals] = row
+            continue
+        what = "file" if same_source in first else "signals"
+        detail = f"the same {what} as {other['key']} ({other['source']}), which stays; remove one of them"
+        duplicates[row["key"]] = Rejection(row["dataset"], row["source"], "duplicate_content", detail)
+    return duplicates
 
 
 def _without(folder: Path, state: ShardState, duplicates: dict[str, Rejection]) -> ShardState:
@@ -92,26 +115,29 @@ def _without(folder: Path, state: ShardState, duplicates: dict[str, Rejection]) 
                 writer.add(EncodedRun(key, rows[key], members))
         summary = writer.commit()
     rows |= {row["key"]: row for row in writer.rows}
-    time = 0 if summary is None else staged_path(folder, state.name).stat().st_mtime_ns
+    mtime_ns = 0 if summary is None else staged_path(folder, state.name).stat().st_mtime_ns
     state = dataclasses.replace(
-        state, shard=summary, mtime_ns=time, rows=list(rows.values()), excluded=excluded
+        state, shard=summary, mtime_ns=mtime_ns, rows=list(rows.values()), excluded=excluded
     )
     save_state(folder, state)
     return state
 
 
-def _strangers(folder: Path, shards: set[str]) -> list[Path]:
-    """Return shards that an earlier recipe put here and the present one does not."""
+# ---------------------------------------------------------------- what earlier recipes left
+
+
+def _old_shards(folder: Path, shards: set[str]) -> list[Path]:
+    """Return the shards of an earlier recipe that the present one does not have."""
     states = (folder / ".build").glob("*.json")
     names = {f"{state.stem.rpartition('-')[0]}/{state.stem}.tar" for state in states}
     return [folder / name for name in sorted(names - shards)]
 
 
 def _sweep(folder: Path, states: set[Path]) -> None:
-    """Remove what earlier recipes and dead builders left; the corpus is locked, so nobody needs it."""
-    notes = folder / ".build"
-    old = [path for path in notes.glob("*.json") if path not in states]
-    for path in (*folder.glob(".*.tmp"), *notes.glob(".*.tmp"), *notes.glob("*.tar"), *old):
+    """Remove what earlier recipes and killed builders left; the corpus is locked, so nobody needs it."""
+    build = folder / ".build"
+    old = [path for path in build.glob("*.json") if path not in states]
+    for path in (*folder.glob(".*.tmp"), *build.glob(".*.tmp"), *build.glob("*.tar"), *old):
         path.unlink(missing_ok=True)
     for dataset in {path.stem.rpartition("-")[0] for path in old}:
         if (folder / dataset).is_dir() and not any((folder / dataset).iterdir()):
@@ -121,19 +147,15 @@ def _sweep(folder: Path, states: set[Path]) -> None:
 # ---------------------------------------------------------------- manifest
 
 
-def _recipe(config: CorpusConfig) -> str:
-    """Return the recipe as YAML, the same whatever the folder's name and the number of jobs."""
-    return dump(map_paths(config, absolute) | {"out": ".", "jobs": 0})
-
-
 def _tables(
-    config: CorpusConfig, states: list[ShardState], groups: dict[str, str], rejections: list[Rejection]
+    config: CorpusConfig, plan: Plan, states: list[ShardState], duplicates: dict[str, Rejection]
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return runs.tsv and quarantine.tsv."""
     people = {d.name: d.people or d.name for d in config.datasets}
+    groups = {run.key: run.group for shard in plan.shards for run in shard.runs}
     runs = run_table((row for state in states for row in state.runs()), people, config.split, groups)
-    rejected = [asdict(r) for r in rejections] + [r for state in states for r in state.rejections]
-    return runs, quarantine_table(rejected)
+    rejected = [asdict(rejection) for rejection in (*plan.rejections, *duplicates.values())]
+    return runs, quarantine_table(rejected + [line for state in states for line in state.rejections])
 
 
 def _corpus_json(
@@ -141,7 +163,7 @@ def _corpus_json(
 ) -> dict[str, Any]:
     """Return the content of corpus.json."""
     spaces = {d.features.name: load_features(d.features).space for d in config.datasets}
-    asked = {
+    settings = {
         d.name: {
             "kind": d.kind,
             "space": d.features.name,
@@ -155,4 +177,4 @@ def _corpus_json(
         for d in config.datasets
     }
     shards = [state.shard for state in states if state.shard is not None]
-    return corpus_json(spaces.values(), asked, config.split, shards, software(), runs, quarantine)
+    return corpus_json(spaces.values(), settings, config.split, shards, software(), runs, quarantine)

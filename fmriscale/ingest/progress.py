@@ -10,17 +10,7 @@ LOG_SECONDS = 30.0
 
 
 class Progress:
-    """Count finished pieces of work.
-
-    Parameters
-    ----------
-    total : int
-        Pieces in all.
-    unit : str
-        What a piece is.
-    done : int
-        Pieces that were done before.
-    """
+    """Count finished items, of which some were done before."""
 
     def __init__(self, total: int, unit: str, done: int = 0) -> None:
         self.total, self.unit, self.done, self.rejected = total, unit, done, 0
@@ -35,7 +25,7 @@ class Progress:
             self._bar.close()
 
     def update(self, count: int) -> None:
-        """Say that `count` more pieces are done."""
+        """Count `count` more items as done."""
         self.done += count
         if self._bar is not None:
             self._bar.set_postfix(quarantined=self.rejected, refresh=False)

@@ -9,7 +9,7 @@ from fmriscale.common.errors import EXIT_DAMAGE, EXIT_OK, UserError
 from fmriscale.common.files import expand, fsync_folder, writing_to
 from fmriscale.common.quarantine import Rejection
 from fmriscale.common.workers import available_cores, map_in_order
-from fmriscale.config import CorpusConfig
+from fmriscale.config import CorpusConfig, DatasetConfig
 from fmriscale.config.recipe import CommandLine, parse
 from fmriscale.corpus.building import FolderLock
 from fmriscale.corpus.manifest import RECIPE, require_corpus
@@ -21,6 +21,8 @@ from fmriscale.ingest.progress import Progress
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from fmriscale.ingest.find.sources import RunSource
 
 N_SHOWN = 40
 """Damages that are listed one by one."""
@@ -34,40 +36,34 @@ def main(args: list[str] | None = None) -> int:
     parser.add_argument(
         "--jobs", type=int, default=0, metavar="N", help="processes; 0 = one per available core"
     )
-    given = parser.parse_args(args)
-    if given.jobs < 0:
-        raise UserError(f"--jobs is {given.jobs}; it must be 0 or more")
-    if is_url(given.corpus):
+    flags = parser.parse_args(args)
+    if flags.jobs < 0:
+        raise UserError(f"--jobs is {flags.jobs}; it must be 0 or more")
+    if is_url(flags.corpus):
         raise UserError(
-            f"{given.corpus}: lies on a server; verify the folder that was uploaded (what training fetches "
+            f"{flags.corpus}: lies on a server; verify the folder that was uploaded (what training fetches "
             "is checked as it comes)"
         )
-    folder, jobs = expand(given.corpus), given.jobs or available_cores()
+    folder, jobs = expand(flags.corpus), flags.jobs or available_cores()
     require_corpus(folder)
     manifest, rows, damages = check_manifest(folder)
-    by_shard = check_shards(folder, manifest["shards"], rows, jobs)
-    damages += [damage for found in by_shard.values() for damage in found]
-    _show(damages)
-    broken = [s for s in manifest["shards"] if by_shard[s["path"]]]
-    if given.repair and broken:
-        mended = {s["path"] for s in broken if _mend(folder, manifest, s, rows, jobs)}
-        damages = [damage for damage in damages if damage.file not in mended]
-    size = sum(s["bytes"] for s in manifest["shards"]) / 2**20
-    about = f"{len(rows)} runs in {len(manifest['shards'])} shards, {size:.1f} MiB"
-    print(f"{about}: " + (_what_next(folder, manifest, damages) if damages else "no damage"))
+    damages_of = check_shards(folder, manifest["shards"], rows, jobs)
+    damages += [damage for shard in damages_of.values() for damage in shard]
+    print("".join(f"{damage}\n" for damage in damages[:N_SHOWN]), end="")
+    if len(damages) > N_SHOWN:
+        print(f"... and {len(damages) - N_SHOWN} more")
+    broken = [shard for shard in manifest["shards"] if damages_of[shard["path"]]]
+    if flags.repair and broken:
+        repaired = {shard["path"] for shard in broken if _repair(folder, manifest, shard, rows, jobs)}
+        damages = [damage for damage in damages if damage.file not in repaired]
+    size = sum(shard["bytes"] for shard in manifest["shards"]) / 2**20
+    checked = f"{len(rows)} runs in {len(manifest['shards'])} shards, {size:.1f} MiB"
+    print(f"{checked}: " + (_summary(folder, manifest, damages) if damages else "no damage"))
     return EXIT_DAMAGE if damages else EXIT_OK
 
 
-def _show(damages: list[Damage]) -> None:
-    """Print every damage, or the first of very many."""
-    for damage in damages[:N_SHOWN]:
-        print(damage)
-    if len(damages) > N_SHOWN:
-        print(f"... and {len(damages) - N_SHOWN} more")
-
-
-def _what_next(folder: Path, manifest: dict[str, Any], damages: list[Damage]) -> str:
-    """Count damaged files and say what mends them."""
+def _summary(folder: Path, manifest: dict[str, Any], damages: list[Damage]) -> str:
+    """Count damaged files and name the commands that repair them."""
     files = {damage.file for damage in damages}
     lines = [f"damage in {len(files)} {'file' if len(files) == 1 else 'files'}"]
     if files & {shard["path"] for shard in manifest["shards"]}:
@@ -78,70 +74,66 @@ def _what_next(folder: Path, manifest: dict[str, Any], damages: list[Damage]) ->
     return "; ".join(lines)
 
 
-def _mend(
-    folder: Path, manifest: dict[str, Any], summary: dict[str, Any], rows: pd.DataFrame, jobs: int
-) -> bool:
-    """Repair a shard if that can be done; say what came of it."""
-    name = summary["path"]
-    try:
-        repair_shard(folder, manifest, summary, rows, jobs)
-    except UserError as error:
-        print(f"{name}: not repaired: {error}; its bytes were left alone")
-        return False
-    left = check_shards(folder, [summary], rows, jobs=1)[name]
-    print(f"{name}: repaired" if not left else f"{name}: still damaged: {left[0]}")
-    return not left
-
-
 def check_shards(
     folder: Path, shards: list[dict[str, Any]], rows: pd.DataFrame, jobs: int
 ) -> dict[str, list[Damage]]:
     """Return what is wrong with each shard, by its path."""
     lines = {str(shard): group.to_dict("records") for shard, group in rows.groupby("shard")}
-    work = [(folder, summary, lines.get(summary["path"], [])) for summary in shards]
-    found = {}
+    work = [(folder, shard, lines.get(shard["path"], [])) for shard in shards]
+    damages_of = {}
     with Progress(len(work), "shards") as progress:
         results = map_in_order(check_shard, work, max(1, min(jobs, len(work))))
-        for summary, damages in zip(shards, results, strict=True):
-            found[summary["path"]] = damages
+        for shard, damages in zip(shards, results, strict=True):
+            damages_of[shard["path"]] = damages
             progress.update(1)
-    return found
+    return damages_of
+
+
+def _repair(
+    folder: Path, manifest: dict[str, Any], shard: dict[str, Any], rows: pd.DataFrame, jobs: int
+) -> bool:
+    """Repair a shard if that can be done, and print the result."""
+    name = shard["path"]
+    try:
+        repair_shard(folder, manifest, shard, rows, jobs)
+    except UserError as error:
+        print(f"{name}: not repaired: {error}; its bytes were left alone")
+        return False
+    damages = check_shards(folder, [shard], rows, jobs=1)[name]
+    print(f"{name}: still damaged: {damages[0]}" if damages else f"{name}: repaired")
+    return not damages
 
 
 def repair_shard(
-    folder: Path, manifest: dict[str, Any], summary: dict[str, Any], rows: pd.DataFrame, jobs: int
+    folder: Path, manifest: dict[str, Any], shard: dict[str, Any], rows: pd.DataFrame, jobs: int
 ) -> None:
-    """Build one shard again from its sources, and put it in place only if its bytes are those of old."""
+    """Build one shard again from its sources, and put it in place only if its bytes are the same."""
     from fmriscale.ingest.run import process_run
 
-    name = summary["path"]
+    name = shard["path"]
     sources = _sources(folder, name.partition("/")[0])
-    mine = rows[rows.shard == name]
-    keys = list(mine.key.iloc[mine.offset.astype(int).argsort()])
-    gone = [key for key in keys if key not in sources]
-    if gone:
-        raise UserError(f"the source of {gone[0]} is gone ({len(gone)} of {len(keys)} runs)")
+    own = rows[rows.shard == name]
+    keys = list(own.key.iloc[own.offset.astype(int).argsort()])
+    if missing := [key for key in keys if key not in sources]:
+        raise UserError(f"the source of {missing[0]} is gone ({len(missing)} of {len(keys)} runs)")
     with writing_to(folder), FolderLock(folder) as lock:
         lock.claim_all()
         with ShardWriter(folder / ".build" / f"{Path(name).stem}.repair.tar", name) as writer:
             for result in map_in_order(process_run, [sources[key] for key in keys], min(jobs, len(keys))):
+                if isinstance(result, Rejection):
+                    raise UserError(f"a run cannot be built any more: {result.reason}: {result.detail}")
                 if not isinstance(result, EncodedRun):
-                    why = (
-                        f"{result.reason}: {result.detail}"
-                        if isinstance(result, Rejection)
-                        else "its process died"
-                    )
-                    raise UserError(f"a run cannot be built any more: {why}")
+                    raise UserError("a run cannot be built any more: its process died")
                 writer.add(result)
-            again = writer.commit()
-        if again is None or again["sha256"] != summary["sha256"]:
+            rebuilt = writer.commit()
+        if rebuilt is None or rebuilt["sha256"] != shard["sha256"]:
             writer.path.unlink(missing_ok=True)
-            raise UserError(f"{_changed(manifest)}; shard the corpus again")
+            raise UserError(f"{_cause(manifest)}: other bytes come out; shard the corpus again")
         writer.path.replace(folder / name)
         fsync_folder((folder / name).parent)
 
 
-def _sources(folder: Path, dataset: str) -> dict[str, tuple]:
+def _sources(folder: Path, dataset: str) -> dict[str, tuple[RunSource, DatasetConfig]]:
     """Return the runs of a data set and their settings by key, from the recipe kept in the corpus."""
     path = folder / RECIPE
     if not path.is_file():
@@ -150,16 +142,14 @@ def _sources(folder: Path, dataset: str) -> dict[str, tuple]:
     datasets = [d for d in config.datasets if d.name == dataset]
     if not datasets:
         raise UserError(f"{path}: no data set '{dataset}'")
-    config = CorpusConfig(datasets=datasets, out=config.out)
-    return {run.key: (run, shard.dataset) for shard in make_plan(config)[0] for run in shard.runs}
+    plan = make_plan(CorpusConfig(datasets=datasets, out=config.out))
+    return {run.key: (run, shard.dataset) for shard in plan.shards for run in shard.runs}
 
 
-def _changed(manifest: dict[str, Any]) -> str:
+def _cause(manifest: dict[str, Any]) -> str:
     """Say why other bytes came out."""
     from fmriscale.ingest.fingerprint import software
 
-    then, now = manifest.get("software", {}), software()
-    changes = [f"{k} {then.get(k)}, now {v}" for k, v in now.items() if then.get(k) != v]
-    if changes:
-        return f"built with {'; '.join(changes)}: other bytes come out"
-    return "its sources have changed since: other bytes come out"
+    before, now = manifest.get("software", {}), software()
+    changes = [f"{name} {before.get(name)}, now {v}" for name, v in now.items() if before.get(name) != v]
+    return f"built with {'; '.join(changes)}" if changes else "its sources have changed since"

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 
 from fmriscale.common.quarantine import Rejected, Rejection
-from fmriscale.config import DatasetConfig, DenoiseConfig
+from fmriscale.config import DatasetConfig, DenoiseConfig, QualityConfig
 from fmriscale.corpus.assemble import encode_run
 from fmriscale.corpus.writer import EncodedRun
-from fmriscale.ingest.clean.confounds import Confounds, dropped_volumes
 from fmriscale.ingest.clean.denoise import Denoiser, store_half, store_large
 from fmriscale.ingest.clean.level import censor_off_level
 from fmriscale.ingest.clean.quality import (
+    SignalStats,
     blocks,
     check_censored,
     check_features,
@@ -29,7 +29,7 @@ from fmriscale.ingest.read.arrays import is_large
 from fmriscale.ingest.read.cuts import within
 from fmriscale.ingest.read.events import read_events, read_evs
 from fmriscale.ingest.read.hashes import source_hash
-from fmriscale.ingest.signals import read_signals
+from fmriscale.ingest.signals import Signals, read_signals
 
 
 def timed_run(run: RunSource, dataset: DatasetConfig) -> tuple[EncodedRun | Rejection, float]:
@@ -43,10 +43,11 @@ def timed_run(run: RunSource, dataset: DatasetConfig) -> tuple[EncodedRun | Reje
 
 
 def process_run(run: RunSource, dataset: DatasetConfig) -> EncodedRun | Rejection:
-    """Read, reduce, clean, standardise and encode one run; whatever goes wrong becomes a rejection."""
+    """Read, check, clean and encode one run; whatever goes wrong becomes a rejection."""
     try:
-        with fetched(run) as here:
-            return _process(here, dataset)
+        with fetched(run) as local:
+            checked = _check(read_signals(local, dataset), dataset.quality)
+            return _encode(local, dataset, checked, _clean(checked, dataset))
     except Rejected as why:
         return Rejection(dataset.name, run.source, why.reason, why.detail)
     except NoRoom:
@@ -56,59 +57,101 @@ def process_run(run: RunSource, dataset: DatasetConfig) -> EncodedRun | Rejectio
         return Rejection(dataset.name, run.source, "failed", f"{detail}; please report this with the file")
 
 
-def _process(run: RunSource, dataset: DatasetConfig) -> EncodedRun:
-    signals = read_signals(run, dataset)
-    denoise, quality, confounds = dataset.denoise, dataset.quality, signals.confounds
+@dataclasses.dataclass(frozen=True)
+class _Checked:
+    """Signals of a run that passed all checks, before they are cleaned."""
+
+    signals: Signals
+    kept: np.ndarray
+    """Volumes that are not censored."""
+    far: list[int]
+    """Volumes that were censored because they are far from the level of the run."""
+    stats: SignalStats
+    missing: np.ndarray
+    """[V] of bool."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Cleaned:
+    """Cleaned signals of a run."""
+
+    bold: np.ndarray
+    """[T, V] float16, z-scored over the kept volumes; 0 in the others and in missing features."""
+    std: np.ndarray
+    """[V] before z-scoring; 0 in missing features."""
+    resampler: Resampler
+
+
+def _check(signals: Signals, quality: QualityConfig) -> _Checked:
+    """Check signals as read, and censor volumes that are far from the level of the run."""
     values, covered, course = drop_empty(signals.values, signals.covered)
-    kept = np.arange(len(values)) if confounds.sample_mask is None else confounds.sample_mask
-    raw = values if len(kept) == len(values) else values[kept]
-    kept, far = censor_off_level(raw, kept, quality, course[kept])
+    confounds, kept = signals.confounds, np.arange(len(values))
+    if confounds.sample_mask is not None:
+        kept = confounds.sample_mask
+    uncensored = values if len(kept) == len(values) else values[kept]
+    kept, far = censor_off_level(uncensored, kept, quality, course[kept])
     if far:
-        raw, confounds = values[kept], dataclasses.replace(confounds, sample_mask=kept)
+        uncensored, confounds = values[kept], dataclasses.replace(confounds, sample_mask=kept)
     check_censored(len(kept), len(values), quality)
-    figures = signal_stats(raw, covered, quality.min_coverage, course[kept])
-    missing = check_features(covered, figures.varies, quality)
-    check_stats(figures, len(kept), quality, signals.is_image)
-    grid = Resampler.of(kept, len(values), signals.t_r, denoise.resample_t_r)
-    check_length(len(grid.kept), quality, "uncensored volumes")
-    bold, std = np.zeros((grid.n_volumes, len(missing)), np.float16), np.zeros(len(missing))
+    stats = signal_stats(uncensored, covered, quality.min_coverage, course[kept])
+    missing = check_features(covered, stats.varies, quality)
+    check_stats(stats, len(kept), quality, signals.is_image)
+    signals = dataclasses.replace(signals, values=values, covered=covered, confounds=confounds)
+    return _Checked(signals, kept, far, stats, missing)
+
+
+def _clean(run: _Checked, dataset: DatasetConfig) -> _Cleaned:
+    """Clean, resample and z-score signals, a block of features at a time."""
+    signals, values, denoise = run.signals, run.signals.values, dataset.denoise
+    resampler = Resampler.of(run.kept, len(values), signals.t_r, denoise.resample_t_r)
+    check_length(len(resampler.kept), dataset.quality, "uncensored volumes")
+    bold, std = np.zeros((resampler.n_volumes, len(run.missing)), np.float16), np.zeros(len(run.missing))
     large = is_large(values)
-    clean, store = Denoiser(confounds, denoise, signals.t_r, large), store_large if large else store_half
+    clean, store = (
+        Denoiser(signals.confounds, denoise, signals.t_r, large),
+        store_large if large else store_half,
+    )
     for columns in blocks(*values.shape):
-        cleaned = grid.resample(clean(values[:, columns]))
-        std[columns] = store(cleaned, figures.std[columns], missing[columns], bold, grid.kept, columns)
-    if not std.any():
-        raise Rejected(
-            "filter", "cleaning leaves nothing of any feature; choose fewer regressors or a wider band"
+        cleaned = resampler.resample(clean(values[:, columns]))
+        std[columns] = store(
+            cleaned, run.stats.std[columns], run.missing[columns], bold, resampler.kept, columns
         )
-    dropped = dropped_volumes(run.confounds, denoise, run.cut)
-    shift = dropped * signals.t_r + (signals.start_time or 0.0)
-    end = (dropped + len(values)) * signals.t_r
+    if not std.any():
+        detail = "cleaning leaves nothing of any feature; choose fewer regressors or a wider band"
+        raise Rejected("filter", detail)
+    return _Cleaned(bold, std, resampler)
+
+
+def _encode(run: RunSource, dataset: DatasetConfig, checked: _Checked, cleaned: _Cleaned) -> EncodedRun:
+    """Turn a run into members of its shard and its line of runs.tsv."""
+    signals, stats, resampler = checked.signals, checked.stats, cleaned.resampler
+    shift = signals.dropped * signals.t_r + (signals.start_time or 0.0)
+    end = (signals.dropped + len(signals.values)) * signals.t_r
     events = _events(run, signals.t_r, shift, end)
     encoded = encode_run(
-        bold,
-        figures.mean,
-        std,
+        cleaned.bold,
+        stats.mean,
+        cleaned.std,
         key=run.key,
         dataset=dataset.name,
         entities=run.entities,
-        t_r=grid.t_r,
+        t_r=resampler.t_r,
         space=dataset.features.name,
-        sample_mask=None if len(grid.kept) == grid.n_volumes else grid.kept.tolist(),
+        sample_mask=None if len(resampler.kept) == resampler.n_volumes else resampler.kept.tolist(),
         events=events,
         source=run.source,
         source_sha256=source_hash(run.path, *filter(None, [run.right])),
         quality={
-            "coverage": _short(covered.mean()),
-            "mean_fd": _short(confounds.mean_fd),
-            "tsnr": _short(figures.tsnr) if signals.is_image else None,
-            "spike": _short(figures.spike),
-            "n_repeated": figures.n_repeated,
+            "coverage": _short(signals.covered.mean()),
+            "mean_fd": _short(signals.confounds.mean_fd),
+            "tsnr": _short(stats.tsnr) if signals.is_image else None,
+            "spike": _short(stats.spike),
+            "n_repeated": stats.n_repeated,
             "motion_measure": signals.motion_measure,
-            "missing_features": np.flatnonzero(missing).tolist(),
-            **({"off_level": far} if far else {}),
+            "missing_features": np.flatnonzero(checked.missing).tolist(),
+            **({"off_level": checked.far} if checked.far else {}),
         },
-        denoise=_applied(denoise, confounds, dropped, signals.t_r),
+        denoise=_denoise_record(dataset.denoise, signals),
         further={
             "participant": run.participant,
             "participant_id": run.participant_id or None,
@@ -118,12 +161,8 @@ def _process(run: RunSource, dataset: DatasetConfig) -> EncodedRun:
             "n_events_after_end": sum(event["onset"] + shift >= end for event in events) or None,
         },
     )
-    return dataclasses.replace(
-        encoded, row=encoded.row | {"array": (run.array or "") + (str(run.cut) if run.cut else "")}
-    )
-
-
-# ---------------------------------------------------------------- details of the record
+    array = (run.array or "") + (str(run.cut) if run.cut else "")
+    return dataclasses.replace(encoded, row=encoded.row | {"array": array})
 
 
 def _events(run: RunSource, t_r: float, shift: float, end: float) -> list[dict[str, Any]]:
@@ -141,17 +180,18 @@ def _short(value: Any) -> float | None:
     return None if value is None or not np.isfinite(value) else float(f"{float(value):.6g}")
 
 
-def _applied(denoise: DenoiseConfig, confounds: Confounds, dropped: int, t_r: float) -> dict[str, Any]:
-    """Return what was done to the signals, regressors by name; t_r (s) is that of the scan."""
+def _denoise_record(denoise: DenoiseConfig, signals: Signals) -> dict[str, Any]:
+    """Return what was done to the signals, regressors by name."""
+    confounds = signals.confounds
     regressors = [] if confounds.regressors is None else [str(c) for c in confounds.regressors.columns]
-    warned = {"warnings": list(confounds.warnings)} if confounds.warnings else {}
-    return warned | {
+    return {
+        **({"warnings": list(confounds.warnings)} if confounds.warnings else {}),
         "strategy": list(denoise.strategy),
         "regressors": regressors,
         "detrend": denoise.detrend,
         "high_pass": denoise.high_pass,
         "low_pass": denoise.low_pass,
-        "dummy_volumes": dropped,
-        "resampled_from_t_r": None if denoise.resample_t_r is None else t_r,
+        "dummy_volumes": signals.dropped,
+        "resampled_from_t_r": None if denoise.resample_t_r is None else signals.t_r,
         "standardize": "zscore_sample",
     }

@@ -1,4 +1,4 @@
-"""Build the shards that are missing: any process may, one a shard, and be killed at any time."""
+"""Build the missing shards; several processes may, each another shard, and each may be killed at any time."""
 
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -6,13 +6,14 @@ from dataclasses import asdict
 from itertools import chain, islice
 from pathlib import Path
 
+from fmriscale.common.files import expand
 from fmriscale.common.quarantine import Rejection
 from fmriscale.common.workers import TimedOut, WorkerDied, available_cores, map_in_order
-from fmriscale.config import DatasetConfig
+from fmriscale.config import CorpusConfig, DatasetConfig
 from fmriscale.corpus.building import FolderLock, ShardState, load_state, save_state, staged_path
 from fmriscale.corpus.writer import EncodedRun, ShardWriter
-from fmriscale.ingest.find.checks import form_of
-from fmriscale.ingest.find.fetch import leave
+from fmriscale.ingest.find.fetch import delete_archive
+from fmriscale.ingest.find.forms import form_of
 from fmriscale.ingest.find.sources import RunSource
 from fmriscale.ingest.fingerprint import fingerprints
 from fmriscale.ingest.plan import Shard
@@ -20,23 +21,25 @@ from fmriscale.ingest.progress import Progress
 from fmriscale.ingest.read.mirror import sweep_scratch
 from fmriscale.ingest.run import timed_run
 
+Outcome = tuple[EncodedRun | Rejection, float] | WorkerDied | TimedOut
+"""Result of a run and its time, s, or why there is none."""
 
-def build_shards(
-    shards: list[Shard], folder: Path, jobs: int, lock: FolderLock, limit: float
-) -> tuple[int, int]:
-    """Build every shard that is not up to date."""
+
+def build_shards(shards: list[Shard], config: CorpusConfig, lock: FolderLock) -> tuple[int, int]:
+    """Build every shard that is not up to date; return how many, and how many of all runs are rejected."""
+    folder, limit = expand(config.out), config.read_timeout
     prints = dict(zip((s.name for s in shards), fingerprints(shards), strict=True))
-    known = {s.name: _up_to_date(folder, s, prints[s.name]) for s in shards}
-    todo = [s for s in shards if known[s.name] is None]
-    n_runs, n_todo = (sum(len(s.runs) for s in part) for part in (shards, todo))
-    jobs = max(1, min(jobs or available_cores(), n_todo))
+    states = {s.name: _up_to_date(folder, s, prints[s.name]) for s in shards}
+    missing = [s for s in shards if states[s.name] is None]
+    n_runs, n_missing = (sum(len(s.runs) for s in part) for part in (shards, missing))
+    jobs = max(1, min(config.jobs or available_cores(), n_missing))
     claimed: deque[Shard] = deque()
 
-    def work() -> Iterator[tuple[RunSource, DatasetConfig]]:
-        for shard in todo:
+    def runs_to_read() -> Iterator[tuple[RunSource, DatasetConfig]]:
+        for shard in missing:
             lock.claim(shard.name)
-            known[shard.name] = _up_to_date(folder, shard, prints[shard.name])
-            if known[shard.name] is not None:  # somebody built it since
+            states[shard.name] = _up_to_date(folder, shard, prints[shard.name])
+            if states[shard.name] is not None:  # another process built it meanwhile
                 lock.release(shard.name)
                 progress.update(len(shard.runs))
                 continue
@@ -44,25 +47,17 @@ def build_shards(
             yield from ((run, shard.dataset) for run in shard.runs)
 
     n_built = 0
-    with Progress(n_runs, "runs", done=n_runs - n_todo) as progress:
-        results = map_in_order(timed_run, work(), jobs, limit, libraries(s.dataset for s in todo))
-        for first in results:
+    with Progress(n_runs, "runs", done=n_runs - n_missing) as progress:
+        outcomes = map_in_order(timed_run, runs_to_read(), jobs, limit, libraries(s.dataset for s in missing))
+        for first in outcomes:
             shard = claimed.popleft()
-            its_results = chain([first], islice(results, len(shard.runs) - 1))
-            known[shard.name] = _write(shard, prints[shard.name], folder, its_results, progress, limit)
+            own = chain([first], islice(outcomes, len(shard.runs) - 1))
+            states[shard.name] = _write(shard, prints[shard.name], folder, own, progress, limit)
             lock.release(shard.name)
             n_built += 1
-    leave()
+    delete_archive()
     sweep_scratch()
-    return n_built, sum(len(state.rejections) for state in known.values() if state is not None)
-
-
-def hung(limit: float) -> str:
-    """Say what ails a run that was not done in time."""
-    return (
-        f"not read within {limit:g} s (read_timeout): a dead mount, or a pipe in place of a file? See that "
-        "it can be copied, then run this again; raise read_timeout where the disk is slow"
-    )
+    return n_built, sum(len(state.rejections) for state in states.values() if state is not None)
 
 
 def libraries(datasets: Iterable[DatasetConfig]) -> list[str]:
@@ -84,7 +79,7 @@ def libraries(datasets: Iterable[DatasetConfig]) -> list[str]:
 
 
 def _up_to_date(folder: Path, shard: Shard, fingerprint: str) -> ShardState | None:
-    """Return the state of a shard that is finished for good."""
+    """Return the state of a shard that need not be built again."""
     state = load_state(folder, shard.name, fingerprint)
     return state if state is not None and state.final() else None
 
@@ -93,21 +88,16 @@ def _write(
     shard: Shard,
     fingerprint: str,
     folder: Path,
-    results: Iterable[tuple[EncodedRun | Rejection, float] | WorkerDied | TimedOut],
+    outcomes: Iterable[Outcome],
     progress: Progress,
     limit: float,
 ) -> ShardState:
-    """Write one shard, then its state, from the results of its runs."""
+    """Write one shard, then its state, from the outcomes of its runs."""
     rejections, seconds = [], 0.0
     with ShardWriter(staged_path(folder, shard.name), shard.name) as writer:
-        for run, outcome in zip(shard.runs, results, strict=True):
-            if isinstance(outcome, WorkerDied):
-                detail = "the process that read it died twice (out of memory?); try --jobs 1 or a larger node"
-                outcome = Rejection(run.dataset, run.source, "crashed", detail), 0.0
-            if isinstance(outcome, TimedOut):
-                outcome = Rejection(run.dataset, run.source, "timed_out", hung(limit)), limit
-            result, time_taken = outcome
-            seconds += time_taken
+        for run, outcome in zip(shard.runs, outcomes, strict=True):
+            result, run_seconds = _result(run, outcome, limit)
+            seconds += run_seconds
             if isinstance(result, Rejection):
                 rejections.append(asdict(result))
                 progress.rejected += 1
@@ -127,3 +117,21 @@ def _write(
     )
     save_state(folder, state)
     return state
+
+
+def _result(run: RunSource, outcome: Outcome, limit: float) -> tuple[EncodedRun | Rejection, float]:
+    """Turn a run without a result into a rejection."""
+    if isinstance(outcome, WorkerDied):
+        detail = "the process that read it died twice (out of memory?); try --jobs 1 or a larger node"
+        return Rejection(run.dataset, run.source, "crashed", detail), 0.0
+    if isinstance(outcome, TimedOut):
+        return Rejection(run.dataset, run.source, "timed_out", timed_out(limit)), limit
+    return outcome
+
+
+def timed_out(limit: float) -> str:
+    """Say what is wrong with a run that was not read in time."""
+    return (
+        f"not read within {limit:g} s (read_timeout): a dead mount, or a pipe in place of a file? See that "
+        "it can be copied, then run this again; raise read_timeout where the disk is slow"
+    )

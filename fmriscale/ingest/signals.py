@@ -1,6 +1,6 @@
 """One run as read from its files: signals [T, V], coverage, repetition time and confounds.
 
-What can be told from headers and tables is told before the data are read.
+What headers and tables can show to be wrong rejects a run before its data are read.
 """
 
 import dataclasses
@@ -13,10 +13,10 @@ import numpy as np
 from fmriscale.common.files import expand
 from fmriscale.common.quarantine import Rejected
 from fmriscale.config import DatasetConfig, QualityConfig
+from fmriscale.ingest.clean.censoring import Censoring, mean_motion
 from fmriscale.ingest.clean.confounds import Confounds, dropped_volumes, read_confounds
 from fmriscale.ingest.clean.quality import check_length, check_motion
 from fmriscale.ingest.find.sources import RunSource
-from fmriscale.ingest.find.xcpd import Censoring, mean_motion
 from fmriscale.ingest.read import gifti, grayordinates
 from fmriscale.ingest.read.arrays import read_array
 from fmriscale.ingest.read.cifti import open_series
@@ -38,13 +38,16 @@ class Signals:
     covered: np.ndarray
     """[V] share of each feature's voxels that hold data."""
     t_r: float
+    """Repetition time, s."""
     confounds: Confounds
+    dropped: int
+    """Dummy volumes."""
     is_image: bool
-    motion_measure: str | None = None
+    motion_measure: str | None
     """What `confounds.mean_fd` is the mean of."""
-    affine_from: str | None = None
+    affine_from: str | None
     """Name of the image whose affine the run was given; None = it has its own."""
-    start_time: float | None = 0.0
+    start_time: float | None
     """When the first volume counts as acquired, s after the acquisition began; None = not known."""
 
 
@@ -58,44 +61,56 @@ class Opened:
     reduce: Callable[[], tuple[np.ndarray, np.ndarray]]
     """Reads the data: values [T, V] and coverage [V]."""
     affine_from: str | None = None
-    """Name of the image whose affine the run was given; None = it has its own."""
 
 
 def read_signals(run: RunSource, dataset: DatasetConfig) -> Signals:
     """Read one run of whatever form."""
-    features = load_features(dataset.features)
+    features, quality = load_features(dataset.features), dataset.quality
     for file in run.inputs():
-        if file not in (run.path, run.right, run.brain_mask):  # these are looked at where they are opened
+        if file not in (run.path, run.right, run.brain_mask):  # these are checked where they are opened
             check_fetched(file, f"{file.name}: ")
     dropped = dropped_volumes(run.confounds, dataset.denoise, run.cut)
     opened = _OPEN[run.form](run, dataset, features)
     censoring = Censoring(run.outliers, opened.n_volumes) if run.outliers else None
     n_volumes = censoring.n_volumes if censoring else opened.n_volumes
-    sidecar = read_sidecars(run.sidecars)
-    recipe = recipe_t_r(dataset.t_r, run.entities.get("task", ""))
-    stated = stated_t_r(
-        sidecar, run.cut.of if run.cut else n_volumes, settled=isinstance(recipe, int | float)
-    )
-    t_r = decide_t_r(recipe, stated if run.t_r is None else run.t_r, opened.t_r)
-    start = start_time(sidecar, n_volumes * t_r)
-    check_length(opened.n_volumes - dropped, dataset.quality)
+    t_r, start = _times(run, dataset, opened.t_r, n_volumes)
+    check_length(opened.n_volumes - dropped, quality)
     confounds = _read_motion(run, dataset, n_volumes, dropped)
     if censoring is not None:
         confounds = dataclasses.replace(confounds, sample_mask=censoring.sample_mask(dropped))
-    check_motion(confounds.mean_fd, dataset.quality)
+    check_motion(confounds.mean_fd, quality)
     if confounds.sample_mask is not None:
-        check_length(len(confounds.sample_mask), dataset.quality, "uncensored volumes")
+        check_length(len(confounds.sample_mask), quality, "uncensored volumes")
     _check_space(run, dataset)
     values, covered = opened.reduce()
     if censoring is not None:
         values = censoring.lay_out(values)
     if run.form == "nifti" and dataset.kind != "hcp" and "space" not in run.entities:
-        _check_own_space(covered, dataset.quality)
-    measure = None
-    if confounds.mean_fd is not None:
-        measure = _MOTION_MEASURE.get(dataset.kind, "framewise displacement")
-    is_image, own = run.form != "array" and dataset.kind != "xcpd", opened.affine_from
-    return Signals(values[dropped:], covered, t_r, confounds, is_image, measure, own, start)
+        _check_own_space(covered, quality)
+    measure = "relative RMS displacement" if dataset.kind == "hcp" else "framewise displacement"  # both in mm
+    return Signals(
+        values=values[dropped:],
+        covered=covered,
+        t_r=t_r,
+        confounds=confounds,
+        dropped=dropped,
+        is_image=run.form != "array" and dataset.kind != "xcpd",
+        motion_measure=None if confounds.mean_fd is None else measure,
+        affine_from=opened.affine_from,
+        start_time=start,
+    )
+
+
+def _times(
+    run: RunSource, dataset: DatasetConfig, header_t_r: float | None, n_volumes: int
+) -> tuple[float, float | None]:
+    """Return repetition time and `Signals.start_time` (s) by recipe, table, sidecars and header."""
+    sidecar = read_sidecars(run.sidecars)
+    recipe = recipe_t_r(dataset.t_r, run.entities.get("task", ""))
+    in_file = run.cut.of if run.cut else n_volumes
+    stated = stated_t_r(sidecar, in_file, settled=isinstance(recipe, int | float))
+    t_r = decide_t_r(recipe, stated if run.t_r is None else run.t_r, header_t_r)
+    return t_r, start_time(sidecar, n_volumes * t_r)
 
 
 # ---------------------------------------------------------------- forms
@@ -193,12 +208,9 @@ def count_volumes(run: RunSource, dataset: DatasetConfig) -> int:
 
 # ---------------------------------------------------------------- motion and space
 
-_MOTION_MEASURE = {"hcp": "relative RMS displacement"}
-"""What the HCP tells of motion; elsewhere it is the framewise displacement, both mm between volumes."""
-
 
 def _read_motion(run: RunSource, dataset: DatasetConfig, n_volumes: int, dropped: int) -> Confounds:
-    """Read what is known of head motion: fMRIPrep's confounds, or the relative RMS table of the HCP."""
+    """Read head motion: fMRIPrep's confounds, XCP-D's motion table, or the relative RMS table of the HCP."""
     if dataset.kind == "fmriprep":
         return read_confounds(run.confounds, dataset.denoise, n_volumes, run.cut)
     if dataset.kind == "xcpd":
@@ -221,22 +233,25 @@ def _read_motion(run: RunSource, dataset: DatasetConfig, n_volumes: int, dropped
 
 
 def _check_space(run: RunSource, dataset: DatasetConfig) -> None:
-    """Where both file names say their space, they must say the same."""
+    """Reject a run whose file name has another space than that of the atlas, where both have one."""
     features = dataset.features
-    given = features.labels_img or features.mask_img or (features.labels_gii or [""])[0]
-    named = dict(p.split("-", 1) for p in Path(given).name.split(".")[0].split("_") if "-" in p)
-    theirs, ours = named.get("tpl") or named.get("space"), run.entities.get("space")
+    file = Path(features.labels_img or features.mask_img or (features.labels_gii or [""])[0]).name
+    entities = dict(p.split("-", 1) for p in file.split(".")[0].split("_") if "-" in p)
+    atlas_space, run_space = entities.get("tpl") or entities.get("space"), run.entities.get("space")
+    if not atlas_space or not run_space:
+        return
     # fsaverage5 and fsaverage den-10k are one surface; the number of vertices tells others apart.
-    if theirs and ours and re.sub(r"(?<=fsaverage)\d$", "", theirs) != re.sub(r"(?<=fsaverage)\d$", "", ours):
+    atlas_template, run_template = (re.sub(r"(?<=fsaverage)\d$", "", s) for s in (atlas_space, run_space))
+    if atlas_template != run_template:
         raise Rejected(
             "other_space",
-            f"the run is in space {ours}, {Path(given).name} in {theirs}; "
-            f"choose entities: {{space: {theirs}}} or an atlas in {ours}",
+            f"the run is in space {run_space}, {file} in {atlas_space}; "
+            f"choose entities: {{space: {atlas_space}}} or an atlas in {run_space}",
         )
 
 
 def _check_own_space(covered: np.ndarray, quality: QualityConfig) -> None:
-    """Reject a run whose name tells no space and whose voxels miss the features, and say what it may mean."""
+    """Reject a run whose name has no space and whose voxels miss the features."""
     absent = covered < quality.min_coverage
     if absent.mean() > quality.max_missing:
         raise Rejected(

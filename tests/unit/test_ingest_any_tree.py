@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scans import VOLUMES, dataset, grow
 
 from fmriscale.common.errors import UserError
-from fmriscale.ingest.find.names import parse_name, take_apart
+from fmriscale.ingest.find.names import parse_name, split_name
 from fmriscale.ingest.find.sources import RunSource, find_runs
 
 PREPROC = "space-MNI_desc-preproc_bold.nii.gz"
@@ -127,6 +127,6 @@ def _values(path: Path) -> dict[str, str]:
 def test_a_name_of_bids_is_taken_apart_in_one_way(entities):
     name = "_".join([*(f"{k}-{v}" for k, v in entities.items()), "bold"]) + ".nii.gz"
     assert (
-        parse_name(name) == take_apart(name, ".nii.gz") and take_apart(name, ".nii.gz").entities == entities
+        parse_name(name) == split_name(name, ".nii.gz") and split_name(name, ".nii.gz").entities == entities
     )
     assert np.all([v in name for v in entities.values()])

@@ -21,7 +21,7 @@ FUNC = "sub-01/func/sub-01_task-tones_run-01"
     ("settings", "words"),
     [
         ({"root": "nowhere"}, "is no folder; set root"),
-        ({"root": "$NO_SUCH_VARIABLE/x"}, "environment variable is not set"),
+        ({"root": "$NO_SUCH_VARIABLE/x"}, "the environment variable NO_SUCH_VARIABLE is not set"),
         ({"root": "file.txt"}, "is a file; set root to the folder"),
         ({"root": "above"}, "there are subjects in .*above/raw: set root to it"),
         ({"root": "above/raw/sub-01"}, "there are subjects in .*above/raw: set root to it"),

@@ -7,7 +7,8 @@ from scans import brain_like, dataset, write_atlas, write_fmriprep_run, write_im
 from fmriscale.common.errors import UserError
 from fmriscale.common.quarantine import Rejected
 from fmriscale.config import FeatureConfig
-from fmriscale.ingest.find.sources import find_runs, make_key
+from fmriscale.ingest.find.names import make_key
+from fmriscale.ingest.find.sources import find_runs
 from fmriscale.ingest.read.arrays import read_array
 from fmriscale.ingest.read.events import read_events, read_evs
 from fmriscale.ingest.read.nifti import open_image

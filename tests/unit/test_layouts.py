@@ -16,8 +16,9 @@ from scans import dataset, grow
 
 from fmriscale.common.errors import UserError
 from fmriscale.config import FeatureConfig
-from fmriscale.ingest.find.names import Folder, Tree, traits
+from fmriscale.ingest.find.names import entity_set
 from fmriscale.ingest.find.sources import find_runs
+from fmriscale.ingest.find.tree import Folder, Tree
 
 VOLUMES = FeatureConfig(name="f", labels_img="atlas.nii.gz")
 GRAYORDINATES = FeatureConfig(name="f", structures=["all"])
@@ -128,8 +129,8 @@ NAMES = st.dictionaries(
 def test_inheritance_is_by_subset_of_entities(files, wanted):
     names = {"_".join([*(f"{k}-{v}" for k, v in f.items()), "bold.json"]): f for f in files}
     folder = Folder([], sorted(names), set())
-    applying = folder.applying_to(traits(wanted), "bold", ".json")
-    assert set(applying) == {n for n, f in names.items() if traits(f) <= traits(wanted)}
+    applying = folder.applying_to(entity_set(wanted), "bold", ".json")
+    assert set(applying) == {n for n, f in names.items() if entity_set(f) <= entity_set(wanted)}
     counts = [len(names[n]) for n in applying]
     assert counts == sorted(counts)  # the one with most entities is the last
 

@@ -11,7 +11,7 @@ from fmriscale.ingest.find.names import LONG_NAMES, parse_name
 ARCHIVES = (".npz", ".h5", ".hdf5", ".mat")
 """Files that may hold several arrays."""
 
-_FEW = 8
+_N_SHOWN = 8
 
 
 class Array(NamedTuple):
@@ -19,15 +19,18 @@ class Array(NamedTuple):
 
     name: str
     fields: dict[str, str]
-    """Entities by what the recipe calls them."""
+    """Entities by their names in the recipe."""
 
 
 class Contents(NamedTuple):
-    """The arrays of an archive that are runs, and the groups that look like runs but hold none."""
+    """What an archive holds."""
 
     arrays: list[Array]
+    """Those that are runs."""
     empty: list[tuple[str, str]]
-    """Name and what is there instead."""
+    """Groups that look like runs but hold none: name and what is there instead."""
+    names: str
+    """Of the first arrays, for messages."""
 
 
 def is_template(variable: str | None) -> bool:
@@ -36,7 +39,7 @@ def is_template(variable: str | None) -> bool:
 
 
 def template_fields(variable: str) -> list[str]:
-    """Return the fields of a template."""
+    """Return the fields of a template; ValueError where it is none, or asks for a format."""
     parts = [part for part in string.Formatter().parse(variable) if part[1] is not None]
     for _, field, form, conversion in parts:
         if form or conversion:
@@ -46,28 +49,19 @@ def template_fields(variable: str) -> list[str]:
 
 def arrays_in(path: Path, variable: str | None) -> Contents:
     """List the arrays of an archive: all of an .npz, or those whose names fit a template."""
-    names = _names(path)
-    if not is_template(variable) or variable is None:
-        inner = ((name, parse_name(f"{name}.npy")) for name, is_group in names if not is_group)
-        return Contents([Array(name, parsed.entities if parsed else {}) for name, parsed in inner], [])
+    members = _members(path)
+    names = [name for name, is_group in members if not is_group]
+    shown = ", ".join(names[:_N_SHOWN]) + ", ..." * (len(names) > _N_SHOWN) or "nothing"
+    if variable is None or not is_template(variable):
+        parsed = ((name, parse_name(f"{name}.npy")) for name in names)
+        return Contents([Array(name, p.entities if p else {}) for name, p in parsed], [], shown)
     template = variable.strip("/")
-    pattern, parent = _compile(template), template.rpartition("/")[0]
-    arrays = []
-    for name, is_group in names:
-        match = None if is_group else pattern.fullmatch(name)
-        if match is not None:
-            arrays.append(Array(name, _labels(match.groupdict())))
-    found = {array.name.rpartition("/")[0] for array in arrays}
-    groups = [name for name, is_group in names if is_group and name not in found]
-    is_run = _compile(parent) if "{" in parent else None
-    empty = [(g, _inside(g, names)) for g in groups if is_run is not None and is_run.fullmatch(g)]
-    return Contents(arrays, empty)
-
-
-def describe_arrays(path: Path) -> str:
-    """Name the first arrays of an archive."""
-    names = [name for name, is_group in _names(path) if not is_group]
-    return ", ".join(names[:_FEW]) + ", ..." * (len(names) > _FEW) or "nothing"
+    matches = [(name, _compile(template).fullmatch(name)) for name in names]
+    arrays = [Array(name, _labels(match.groupdict())) for name, match in matches if match]
+    parent, filled = template.rpartition("/")[0], {array.name.rpartition("/")[0] for array in arrays}
+    groups = [name for name, is_group in members if is_group and name not in filled and "{" in parent]
+    empty = [(group, _members_of(group, members)) for group in groups if _compile(parent).fullmatch(group)]
+    return Contents(arrays, empty, shown)
 
 
 def _compile(template: str) -> re.Pattern[str]:
@@ -86,12 +80,12 @@ def _labels(fields: dict[str, str]) -> dict[str, str]:
     return {k: v.removeprefix(f"{LONG_NAMES.get(k, k)}-") or v for k, v in fields.items()}
 
 
-def _inside(group: str, names: list[tuple[str, bool]]) -> str:
-    inside = [name.removeprefix(f"{group}/") for name, _ in names if name.startswith(f"{group}/")]
-    return ", ".join(inside[:_FEW]) or "nothing"
+def _members_of(group: str, members: list[tuple[str, bool]]) -> str:
+    inner = [name.removeprefix(f"{group}/") for name, _ in members if name.startswith(f"{group}/")]
+    return ", ".join(inner[:_N_SHOWN]) or "nothing"
 
 
-def _names(path: Path) -> list[tuple[str, bool]]:
+def _members(path: Path) -> list[tuple[str, bool]]:
     """Return the names in an archive, sorted, and which of them are groups."""
     if path.suffix == ".npz":
         with zipfile.ZipFile(path) as archive:
@@ -102,7 +96,7 @@ def _names(path: Path) -> list[tuple[str, bool]]:
         import scipy.io
 
         return sorted((name, False) for name, _, _ in scipy.io.whosmat(path))
-    names = []
+    members = []
     with h5py.File(path, "r") as file:
-        file.visititems(lambda name, item: names.append((name, isinstance(item, h5py.Group))))
-    return sorted((name, is_group) for name, is_group in names if not name.startswith("#"))
+        file.visititems(lambda name, item: members.append((name, isinstance(item, h5py.Group))))
+    return sorted((name, is_group) for name, is_group in members if not name.startswith("#"))

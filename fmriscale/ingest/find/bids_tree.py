@@ -1,4 +1,4 @@
-"""The scans of a BIDS tree: sub-*/[ses-*/]func. Whatever looks like a scan is a run, or is told why not."""
+"""The scans of a BIDS tree, sub-*/[ses-*/]func; what only looks like a scan gets a line that says why."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -7,138 +7,126 @@ from pathlib import Path
 from fmriscale.common.errors import UserError
 from fmriscale.common.quarantine import Rejection
 from fmriscale.config import DatasetConfig
-from fmriscale.ingest.find.choice import CHOICES, Found, Listing, matches
-from fmriscale.ingest.find.layouts import file_ends, is_of_form
-from fmriscale.ingest.find.misnamed import MISPLACED, NO_SERIES, problem, remedy
-from fmriscale.ingest.find.names import Name, Traits, Tree, levels, parse_name, take_apart, traits
+from fmriscale.ingest.find.choice import CHOICES, Listing, Scan, matches
+from fmriscale.ingest.find.forms import file_ends, form_of, is_of_form
+from fmriscale.ingest.find.names import EntitySet, FileName, entity_set, parse_name, split_name
+from fmriscale.ingest.find.remedies import MISPLACED, NO_SERIES, name_problem, rename
+from fmriscale.ingest.find.tree import Tree, levels, sessions
 from fmriscale.ingest.read.convert import from_pair
 
-_NO_FUNC = frozenset(
-    [
-        *(
-            "anat",
-            "beh",
-            "dwi",
-            "eeg",
-            "figures",
-            "fmap",
-            "ieeg",
-            "log",
-            "meg",
-            "micr",
-            "motion",
-            "mrs",
-            "nirs",
-        ),
-        *("perf", "pet", "surf", "transforms", "xfm"),
-    ]
-)
-"""Folders of a subject or session that hold no functional images; they are not listed where others do."""
+_NO_FUNC = frozenset([
+    "anat", "beh", "dwi", "eeg", "figures", "fmap", "ieeg", "log", "meg", "micr", "motion", "mrs", "nirs",
+    "perf", "pet", "surf", "transforms", "xfm",
+])  # fmt: skip
+"""Folders without functional images; they are searched only where no scan of a subject was found."""
 
 _IMAGES = (".dtseries.nii", ".ptseries.nii", ".func.gii", ".nii.gz", ".nii", ".gii")
 
 
-def find_bids(dataset: DatasetConfig, root: Path, tree: Tree, form: str) -> Listing:
+def find_bids(dataset: DatasetConfig, root: Path, tree: Tree) -> Listing:
     """List the time series in sub-*/[ses-*/]func, and what looks like some but cannot be read as such."""
-    walk = _Walk(dataset, root, tree, form)
-    top = tree.folder(root)
-    for subject in (f for f in top.folders if f.startswith("sub-")):
-        walk.subject(root / subject)
-    walk.beside_func(root)
-    for folder in (f for f in top.folders if not f.startswith("sub-")):
-        walk.elsewhere(root / folder)
-    if not walk.found:
-        raise _nothing(dataset, root, walk, tree)
+    search = _Search(dataset, root, tree)
+    folders = tree.folder(root).folders
+    for subject in (f for f in folders if f.startswith("sub-")):
+        search.subject(root / subject)
+    search.outside_func(root)
+    for folder in (f for f in folders if not f.startswith("sub-")):
+        search.func_below(root / folder)
+    if not search.scans:
+        raise _no_scan(search)
     if dataset.events is None:
-        walk.remarks += _unused_events(dataset.name, root, tree)
-    return Listing(walk.found, walk.misfits, walk.remarks)
+        search.remarks += _unused_events(dataset.name, root, tree)
+    return Listing(search.scans, search.misfits, search.remarks)
 
 
-class _Walk:
+class _Search:
     """Goes through the folders of a tree and sorts their files."""
 
-    def __init__(self, dataset: DatasetConfig, root: Path, tree: Tree, form: str) -> None:
-        self.dataset, self.root, self.tree, self.form = dataset, root, tree, form
-        self.ends = file_ends(dataset, form)
+    def __init__(self, dataset: DatasetConfig, root: Path, tree: Tree) -> None:
+        self.dataset, self.root, self.tree = dataset, root, tree
+        self.form, self.ends = form_of(dataset), file_ends(dataset)
         self.series = _series(self.ends)
         self.suffixes = {suffix for suffix, _ in self.series}
-        self.found: list[Found] = []
+        self.scans: list[Scan] = []
         self.misfits: list[Rejection] = []
         self.remarks: list[Rejection] = []
 
     def subject(self, subject: Path) -> None:
-        """Sort a subject's scans; say so where there are none."""
-        before = self._n_listed()
-        places = (subject, *_sessions(subject, self.tree))
-        for place in places:
-            for folder in _funcs(place, self.tree):
-                self._func(folder)
-            self.beside_func(place)
-            self._others(place, {*self.tree.folder(place).folders} - _NO_FUNC)
-        if before == self._n_listed() and self._is_wanted(subject):
-            for place in places:
-                self._others(place, _NO_FUNC.intersection(self.tree.folder(place).folders))
-            if before == self._n_listed():
-                self._no_scans(subject)
+        """Sort a subject's scans; remark where there are none."""
+        n_before = self._n_listed()
+        folders = (subject, *sessions(subject, self.tree))
+        for folder in folders:
+            for func in _func_folders(folder, self.tree):
+                self._sort(func)
+            self.outside_func(folder)
+            self._other_folders(folder, {*self.tree.folder(folder).folders} - _NO_FUNC)
+        label = subject.name.removeprefix("sub-")
+        if n_before < self._n_listed() or not matches({"sub": label}, self._wanted_subject()):
+            return
+        for folder in folders:
+            self._other_folders(folder, _NO_FUNC.intersection(self.tree.folder(folder).folders))
+        if n_before == self._n_listed():
+            self._no_scans(subject)
 
     def _n_listed(self) -> int:
-        return len(self.found) + len(self.misfits)
+        return len(self.scans) + len(self.misfits)
 
-    def _is_wanted(self, subject: Path) -> bool:
-        wanted = {k: str(v) for k, v in self.dataset.entities.items() if k == "sub"}
-        return matches({"sub": subject.name.removeprefix("sub-")}, wanted)
+    def _wanted_subject(self) -> dict[str, str]:
+        return {k: str(v) for k, v in self.dataset.entities.items() if k == "sub"}
 
-    def _others(self, place: Path, folders: Iterable[str]) -> None:
+    def _other_folders(self, parent: Path, names: Iterable[str]) -> None:
         """Report the scans in folders of a subject or session that are neither func nor sessions."""
-        for folder in sorted(folders):
-            if folder != "func" and not folder.startswith("ses-"):
-                self.beside_func(place / folder)
-                self.elsewhere(place / folder)
+        for name in sorted(names):
+            if name != "func" and not name.startswith("ses-"):
+                self.outside_func(parent / name)
+                self.func_below(parent / name)
 
-    def elsewhere(self, folder: Path) -> None:
-        """Report the scans of a folder that is called otherwise than BIDS calls subjects and sessions."""
-        for place in (folder, *_sessions(folder, self.tree)):
-            if "func" in self.tree.folder(place).folders:
-                self.beside_func(place / "func")
+    def func_below(self, folder: Path) -> None:
+        """Report the scans in the func folders of a folder that is no subject or session by its name."""
+        for parent in (folder, *sessions(folder, self.tree)):
+            if "func" in self.tree.folder(parent).folders:
+                self.outside_func(parent / "func")
 
-    def beside_func(self, folder: Path) -> None:
-        """Report the scans that lie in a folder where BIDS has none."""
+    def outside_func(self, folder: Path) -> None:
+        """Report the scans of a folder in which BIDS has none."""
         for file, extension in self._images(folder):
-            suffix = take_apart(file, extension).suffix
+            suffix = split_name(file, extension).suffix
             is_series = suffix.lower().startswith("bold") or (suffix and suffix in self.suffixes)
             if is_series and suffix not in NO_SERIES:
                 self._misfit(folder, file, "misplaced", MISPLACED)
 
-    def _func(self, folder: Path) -> None:
+    def _sort(self, folder: Path) -> None:
         """Sort the files of a folder of functional images."""
         below, others, scanned = self._below(folder), [], set()
         for file, extension in self._images(folder):
             name = parse_name(file)
-            if name and name[1:] in self.series and problem(file, extension) is None:
-                self.found.append(Found(folder / file, f"{below}/{file}", name.entities))
-                scanned.add(_scan(name))
+            if name and name[1:] in self.series and name_problem(file, extension) is None:
+                self.scans.append(Scan(folder / file, f"{below}/{file}", name.entities))
+                scanned.add(_scan_entities(name))
             else:
                 others.append((file, extension))
         for file in self._halves(folder):
             self._misfit(folder, file, "unreadable", from_pair(folder / file))
         for file, extension in others:
-            name = take_apart(file, extension)
+            name = split_name(file, extension)
             if name.suffix in NO_SERIES or self._is_derived(name, scanned):
                 continue
-            why = problem(file, extension) or f"'{name.suffix}' is no suffix of time series, as bold is"
-            self._misfit(folder, file, "no_name", f"{why}; {remedy(f'{below}/{file}', extension)}")
+            problem = (
+                name_problem(file, extension) or f"'{name.suffix}' is no suffix of time series, as bold is"
+            )
+            self._misfit(folder, file, "no_name", f"{problem}; {rename(f'{below}/{file}', extension)}")
 
-    def _is_derived(self, name: Name, scanned: set[Traits]) -> bool:
+    def _is_derived(self, name: FileName, scanned: set[EntitySet]) -> bool:
         """Tell a map of some other suffix that was made from a scan of the folder."""
-        plain = re.fullmatch("[A-Za-z0-9]+", name.suffix) and name.suffix.lower() not in self.suffixes
-        return bool(plain) and _scan(name) in scanned
+        is_plain = re.fullmatch("[A-Za-z0-9]+", name.suffix) and name.suffix.lower() not in self.suffixes
+        return bool(is_plain) and _scan_entities(name) in scanned
 
     def _images(self, folder: Path) -> Iterator[tuple[str, str]]:
-        """Yield the files of the wanted form and their extension, however it is written."""
+        """Yield the files of the wanted form and their extension in small letters."""
         for file in self.tree.folder(folder).files:
-            small = file.lower()
-            if small.endswith(self.ends) and not file.startswith(".") and is_of_form(small, self.form):
-                yield file, next(end for end in self.ends if small.endswith(end))
+            lower = file.lower()
+            if lower.endswith(self.ends) and not file.startswith(".") and is_of_form(lower, self.form):
+                yield file, next(end for end in self.ends if lower.endswith(end))
 
     def _halves(self, folder: Path) -> list[str]:
         """Return one file of each .hdr/.img pair that holds a series."""
@@ -155,16 +143,18 @@ class _Walk:
         return folder.relative_to(self.root).as_posix()
 
     def _no_scans(self, subject: Path) -> None:
-        """Say what a subject has instead of scans."""
+        """Remark what a subject has instead of scans, unless it cannot be read, which has its own line."""
         if any(folder.is_relative_to(subject) for folder in self.tree.unreadable):
-            return  # which is said already
-        inside, series = self.tree.folder(subject), f"*_bold{self.ends[0]}"
-        if not (inside.folders or inside.files):
+            return
+        content = self.tree.folder(subject)
+        if not (content.folders or content.files):
             detail = "the folder is empty: fetch it (datalad get), or remove it"
         else:
-            has = ", ".join(inside.folders[:4]) or "no folder"
             others = _other_forms(self.tree.folder(subject / "func").files)
-            detail = f"no {series} in func, there is {others or has}; add the scans, or remove the folder"
+            existing = others or ", ".join(content.folders[:4]) or "no folder"
+            detail = (
+                f"no *_bold{self.ends[0]} in func, there is {existing}; add the scans, or remove the folder"
+            )
         self.remarks.append(Rejection(self.dataset.name, self._below(subject), "no_scans", detail))
 
 
@@ -174,78 +164,69 @@ def _series(ends: tuple[str, ...]) -> set[tuple[str, str]]:
     Parcellated series are `bold` or `timeseries` (XCP-D), in a table `timeseries` alone; surfaces of fMRIPrep
     before 20.1 have no suffix.
     """
-    either = ("bold", "timeseries")
     suffixes = {
-        ".ptseries.nii": either,
-        ".dtseries.nii": either,
+        ".ptseries.nii": ("bold", "timeseries"),
+        ".dtseries.nii": ("bold", "timeseries"),
         ".func.gii": ("bold", ""),
-        ".tsv": either[1:],
+        ".tsv": ("timeseries",),
     }
     return {(suffix, end) for end in ends for suffix in suffixes.get(end, ("bold",))}
 
 
-def _scan(name: Name) -> Traits:
-    """Return what the files that were made from one scan share."""
-    return traits({k: v for k, v in name.entities.items() if k not in (*CHOICES, "hemi", "part")})
+def _scan_entities(name: FileName) -> EntitySet:
+    """Return the entities that all files made from one scan share."""
+    return entity_set(name.entities, without=(*CHOICES, "hemi", "part"))
 
 
-def _funcs(place: Path, tree: Tree) -> list[Path]:
-    """Return the folders of functional images of a subject or session; HALFpipe has one more a task."""
-    func = place / "func"
-    if "func" not in tree.folder(place).folders:
+def _func_folders(parent: Path, tree: Tree) -> list[Path]:
+    """Return the func folders of a subject or session; HALFpipe has one more for each task."""
+    func = parent / "func"
+    if "func" not in tree.folder(parent).folders:
         return []
     return [func, *(func / f for f in tree.folder(func).folders if f.startswith("task-"))]
 
 
-def _sessions(folder: Path, tree: Tree) -> list[Path]:
-    return [folder / f for f in tree.folder(folder).folders if f.startswith("ses-")]
+def _all_func_folders(root: Path, tree: Tree) -> Iterator[Path]:
+    for subject in (root / f for f in tree.folder(root).folders if f.startswith("sub-")):
+        for parent in (subject, *sessions(subject, tree)):
+            yield from _func_folders(parent, tree)
+
+
+# ---------------------------------------------------------------- no scan at all
+
+
+def _no_scan(search: _Search) -> UserError:
+    """Return the error of a tree without a scan that could be a run."""
+    root, tree = search.root, search.tree
+    if search.misfits:
+        first, n = search.misfits[0], len(search.misfits)
+        which = "the scan" if n == 1 else f"none of the {n} scans"
+        return UserError(f"{which} in {root} can be a run: {first.source}: {first.detail}")
+    others = _other_forms([file for f in _all_func_folders(root, tree) for file in tree.folder(f).files])
+    hint = f"there are {others}: choose features to fit, or root" if others else _where_else(root, tree)
+    return UserError(f"no *_bold{search.ends[0]} in {root}/sub-*/[ses-*/]func; {hint}")
 
 
 def _other_forms(files: list[str]) -> str:
     """Name the time series of other forms."""
-    return ", ".join(
-        sorted({f"*_bold.{f.partition('_bold.')[2]}" for f in files if "_bold." in f} - {"*_bold.json"})
-    )
-
-
-# ---------------------------------------------------------------- nothing that can be read
-
-
-def _nothing(dataset: DatasetConfig, root: Path, walk: _Walk, tree: Tree) -> UserError:
-    """Return the error of a tree without a scan that could be a run."""
-    if walk.misfits:
-        first, n = walk.misfits[0], len(walk.misfits)
-        return UserError(
-            f"data set '{dataset.name}': {'the scan' if n == 1 else f'none of the {n} scans'} in {root} "
-            f"can be a run: {first.source}: {first.detail}"
-        )
-    files = [file for f in _func_folders(root, tree) for file in tree.folder(f).files]
-    others = _other_forms(files)
-    hint = f"; there are {others}: choose features to fit, or root" if others else _where_else(root, tree)
-    return UserError(f"data set '{dataset.name}': no *_bold{walk.ends[0]} in {root}/sub-*/[ses-*/]func{hint}")
-
-
-def _func_folders(root: Path, tree: Tree) -> Iterator[Path]:
-    for subject in (root / f for f in tree.folder(root).folders if f.startswith("sub-")):
-        for place in (subject, *_sessions(subject, tree)):
-            yield from _funcs(place, tree)
+    kinds = {f"*_bold.{f.partition('_bold.')[2]}" for f in files if "_bold." in f}
+    return ", ".join(sorted(kinds - {"*_bold.json"}))
 
 
 def _where_else(root: Path, tree: Tree) -> str:
     """Say where subjects are, if not in the root."""
-    here = tree.folder(root)
-    subjects = [tree.folder(root / f) for f in here.folders if f.startswith("sub-")]
+    folders = tree.folder(root).folders
+    subjects = [tree.folder(root / f) for f in folders if f.startswith("sub-")]
     if subjects and not any(s.folders or s.files for s in subjects):
-        return "; the folders of its subjects are empty: fetch them (datalad get)"
+        return "the folders of its subjects are empty: fetch them (datalad get)"
     if subjects:
-        return "; its subjects have no functional images, is there a folder of derivatives?"
-    candidates = [root / f for f in here.folders]
-    candidates += [root / "derivatives" / f for f in tree.folder(root / "derivatives").folders]
-    candidates.append(root.parent)
-    for folder in candidates:
+        return "its subjects have no functional images, is there a folder of derivatives?"
+    derivatives = root / "derivatives"
+    candidates = [root / f for f in folders] + [derivatives / f for f in tree.folder(derivatives).folders]
+    for folder in (*candidates, root.parent):
         if any(f.startswith("sub-") for f in tree.folder(folder).folders):
-            return f"; there are subjects in {folder}: set root to it"
-    return "; root must be the folder that holds sub-*"
+            return f"there are subjects in {folder}: set root to it"
+    return "root must be the folder that holds sub-*"
 
 
 # ---------------------------------------------------------------- events
@@ -253,31 +234,30 @@ def _where_else(root: Path, tree: Tree) -> str:
 
 def _unused_events(dataset: str, root: Path, tree: Tree) -> list[Rejection]:
     """Report the events files that apply to no scan, of whatever form."""
-    funcs = list(_func_folders(root, tree))
-    places = {level for func in funcs for level in levels(func, root)}
-    there = {
-        place: {c.file for c in tree.folder(place).having("events", ".tsv") if not c.file.startswith(".")}
-        for place in places
+    funcs = list(_all_func_folders(root, tree))
+    unused = {
+        level: {f.file for f in tree.folder(level).having("events", ".tsv") if not f.file.startswith(".")}
+        for level in {level for func in funcs for level in levels(func, root)}
     }
-    if not any(there.values()):
+    if not any(unused.values()):
         return []
     for func in funcs:
-        chain = [level for level in levels(func, root) if there[level]]
-        for scan in _scans_of_any_form(tree.folder(func).files) if chain else ():
-            for level in chain:
-                there[level] -= set(tree.folder(level).applying_to(scan, "events", ".tsv"))
+        with_events = [level for level in levels(func, root) if unused[level]]
+        for scan in _scans_of_any_form(tree.folder(func).files) if with_events else ():
+            for level in with_events:
+                unused[level] -= set(tree.folder(level).applying_to(scan, "events", ".tsv"))
     detail = "these events apply to no scan; call them as their scan is called, or remove them"
     return [
-        Rejection(dataset, (place / file).relative_to(root).as_posix(), "unused_events", detail)
-        for place, files in there.items()
+        Rejection(dataset, (level / file).relative_to(root).as_posix(), "unused_events", detail)
+        for level, files in unused.items()
         for file in files
     ]
 
 
-def _scans_of_any_form(files: list[str]) -> Iterator[Traits]:
+def _scans_of_any_form(files: list[str]) -> Iterator[EntitySet]:
     for file in files:
         end = next((e for e in _IMAGES if file.lower().endswith(e)), None)
         if end is not None:
-            name = take_apart(file, end)
+            name = split_name(file, end)
             if name.suffix not in NO_SERIES or name.suffix == "cbv":
-                yield traits(name.entities)
+                yield entity_set(name.entities)

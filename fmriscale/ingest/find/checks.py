@@ -1,4 +1,4 @@
-"""What is wrong in the description of a data set whatever its files hold."""
+"""Mistakes in the settings of a data set, whatever its files hold."""
 
 import difflib
 import os
@@ -10,6 +10,7 @@ from fmriscale.common.errors import UserError
 from fmriscale.common.files import expand
 from fmriscale.config import DatasetConfig
 from fmriscale.ingest.find.archives import is_template, template_fields
+from fmriscale.ingest.find.forms import form_of
 from fmriscale.ingest.find.names import ENTITY_ORDER, LONG_NAMES, RENDERING
 from fmriscale.ingest.read.mirror import local_path, mirror_of
 
@@ -28,55 +29,36 @@ _FEATURES = {
     "gifti": "labels_gii",
     "array": "columns",
 }
-_FULL_NAMES = LONG_NAMES | {
-    "acquisition": "acq",
-    "direction": "dir",
-    "resolution": "res",
-    "density": "den",
-    "description": "desc",
-}
-
-
-def form_of(dataset: DatasetConfig) -> str:
-    """Return what a run's file is, as the features demand: nifti, cifti, gifti or array."""
-    features = dataset.features
-    if features.columns is not None or (features.parcels or "").endswith(".tsv"):
-        return "array"
-    if features.labels_gii is not None:
-        return "gifti"
-    grayordinates = features.structures is not None or features.parcels is not None
-    return "cifti" if grayordinates or (features.labels_img or "").endswith(".dlabel.nii") else "nifti"
+_FULL_NAMES = LONG_NAMES | {"acquisition": "acq", "direction": "dir", "resolution": "res", "density": "den"}
+_FULL_NAMES["description"] = "desc"
 
 
 def check_dataset(dataset: DatasetConfig) -> Path:
-    """Refuse settings that contradict each other or name what does not exist."""
-    where = f"data set '{dataset.name}'"
-    if problems := setting_mistakes(dataset):
-        raise UserError("\n".join(f"{where}: {problem}" for problem in problems))
+    """Refuse settings that contradict each other or name what does not exist; return the root."""
+    if mistakes := setting_mistakes(dataset):
+        raise UserError("\n".join(mistakes))
     if dataset.affine_from is not None:
         from fmriscale.ingest.read.nifti import read_grid  # nibabel only where an image is read
 
         read_grid(expand(dataset.affine_from))
     root = local_path(dataset.root).absolute()
-    if (there := mirror_of(root)) and not there.entries(""):
-        raise UserError(
-            f"{where}: nothing is at {there.shown(root)}; set root to the folder that holds the data"
-        )
+    if (mirror := mirror_of(root)) and not mirror.entries(""):
+        raise UserError(f"nothing is at {mirror.shown(root)}; set root to the folder that holds the data")
     try:
         os.scandir(root).close()
     except FileNotFoundError as error:
-        raise UserError(f"{where}: {root} is no folder; set root") from error
+        raise UserError(f"{root} is no folder; set root") from error
     except NotADirectoryError as error:
-        raise UserError(f"{where}: {root} is a file; set root to the folder that holds the data") from error
+        raise UserError(f"{root} is a file; set root to the folder that holds the data") from error
     except OSError as error:
-        raise UserError(f"{where}: {root} cannot be read ({error.strerror}); mend its permissions") from error
+        raise UserError(f"{root} cannot be read ({error.strerror}); mend its permissions") from error
     return root
 
 
 def setting_mistakes(dataset: DatasetConfig) -> list[str]:
     """Return what is wrong with the settings whatever lies on disk, each beginning with its key."""
-    looked = (_form, _unused, _entities, _pattern, _events, _variable)
-    return [problem for look in looked if (problem := look(dataset)) is not None]
+    checks = (_form, _unused, _entities, _pattern, _events, _variable)
+    return [mistake for check in checks if (mistake := check(dataset)) is not None]
 
 
 def _form(dataset: DatasetConfig) -> str | None:
@@ -112,9 +94,9 @@ def _entities(dataset: DatasetConfig) -> str | None:
         if key == "hemi":
             return "entities: a run needs both hemispheres; remove hemi"
         if key not in known:
-            near = _FULL_NAMES.get(key) or next(iter(difflib.get_close_matches(key, known, n=1)), None)
-            meant = f"; did you mean '{near}'?" if near else f"; known are {', '.join(known)}"
-            return f"entities: '{key}' is no BIDS entity{meant}"
+            similar = _FULL_NAMES.get(key) or next(iter(difflib.get_close_matches(key, known, n=1)), None)
+            hint = f"; did you mean '{similar}'?" if similar else f"; known are {', '.join(known)}"
+            return f"entities: '{key}' is no BIDS entity{hint}"
     return None
 
 
@@ -133,23 +115,20 @@ def _pattern(dataset: DatasetConfig) -> str | None:
 def _events(dataset: DatasetConfig) -> str | None:
     known = {"root", "dir", "stem", "array", *LONG_NAMES, *ENTITY_ORDER, *RENDERING} - {"sub", "ses"}
     try:
-        fields = [
-            f for _, f, _, _ in string.Formatter().parse(str(expand(dataset.events or ""))) if f is not None
-        ]
+        parts = list(string.Formatter().parse(str(expand(dataset.events or ""))))
     except ValueError as error:
         return f"events: '{dataset.events}' is no template ({error})"
-    unknown = [f for f in fields if f not in known]
+    unknown = [field for _, field, _, _ in parts if field is not None and field not in known]
     return f"events: no run has {{{unknown[0]}}}; use {', '.join(sorted(known))}" if unknown else None
 
 
 def _variable(dataset: DatasetConfig) -> str | None:
     """Check the template of a file that holds many runs."""
-    if not is_template(dataset.variable):
+    if dataset.variable is None or not is_template(dataset.variable):
         return None
     known = (*LONG_NAMES, *ENTITY_ORDER, *RENDERING)
     try:
-        fields = template_fields(dataset.variable or "")
+        unknown = [field for field in template_fields(dataset.variable) if field not in known]
     except ValueError as error:
         return f"variable: '{dataset.variable}' is no template ({error}); write e.g. '{{subject}}/timeseries'"
-    unknown = [f for f in fields if f not in known]
     return f"variable: no field may be called '{{{unknown[0]}}}'; use {', '.join(known)}" if unknown else None

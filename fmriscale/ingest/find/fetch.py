@@ -1,4 +1,4 @@
-"""The files of a run that lies on a server are here while the run is read, and no longer."""
+"""Files on a server are copied to this machine while a run is read, and deleted afterwards."""
 
 import dataclasses
 import errno
@@ -32,11 +32,11 @@ class _Archive:
     """The archive that was fetched last: it holds many runs, which come one after the other."""
 
     def __init__(self) -> None:
-        self.stack, self.here = ExitStack(), dict[Path, Path]()
+        self.stack, self.copies = ExitStack(), dict[Path, Path]()
 
-    def leave(self) -> None:
+    def delete(self) -> None:
         """Delete it."""
-        self.here = {}
+        self.copies = {}
         self.stack.close()
 
 
@@ -44,34 +44,34 @@ _archive = _Archive()
 _failed: set[str] = set()
 
 
-def leave() -> None:
+def delete_archive() -> None:
     """Delete what this process keeps for the next run."""
-    _archive.leave()
+    _archive.delete()
 
 
 @contextmanager
 def fetched(run: "RunSource") -> Iterator["RunSource"]:
-    """Bring the files of a run from its server, and delete them afterwards; others are where they are."""
-    far = [file for file in dict.fromkeys(run.inputs()) if mirror_of(file)]
-    if run.path not in _archive.here:
-        _archive.leave()
-    if not far:
+    """Yield the run with local copies of its files on a server, which are deleted afterwards."""
+    remote = [file for file in dict.fromkeys(run.inputs()) if mirror_of(file)]
+    if run.path not in _archive.copies:
+        _archive.delete()
+    if not remote:
         yield run
         return
     with ExitStack() as stack:
-        if run.array is not None and run.path not in _archive.here:
-            _archive.here = _bring([run.path], _archive.stack)
+        if run.array is not None and run.path not in _archive.copies:
+            _archive.copies = _fetch_all([run.path], _archive.stack)
         described = [] if run.confounds is None else [run.confounds.with_suffix(".json")]  # CompCor's masks
-        far += [file for file in described if file.exists()]
-        here = _archive.here | _bring([file for file in far if file not in _archive.here], stack)
-        yield _moved(run, here)
+        remote += [file for file in described if file.exists()]
+        copies = _fetch_all([file for file in remote if file not in _archive.copies], stack)
+        yield _with_copies(run, _archive.copies | copies)
 
 
 @contextmanager
 def present(path: Path) -> Iterator[Path]:
-    """Bring a single file; raises as `fetched`."""
+    """Fetch a single file; raises as `fetched`."""
     with ExitStack() as stack:
-        yield _bring([path], stack)[path] if mirror_of(path) else path
+        yield _fetch_all([path], stack)[path] if mirror_of(path) else path
 
 
 def readable(path: Path) -> Path:
@@ -83,39 +83,38 @@ def readable(path: Path) -> Path:
         mirror.renew(path.parent)
     if is_placeholder(path):
         try:
-            with present(path) as here:
+            with present(path) as copy:
                 status = path.stat()
-                os.utime(here, ns=(status.st_mtime_ns, status.st_mtime_ns))
-                here.replace(path)
+                os.utime(copy, ns=(status.st_mtime_ns, status.st_mtime_ns))
+                copy.replace(path)
         except Rejected as why:
             raise UserError(why.detail) from None
     return path
 
 
-def _moved(run: "RunSource", here: dict[Path, Path]) -> "RunSource":
-    """Return a run whose files are others."""
+def _with_copies(run: "RunSource", copies: dict[Path, Path]) -> "RunSource":
+    """Return a run whose files are local copies."""
     changes: dict[str, Any] = {}
     for field in dataclasses.fields(run):
         value = getattr(run, field.name)
         if isinstance(value, Path):
-            changes[field.name] = here.get(value, value)
+            changes[field.name] = copies.get(value, value)
         elif isinstance(value, tuple):
-            changes[field.name] = tuple(here.get(v, v) if isinstance(v, Path) else v for v in value)
+            changes[field.name] = tuple(copies.get(v, v) if isinstance(v, Path) else v for v in value)
     return dataclasses.replace(run, **changes)
 
 
-def _bring(files: Iterable[Path], stack: ExitStack) -> dict[Path, Path]:
+def _fetch_all(files: Iterable[Path], stack: ExitStack) -> dict[Path, Path]:
     """Fetch files into a scratch folder of this process; the stack empties it."""
     sources = sources_folder()
     try:
         folder = stack.enter_context(scratch_folder())
-        here = {file: folder / file.relative_to(sources) for file in files}
-        with ThreadPoolExecutor(_THREADS) as pool:
-            list(pool.map(_fetch, here.keys(), here.values()))
-        return here
+        copies = {file: folder / file.relative_to(sources) for file in files}
+        with ThreadPoolExecutor(_THREADS) as threads:
+            list(threads.map(_fetch, copies.keys(), copies.values()))
+        return copies
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        remedy = "free some" if full else "mend that"
+        remedy = "free some" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "mend that"
         raise NoRoom(
             f"{sources}: {error.strerror}; {remedy}, or put the cache elsewhere (FMRISCALE_CACHE), then run "
             "this again: what is finished is kept"
@@ -123,22 +122,20 @@ def _bring(files: Iterable[Path], stack: ExitStack) -> dict[Path, Path]:
 
 
 def _fetch(file: Path, to: Path) -> None:
-    """Fetch one file."""
     mirror = mirror_of(file)
     assert isinstance(mirror, Mirror)
-    at = mirror.shown(file)
-    backoff = Backoff(at, AFTER_A_FAILURE if mirror.url in _failed else transfer.GIVE_UP_AFTER)
+    url = mirror.shown(file)
+    backoff = Backoff(url, AFTER_A_FAILURE if mirror.url in _failed else transfer.GIVE_UP_AFTER)
     to.parent.mkdir(parents=True, exist_ok=True)
     with to.open("w+b") as part:
         try:
             fetch_file(mirror.source, mirror.name(file), part, backoff)
         except FileNotFoundError:
-            gone = "was there when the data set was listed, and is gone; put it back"
-            raise Rejected("vanished", f"{at}: {gone}") from None
+            detail = f"{url}: was there when the data set was listed, and is gone; put it back"
+            raise Rejected("vanished", detail) from None
         except PermissionError as error:
-            raise Rejected(
-                "unreachable", f"{at}: the server refuses it ({error}); check your access"
-            ) from None
+            detail = f"{url}: the server refuses it ({error}); check your access"
+            raise Rejected("unreachable", detail) from None
         except DamageError as error:
             _failed.add(mirror.url)
             raise Rejected("unreachable", str(error)) from None

@@ -13,13 +13,15 @@ nothing does. A folder is a run if its name says the direction of phase encoding
 
 import re
 from pathlib import Path
+from typing import Any
 
 from fmriscale.common.errors import UserError
 from fmriscale.common.quarantine import Rejection
 from fmriscale.config import DatasetConfig
-from fmriscale.ingest.find.choice import Found, Listing
-from fmriscale.ingest.find.layouts import file_ends
-from fmriscale.ingest.find.names import Tree, parse_name
+from fmriscale.ingest.find.choice import Listing, Scan
+from fmriscale.ingest.find.forms import file_ends
+from fmriscale.ingest.find.names import parse_name
+from fmriscale.ingest.find.tree import Tree
 
 RESULTS = Path("MNINonLinear/Results")
 
@@ -28,41 +30,37 @@ _VISIT = re.compile(r"(?P<sub>.+)_(?P<ses>V\d+\w*)_MR")
 _CLEANING = r"((?:_(?:hp[0-9a-z]+|clean|rclean|tclean))*)"
 
 
-def find_hcp(dataset: DatasetConfig, root: Path, tree: Tree, form: str) -> Listing:
+def find_hcp(dataset: DatasetConfig, root: Path, tree: Tree) -> Listing:
     """List the time series of every run of every subject below root, and subjects that were not fetched."""
-    ends = file_ends(dataset, form)
-    found, runs, others = [], set(), set()
+    ends = file_ends(dataset)
+    scans, runs, joined = [], set(), set()
     for subject in tree.folder(root).folders:
         results = root / subject / RESULTS
         for run in tree.folder(results).folders:
             entities = run_entities(run)
             if entities is None and dataset.name_pattern is None:
-                others.add(run)
+                joined.add(run)
                 continue
             runs.add(run)
+            own = subject_entities(subject) | (entities or {})
             for file in tree.folder(results / run).files:
                 desc = _processing(file, run, ends)
                 if desc is not None:
-                    own = subject_entities(subject) | (entities or {}) | ({"desc": desc} if desc else {})
                     source = (Path(subject) / RESULTS / run / file).as_posix()
-                    found.append(Found(results / run / file, source, own))
-    if not found:
+                    scans.append(Scan(results / run / file, source, own | ({"desc": desc} if desc else {})))
+    if not scans:
         hint = "root must be the folder that holds the subjects"
         if runs:
-            hint = f"there are {_some(runs)}: choose features to fit"
-        elif others:
-            hint = f"there are {_some(others)}, none named like rfMRI_REST1_LR: set name_pattern"
-        raise UserError(
-            f"data set '{dataset.name}': no run with *{ends[0]} in {root}/*/{RESULTS.as_posix()}; {hint}"
-        )
-    subjects = {f: tree.folder(root / f) for f in tree.folder(root).folders}
-    empty = [f for f, inside in subjects.items() if not (inside.folders or inside.files)]
-    told = "the folder is empty: fetch it (datalad get), or remove it"
-    return Listing(found, remarks=[Rejection(dataset.name, folder, "no_scans", told) for folder in empty])
-
-
-def _some(folders: set[str]) -> str:
-    return ", ".join(sorted(folders)[:8])
+            hint = f"there are {', '.join(sorted(runs)[:8])}: choose features to fit"
+        elif joined:
+            hint = (
+                f"there are {', '.join(sorted(joined)[:8])}, none named like rfMRI_REST1_LR: set name_pattern"
+            )
+        raise UserError(f"no run with *{ends[0]} in {root}/*/{RESULTS.as_posix()}; {hint}")
+    subjects = {name: tree.folder(root / name) for name in tree.folder(root).folders}
+    empty = [name for name, content in subjects.items() if not (content.folders or content.files)]
+    detail = "the folder is empty: fetch it (datalad get), or remove it"
+    return Listing(scans, remarks=[Rejection(dataset.name, name, "no_scans", detail) for name in empty])
 
 
 def subject_entities(folder: str) -> dict[str, str]:
@@ -89,19 +87,14 @@ def _processing(file: str, run: str, ends: tuple[str, ...]) -> str | None:
     return None
 
 
-def brain_mask(tree: Tree, path: Path) -> Path | None:
-    """Return the brain mask beside a volume."""
-    names = [n for n in tree.folder(path.parent).files if re.fullmatch(r"brainmask_fs\..*nii\.gz", n)]
-    return path.parent / names[0] if names else None
-
-
-def motion_table(tree: Tree, path: Path) -> Path | None:
-    """Return the table of relative head motion, mm, one row a volume."""
-    name = "Movement_RelativeRMS.txt"
-    return path.parent / name if name in tree.folder(path.parent).files else None
-
-
-def ev_files(tree: Tree, path: Path) -> tuple[Path, ...]:
-    """Return the files of a task run's conditions; Sync.txt holds the start of the scan, no condition."""
-    folder = path.parent / "EVs"
-    return tuple(folder / n for n in tree.folder(folder).files if n.endswith(".txt") and n != "Sync.txt")
+def companions(tree: Tree, path: Path, form: str, with_evs: bool) -> dict[str, Any]:
+    """Return the brain mask of a volume, the table of head motion, and the events of a task run."""
+    files, folder = tree.folder(path.parent).files, path.parent
+    masks = [n for n in files if form == "nifti" and re.fullmatch(r"brainmask_fs\..*nii\.gz", n)]
+    motion = "Movement_RelativeRMS.txt"
+    evs = tree.folder(folder / "EVs").files if with_evs else []  # Sync.txt holds the start of the scan
+    return {
+        "brain_mask": folder / masks[0] if masks else None,
+        "motion": folder / motion if motion in files else None,
+        "evs": tuple(folder / "EVs" / n for n in evs if n.endswith(".txt") and n != "Sync.txt"),
+    }

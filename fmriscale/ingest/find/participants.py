@@ -1,17 +1,25 @@
-"""The participants table of a data set: who a run is of, its repetition time, and what else is kept."""
+"""The participants table of a data set: a run's subject, repetition time, group, and what else is kept."""
 
+import csv
+import dataclasses
 import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from fmriscale.common.errors import UserError
 from fmriscale.common.files import expand
 from fmriscale.common.quarantine import Rejected
-from fmriscale.config import DatasetConfig
+from fmriscale.config import CorpusConfig, DatasetConfig
+from fmriscale.corpus.people import groups_of
 from fmriscale.ingest.find.fetch import readable
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from fmriscale.ingest.find.sources import RunSource
 
 
 class Participant(NamedTuple):
@@ -22,106 +30,149 @@ class Participant(NamedTuple):
     """Repetition time, s; None where the cell is no number."""
     kept: dict[str, str]
     """Columns that the recipe keeps."""
-    written: str = ""
+    table_id: str = ""
     """The id as the table has it, where it is written otherwise than the run's."""
 
 
 class Participants:
     """The table, looked up by a run's identity or subject.
 
-    Parameters
-    ----------
-    dataset : DatasetConfig
-        Names the table and its columns.
-    root : Path
-        Of the data set.
-    labels : iterable of str
-        Identities and subjects of all runs: an id that lost its zeros is taken only where one label and one
-        row can be meant.
-
-    Raises
-    ------
-    UserError
-        The table is missing, lacks a column, or says different things of one run.
+    An id that lost its zeros is taken only where one of `labels` (identities and subjects of all runs) and
+    one row can be meant. UserError where the table is missing, lacks a column, or contradicts itself.
     """
 
     def __init__(self, dataset: DatasetConfig, root: Path, labels: Iterable[str]) -> None:
-        import pandas as pd
-
-        self.dataset, path = dataset, readable(expand(dataset.participants or "", relative_to=root))
-        try:
-            separator = "," if path.suffix == ".csv" else "\t"
-            with path.open(encoding="utf-8-sig", errors="replace") as text:  # one odd letter harms no label
-                table = pd.read_csv(text, sep=separator, dtype=str, keep_default_na=False, index_col=False)
-        except FileNotFoundError as error:
-            raise UserError(
-                f"data set '{dataset.name}': there is no {path}; set participants, a path below root"
-            ) from error
-        except (OSError, ValueError) as error:
-            raise UserError(f"data set '{dataset.name}': participants {path} is no table: {error}") from error
-        self.key, self.t_r = dataset.participants_key, dataset.participants_t_r
-        self.subject = dataset.participants_subject or self.key
-        self.kept = dataset.participants_columns
-        kept = [("columns", column) for column in self.kept]
-        for field, column in (("key", self.key), ("subject", self.subject), ("t_r", self.t_r), *kept):
+        self.dataset, self.subject = dataset, dataset.participants_subject or dataset.participants_key
+        path = readable(expand(dataset.participants or "", relative_to=root))
+        table = _read(path)
+        key, t_r, kept = dataset.participants_key, dataset.participants_t_r, dataset.participants_columns
+        settings = [("key", key), ("subject", self.subject), ("t_r", t_r), *(("columns", c) for c in kept)]
+        for field, column in settings:
             if column is not None and column not in table:
-                has = ", ".join(table.columns)
-                raise UserError(f"{path}: no column '{column}'; set participants_{field}, it has {has}")
-        self.rows: dict[str, tuple[str, str, dict[str, str]]] = {}
-        stated = table[self.t_r] if self.t_r is not None else [""] * len(table)
-        cells = [dict[str, str]() for _ in range(len(table))]
-        for column in self.kept:
-            for its, cell in zip(cells, table[column], strict=True):
-                its[column] = cell
-        for key, subject, t_r, its in zip(table[self.key], table[self.subject], stated, cells, strict=True):
-            told = subject, t_r, its
-            if self.rows.setdefault(key, told) != told:
+                existing = ", ".join(table.columns)
+                raise UserError(f"{path}: no column '{column}'; set participants_{field}, it has {existing}")
+        columns = [self.subject, *kept, *([t_r] if t_r is not None else [])]
+        self.rows: dict[str, dict[str, str]] = {}
+        for record in table.to_dict("records"):
+            row = {column: record[column] for column in columns}
+            if self.rows.setdefault(record[key], row) != row:
                 raise UserError(
-                    f"{path}: rows '{key}' in column {self.key} contradict each other; "
+                    f"{path}: rows '{record[key]}' in column {key} contradict each other; "
                     "correct them or set participants_key"
                 )
-        self._near = _by_sense(self.rows)
-        self._labels = _by_sense(label.removeprefix("sub-") for label in labels)
+        self._similar_rows = _by_person(self.rows)
+        self._similar_labels = _by_person(label.removeprefix("sub-") for label in labels)
 
     def look_up(self, identity: str, subject: str | None) -> Participant:
         """Return what the table says of a run."""
         exact = [identity, *([subject, f"sub-{subject}"] if subject else [])]
-        written = next((c for c in exact if c in self.rows), None)
-        if written is not None:
-            label, t_r, kept = self.rows[written]
-            return Participant(label.removeprefix("sub-"), _number(t_r), kept)
+        for label in exact:
+            if label in self.rows:
+                return self._participant(label)
         for label in dict.fromkeys((identity, subject or identity)):
-            near = self._near.get(_sense(label), set())
-            if len(near) == 1 == len(self._labels.get(_sense(label), set())):
-                (written,) = near
-                own, t_r, kept = self.rows[written]
-                own = label if self.subject == self.key else own
-                return Participant(own.removeprefix("sub-"), _number(t_r), kept, written)
-        looked = " or ".join(f"'{c}'" for c in dict.fromkeys(exact[:2]))
+            rows = self._similar_rows.get(_person(label), set())
+            if len(rows) == 1 == len(self._similar_labels.get(_person(label), set())):
+                (table_id,) = rows
+                participant = self._participant(table_id)._replace(table_id=table_id)
+                is_key = self.subject == self.dataset.participants_key
+                return participant._replace(subject=label.removeprefix("sub-")) if is_key else participant
+        labels = " or ".join(f"'{label}'" for label in dict.fromkeys(exact[:2]))
         ids = ", ".join([*self.rows][:8]) + (f" and {len(self.rows) - 8} more" if len(self.rows) > 8 else "")
         raise Rejected(
             "no_participant",
-            f"no row {looked} in column {self.key} of {self.dataset.participants}, which has "
-            f"{ids or 'no row'}; add it or set participants_key",
+            f"no row {labels} in column {self.dataset.participants_key} of {self.dataset.participants}, "
+            f"which has {ids or 'no row'}; add it or set participants_key",
         )
 
+    def _participant(self, table_id: str) -> Participant:
+        row, dataset = self.rows[table_id], self.dataset
+        try:
+            t_r = float(row[dataset.participants_t_r]) if dataset.participants_t_r is not None else None
+        except ValueError:
+            t_r = None
+        kept = {column: row[column] for column in dataset.participants_columns}
+        return Participant(row[self.subject].removeprefix("sub-"), t_r, kept)
 
-def _number(cell: str) -> float | None:
+
+def _read(path: Path) -> "pd.DataFrame":
+    """Read the table as text; a letter in another encoding harms no id."""
+    import pandas as pd
+
+    separator = "," if path.suffix == ".csv" else "\t"
     try:
-        return float(cell)
-    except ValueError:
-        return None
+        with path.open(encoding="utf-8-sig", errors="replace") as text:
+            return pd.read_csv(text, sep=separator, dtype=str, keep_default_na=False, index_col=False)
+    except FileNotFoundError as error:
+        raise UserError(f"there is no {path}; set participants, a path below root") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"participants {path} is no table: {error}") from error
 
 
-def _by_sense(labels: Iterable[str]) -> dict[str, set[str]]:
+def _by_person(labels: Iterable[str]) -> dict[str, set[str]]:
     """Group labels that may mean the same person."""
     groups: dict[str, set[str]] = defaultdict(set)
     for label in labels:
-        groups[_sense(label)].add(label)
+        groups[_person(label)].add(label)
     return groups
 
 
-def _sense(label: str) -> str:
-    """Return a label without what spreadsheets take and give: zeros before, `.0` after, sub-, capitals."""
+def _person(label: str) -> str:
+    """Return a label without what spreadsheets remove and add: leading zeros, `.0`, sub-, capitals."""
     bare = unicodedata.normalize("NFC", label).strip().casefold().removeprefix("sub-")
     return re.sub(r"\.0+$", "", bare).lstrip("0") if re.fullmatch(r"\d+(\.0+)?", bare) else bare
+
+
+# ---------------------------------------------------------------- groups of people (split.group)
+
+
+def datasets_with_groups(config: CorpusConfig) -> set[str]:
+    """Return the names of the data sets whose table has the column `split.group`; one must have it."""
+    column, columns = config.split.group, {d.name: _columns(d) for d in config.datasets}
+    names = {name for name, existing in columns.items() if column in existing}
+    if column is not None and not names:
+        tables = "; ".join(
+            f"{name} has {', '.join(existing)}" for name, existing in columns.items() if existing
+        )
+        raise UserError(
+            f"split.group: no participants table has a column '{column}': "
+            f"{tables or 'no data set has participants, the path of its table'}"
+        )
+    return names
+
+
+def with_group_column(dataset: DatasetConfig, column: str) -> DatasetConfig:
+    """Return the data set with the column among those that are kept."""
+    kept = dataset.participants_columns
+    return dataset if column in kept else dataclasses.replace(dataset, participants_columns=[*kept, column])
+
+
+def with_groups(runs: Iterable["RunSource"], dataset: DatasetConfig, column: str) -> list["RunSource"]:
+    """Give runs their group; the column stays among those kept only where the recipe names it."""
+    return [
+        dataclasses.replace(
+            run,
+            group=run.participant.get(column, ""),
+            participant={k: v for k, v in run.participant.items() if k in dataset.participants_columns},
+        )
+        for run in runs
+    ]
+
+
+def check_groups(config: CorpusConfig, runs: Iterable["RunSource"]) -> None:
+    """Refuse two groups of one person before anything is built."""
+    if config.split.group is not None:
+        people = {d.name: d.people or d.name for d in config.datasets}
+        named = ((people[run.dataset], run) for run in runs)
+        groups_of(((f"{p}/{run.entities['sub']}", p, run.group) for p, run in named), config.split.group)
+
+
+def _columns(dataset: DatasetConfig) -> list[str]:
+    """Return the columns of the participants table; none where `find_runs` will refuse it."""
+    if dataset.participants is None:
+        return []
+    path = expand(dataset.participants, relative_to=expand(dataset.root))
+    try:
+        with path.open(encoding="utf-8-sig", errors="replace", newline="") as text:
+            return next(csv.reader(text, delimiter="," if path.suffix == ".csv" else "\t"), [])
+    except OSError:
+        return []

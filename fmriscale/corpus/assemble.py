@@ -8,14 +8,22 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fmriscale.common.errors import UserError
 from fmriscale.common.files import printable
 from fmriscale.config import SplitConfig
-from fmriscale.corpus.manifest import QUARANTINE_COLUMNS, FeatureSpace, details_hash, segments_of
+from fmriscale.corpus.manifest import (
+    QUARANTINE_COLUMNS,
+    RUN_COLUMNS,
+    FeatureSpace,
+    details_hash,
+    segments_of,
+    split_of,
+)
 from fmriscale.corpus.writer import EncodedRun, npy_bytes
 
 if TYPE_CHECKING:
@@ -23,78 +31,126 @@ if TYPE_CHECKING:
 
 MEASURED = ("coverage", "mean_fd", "tsnr")
 """Figures of a run's quality that are columns of runs.tsv too."""
+NO_GROUP = ("", "n/a", "na", "nan", "none", "null")
+"""Cells, in small letters, that name no group."""
 
 
-def encode_run(
-    bold: np.ndarray,
-    mean: np.ndarray,
-    std: np.ndarray,
-    *,
-    key: str,
-    dataset: str,
-    entities: Mapping[str, str],
-    t_r: float,
-    space: str,
-    sample_mask: Sequence[int] | None,
-    events: Sequence[Mapping[str, Any]],
-    source: str,
-    source_sha256: str,
-    quality: Mapping[str, Any],
-    denoise: Mapping[str, Any],
-    further: Mapping[str, Any] | None = None,
-) -> EncodedRun:
-    """Turn a run into the members of its shard and its line of runs.tsv."""
-    n_volumes, n_features = bold.shape
-    source, entities = printable(source), {name: printable(label) for name, label in entities.items()}
-    known = {"coverage": None, "mean_fd": None, "tsnr": None, **quality}
-    known["n_censored"] = 0 if sample_mask is None else n_volumes - len(sample_mask)
-    named = {
-        "dataset": dataset,
-        "subject": entities["sub"],
-        "session": entities.get("ses", ""),
-        "task": entities.get("task", ""),
-        "run": entities.get("run", ""),
-    }
-    record = {
-        **named,
-        "entities": dict(entities),
-        "t_r": t_r,
-        "n_volumes": n_volumes,
-        "space": space,
-        "sample_mask": None if sample_mask is None else list(sample_mask),
-        "events": [dict(event) for event in events],
-        "source": source,
-        "source_sha256": source_sha256,
-        "quality": known,
-        "denoise": dict(denoise),
-        **{name: value for name, value in (further or {}).items() if value is not None},
-    }
-    members = {
-        "bold.npy": npy_bytes(bold.astype("<f2", copy=False)),
-        "json": (json.dumps(record, sort_keys=True, allow_nan=False) + "\n").encode(),
-        "mean.npy": npy_bytes(mean.astype("<f4")),
-        "std.npy": npy_bytes(std.astype("<f4")),
-    }
-    row = {
-        "key": key,
-        **named,
-        "t_r": t_r,
-        "space": space,
-        "segments": segments_of(sample_mask, n_volumes),
-        **{figure: known[figure] for figure in (*MEASURED, "n_censored")},
-        "source": source,
-        "source_sha256": source_sha256,
-        "n_volumes": n_volumes,
-        "n_features": n_features,
-        "sha256": hashlib.sha256(members["bold.npy"]).hexdigest(),
-        "details": details_hash(members),
-    }
-    return EncodedRun(key, row, members)
+@dataclass(frozen=True)
+class RunRecord:
+    """A run before it is encoded: its signals, and what is known of it."""
+
+    bold: np.ndarray
+    """float16 [T, V], standardised."""
+    mean: np.ndarray
+    """[V]; undoes the standardisation, together with std."""
+    std: np.ndarray
+    key: str
+    dataset: str
+    entities: Mapping[str, str]
+    t_r: float
+    space: str
+    sample_mask: Sequence[int] | None
+    events: Sequence[Mapping[str, Any]]
+    source: str
+    source_sha256: str
+    quality: Mapping[str, Any]
+    denoise: Mapping[str, Any]
+    further: Mapping[str, Any] = field(default_factory=dict)
+    """Kept in the run's JSON beside the rest, where it is not None."""
+
+    def encode(self) -> EncodedRun:
+        """Return the members of the run in its shard, and its line of runs.tsv."""
+        n_volumes, n_features = self.bold.shape
+        source = printable(self.source)
+        entities = {name: printable(label) for name, label in self.entities.items()}
+        quality = {**dict.fromkeys(MEASURED), **self.quality}
+        quality["n_censored"] = 0 if self.sample_mask is None else n_volumes - len(self.sample_mask)
+        labels = {
+            "dataset": self.dataset,
+            "subject": entities["sub"],
+            "session": entities.get("ses", ""),
+            "task": entities.get("task", ""),
+            "run": entities.get("run", ""),
+        }
+        record = {
+            **labels,
+            "entities": entities,
+            "t_r": self.t_r,
+            "n_volumes": n_volumes,
+            "space": self.space,
+            "sample_mask": None if self.sample_mask is None else list(self.sample_mask),
+            "events": [dict(event) for event in self.events],
+            "source": source,
+            "source_sha256": self.source_sha256,
+            "quality": quality,
+            "denoise": dict(self.denoise),
+            **{name: value for name, value in self.further.items() if value is not None},
+        }
+        members = {
+            "bold.npy": npy_bytes(self.bold.astype("<f2", copy=False)),
+            "json": (json.dumps(record, sort_keys=True, allow_nan=False) + "\n").encode(),
+            "mean.npy": npy_bytes(self.mean.astype("<f4")),
+            "std.npy": npy_bytes(self.std.astype("<f4")),
+        }
+        row = {
+            "key": self.key,
+            **labels,
+            "t_r": self.t_r,
+            "space": self.space,
+            "segments": segments_of(self.sample_mask, n_volumes),
+            **{name: quality[name] for name in (*MEASURED, "n_censored")},
+            "source": source,
+            "source_sha256": self.source_sha256,
+            "n_volumes": n_volumes,
+            "n_features": n_features,
+            "sha256": hashlib.sha256(members["bold.npy"]).hexdigest(),
+            "details": details_hash(members),
+        }
+        return EncodedRun(self.key, row, members)
+
+
+def run_table(
+    rows: Iterable[Mapping[str, Any]],
+    people: Mapping[str, str],
+    split: SplitConfig,
+    groups: Mapping[str, Any] | None = None,
+) -> pd.DataFrame:
+    """Return runs.tsv: the line of every run, with its person, that person's group, and the split.
+
+    `people` has the name space of each data set's subjects, `groups` the cell of `split.group` by run.
+    """
+    import pandas as pd  # not where runs are encoded
+
+    table = [{**row, "person": f"{people[row['dataset']]}/{row['subject']}"} for row in rows]
+    columns, group_of = list(RUN_COLUMNS), {row["person"]: row["person"] for row in table}
+    if split.group is not None:
+        cells = ((row["person"], people[row["dataset"]], (groups or {}).get(row["key"])) for row in table)
+        columns, group_of = [*columns, "group"], group_of | groups_of(cells, split.group)
+    for row in table:
+        row["group"] = group_of[row["person"]]
+        row["split"] = split_of(row["group"], split)
+    return pd.DataFrame(table, columns=columns)
+
+
+def groups_of(cells: Iterable[tuple[str, str, Any]], column: str) -> dict[str, str]:
+    """Return the groups of the people who have one, as `<people>/<group>`; cells: person, people, group."""
+    groups: dict[str, str] = {}
+    for person, people, cell in cells:
+        label = "" if cell is None else str(cell).strip()
+        if label.lower() in NO_GROUP:
+            continue
+        group = f"{people}/{label}"
+        if groups.setdefault(person, group) != group:
+            both = " and ".join(sorted({groups[person].split("/", 1)[1], label}))
+            raise UserError(
+                f"split.group: column {column} gives two groups to {person}: {both}; give one to each person"
+            )
+    return groups
 
 
 def quarantine_table(rows: Iterable[Mapping[str, str]]) -> pd.DataFrame:
     """Return quarantine.tsv, sorted."""
-    import pandas as pd  # not where runs are encoded
+    import pandas as pd
 
     rows = [{column: printable(str(cell)) for column, cell in row.items()} for row in rows]
     return pd.DataFrame(rows, columns=QUARANTINE_COLUMNS).sort_values(QUARANTINE_COLUMNS)
@@ -110,16 +166,20 @@ def corpus_json(
     quarantine: pd.DataFrame,
 ) -> dict[str, Any]:
     """Return the content of corpus.json, but for what `render_manifest` adds."""
+    entries = {}
+    for name, settings in datasets.items():
+        of_set = runs.loc[runs.dataset == name]
+        entries[name] = {
+            **settings,
+            "t_r": sorted({float(t) for t in of_set.t_r}),
+            "n_runs": len(of_set),
+            "n_subjects": int(of_set.subject.nunique()),
+            "hours": _hours(of_set),
+            "n_quarantined": int((quarantine.dataset == name).sum()),
+        }
     return {
         "spaces": {space.name: space.to_dict() for space in sorted(spaces, key=lambda space: space.name)},
-        "datasets": {
-            name: {
-                **asked,
-                **_found(runs.loc[runs.dataset == name]),
-                "n_quarantined": _count(quarantine, name),
-            }
-            for name, asked in datasets.items()
-        },
+        "datasets": entries,
         "split": {name: value for name, value in asdict(split).items() if value is not None},
         "shards": list(shards),
         "totals": {
@@ -132,20 +192,6 @@ def corpus_json(
         },
         "software": dict(software),
     }
-
-
-def _found(runs: pd.DataFrame) -> dict[str, Any]:
-    """Return what is known of a data set from its runs."""
-    return {
-        "t_r": sorted({float(t) for t in runs.t_r}),
-        "n_runs": len(runs),
-        "n_subjects": int(runs.subject.nunique()),
-        "hours": _hours(runs),
-    }
-
-
-def _count(quarantine: pd.DataFrame, dataset: str) -> int:
-    return int((quarantine.dataset == dataset).sum())
 
 
 def _hours(runs: pd.DataFrame) -> float:

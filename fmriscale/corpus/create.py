@@ -17,11 +17,10 @@ from fmriscale.common.files import expand, fsync_folder, writing_to
 from fmriscale.common.version import __version__
 from fmriscale.config import SplitConfig
 from fmriscale.config.corpus import MAX_T_R, MIN_T_R
-from fmriscale.corpus.assemble import corpus_json, encode_run, quarantine_table
+from fmriscale.corpus.assemble import RunRecord, corpus_json, quarantine_table, run_table
 from fmriscale.corpus.manifest import FeatureSpace, write_manifest
-from fmriscale.corpus.people import run_table
 from fmriscale.corpus.signals import plain, standardised
-from fmriscale.corpus.writer import MAX_KEY, ShardWriter
+from fmriscale.corpus.writer import MAX_KEY, EncodedRun, ShardWriter
 
 NAME = re.compile("[a-z0-9][a-z0-9_]*")
 LABEL = re.compile("[A-Za-z0-9]+")
@@ -73,14 +72,14 @@ class CorpusWriter:
             raise UserError(f"shard_mb is {shard_mb}; give 1 or more, MiB")
         self.folder, self.split = expand(folder), split or SplitConfig()
         self._limit = shard_mb * 2**20
-        ours = {"fmriscale": __version__, "numpy": importlib.metadata.version("numpy")}
-        self._software = dict(ours if software is None else software)
+        versions = {"fmriscale": __version__, "numpy": importlib.metadata.version("numpy")}
+        self._software = dict(versions if software is None else software)
         self._staging = self.folder.with_name(f".{self.folder.name}.{os.getpid()}.tmp")
         self._open: dict[str, ShardWriter] = {}
         self._n_shards: dict[str, int] = {}
         self._spaces: dict[str, FeatureSpace] = {}
         self._space_of: dict[str, str] = {}
-        self._asked: dict[str, dict[str, Any]] = {}
+        self._settings: dict[str, dict[str, Any]] = {}
         self._keys: set[str] = set()
         self._rows: list[dict[str, Any]] = []
         self._shards: list[dict[str, Any]] = []
@@ -137,7 +136,7 @@ class CorpusWriter:
             Limits that runs were held to, and what was done to the signals of all of them.
         """
         self._check_name("data set", dataset)
-        self._asked[dataset] = {
+        self._settings[dataset] = {
             "kind": kind,
             "people": people or dataset,
             "weight": weight,
@@ -221,26 +220,18 @@ class CorpusWriter:
             raise UserError(
                 "a CorpusWriter is used in a with block: with CorpusWriter(folder) as corpus: ..."
             )
-        given = {"sub": subject, "ses": session, "task": task, "run": run}
-        entities = {entity: _label(dataset, entity, label) for entity, label in given.items() if label != ""}
+        labels = {"sub": subject, "ses": session, "task": task, "run": run}
+        entities = {entity: _label(dataset, entity, label) for entity, label in labels.items() if label != ""}
         stem = "_".join(f"{entity}-{label}" for entity, label in entities.items())
         key = f"{dataset}_{stem}"
-        self._check_name("data set", dataset)
-        if "sub" not in entities:
-            raise UserError(f"{key}: subject is empty; give its label")
-        if len(key) > MAX_KEY:
-            raise UserError(f"{key}: has {len(key)} characters, {MAX_KEY} fit; give shorter labels")
-        if key in self._keys:
-            raise UserError(
-                f"{key}: is added already; give runs of one person different task, session or run"
-            )
+        self._check_key(key, dataset, entities)
         if not MIN_T_R <= t_r <= MAX_T_R:
             raise UserError(f"{key}: t_r of {t_r:g} s is implausible; give seconds")
         signals = standardised(key, bold, sample_mask, missing_features, mean, std)
         n_volumes, n_features = signals.bold.shape
-        place = FeatureSpace(space, n_features) if isinstance(space, str) else space
-        self._check_space(key, dataset, place, n_features)
-        encoded = encode_run(
+        known_space = FeatureSpace(space, n_features) if isinstance(space, str) else space
+        self._check_space(key, dataset, known_space, n_features)
+        record = RunRecord(
             signals.bold,
             signals.mean,
             signals.std,
@@ -248,7 +239,7 @@ class CorpusWriter:
             dataset=dataset,
             entities=entities,
             t_r=float(t_r),
-            space=place.name,
+            space=known_space.name,
             sample_mask=signals.sample_mask,
             events=[_event(key, event, n_volumes * t_r) for event in events],
             source=stem if source is None else source,
@@ -257,13 +248,10 @@ class CorpusWriter:
             denoise=plain(key, "denoise", denoise or {}),
             further={"participant": plain(key, "participant", participant) if participant else None},
         )
-        with writing_to(self.folder):
-            if dataset in self._open and self._open[dataset].size + encoded.size > self._limit:
-                self.cut(dataset)
-            self._shard(dataset).add(encoded)
-        if dataset not in self._asked:
+        self._write(dataset, record.encode())
+        if dataset not in self._settings:
             self.describe(dataset)
-        self._spaces[place.name], self._space_of[dataset] = place, place.name
+        self._spaces[known_space.name], self._space_of[dataset] = known_space, known_space.name
         if self.split.group is not None:
             self._groups[key] = (participant or {}).get(self.split.group)
         self._keys.add(key)
@@ -291,30 +279,30 @@ class CorpusWriter:
             self._shards.append(summary)
             self._rows += writer.rows
 
-    # ------------------------------------------------------------ details
-
-    def _shard(self, dataset: str) -> ShardWriter:
-        """Return the open shard of a data set."""
-        if dataset not in self._open:
-            assert self._stack is not None
-            number = self._n_shards.get(dataset, 0)
-            name = f"{dataset}/{dataset}-{number:06d}.tar"
-            self._open[dataset] = self._stack.enter_context(ShardWriter(self._staging / name, name))
-            self._n_shards[dataset] = number + 1
-        return self._open[dataset]
+    def _write(self, dataset: str, run: EncodedRun) -> None:
+        """Append a run to the open shard of its data set, or to a new one where that is full."""
+        assert self._stack is not None
+        with writing_to(self.folder):
+            if dataset in self._open and self._open[dataset].size + run.size > self._limit:
+                self.cut(dataset)
+            if dataset not in self._open:
+                number = self._n_shards.get(dataset, 0)
+                name = f"{dataset}/{dataset}-{number:06d}.tar"
+                self._open[dataset] = self._stack.enter_context(ShardWriter(self._staging / name, name))
+                self._n_shards[dataset] = number + 1
+            self._open[dataset].add(run)
 
     def _finish(self) -> None:
-        """Close the shards, write the manifest, and put the folder in its place."""
-        if not self._asked and not self._left_out:
+        """Close the shards, write the manifest, and rename the folder."""
+        if not self._settings and not self._left_out:
             raise UserError(f"{self.folder}: no run was added, so there is no corpus")
         with writing_to(self.folder):
             for dataset in sorted(self._open):
                 self.cut(dataset)
-            runs = run_table(
-                self._rows, {n: asked["people"] for n, asked in self._asked.items()}, self.split, self._groups
-            )
+            people = {name: settings["people"] for name, settings in self._settings.items()}
+            datasets = {n: {**s, "space": self._space_of.get(n, "")} for n, s in self._settings.items()}
+            runs = run_table(self._rows, people, self.split, self._groups)
             quarantine = quarantine_table(self._left_out)
-            datasets = {n: {**a, "space": self._space_of.get(n, "")} for n, a in self._asked.items()}
             shards = sorted(self._shards, key=lambda shard: shard["path"])
             spaces = self._spaces.values()
             content = corpus_json(spaces, datasets, self.split, shards, self._software, runs, quarantine)
@@ -326,16 +314,26 @@ class CorpusWriter:
         if not NAME.fullmatch(name):
             raise UserError(f"{what} '{name}': give lower-case letters, digits and underscores")
 
+    def _check_key(self, key: str, dataset: str, entities: Mapping[str, str]) -> None:
+        """Refuse a run that cannot be named, or whose name is taken."""
+        self._check_name("data set", dataset)
+        if "sub" not in entities:
+            raise UserError(f"{key}: subject is empty; give its label")
+        if len(key) > MAX_KEY:
+            raise UserError(f"{key}: has {len(key)} characters, {MAX_KEY} fit; give shorter labels")
+        if key in self._keys:
+            raise UserError(f"{key}: is added already; give it another task, session or run")
+
     def _check_space(self, key: str, dataset: str, space: FeatureSpace, n_features: int) -> None:
         """Refuse columns that are not what the corpus says of them."""
         self._check_name("feature space", space.name)
-        for what, given in (("labels", space.labels), ("coordinates", space.coordinates)):
-            if given is not None and len(given) != space.n_features:
+        for what, values in (("labels", space.labels), ("coordinates", space.coordinates)):
+            if values is not None and len(values) != space.n_features:
                 raise UserError(
-                    f"feature space '{space.name}': {len(given)} {what} for {space.n_features} features; "
+                    f"feature space '{space.name}': {len(values)} {what} for {space.n_features} features; "
                     "give one a feature"
                 )
-        known = self._spaces.get(space.name, space)
+        known, other = self._spaces.get(space.name, space), self._space_of.get(dataset, space.name)
         if n_features != known.n_features:
             raise UserError(
                 f"{key}: {n_features} columns, but feature space '{space.name}' has {known.n_features}; bold "
@@ -345,7 +343,6 @@ class CorpusWriter:
             raise UserError(
                 f"{key}: feature space '{space.name}' was described otherwise before; name this one anew"
             )
-        other = self._space_of.get(dataset, space.name)
         if other != space.name:
             raise UserError(
                 f"{key}: data set '{dataset}' is in feature space '{other}', this run in '{space.name}'; "

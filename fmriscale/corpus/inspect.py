@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fmriscale.common.errors import UserError
+from fmriscale.corpus.manifest import read_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -13,12 +14,8 @@ if TYPE_CHECKING:
 
 def read_quarantine(folder: Path) -> pd.DataFrame:
     """Read quarantine.tsv."""
-    import pandas as pd
-
     try:
-        import pandas as pd
-
-        return pd.read_csv(folder / "quarantine.tsv", sep="\t", dtype=str, keep_default_na=False)
+        return read_table(folder / "quarantine.tsv")
     except (OSError, ValueError) as error:
         raise UserError(f"{folder / 'quarantine.tsv'}: {error}; rebuild the corpus") from error
 
@@ -28,11 +25,9 @@ def table(manifest: dict[str, Any], quarantine: pd.DataFrame, n_details: int = 1
     head = ("data set", "space", "subjects", "runs", "hours", "t_r (s)", "rejected")
     rows: list[tuple[str, ...]] = [head]
     for name, entry in sorted(manifest["datasets"].items()):
-        t_r = "-" if not entry["t_r"] else _range(entry["t_r"])
         counts = [str(entry[k]) for k in ("n_subjects", "n_runs")]
-        rows.append(
-            (name, entry["space"], *counts, f"{entry['hours']:.1f}", t_r, str(entry["n_quarantined"]))
-        )
+        t_r, hours = _range(entry["t_r"]), f"{entry['hours']:.1f}"
+        rows.append((name, entry["space"], *counts, hours, t_r, str(entry["n_quarantined"])))
     totals = manifest["totals"]
     people, runs, rejected = (str(totals[k]) for k in ("n_people", "n_runs", "n_quarantined"))
     rows.append(("all", "", people, runs, f"{totals['hours']:.1f}", "", rejected))
@@ -53,6 +48,8 @@ def table(manifest: dict[str, Any], quarantine: pd.DataFrame, n_details: int = 1
 
 def _range(values: list[float]) -> str:
     """Write one value, or the smallest and largest."""
+    if not values:
+        return "-"
     low, high = f"{min(values):g}", f"{max(values):g}"
     return low if low == high else f"{low}-{high}"
 

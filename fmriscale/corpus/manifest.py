@@ -49,17 +49,7 @@ _NUMBERS = {
 
 @dataclass(frozen=True)
 class PublishedAtlas:
-    """An atlas that a recipe took by its name.
-
-    Attributes
-    ----------
-    name : str
-        As the recipe has it.
-    template : str
-        The space it lies in.
-    sha256 : str
-        Of the image.
-    """
+    """An atlas that a recipe took by its name: the space that it lies in, and the hash of its image."""
 
     name: str
     template: str
@@ -109,14 +99,11 @@ class FeatureSpace:
     @classmethod
     def from_dict(cls, name: str, content: dict[str, Any]) -> FeatureSpace:
         """Read the form kept in corpus.json."""
-        labels, coordinates = content["labels"], content["coordinates"]
-        return cls(
-            name=name,
-            n_features=content["n_features"],
-            labels=None if labels is None else tuple(labels),
-            coordinates=None if coordinates is None else tuple((x, y, z) for x, y, z in coordinates),
-            atlas=PublishedAtlas(**content["atlas"]) if "atlas" in content else None,
-        )
+        labels = None if content["labels"] is None else tuple(content["labels"])
+        positions = content["coordinates"]
+        coordinates = None if positions is None else tuple((x, y, z) for x, y, z in positions)
+        atlas = PublishedAtlas(**content["atlas"]) if "atlas" in content else None
+        return cls(name, content["n_features"], labels, coordinates, atlas)
 
 
 def split_of(person: str, split: SplitConfig) -> str:
@@ -152,18 +139,8 @@ def columns_of(runs: pd.DataFrame) -> list[str]:
 
 def fingerprint_of(corpus: dict[str, Any], runs: pd.DataFrame) -> str:
     """Hash what training depends on: the runs' content, place, split and meaning; not the software."""
-    columns = [
-        "key",
-        "dataset",
-        "person",
-        "t_r",
-        "n_volumes",
-        "space",
-        "split",
-        "segments",
-        "sha256",
-        *columns_of(runs)[len(RUN_COLUMNS) :],
-    ]
+    columns = ["key", "dataset", "person", "t_r", "n_volumes", "space", "split", "segments", "sha256"]
+    columns += columns_of(runs)[len(RUN_COLUMNS) :]
     content = {
         "format": FORMAT,
         "spaces": {name: space["sha256"] for name, space in sorted(corpus["spaces"].items())},
@@ -208,36 +185,32 @@ def install(
     corpus.json comes back last: cut short in between, the folder is not a corpus until this is done again.
     """
     moves = moves or {}
-    places = [folder / name for name in files]
-    temporary = [place.with_name(f".{place.name}.{os.getpid()}.tmp") for place in places]
+    targets = [folder / name for name in files]
+    temporary = [target.with_name(f".{target.name}.{os.getpid()}.tmp") for target in targets]
     gone = [path for path in gone if path.exists()]
-    if not moves and not gone and all(map(_holds, places, files.values())):
+    unchanged = all(p.is_file() and p.read_bytes() == files[p.name].encode() for p in targets)
+    if unchanged and not moves and not gone:
         return
     try:
         for path, text in zip(temporary, files.values(), strict=True):
             write_durably(path, text)
         (folder / "corpus.json").unlink(missing_ok=True)
         fsync_folder(folder)
-        for new, place in moves.items():
-            place.parent.mkdir(parents=True, exist_ok=True)
-            new.replace(place)
+        for new, target in moves.items():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            new.replace(target)
         for path in gone:
             path.unlink()
         for parent in {path.parent for path in (*moves.values(), *gone)}:
             fsync_folder(parent)
-        for path, place in zip(temporary, places, strict=True):
-            if place.name == "corpus.json":
+        for path, target in zip(temporary, targets, strict=True):
+            if target.name == "corpus.json":
                 fsync_folder(folder)
-            path.replace(place)
+            path.replace(target)
         fsync_folder(folder)
     finally:
         for path in temporary:
             path.unlink(missing_ok=True)
-
-
-def _holds(path: Path, text: str) -> bool:
-    """Say whether a file holds this text."""
-    return path.is_file() and path.read_bytes() == text.encode()
 
 
 def details_hash(members: dict[str, bytes]) -> str:
@@ -252,12 +225,19 @@ def require_corpus(folder: Path) -> None:
         raise UserError(f"{folder}: not a corpus (no corpus.json); build one with fmriscale-shard")
 
 
+def read_table(path: Path) -> pd.DataFrame:
+    """Read a table of a corpus as text, exactly as it stands."""
+    import pandas as pd
+
+    return pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
+
+
 def read_manifest(folder: Path) -> tuple[dict[str, Any], pd.DataFrame]:
     """Read corpus.json and runs.tsv."""
     require_corpus(folder)
     import pandas as pd
 
-    path = folder / "corpus.json"
+    path, table = folder / "corpus.json", folder / "runs.tsv"
     try:
         corpus = json.loads(path.read_text())
     except ValueError as error:
@@ -266,15 +246,10 @@ def read_manifest(folder: Path) -> tuple[dict[str, Any], pd.DataFrame]:
     if found != FORMAT:
         raise UserError(f"{path}: format {found}, this version reads {FORMAT}; re-shard")
     text: Any = {c: "str" for c in [*RUN_COLUMNS, *OPTIONAL_COLUMNS] if c not in _NUMBERS}
+    empty = {c: [""] for c in _NUMBERS}
     try:
-        runs = pd.read_csv(
-            folder / "runs.tsv",
-            sep="\t",
-            dtype=text,
-            keep_default_na=False,
-            na_values={c: [""] for c in _NUMBERS},
-        )
+        runs = pd.read_csv(table, sep="\t", dtype=text, keep_default_na=False, na_values=empty)
         runs = runs.loc[:, columns_of(runs)].astype(_NUMBERS)
     except (OSError, ValueError, KeyError) as error:
-        raise DamageError(f"{folder / 'runs.tsv'}: {error}; rebuild the corpus") from error
+        raise DamageError(f"{table}: {error}; rebuild the corpus") from error
     return corpus, runs

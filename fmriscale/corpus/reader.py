@@ -54,9 +54,7 @@ class Corpus:
         runs: pd.DataFrame,
         remote: RemoteShards | None = None,
     ) -> None:
-        self.folder, self.remote = folder, remote
-        self.manifest = manifest
-        self.runs = runs
+        self.folder, self.remote, self.manifest, self.runs = folder, remote, manifest, runs
         self.spaces = {n: FeatureSpace.from_dict(n, d) for n, d in manifest["spaces"].items()}
         self._sizes = {shard["path"]: shard["bytes"] for shard in manifest["shards"]}
         self._maps: dict[str, mmap.mmap] = {}
@@ -196,7 +194,7 @@ class Corpus:
     def _members(self, index: int) -> dict[str, bytes]:
         """Read the small tar members that follow a run's bold array, by extension."""
         row = self.runs.iloc[index]
-        found: dict[str, bytes] = {}
+        members: dict[str, bytes] = {}
         try:
             with self.locate(row.shard).open("rb") as handle:
                 handle.seek(int(row.offset) - MEMBER_HEADER)
@@ -206,16 +204,16 @@ class Corpus:
                         if key != row.key:
                             break
                         if extension != "bold.npy" and (content := tar.extractfile(member)):
-                            found[extension] = content.read()
-                        if len(found) == 3:
+                            members[extension] = content.read()
+                        if len(members) == 3:
                             break
         except (OSError, tarfile.TarError) as error:
             raise self.damage(index, str(error)) from error
-        if len(found) < 3:
-            raise self.damage(index, f"only {sorted(found)} follow the array")
-        if details_hash(found) != row.details:
+        if len(members) < 3:
+            raise self.damage(index, f"only {sorted(members)} follow the array")
+        if details_hash(members) != row.details:
             raise self.damage(index, "json, mean.npy or std.npy: another hash than in runs.tsv")
-        return found
+        return members
 
     def map(self, shard: str) -> mmap.mmap:
         """Map a shard once a process, if it has the size that the manifest tells."""

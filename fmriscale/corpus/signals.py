@@ -45,48 +45,62 @@ def standardised(
     n_volumes, n_features = values.shape
     missing = _numbers(key, "missing_features", missing_features, n_features)
     mask = None if sample_mask is None else _numbers(key, "sample_mask", sample_mask, n_volumes)
-    kept = slice(None) if mask is None or len(mask) == n_volumes else mask
-    there = np.setdiff1d(np.arange(n_features), missing)
-    own = values[kept].astype(np.float64)
-    own[:, missing] = 0
-    if len(own) < 2:
-        raise UserError(f"{key}: {len(own)} kept volumes; a run has two or more")
-    if not np.isfinite(own).all():
-        volume, feature = np.argwhere(~np.isfinite(own))[0]
-        volume = volume if isinstance(kept, slice) else kept[volume]
-        raise UserError(
-            f"{key}: bold is not finite, first at volume {volume}, feature {feature}; leave such volumes out "
-            "of sample_mask, or name such features in missing_features"
-        )
-    constant = there[np.ptp(own[:, there], axis=0) <= ROUNDING * np.abs(own[:, there]).max(axis=0)]
-    if len(constant):
-        raise UserError(
-            f"{key}: {len(constant)} of {n_features} features are constant, e.g. {constant[0]}; name those "
-            "without signal in missing_features"
-        )
+    if mask is not None and len(mask) == n_volumes:
+        mask = None
+    kept = slice(None) if mask is None else mask
+    kept_TV = values[kept].astype(np.float64)
+    kept_TV[:, missing] = 0
+    _check_values(key, kept_TV, np.arange(n_volumes)[kept], missing)
     if (mean is None) != (std is None):
         raise UserError(f"{key}: mean and std come together; give both or neither")
     if mean is None:
-        mean_V, std_V = own.mean(axis=0), own.std(axis=0, ddof=1)
-        own = (own - mean_V) / np.where(std_V > 0, std_V, 1)
+        mean_V, std_V = kept_TV.mean(axis=0), kept_TV.std(axis=0, ddof=1)
+        kept_TV = (kept_TV - mean_V) / np.where(std_V > 0, std_V, 1)
     else:
-        mean_V, std_V = (np.array(given, np.float64) for given in (mean, std))
-        for name, given in (("mean", mean_V), ("std", std_V)):
-            negative = name == "std" and (given < 0).any()
-            if given.shape != (n_features,) or not np.isfinite(given).all() or negative:
-                raise UserError(
-                    f"{key}: {name} of shape {list(given.shape)} is not {n_features} finite numbers, one a "
-                    "feature" + (", 0 or more" if name == "std" else "")
-                )
+        mean_V, std_V = (
+            _one_a_feature(key, "mean", mean, n_features),
+            _one_a_feature(key, "std", std, n_features),
+        )
     z_TV = np.zeros(values.shape, np.float16)
     with np.errstate(over="ignore"):
-        z_TV[kept] = own
+        z_TV[kept] = kept_TV
     if not np.isfinite(z_TV).all():
         raise UserError(
-            f"{key}: values up to {np.abs(own).max():.3g} do not fit float16: they are not standardised; "
+            f"{key}: values up to {np.abs(kept_TV).max():.3g} do not fit float16: they are not standardised; "
             "leave out mean and std"
         )
-    return Signals(z_TV, mean_V, std_V, mask if not isinstance(kept, slice) else None, missing)
+    return Signals(z_TV, mean_V, std_V, mask, missing)
+
+
+def _check_values(key: str, kept_TV: np.ndarray, kept: np.ndarray, missing: list[int]) -> None:
+    """Refuse the kept volumes of a run where a value is not finite or a feature constant."""
+    if len(kept_TV) < 2:
+        raise UserError(f"{key}: {len(kept_TV)} kept volumes; a run has two or more")
+    if not np.isfinite(kept_TV).all():
+        volume, feature = np.argwhere(~np.isfinite(kept_TV))[0]
+        raise UserError(
+            f"{key}: bold is not finite, first at volume {kept[volume]}, feature {feature}; leave such "
+            "volumes out of sample_mask, or name such features in missing_features"
+        )
+    is_constant = np.ptp(kept_TV, axis=0) <= ROUNDING * np.abs(kept_TV).max(axis=0)
+    constant = np.setdiff1d(np.flatnonzero(is_constant), missing)
+    if len(constant):
+        raise UserError(
+            f"{key}: {len(constant)} of {kept_TV.shape[1]} features are constant, e.g. {constant[0]}; name "
+            "those without signal in missing_features"
+        )
+
+
+def _one_a_feature(key: str, name: str, given: Any, n_features: int) -> np.ndarray:
+    """Return mean or std [V], float64."""
+    values_V = np.array(given, np.float64)
+    negative = name == "std" and (values_V < 0).any()
+    if values_V.shape != (n_features,) or not np.isfinite(values_V).all() or negative:
+        raise UserError(
+            f"{key}: {name} of shape {list(values_V.shape)} is not {n_features} finite numbers, one a feature"
+            + (", 0 or more" if name == "std" else "")
+        )
+    return values_V
 
 
 def _numbers(key: str, name: str, given: Sequence[int] | np.ndarray, count: int) -> list[int]:

@@ -20,8 +20,10 @@ from fmriscale.corpus.manifest import (
     columns_of,
     details_hash,
     fingerprint_of,
+    read_table,
 )
 from fmriscale.corpus.reader import MEMBER_HEADER, NPY_HEADER
+from fmriscale.corpus.writer import npy_header
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,24 +35,15 @@ MANIFEST = ("corpus.json", "runs.tsv", "quarantine.tsv")
 
 @dataclass(frozen=True)
 class Damage:
-    """One thing that is not as it should be.
-
-    Attributes
-    ----------
-    file : str
-        Path below the corpus.
-    what : str
-        What is wrong.
-    key : str
-        The run it belongs to; "" = none.
-    offset : int or None
-        Byte of the file.
-    """
+    """One thing that is not as it should be."""
 
     file: str
+    """Path below the corpus."""
     what: str
     key: str = ""
+    """The run it belongs to; "" = none."""
     offset: int | None = None
+    """Byte of the file."""
 
     def __str__(self) -> str:
         run = f"run {self.key}" if self.key else ""
@@ -82,14 +75,14 @@ def check_shard(folder: Path, summary: dict[str, Any], rows: list[dict[str, Any]
 
 
 def _check_shard(handle: Any, summary: dict[str, Any], rows: list[dict[str, Any]]) -> Iterator[Damage]:
-    name, found = summary["path"], False
+    name, whole = summary["path"], True
     sound = hashlib.file_digest(handle, "sha256").hexdigest() == summary["sha256"]
     size = handle.seek(0, io.SEEK_END)
     if size != summary["bytes"]:
-        found = True
+        whole = False
         yield Damage(name, f"{size} bytes long, corpus.json says {summary['bytes']}", offset=size)
     if len(rows) != summary["n_runs"]:
-        found = True
+        whole = False
         yield Damage(name, f"{len(rows)} runs in runs.tsv, corpus.json says {summary['n_runs']}")
     if size == 0:
         return
@@ -102,46 +95,45 @@ def _check_shard(handle: Any, summary: dict[str, Any], rows: list[dict[str, Any]
                     raise _Broken(end, f"runs.tsv says that the run starts at byte {start}")
                 end = _check_run(data, start, row)
             except _Broken as broken:
-                found = True
+                whole = False
                 yield Damage(name, broken.what, row["key"], broken.offset)
                 end = None  # the next run starts where runs.tsv says
         if end is not None and any(data[end:]):
-            found = True
+            whole = False
             yield Damage(name, "bytes that belong to no run", offset=end)
-    if not found and not sound:
+    if whole and not sound:
         yield Damage(name, "another sha256 than in corpus.json, though every run is whole", offset=0)
 
 
 def _check_run(data: mmap.mmap, start: int, row: dict[str, Any]) -> int:
     """Check the members of a run; return the byte after the last."""
     n_volumes, n_features = int(row["n_volumes"]), int(row["n_features"])
-    position, members, places = start, dict[str, bytes](), dict[str, int]()
+    members, offsets, end = dict[str, bytes](), dict[str, int](), start
     for extension in MEMBERS:
-        content, after = _member(data, position, f"{row['key']}.{extension}")
-        members[extension], places[extension] = content, position + tarfile.BLOCKSIZE
-        position = after
+        offsets[extension] = end + tarfile.BLOCKSIZE
+        members[extension], end = _member(data, end, f"{row['key']}.{extension}")
     if hashlib.sha256(members["bold.npy"]).hexdigest() != row["sha256"]:
         what = "bold.npy: another sha256 than in runs.tsv"
-        raise _Broken(_first_odd(members["bold.npy"], places["bold.npy"]), what)
+        raise _Broken(_first_odd(members["bold.npy"], offsets["bold.npy"], np.float16), what)
     if details_hash(members) != row["details"]:
-        raise _Broken(places["json"], "json, mean.npy or std.npy: another hash than in runs.tsv")
-    _array(members["bold.npy"], places["bold.npy"], "bold.npy", "<f2", (n_volumes, n_features))
-    for extension in ("mean.npy", "std.npy"):
-        _array(members[extension], places[extension], extension, "<f4", (n_features,))
-    _record(members["json"], places["json"], row)
-    return position
+        raise _Broken(offsets["json"], "json, mean.npy or std.npy: another hash than in runs.tsv")
+    shapes = {"bold.npy": (n_volumes, n_features), "mean.npy": (n_features,), "std.npy": (n_features,)}
+    for extension, shape in shapes.items():
+        kind = np.float16 if extension == "bold.npy" else np.float32
+        _check_array(members[extension], offsets[extension], extension, kind, shape)
+    _check_record(members["json"], offsets["json"], row)
+    return end
 
 
-def _member(data: mmap.mmap, position: int, name: str) -> tuple[bytes, int]:
+def _member(data: mmap.mmap, start: int, name: str) -> tuple[bytes, int]:
     """Return the content of the tar member that starts at a byte, and the byte after it."""
-    header = data[position : position + tarfile.BLOCKSIZE]
+    first = start + tarfile.BLOCKSIZE
     try:
-        member = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
+        member = tarfile.TarInfo.frombuf(data[start:first], "utf-8", "surrogateescape")
     except tarfile.HeaderError as error:
-        raise _Broken(position, f"the tar header of {name} is damaged: {error}") from error
+        raise _Broken(start, f"the tar header of {name} is damaged: {error}") from error
     if member.name != name:
-        raise _Broken(position, f"the tar member is {member.name!r}, not {name!r}")
-    first = position + tarfile.BLOCKSIZE
+        raise _Broken(start, f"the tar member is {member.name!r}, not {name!r}")
     last = first + member.size
     after = last + -last % tarfile.BLOCKSIZE
     if after > len(data):
@@ -151,51 +143,38 @@ def _member(data: mmap.mmap, position: int, name: str) -> tuple[bytes, int]:
     return data[first:last], after
 
 
-def _first_odd(content: bytes, place: int) -> int:
-    """Return the byte of the first value that is not finite, else of the member."""
-    values = np.frombuffer(content[NPY_HEADER:][: (len(content) - NPY_HEADER) // 2 * 2], "<f2")
-    odd = np.flatnonzero(~np.isfinite(values))
-    return place + (NPY_HEADER + 2 * int(odd[0]) if odd.size else 0)
+def _first_odd(content: bytes, offset: int, kind: type) -> int:
+    """Return the byte of the first value of a .npy member that is not finite, else of the member."""
+    whole = len(content[NPY_HEADER:]) // np.dtype(kind).itemsize
+    odd = np.flatnonzero(~np.isfinite(np.frombuffer(content[NPY_HEADER:], kind, whole)))
+    return offset + (NPY_HEADER + np.dtype(kind).itemsize * int(odd[0]) if odd.size else 0)
 
 
-def _array(content: bytes, place: int, what: str, dtype: str, shape: tuple[int, ...]) -> None:
+def _check_array(content: bytes, offset: int, name: str, kind: type, shape: tuple[int, ...]) -> None:
     """Check header and values of a .npy member."""
-    buffer = io.BytesIO(content)
-    try:
-        version = np.lib.format.read_magic(buffer)
-        found, fortran, kind = np.lib.format.read_array_header_1_0(buffer)
-    except ValueError as error:
-        raise _Broken(place, f"{what}: its .npy header is damaged: {error}") from error
-    if (version, found, fortran, kind.str, buffer.tell()) != ((1, 0), shape, False, dtype, NPY_HEADER):
-        raise _Broken(place, f"{what}: {kind.str} {found} (Fortran order {fortran}), not {dtype} {shape}")
-    values = np.frombuffer(content, dtype, offset=NPY_HEADER)
-    if values.size != np.prod(shape):
-        raise _Broken(place, f"{what}: {values.size} values, not {np.prod(shape)}")
-    if not np.isfinite(values).all():
-        byte = place + NPY_HEADER + int((~np.isfinite(values)).argmax()) * values.itemsize
-        raise _Broken(byte, f"{what}: a value that is not finite")
+    values = np.frombuffer(content[NPY_HEADER:], np.uint8)
+    if (
+        content[:NPY_HEADER] != npy_header(kind, shape)
+        or values.size != np.prod(shape) * np.dtype(kind).itemsize
+    ):
+        raise _Broken(offset, f"{name}: not an array of {np.dtype(kind)} {shape}")
+    if not np.isfinite(values.view(kind)).all():
+        raise _Broken(_first_odd(content, offset, kind), f"{name}: a value that is not finite")
 
 
-def _record(content: bytes, place: int, row: dict[str, Any]) -> None:
+def _check_record(content: bytes, offset: int, row: dict[str, Any]) -> None:
     """Check that a run's JSON can be read and says what runs.tsv says."""
     try:
         record = json.loads(content)
-        said = {k: str(record[k]) for k in ("dataset", "subject", "t_r", "n_volumes", "space", "source")}
+        cells = {k: str(record[k]) for k in ("dataset", "subject", "t_r", "n_volumes", "space", "source")}
     except (ValueError, KeyError, TypeError) as error:
-        raise _Broken(place, f"json: not readable: {error!r}") from error
-    for name, value in said.items():
+        raise _Broken(offset, f"json: not readable: {error!r}") from error
+    for name, value in cells.items():
         if value != row[name]:
-            raise _Broken(place, f"json: {name} is {value!r}, runs.tsv says {row[name]!r}")
+            raise _Broken(offset, f"json: {name} is {value!r}, runs.tsv says {row[name]!r}")
 
 
 # ---------------------------------------------------------------- manifest
-
-
-def read_rows(folder: Path) -> pd.DataFrame:
-    """Read runs.tsv as text, exactly as it stands."""
-    import pandas as pd
-
-    return pd.read_csv(folder / "runs.tsv", sep="\t", dtype=str, keep_default_na=False)
 
 
 def check_manifest(folder: Path) -> tuple[dict[str, Any], pd.DataFrame, list[Damage]]:
@@ -208,26 +187,23 @@ def check_manifest(folder: Path) -> tuple[dict[str, Any], pd.DataFrame, list[Dam
         fingerprint, shards = corpus["fingerprint"], {s["path"]: s["bytes"] for s in corpus["shards"]}
     except (OSError, ValueError, KeyError, TypeError) as error:
         return {"shards": []}, rows, [Damage("corpus.json", f"not readable: {error!r}")]
-    found = []
+    damages = []
     try:
-        text = read_rows(folder)
+        text = read_table(folder / "runs.tsv")
         rows = text.loc[:, columns_of(text)]
         if fingerprint_of(corpus, rows) != fingerprint:
-            found.append(Damage("runs.tsv", "another fingerprint than in corpus.json"))
+            damages.append(Damage("runs.tsv", "another fingerprint than in corpus.json"))
     except (OSError, ValueError, KeyError) as error:
-        found.append(Damage("runs.tsv", f"not readable: {error}"))
+        damages.append(Damage("runs.tsv", f"not readable: {error}"))
     else:
-        found += _contradictions(corpus, rows, set(shards))
+        damages += _contradictions(corpus, rows, set(shards))
     try:
-        quarantine = pd.read_csv(folder / "quarantine.tsv", sep="\t", dtype=str, keep_default_na=False)
-        if (
-            list(quarantine.columns) != QUARANTINE_COLUMNS
-            or len(quarantine) != corpus["totals"]["n_quarantined"]
-        ):
-            found.append(Damage("quarantine.tsv", "not the rows that corpus.json counts"))
+        quarantine, count = read_table(folder / "quarantine.tsv"), corpus["totals"]["n_quarantined"]
+        if list(quarantine.columns) != QUARANTINE_COLUMNS or len(quarantine) != count:
+            damages.append(Damage("quarantine.tsv", "not the rows that corpus.json counts"))
     except (OSError, ValueError, KeyError) as error:
-        found.append(Damage("quarantine.tsv", f"not readable: {error}"))
-    return corpus, rows, [*found, *_strangers(folder, shards)]
+        damages.append(Damage("quarantine.tsv", f"not readable: {error}"))
+    return corpus, rows, [*damages, *_strange_files(folder, shards)]
 
 
 def _contradictions(corpus: dict[str, Any], rows: pd.DataFrame, shards: set[str]) -> Iterator[Damage]:
@@ -245,7 +221,7 @@ def _contradictions(corpus: dict[str, Any], rows: pd.DataFrame, shards: set[str]
         yield Damage("runs.tsv", "its feature space is not in corpus.json", key)
 
 
-def _strangers(folder: Path, shards: dict[str, int]) -> Iterator[Damage]:
+def _strange_files(folder: Path, shards: dict[str, int]) -> Iterator[Damage]:
     """Name files among the shards that are none; what a user keeps beside them is not looked at."""
     datasets = {shard.partition("/")[0] for shard in shards}
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from fmriscale.common.files import fsync_folder
 from fmriscale.corpus.reader import MEMBER_HEADER, NPY_HEADER
@@ -21,21 +22,14 @@ MAX_KEY = 88
 
 @dataclass(frozen=True)
 class EncodedRun:
-    """A run ready for a shard.
-
-    Attributes
-    ----------
-    key : str
-        Name of the run, unique in the corpus.
-    row : dict
-        Its line of runs.tsv, but for the place in the shard, the person and the split.
-    members : dict of str to bytes
-        `bold.npy`, `json`, `mean.npy`, `std.npy`, in this order.
-    """
+    """A run ready for a shard."""
 
     key: str
+    """Name of the run, unique in the corpus."""
     row: dict[str, Any]
+    """Its line of runs.tsv, but for its offset in the shard, the person and the split."""
     members: dict[str, bytes]
+    """`bold.npy`, `json`, `mean.npy`, `std.npy`, in this order."""
 
     @property
     def size(self) -> int:
@@ -44,31 +38,31 @@ class EncodedRun:
         return sum(blocks) * tarfile.BLOCKSIZE
 
 
+def npy_header(kind: DTypeLike, shape: tuple[int, ...]) -> bytes:
+    """Return the header of a version 1.0 .npy file, 128 bytes."""
+    header = io.BytesIO()
+    fields = {"descr": np.dtype(kind).str, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(header, fields)
+    if header.tell() != NPY_HEADER or np.dtype(kind).hasobject:
+        raise ValueError(f"no .npy header of {NPY_HEADER} bytes for {kind}, shape {shape}")
+    return header.getvalue()
+
+
 def npy_bytes(array: np.ndarray) -> bytes:
-    """Return an array as the bytes of a version 1.0 .npy file with a header of 128 bytes."""
-    array, header = np.ascontiguousarray(array), io.BytesIO()
-    np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(array))
-    if header.tell() != NPY_HEADER or array.dtype.hasobject:
-        raise ValueError(f"no .npy header of {NPY_HEADER} bytes for {array.dtype}, shape {array.shape}")
-    return b"".join((header.getvalue(), array.data))
+    """Return an array as the bytes of a .npy file."""
+    return b"".join((npy_header(array.dtype, array.shape), np.ascontiguousarray(array).data))
 
 
 class ShardWriter:
-    """Write one shard; `commit` makes it real, leaving without it makes nothing.
+    """Write one shard to `path`; `commit` makes it real, leaving without it makes nothing.
 
-    Parameters
-    ----------
-    path : Path
-        The file.
-    name : str
-        Its place below the corpus folder, once it is put there.
+    `name` is its path below the corpus folder, once it is put there.
     """
 
     def __init__(self, path: Path, name: str) -> None:
-        self.path = path
-        self.name = name
+        self.path, self.name = path, name
         self.rows: list[dict[str, Any]] = []
-        self._temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
+        self._temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         self._file: BinaryIO | None = None
         self._digest = hashlib.sha256()
         self.size = 0
@@ -101,7 +95,7 @@ class ShardWriter:
         self.rows.append({**run.row, "shard": self.name, "offset": offset})
 
     def _write(self, content: bytes) -> None:
-        """Write bytes, and hash them while they are at hand: TarFile would copy them in small pieces."""
+        """Write and hash bytes; TarFile would copy them in small pieces."""
         assert self._file is not None
         self._file.write(content)
         self._digest.update(content)
@@ -117,15 +111,10 @@ class ShardWriter:
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
-        summary = {
-            "path": self.name,
-            "bytes": self.size,
-            "sha256": self._digest.hexdigest(),
-            "n_runs": len(self.rows),
-        }
         self._temporary.replace(self.path)
         fsync_folder(self.path.parent)
-        return summary
+        sha256 = self._digest.hexdigest()
+        return {"path": self.name, "bytes": self.size, "sha256": sha256, "n_runs": len(self.rows)}
 
 
 def read_members(shard: Path) -> Iterator[tuple[str, dict[str, bytes]]]:

@@ -14,7 +14,7 @@ from fmriscale.common.quarantine import Rejection
 from fmriscale.config import CorpusConfig
 from fmriscale.config.document import dump
 from fmriscale.config.paths import absolute, map_paths
-from fmriscale.corpus.assemble import corpus_json, quarantine_table
+from fmriscale.corpus.assemble import corpus_json, quarantine_table, run_table
 from fmriscale.corpus.building import (
     FolderLock,
     ShardState,
@@ -25,7 +25,6 @@ from fmriscale.corpus.building import (
     state_path,
 )
 from fmriscale.corpus.manifest import RECIPE, install, render_manifest
-from fmriscale.corpus.people import run_table
 from fmriscale.corpus.writer import EncodedRun, ShardWriter, read_members
 from fmriscale.ingest.fingerprint import fingerprints, software
 from fmriscale.ingest.plan import Plan, Shard

@@ -8,7 +8,7 @@ import numpy as np
 
 from fmriscale.common.quarantine import Rejected, Rejection
 from fmriscale.config import DatasetConfig, DenoiseConfig, QualityConfig
-from fmriscale.corpus.assemble import encode_run
+from fmriscale.corpus.assemble import RunRecord
 from fmriscale.corpus.writer import EncodedRun
 from fmriscale.ingest.clean.denoise import Denoiser, store_half, store_large
 from fmriscale.ingest.clean.level import censor_off_level
@@ -128,7 +128,7 @@ def _encode(run: RunSource, dataset: DatasetConfig, checked: _Checked, cleaned: 
     shift = signals.dropped * signals.t_r + (signals.start_time or 0.0)
     end = (signals.dropped + len(signals.values)) * signals.t_r
     events = _events(run, signals.t_r, shift, end)
-    encoded = encode_run(
+    encoded = RunRecord(
         cleaned.bold,
         stats.mean,
         cleaned.std,
@@ -160,7 +160,7 @@ def _encode(run: RunSource, dataset: DatasetConfig, checked: _Checked, cleaned: 
             "start_time_unknown": signals.start_time is None or None,
             "n_events_after_end": sum(event["onset"] + shift >= end for event in events) or None,
         },
-    )
+    ).encode()
     array = (run.array or "") + (str(run.cut) if run.cut else "")
     return dataclasses.replace(encoded, row=encoded.row | {"array": array})
 

@@ -10,7 +10,7 @@ from scans import corpus, dataset
 from fmriscale.common.errors import UserError
 from fmriscale.config import CorpusConfig, FeatureConfig, QualityConfig, SplitConfig
 from fmriscale.config.recipe import parse
-from fmriscale.corpus.people import groups_of
+from fmriscale.corpus.assemble import groups_of
 from fmriscale.corpus.reader import Corpus
 from fmriscale.ingest.build import build
 from fmriscale.ingest.plan import make_plan

@@ -13,7 +13,7 @@ from fmriscale.common.errors import UserError
 from fmriscale.common.files import expand
 from fmriscale.common.quarantine import Rejected
 from fmriscale.config import CorpusConfig, DatasetConfig
-from fmriscale.corpus.people import groups_of
+from fmriscale.corpus.assemble import groups_of
 from fmriscale.ingest.find.fetch import readable
 
 if TYPE_CHECKING:

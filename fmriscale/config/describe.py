@@ -11,8 +11,8 @@ from typing import Any
 
 from fmriscale.common.errors import UserError
 from fmriscale.config.check import HELP, adapter_of
-from fmriscale.config.hints import fields_of, hint_at, listed_class, recipe_class, type_words
 from fmriscale.config.paths import RULE
+from fmriscale.config.settings import fields_of, hint_at, listed_class, recipe_class, type_words
 
 WIDTH = 100
 
@@ -46,11 +46,12 @@ def help_of(cls: type, prog: str) -> str:
     return "\n".join(lines)
 
 
-def _keys(cls: type, prefix: str) -> Iterator[str]:
+def _keys(cls: Any, prefix: str) -> Iterator[str]:
     """Yield lines on the keys of a class; those of its parts after its own."""
     parts = []
-    for name, field in _fields(cls).items():
-        dotted, hint = f"{prefix}.{name}" if prefix else name, fields_of(cls)[name]
+    for field in dataclasses.fields(cls):
+        name, hint = field.name, fields_of(cls)[field.name]
+        dotted = f"{prefix}.{name}" if prefix else name
         if part := recipe_class(hint) or listed_class(hint):
             parts.append((dotted, part, listed_class(hint)))
         if recipe_class(hint):
@@ -60,10 +61,6 @@ def _keys(cls: type, prefix: str) -> Iterator[str]:
         about = inspect.cleandoc(part.__doc__ or "").replace("\n", " ")
         yield from ("", f"{dotted}{' (keys of each entry)' if listed else ''}: {about}", "")
         yield from _keys(part, "" if listed else dotted)
-
-
-def _fields(cls: Any) -> dict[str, dataclasses.Field]:
-    return {field.name: field for field in dataclasses.fields(cls)}
 
 
 def _default(field: dataclasses.Field) -> str:
@@ -89,26 +86,27 @@ def documentation(cls: type) -> dict[str, str]:
     body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
     assert isinstance(body, ast.ClassDef)
     parents = (base for base in cls.__bases__ if dataclasses.is_dataclass(base))
-    found = {key: text for base in parents for key, text in documentation(base).items()}
+    texts = {key: text for base in parents for key, text in documentation(base).items()}
     for field, after in zip(body.body, body.body[1:], strict=False):
         if not isinstance(field, ast.AnnAssign) or not isinstance(field.target, ast.Name):
             continue
         if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
-            found[field.target.id] = " ".join(str(after.value.value).split())
-    return found
+            texts[field.target.id] = " ".join(str(after.value.value).split())
+    return texts
 
 
 def schema(cls: type) -> dict[str, Any]:
     """Return the JSON Schema of a recipe, with the docstrings as descriptions."""
     made = adapter_of(cls).json_schema()
-    classes = {part.__name__: part for part in (cls, *_parts(cls))}
+    classes: dict[str, Any] = {part.__name__: part for part in (cls, *_parts(cls))}
     for name, content in ((cls.__name__, made), *made.get("$defs", {}).items()):
         part = classes[name]
         content["description"] = inspect.cleandoc(part.__doc__ or "")
-        for key, field in _fields(part).items():
-            content["properties"][key]["description"] = documentation(part)[key]
-            if not recipe_class(fields_of(part)[key]) and field.default_factory is not dataclasses.MISSING:
-                content["properties"][key]["default"] = field.default_factory()
+        for field in dataclasses.fields(part):
+            entry, is_part = content["properties"][field.name], recipe_class(fields_of(part)[field.name])
+            entry["description"] = documentation(part)[field.name]
+            if not is_part and field.default_factory is not dataclasses.MISSING:
+                entry["default"] = field.default_factory()
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **made}
 
 

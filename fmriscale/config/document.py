@@ -4,34 +4,30 @@ Scalars are those of YAML 1.2's core schema: `off`, `1_000` and `2024-01-02` are
 spelling is kept beside the value, so that `ses: 010` can mean the session 010.
 """
 
-import dataclasses
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
 import yaml
 
 from fmriscale.common.errors import UserError
-
-Place = tuple[str | int, ...]
-"""Keys and numbers of list items from the top of a recipe to a value."""
+from fmriscale.config.settings import Place, hint_at, recipe_class
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Scalar:
-    """A value that holds no others."""
+    """A value that holds no others: as the core schema takes it, and as it is spelled."""
 
     value: Any
-    """None, a bool, an int, a float or a text, by the core schema."""
     text: str
-    """As it is spelled."""
 
 
 Tree = dict[str, Any] | list[Any] | Scalar
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Origin:
     """Where a value was given: on a line of a file, or by an option."""
 
@@ -39,42 +35,40 @@ class Origin:
     line: int = 0
     option: str = ""
 
-    @property
-    def folder(self) -> str:
-        """The folder of the file."""
-        return str(Path(self.file).parent)
-
     def __str__(self) -> str:
         return self.option or f"{self.file}: line {self.line}"
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Mistake:
-    """One thing that is wrong with a recipe."""
+    """One thing that is wrong with a recipe: where, what with the remedy, and in which entry of a list."""
 
     origin: Origin | None
     text: str
     entry: str = ""
-    """The entry of a list that it is in."""
 
-    def line(self) -> str:
-        """Tell where, what and the remedy."""
+    def __str__(self) -> str:
         return ": ".join(filter(None, (str(self.origin or ""), self.entry, self.text)))
 
 
-@dataclasses.dataclass
+@dataclass
 class Part:
     """What one file or one option gives."""
 
-    tree: Tree
+    tree: Any
     origins: dict[Place, Origin]
-    mistakes: list[Mistake]
+    mistakes: list[Mistake] = field(default_factory=list)
+
+    def below(self, key: str | int) -> "Part":
+        """Return what stands at a key."""
+        return Part(self.tree[key], {p[1:]: o for p, o in self.origins.items() if p[:1] == (key,)})
 
 
 class Document:
     """A recipe while it is put together: each part that comes later replaces what it gives."""
 
-    def __init__(self) -> None:
+    def __init__(self, cls: type) -> None:
+        self.cls = cls
         self.tree: dict[str, Any] = {}
         self.origins: dict[Place, Origin] = {}
         self.mistakes: list[Mistake] = []
@@ -94,33 +88,28 @@ class Document:
         known = (self.origins.get(place[:end]) for end in range(len(place), -1, -1))
         return next((origin for origin in known if origin), None)
 
-    def put(self, place: Place, part: Part, merges: Callable[[Place], bool], inside: Place = ()) -> None:
-        """Put a part, or what is inside of it, in its place; mappings that merge keep their other keys."""
-        tree: Any = part.tree
-        for key in inside:
-            tree = tree[key]
-        if isinstance(tree, dict) and merges(place) and isinstance(self.at(place), dict):
-            for key in tree:
-                self.put((*place, key), part, merges, (*inside, key))
+    def put(self, place: Place, part: Part, merge: bool = True) -> None:
+        """Put a part in its place; a part of a recipe that is there keeps its other keys."""
+        is_part = recipe_class(hint_at(self.cls, place)) is not None
+        if merge and is_part and isinstance(part.tree, dict) and isinstance(self.at(place), dict):
+            for key in part.tree:
+                self.put((*place, key), part.below(key))
             return
         self.origins = {p: o for p, o in self.origins.items() if p[: len(place)] != place}
-        for known, origin in part.origins.items():
-            if known[: len(inside)] == inside:
-                self.origins[*place, *known[len(inside) :]] = origin
+        self.origins |= {(*place, *p): o for p, o in part.origins.items()}
         if not place:
-            self.tree = tree
+            self.tree = part.tree
             return
         holder: Any = self.tree
-        for number, key in enumerate(place[:-1]):
+        for number, key in enumerate(place[:-1], 1):
             if isinstance(holder, dict) and not isinstance(holder.get(key), dict | list):
                 holder[key] = {}
-                self.origins[place[: number + 1]] = part.origins[()]
+                self.origins[place[:number]] = part.origins[()]
             holder = holder[key]
-        last: Any = place[-1]
-        if isinstance(holder, list) and last == len(holder):
-            holder.append(tree)
+        if isinstance(holder, list) and place[-1] == len(holder):
+            holder.append(part.tree)
         else:
-            holder[last] = tree
+            holder[place[-1]] = part.tree
 
 
 def read_file(file: str, prog: str) -> Part:
@@ -147,14 +136,13 @@ def read_option(option: str, text: str) -> Part:
         node = yaml.compose(text, Loader=CoreLoader)
     except yaml.YAMLError as error:
         raise UserError(f"{option} {text}: not YAML ({_problem(error)}); mend it") from error
-    origin = Origin(option=option)
-    return _Builder(lambda _: origin).part(node) if node else plain_text(option, text)
+    return _Builder(lambda _: Origin(option=option)).part(node) if node else plain_text(option, text)
 
 
 def plain_text(option: str, text: str) -> Part:
     """Take the value of an option as one scalar, whatever signs it holds."""
     tag = CoreLoader("").resolve(yaml.ScalarNode, text, (True, False))
-    return Part(Scalar(_value(yaml.ScalarNode(tag, text)), text), {(): Origin(option=option)}, [])
+    return Part(Scalar(_value(yaml.ScalarNode(tag, text)), text), {(): Origin(option=option)})
 
 
 def tree_of(value: Any) -> Tree:
@@ -182,16 +170,15 @@ class _Builder:
         return Part(self.build(node, (), set()), self.origins, self.mistakes)
 
     def build(self, node: Any, place: Place, open_nodes: set[int]) -> Tree:
-        here = self.origin(node.start_mark)
-        self.origins.setdefault(place, here)
+        origin = self.origin(node.start_mark)
+        self.origins.setdefault(place, origin)
         if node.tag not in TAGS:
-            self.mistakes.append(Mistake(here, f"the tag {node.tag} means nothing in a recipe; remove it"))
+            self.mistakes.append(Mistake(origin, f"the tag {node.tag} means nothing in a recipe; remove it"))
         if isinstance(node, yaml.ScalarNode):
             return Scalar(_value(node), node.value)
         inside = self.enter(node, open_nodes)
         if isinstance(node, yaml.SequenceNode):
-            items = enumerate(node.value)
-            return [self.build(item, (*place, number), inside) for number, item in items]
+            return [self.build(item, (*place, number), inside) for number, item in enumerate(node.value)]
         tree = {}
         for key, key_node, value in self.pairs(node, inside):
             for known in [p for p in self.origins if p[: len(place) + 1] == (*place, key)]:
@@ -203,8 +190,8 @@ class _Builder:
     def enter(self, node: Any, open_nodes: set[int]) -> set[int]:
         """Note that a node is being built, which may not hold itself."""
         if id(node) in open_nodes:
-            told = "an alias stands inside the anchor that it repeats; write it out"
-            raise UserError(f"{self.origin(node.start_mark)}: {told}")
+            what = "an alias stands inside the anchor that it repeats; write it out"
+            raise UserError(f"{self.origin(node.start_mark)}: {what}")
         return {*open_nodes, id(node)}
 
     def pairs(self, node: Any, inside: set[int]) -> Iterator[tuple[str, Any, Any]]:
@@ -212,12 +199,12 @@ class _Builder:
         own: dict[str, tuple[Any, Any]] = {}
         merged: list[Any] = []
         for key, value in node.value:
-            here = self.origin(key.start_mark)
+            origin = self.origin(key.start_mark)
             if not isinstance(key, yaml.ScalarNode):
-                raise UserError(f"{here}: a key must be text, not a list or mapping")
+                raise UserError(f"{origin}: a key must be text, not a list or mapping")
             if key.value in own:
-                told = f"'{key.value}' stands here a second time; keep one of them"
-                self.mistakes.append(Mistake(here, told))
+                twice = f"'{key.value}' stands here a second time; keep one of them"
+                self.mistakes.append(Mistake(origin, twice))
             if key.tag == MERGE:
                 merged += value.value if isinstance(value, yaml.SequenceNode) else [value]
             own[key.value] = (key, value)
@@ -231,7 +218,7 @@ class _Builder:
 # ---------------------------------------------------------------- YAML 1.2, core schema
 
 _TAG = "tag:yaml.org,2002:"
-NULL, MERGE = f"{_TAG}null", f"{_TAG}merge"
+MERGE = f"{_TAG}merge"
 TAGS = {f"{_TAG}{name}" for name in ("null", "bool", "int", "float", "str", "seq", "map", "merge")}
 
 
@@ -242,15 +229,12 @@ class CoreLoader(yaml.SafeLoader):
 
 
 _NUMBER = list("-+.0123456789")
+_FLOAT = r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"
 for _name, _pattern, _first in (
     ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
     ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
     ("int", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", _NUMBER),
-    (
-        "float",
-        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
-        _NUMBER,
-    ),
+    ("float", _FLOAT, _NUMBER),
     ("merge", r"<<", ["<"]),
 ):
     CoreLoader.add_implicit_resolver(f"{_TAG}{_name}", re.compile(f"(?:{_pattern})\\Z"), _first)

@@ -4,18 +4,23 @@
 """
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fmriscale.config.hints import fields_of, item_at, path_kind
-from fmriscale.config.places import is_atlas_name
-from fmriscale.config.settings import PathKind, Settings
+from fmriscale.config.settings import PathKind, Settings, fields_of, item_at, path_kind
 
 RULE = (
     "A relative path in a recipe file is relative to the folder of that file; in an option, to the working "
     "directory. ~ and $NAME are expanded, and a path that begins with one of them is as the shell has it."
 )
+_BARE = re.compile(r"[A-Za-z][\w-]*")
+
+
+def is_atlas_name(text: str, folder: Path | None = None) -> bool:
+    """Tell a bare name such as `schaefer400` from the path of an image; a file of that name is a file."""
+    return _BARE.fullmatch(text) is not None and not (folder or Path()).joinpath(text).exists()
 
 
 def is_relative(text: str, kind: PathKind, folder: str = "") -> bool:
@@ -43,12 +48,12 @@ def absolute(text: str, kind: PathKind) -> str:
 def seen_from(folder: Path) -> Callable[[str, PathKind], str]:
     """Return what writes a path for a reader of a file in a folder.
 
-    Below the working directory it is relative, so that both may move together and nobody's home is told.
+    Below the working directory it is relative, so that both may move together and no home folder is written.
     """
-    home, place = Path.cwd(), Path(os.path.normpath(folder.absolute()))
-    if not place.is_relative_to(home):
+    working, target = Path.cwd(), Path(os.path.normpath(folder.absolute()))
+    if not target.is_relative_to(working):
         return absolute
-    return lambda text, kind: os.path.relpath(text, place) if is_relative(text, kind) else text
+    return lambda text, kind: os.path.relpath(text, target) if is_relative(text, kind) else text
 
 
 def map_paths(config: Settings, change: Callable[[str, PathKind], Any]) -> dict[str, Any]:

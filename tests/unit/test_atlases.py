@@ -11,7 +11,7 @@ from web import serving
 
 from fmriscale.common.errors import UserError
 from fmriscale.config import FeatureConfig
-from fmriscale.config.places import is_atlas_name
+from fmriscale.config.paths import is_atlas_name
 from fmriscale.ingest.build import build
 from fmriscale.ingest.read import atlases
 from fmriscale.ingest.read.features import load_features

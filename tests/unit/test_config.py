@@ -221,6 +221,7 @@ def test_the_hash_is_of_the_settings_and_stays(tmp_path: Path):
 def test_every_setting_is_documented():
     trees = [ast.parse(path.read_text()) for path in Path(config.__file__).parent.glob("*.py")]
     classes = [node for tree in trees for node in tree.body if isinstance(node, ast.ClassDef)]
+    classes = [cls for cls in classes if cls.name.endswith("Config")]
     bare, names = [], {cls.name for cls in classes}
     assert {cls.__name__ for cls in MINIMAL} < names
     for cls in classes:

@@ -16,7 +16,7 @@ from fmriscale.common.errors import UserError
 from fmriscale.common.files import expand, sha256_file
 from fmriscale.common.quarantine import Rejected
 from fmriscale.config import FeatureConfig
-from fmriscale.config.places import is_atlas_name
+from fmriscale.config.paths import is_atlas_name
 from fmriscale.corpus.manifest import FeatureSpace, PublishedAtlas
 from fmriscale.ingest.read import gifti, grayordinates
 from fmriscale.ingest.read.atlases import Atlas, fetch_atlas

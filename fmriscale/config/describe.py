@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from fmriscale.common.errors import UserError
-from fmriscale.config.check import HELP, adapter_of
+from fmriscale.config.check import HELP
 from fmriscale.config.paths import RULE
 from fmriscale.config.settings import fields_of, hint_at, listed_class, recipe_class, type_words
 
@@ -97,7 +97,9 @@ def documentation(cls: type) -> dict[str, str]:
 
 def schema(cls: type) -> dict[str, Any]:
     """Return the JSON Schema of a recipe, with the docstrings as descriptions."""
-    made = adapter_of(cls).json_schema()
+    import pydantic
+
+    made = pydantic.TypeAdapter(cls).json_schema()
     classes: dict[str, Any] = {part.__name__: part for part in (cls, *_parts(cls))}
     for name, content in ((cls.__name__, made), *made.get("$defs", {}).items()):
         part = classes[name]

@@ -6,25 +6,13 @@ spelling is kept beside the value, so that `ses: 010` can mean the session 010.
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 import yaml
 
 from fmriscale.common.errors import UserError
-from fmriscale.config.settings import Place, hint_at, recipe_class
-
-
-@dataclass(frozen=True)
-class Scalar:
-    """A value that holds no others: as the core schema takes it, and as it is spelled."""
-
-    value: Any
-    text: str
-
-
-Tree = dict[str, Any] | list[Any] | Scalar
 
 
 @dataclass(frozen=True)
@@ -51,68 +39,27 @@ class Mistake:
         return ": ".join(filter(None, (str(self.origin or ""), self.entry, self.text)))
 
 
-@dataclass
-class Part:
-    """What one file or one option gives."""
+@dataclass(frozen=True)
+class Node:
+    """A value of a recipe."""
 
-    tree: Any
-    origins: dict[Place, Origin]
-    mistakes: list[Mistake] = field(default_factory=list)
+    value: Any
+    """A scalar as the core schema takes it, a list of nodes, or nodes by key."""
+    origin: Origin | None
+    """Where it was given; of a value in a mapping, the line of its key."""
+    text: str = ""
+    """The spelling of a scalar."""
 
-    def below(self, key: str | int) -> "Part":
-        """Return what stands at a key."""
-        return Part(self.tree[key], {p[1:]: o for p, o in self.origins.items() if p[:1] == (key,)})
-
-
-class Document:
-    """A recipe while it is put together: each part that comes later replaces what it gives."""
-
-    def __init__(self, cls: type) -> None:
-        self.cls = cls
-        self.tree: dict[str, Any] = {}
-        self.origins: dict[Place, Origin] = {}
-        self.mistakes: list[Mistake] = []
-
-    def at(self, place: Place) -> Tree | None:
-        """Return what stands at a place; None where nothing does."""
-        tree: Any = self.tree
-        for key in place:
-            if isinstance(tree, dict):
-                tree = tree.get(str(key))
-            else:
-                tree = tree[key] if isinstance(tree, list) and isinstance(key, int) else None
-        return tree
-
-    def origin(self, place: Place) -> Origin | None:
-        """Return where a value was given; of a missing one, where what should hold it was."""
-        known = (self.origins.get(place[:end]) for end in range(len(place), -1, -1))
-        return next((origin for origin in known if origin), None)
-
-    def put(self, place: Place, part: Part, merge: bool = True) -> None:
-        """Put a part in its place; a part of a recipe that is there keeps its other keys."""
-        is_part = recipe_class(hint_at(self.cls, place)) is not None
-        if merge and is_part and isinstance(part.tree, dict) and isinstance(self.at(place), dict):
-            for key in part.tree:
-                self.put((*place, key), part.below(key))
-            return
-        self.origins = {p: o for p, o in self.origins.items() if p[: len(place)] != place}
-        self.origins |= {(*place, *p): o for p, o in part.origins.items()}
-        if not place:
-            self.tree = part.tree
-            return
-        holder: Any = self.tree
-        for number, key in enumerate(place[:-1], 1):
-            if isinstance(holder, dict) and not isinstance(holder.get(key), dict | list):
-                holder[key] = {}
-                self.origins[place[:number]] = part.origins[()]
-            holder = holder[key]
-        if isinstance(holder, list) and place[-1] == len(holder):
-            holder.append(part.tree)
-        else:
-            holder[place[-1]] = part.tree
+    def child(self, key: str | int) -> "Node | None":
+        """Return the node at a key or number; None where there is none."""
+        if isinstance(self.value, dict):
+            return self.value.get(key)
+        if isinstance(self.value, list) and isinstance(key, int) and key < len(self.value):
+            return self.value[key]
+        return None
 
 
-def read_file(file: str, prog: str) -> Part:
+def read_file(file: str, prog: str) -> tuple[Node, list[Mistake]]:
     """Read a recipe file."""
     try:
         node = yaml.compose(Path(file).read_text(), Loader=CoreLoader)
@@ -127,31 +74,33 @@ def read_file(file: str, prog: str) -> Part:
     if not isinstance(node, yaml.MappingNode):
         what = "empty" if node is None else "no mapping of keys to values"
         raise UserError(f"{file}: {what}; {prog} needs a recipe (configs/ has examples)")
-    return _Builder(lambda mark: Origin(file, mark.line + 1)).part(node)
+    builder = _Builder(lambda mark: Origin(file, mark.line + 1))
+    return builder.build(node), builder.mistakes
 
 
-def read_option(option: str, text: str) -> Part:
+def read_option(option: str, text: str) -> tuple[Node, list[Mistake]]:
     """Read the value of an option, which is YAML."""
     try:
         node = yaml.compose(text, Loader=CoreLoader)
     except yaml.YAMLError as error:
         raise UserError(f"{option} {text}: not YAML ({_problem(error)}); mend it") from error
-    return _Builder(lambda _: Origin(option=option)).part(node) if node else plain_text(option, text)
+    builder = _Builder(lambda _: Origin(option=option))
+    return builder.build(node) if node else plain_text(option, text), builder.mistakes
 
 
-def plain_text(option: str, text: str) -> Part:
+def plain_text(option: str, text: str) -> Node:
     """Take the value of an option as one scalar, whatever signs it holds."""
     tag = CoreLoader("").resolve(yaml.ScalarNode, text, (True, False))
-    return Part(Scalar(_value(yaml.ScalarNode(tag, text)), text), {(): Origin(option=option)})
+    return Node(_value(yaml.ScalarNode(tag, text)), Origin(option=option), text)
 
 
-def tree_of(value: Any) -> Tree:
-    """Return plain values as a tree."""
+def node_of(value: Any, origin: Origin) -> Node:
+    """Return plain values as a node."""
     if isinstance(value, dict):
-        return {key: tree_of(item) for key, item in value.items()}
+        return Node({key: node_of(item, origin) for key, item in value.items()}, origin)
     if isinstance(value, list | tuple):
-        return [tree_of(item) for item in value]
-    return Scalar(value, str(value))
+        return Node([node_of(item, origin) for item in value], origin)
+    return Node(value, origin, str(value))
 
 
 def _problem(error: yaml.YAMLError) -> str:
@@ -159,60 +108,53 @@ def _problem(error: yaml.YAMLError) -> str:
 
 
 class _Builder:
-    """Turns the nodes of YAML into a tree; a key that stands twice or an unknown tag is a mistake."""
+    """Turns the nodes of YAML into ours; a key that stands twice or an unknown tag is a mistake."""
 
     def __init__(self, origin: Callable[[Any], Origin]) -> None:
         self.origin = origin
-        self.origins: dict[Place, Origin] = {}
         self.mistakes: list[Mistake] = []
 
-    def part(self, node: Any) -> Part:
-        return Part(self.build(node, (), set()), self.origins, self.mistakes)
-
-    def build(self, node: Any, place: Place, open_nodes: set[int]) -> Tree:
-        origin = self.origin(node.start_mark)
-        self.origins.setdefault(place, origin)
+    def build(
+        self, node: Any, origin: Origin | None = None, open_nodes: frozenset[int] = frozenset()
+    ) -> Node:
+        origin = origin or self.origin(node.start_mark)
         if node.tag not in TAGS:
             self.mistakes.append(Mistake(origin, f"the tag {node.tag} means nothing in a recipe; remove it"))
         if isinstance(node, yaml.ScalarNode):
-            return Scalar(_value(node), node.value)
+            return Node(_value(node), origin, node.value)
         inside = self.enter(node, open_nodes)
         if isinstance(node, yaml.SequenceNode):
-            return [self.build(item, (*place, number), inside) for number, item in enumerate(node.value)]
-        tree = {}
-        for key, key_node, value in self.pairs(node, inside):
-            for known in [p for p in self.origins if p[: len(place) + 1] == (*place, key)]:
-                del self.origins[known]
-            self.origins[*place, key] = self.origin(key_node.start_mark)
-            tree[key] = self.build(value, (*place, key), inside)
-        return tree
+            return Node([self.build(item, None, inside) for item in node.value], origin)
+        pairs = self.pairs(node, inside)
+        return Node({key: self.build(value, at, inside) for key, at, value in pairs}, origin)
 
-    def enter(self, node: Any, open_nodes: set[int]) -> set[int]:
+    def enter(self, node: Any, open_nodes: frozenset[int]) -> frozenset[int]:
         """Note that a node is being built, which may not hold itself."""
         if id(node) in open_nodes:
             what = "an alias stands inside the anchor that it repeats; write it out"
             raise UserError(f"{self.origin(node.start_mark)}: {what}")
-        return {*open_nodes, id(node)}
+        return open_nodes | {id(node)}
 
-    def pairs(self, node: Any, inside: set[int]) -> Iterator[tuple[str, Any, Any]]:
+    def pairs(self, node: Any, inside: frozenset[int]) -> Iterator[tuple[str, Origin, Any]]:
         """Yield the pairs of a mapping, those that it merges (<<) first, so that its own replace them."""
-        own: dict[str, tuple[Any, Any]] = {}
+        own: dict[str, tuple[Origin, Any]] = {}
         merged: list[Any] = []
         for key, value in node.value:
             origin = self.origin(key.start_mark)
             if not isinstance(key, yaml.ScalarNode):
                 raise UserError(f"{origin}: a key must be text, not a list or mapping")
+            if key.tag == MERGE:
+                merged += value.value if isinstance(value, yaml.SequenceNode) else [value]
+                continue
             if key.value in own:
                 twice = f"'{key.value}' stands here a second time; keep one of them"
                 self.mistakes.append(Mistake(origin, twice))
-            if key.tag == MERGE:
-                merged += value.value if isinstance(value, yaml.SequenceNode) else [value]
-            own[key.value] = (key, value)
+            own[key.value] = (origin, value)
         for other in reversed(merged):
             if not isinstance(other, yaml.MappingNode):
                 raise UserError(f"{self.origin(other.start_mark)}: << takes a mapping; name an anchor of one")
             yield from self.pairs(other, self.enter(other, inside))
-        yield from ((key, *pair) for key, pair in own.items() if pair[0].tag != MERGE)
+        yield from ((key, *pair) for key, pair in own.items())
 
 
 # ---------------------------------------------------------------- YAML 1.2, core schema

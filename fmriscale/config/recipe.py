@@ -1,8 +1,8 @@
 """From a YAML recipe and a command line to a configuration, and back.
 
-The dataclasses of `config/` say what a recipe may hold. pydantic holds a recipe against them; every mistake
-is told at once, with its line. Modules: `document` (YAML, and where each value comes from), `check` (types
-and rules), `paths`, `describe` (`--help`, `--print_schema`), `settings` (what the dataclasses share).
+The dataclasses of `config/` say what a recipe may hold; every mistake is told at once, with its line.
+Modules: `document` (YAML, and where each value comes from), `check` (types and rules), `paths`, `describe`
+(`--help`, `--print_schema`), `settings` (what the dataclasses share).
 """
 
 import argparse
@@ -10,7 +10,6 @@ import dataclasses
 import hashlib
 import json
 import sys
-import typing
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -18,18 +17,8 @@ from typing import Any, NoReturn, TypeVar
 from fmriscale.common.errors import UserError
 from fmriscale.common.files import atomic_write
 from fmriscale.config import CorpusConfig, PretrainConfig, SimulateConfig, StudyConfig
-from fmriscale.config.check import HELP, Checker, nearest
-from fmriscale.config.document import (
-    Document,
-    Mistake,
-    Origin,
-    Part,
-    dump,
-    plain_text,
-    read_file,
-    read_option,
-    tree_of,
-)
+from fmriscale.config.check import HELP, Filler, did_you_mean
+from fmriscale.config.document import Mistake, Node, Origin, dump, node_of, plain_text, read_file, read_option
 from fmriscale.config.paths import map_paths, seen_from
 from fmriscale.config.settings import (
     Place,
@@ -37,6 +26,7 @@ from fmriscale.config.settings import (
     default_at,
     fields_of,
     hint_at,
+    item_at,
     items_of,
     listed_class,
     recipe_class,
@@ -74,26 +64,26 @@ def parse(
 
         print(show(cls, prints, prog))
         sys.exit(0)
-    document, files = Document(cls), [value for name, value in options if name == "--config"]
+    draft, files = _Draft(cls), [value for name, value in options if name == "--config"]
     for name, value in options:
         if name == "--config":
-            part = read_file(value, prog)
-            document.put((), part)
-            document.mistakes += part.mistakes
-            document.origins[()] = part.origins[()]
+            node, mistakes = read_file(value, prog)
+            draft.mistakes += mistakes
+            draft.root = _merge(draft.root, node, cls)
         else:
-            _override(document, name, value)
-    _check_verb(document, files, prog)
-    checker = Checker(document)
-    config, mistakes = checker.fill()
-    if config is not None:
-        mistakes = [checker.mistake(place, text) for place, text in mistakes_of(config)]
-    if mistakes := [*document.mistakes, *mistakes]:
+            draft.override(name, value)
+    _check_verb(cls, draft.root, files, prog)
+    filler = Filler(cls)
+    config = filler.fill(draft.root)
+    if not filler.mistakes:
+        for place, text in mistakes_of(config):
+            filler.note_at(draft.root, place, text)
+    if mistakes := draft.mistakes + filler.mistakes:
         raise UserError(_listed(mistakes) + ("" if files else "; give a recipe: --config FILE"))
     if prints:
         print(dump(to_dict(config)), end="")
         sys.exit(0)
-    return typing.cast(Config, config)
+    return config
 
 
 def _split(args: list[str]) -> tuple[list[tuple[str, str]], set[str]]:
@@ -114,83 +104,110 @@ def _split(args: list[str]) -> tuple[list[tuple[str, str]], set[str]]:
     return options, prints
 
 
-def _override(document: Document, option: str, text: str) -> None:
-    """Put the value of an option in its place; what has no place is a mistake."""
-    place = _place_of(document, option)
-    if isinstance(place, str):
-        document.mistakes.append(Mistake(None, place))
-    elif option.endswith("+"):
-        _append(document, place, option, text)
-    else:
-        cls, above, origin = document.cls, place[:-1], Origin(option=option)
-        if above and items_of(hint_at(cls, above), dict) is not None and document.at(above) is None:
+class _Draft:
+    """A recipe while it is put together from files and options."""
+
+    def __init__(self, cls: type) -> None:
+        self.cls = cls
+        self.root = Node({}, None)
+        self.mistakes: list[Mistake] = []
+
+    def override(self, option: str, text: str) -> None:
+        """Put the value of an option in its place; what has no place is a mistake."""
+        place = self._place_of(option)
+        if place is None:
+            return
+        hint, above, origin = hint_at(self.cls, place), place[:-1], Origin(option=option)
+        if option.endswith("+"):
+            self._append(place, option, text)
+            return
+        if above and items_of(hint_at(self.cls, above), dict) is not None and self._at(above) is None:
             # One name of a mapping is set: the others of its default stay.
-            document.put(above, Part(tree_of(default_at(cls, above) or {}), {(): origin}), merge=False)
-        part = _value(hint_at(cls, place), option, text)
-        document.put(place, part)
-        document.mistakes += part.mistakes
+            self._put(above, node_of(default_at(self.cls, above) or {}, origin))
+        node, mistakes = _value(hint, option, text)
+        self.mistakes += mistakes
+        self._put(place, _merge(self._at(place), node, hint))
+
+    def _place_of(self, option: str) -> Place | None:
+        """Return the place that an option names."""
+        place, scope, dotted = (), self.cls, ""
+        for key in option.removeprefix("--").removesuffix("+").split("."):
+            hint = hint_at(self.cls, place)
+            if (part := listed_class(hint)) and not recipe_class(hint):  # keys of its last entry
+                entries = self._at(place)
+                if entries is None or not isinstance(entries.value, list) or not entries.value:
+                    remedy = f"give them in a recipe, or with --{dotted}+"
+                    self.mistakes.append(Mistake(None, f"{option}: there are no {dotted} yet; {remedy}"))
+                    return None
+                place, scope, dotted = (*place, len(entries.value) - 1), part, ""
+            place, dotted = (*place, key), f"{dotted}.{key}" if dotted else key
+            if hint_at(self.cls, place) is None:
+                text = f"{option} is no key of a recipe{did_you_mean(scope, dotted)} {HELP}"
+                self.mistakes.append(Mistake(None, text))
+                return None
+        return place
+
+    def _append(self, place: Place, option: str, text: str) -> None:
+        """Append the value of an option, or each item of it, to a list."""
+        hint, origin = hint_at(self.cls, place), Origin(option=option)
+        inner = items_of(hint, list)
+        if inner is None:
+            key = option.removeprefix("--").removesuffix("+")
+            self.mistakes.append(Mistake(None, f"{option}: {key} is no list; leave out the +"))
+            return
+        known = self._at(place)
+        if known is None or not isinstance(known.value, list):
+            known = node_of(default_at(self.cls, place) or [], origin)
+        node, _ = _value(hint, option, text)
+        items = node.value if isinstance(node.value, list) else [_value(inner, option, text)[0]]
+        self._put(place, Node(known.value + items, known.origin))
+
+    def _at(self, place: Place) -> Node | None:
+        node: Node | None = self.root
+        for key in place:
+            node = node.child(key) if node else None
+        return node
+
+    def _put(self, place: Place, node: Node) -> None:
+        """Put a node in its place; what should hold it and is none is made a mapping."""
+        holder = self.root
+        for key in place[:-1]:
+            inner = holder.child(key)
+            if inner is None or not isinstance(inner.value, dict | list):
+                inner = holder.value[key] = Node({}, node.origin)
+            holder = inner
+        holder.value[place[-1]] = node
 
 
-def _place_of(document: Document, option: str) -> Place | str:
-    """Return the place that an option names, or what is wrong with it."""
-    cls, place = document.cls, ()
-    for key in option.removeprefix("--").removesuffix("+").split("."):
-        hint = hint_at(cls, place)
-        if listed_class(hint) and not recipe_class(hint):  # keys of a list are those of its last entry
-            entries = document.at(place)
-            if not isinstance(entries, list) or not entries:
-                return (
-                    f"{option}: there are no {place[-1]} yet; give them in a recipe, or with --{place[-1]}+"
-                )
-            place = (*place, len(entries) - 1)
-        place = (*place, key)
-        if hint_at(cls, place) is None:
-            near = nearest(cls, place)
-            meant = f"; did you mean '{near}'?" if near else ""
-            return f"{option} is no key of a recipe{meant} {HELP}"
-    return place
+def _merge(old: Node | None, new: Node, hint: Any) -> Node:
+    """Return what stands where `new` is given: of a part of a recipe, its other keys stay."""
+    both = old is not None and isinstance(old.value, dict) and isinstance(new.value, dict)
+    if old is None or not both or recipe_class(hint) is None:
+        return new
+    merged = {key: _merge(old.value.get(key), node, item_at(hint, key)) for key, node in new.value.items()}
+    is_option = new.origin is not None and new.origin.option
+    return Node(old.value | merged, old.origin if is_option else new.origin)
 
 
-def _append(document: Document, place: Place, option: str, text: str) -> None:
-    """Append the value of an option, or each item of it, to a list."""
-    hint, origin = hint_at(document.cls, place), Origin(option=option)
-    inner = items_of(hint, list)
-    if inner is None:
-        dotted = option.removeprefix("--").removesuffix("+")
-        document.mistakes.append(Mistake(None, f"{option}: {dotted} is no list; leave out the +"))
-        return
-    if not isinstance(document.at(place), list):
-        default = tree_of(default_at(document.cls, place) or [])
-        document.put(place, Part(default, {(): origin}), merge=False)
-    part = _value(hint, option, text)
-    if isinstance(part.tree, list):
-        items = [part.below(number) for number in range(len(part.tree))]
-    else:
-        items = [_value(inner, option, text)]
-    for item in items:
-        entries: Any = document.at(place)
-        document.put((*place, len(entries)), item, merge=False)
-
-
-def _value(hint: Any, option: str, text: str) -> Part:
+def _value(hint: Any, option: str, text: str) -> tuple[Node, list[Mistake]]:
     """Read the value of an option: as text where only scalars may stand, else as YAML."""
-    allowed = bare_types(hint)
+    allowed, plain = bare_types(hint), plain_text(option, text)
     holds = Any in allowed or any(items_of(hint, kind) is not None for kind in (list, dict))
     if not holds and recipe_class(hint) is None:
-        return plain_text(option, text)
+        return plain, []
     if str not in allowed:
         return read_option(option, text)
     try:
-        part = read_option(option, text)
+        node, mistakes = read_option(option, text)
     except UserError:
-        return plain_text(option, text)
-    return part if isinstance(part.tree, list | dict) else plain_text(option, text)
+        return plain, []
+    return (node, mistakes) if isinstance(node.value, list | dict) else (plain, [])
 
 
-def _check_verb(document: Document, files: list[str], prog: str) -> None:
+def _check_verb(cls: type, root: Node, files: list[str], prog: str) -> None:
     """Refuse a recipe of another verb."""
-    keys = {place[0] for place, origin in document.origins.items() if len(place) == 1 and origin.file}
-    if keys <= set(fields_of(document.cls)):
+    keys = {key for key, node in root.value.items() if node.origin and node.origin.file}
+    if keys <= set(fields_of(cls)):
         return
     for other in (CorpusConfig, PretrainConfig, SimulateConfig, StudyConfig):
         if keys <= set(fields_of(other)):

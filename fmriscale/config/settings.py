@@ -100,6 +100,11 @@ def items_of(hint: Any, kind: type) -> Any:
     return typing.get_args(match)[-1] if match else Any if Any in allowed else None
 
 
+def tuple_length(hint: Any) -> int | None:
+    """Return the length of the tuple that an annotation asks for; None where it asks for none."""
+    return next((len(typing.get_args(h)) for h in bare_types(hint) if typing.get_origin(h) is tuple), None)
+
+
 def item_at(hint: Any, key: str | int) -> Any:
     """Return the annotation of what a key or a number leads to; None where nothing may stand."""
     part = recipe_class(hint)

@@ -73,7 +73,7 @@ class Filler:
         return WRONG
 
     def _read(self, hint: Any, node: Node, scope: Scope) -> Any:
-        """Return the value of a node as its annotation reads it; lists and mappings leave out what is wrong."""
+        """Return a node as its annotation reads it; lists and mappings leave out what is wrong."""
         value = node.value
         if isinstance(value, dict):
             if part := recipe_class(hint):

@@ -53,8 +53,8 @@ def shard(study: Any, out: Path) -> Callable[[], None]:
     (source, *_), *_ = find_runs(study)
 
     def work() -> None:
-        hashes._hashed.cache_clear()  # a run's file is hashed once, and here the same run comes again
-        hashes._on_the_way.clear()
+        hashes._hash.cache_clear()  # a run's file is hashed once, and here the same run comes again
+        hashes._hashed_while_read.clear()
         encoded = ingest.process_run(source, study)
         assert isinstance(encoded, EncodedRun), encoded
         with ShardWriter(out, out.name) as writer:

@@ -10,7 +10,7 @@ from fmriscale.common.quarantine import Rejected, Rejection
 from fmriscale.config import DatasetConfig, DenoiseConfig, QualityConfig
 from fmriscale.corpus.assemble import RunRecord
 from fmriscale.corpus.writer import EncodedRun
-from fmriscale.ingest.clean.denoise import Denoiser, store_half, store_large
+from fmriscale.ingest.clean.denoise import Denoiser, standardize_into
 from fmriscale.ingest.clean.level import censor_off_level
 from fmriscale.ingest.clean.quality import (
     SignalStats,
@@ -107,15 +107,11 @@ def _clean(run: _Checked, dataset: DatasetConfig) -> _Cleaned:
     check_length(len(resampler.kept), dataset.quality, "uncensored volumes")
     bold, std = np.zeros((resampler.n_volumes, len(run.missing)), np.float16), np.zeros(len(run.missing))
     large = is_large(values)
-    clean, store = (
-        Denoiser(signals.confounds, denoise, signals.t_r, large),
-        store_large if large else store_half,
-    )
+    denoiser = Denoiser(signals.confounds, denoise, signals.t_r, large)
     for columns in blocks(*values.shape):
-        cleaned = resampler.resample(clean(values[:, columns]))
-        std[columns] = store(
-            cleaned, run.stats.std[columns], run.missing[columns], bold, resampler.kept, columns
-        )
+        cleaned = resampler.resample(denoiser(values[:, columns]))
+        raw_std, missing = run.stats.std[columns], run.missing[columns]
+        std[columns] = standardize_into(bold, resampler.kept, columns, cleaned, raw_std, missing, large)
     if not std.any():
         detail = "cleaning leaves nothing of any feature; choose fewer regressors or a wider band"
         raise Rejected("filter", detail)

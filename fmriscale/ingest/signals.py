@@ -26,6 +26,7 @@ from fmriscale.ingest.read.features import Features, load_features, read_brain_m
 from fmriscale.ingest.read.gifti import open_hemisphere, reduce_hemispheres
 from fmriscale.ingest.read.grayordinates import read_parcel_table, reduce_series
 from fmriscale.ingest.read.nifti import open_image
+from fmriscale.ingest.read.tables import TableOptions
 from fmriscale.ingest.read.timing import decide_t_r, read_sidecars, recipe_t_r, start_time, stated_t_r
 
 
@@ -171,15 +172,8 @@ def _read_columns(run: RunSource, dataset: DatasetConfig, features: Features) ->
     if isinstance(features.members, grayordinates.NamedParcels):
         return read_parcel_table(run.path, features.members)
     expected = features.space.n_features
-    values = read_array(
-        run.path,
-        run.array,
-        dataset.variable,
-        dataset.orientation,
-        n_features=expected,
-        header=dataset.header,
-        index_column=dataset.index_column,
-    )
+    options = TableOptions(expected, dataset.orientation, dataset.header, dataset.index_column)
+    values = read_array(run.path, run.array or dataset.variable, options)
     if values.shape[1] != expected:
         other = "VT" if dataset.orientation == "TV" else "TV"
         raise Rejected(

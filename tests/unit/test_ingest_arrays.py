@@ -12,6 +12,7 @@ from fmriscale.config import FeatureConfig
 from fmriscale.corpus.reader import Corpus
 from fmriscale.ingest.build import build
 from fmriscale.ingest.read.arrays import read_array
+from fmriscale.ingest.read.tables import TableOptions
 
 VALUES = np.random.default_rng(0).normal(100, 5, (12, 4))
 
@@ -61,7 +62,7 @@ def test_matlab_files(tmp_path, version):
     path = tmp_path / "x.mat"
     scipy.io.savemat(path, {"roi": VALUES, "TR": 2.0, "name": "rest"}, format=version)
     np.testing.assert_array_equal(read_array(path), VALUES)
-    np.testing.assert_array_equal(read_array(path, variable="roi", orientation="VT"), VALUES.T)
+    np.testing.assert_array_equal(read_array(path, "roi", TableOptions(orientation="VT")), VALUES.T)
     with pytest.raises(Rejected, match=r"no_variable.*'ts'; it holds .*roi \(double\)"):
         read_array(path, variable="ts")
 

@@ -10,6 +10,7 @@ from fmriscale.config import FeatureConfig
 from fmriscale.corpus.reader import Corpus
 from fmriscale.ingest.build import build
 from fmriscale.ingest.read.arrays import read_array
+from fmriscale.ingest.read.tables import TableOptions
 
 X = np.random.default_rng(0).normal(1000, 20, (40, 6))
 WHOLE = np.rint(X).astype(int)
@@ -30,7 +31,7 @@ def ended(text, end):
 
 def read(tmp_path, text, name="x.csv", n_features=6, **options):
     (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
-    return read_array(tmp_path / name, n_features=n_features, **options)
+    return read_array(tmp_path / name, options=TableOptions(n_features, **options))
 
 
 SECONDS = np.arange(40) * 0.72

@@ -1,14 +1,14 @@
 """Inner loops over the columns of large [T, V] signals, compiled; import this only where there are such.
 
-They do what numpy does, sum by sum in its order, so that results do not depend on the size. But they go
-through a block of columns while it is in cache, and convert numbers on the way.
+They do what numpy does, sum by sum in its order, so that results do not depend on the size. But they process
+a block of columns while it is in cache, and convert numbers on the way.
 """
 
 import numpy as np
 from numba import njit
 
 WIDTH = 128
-"""Columns that are gone through together."""
+"""Columns that are processed together."""
 
 _NORMAL = 0x3F10_0000_0000_0000
 """Bits of 2**-14, the smallest normal float16, as a float64."""
@@ -18,20 +18,20 @@ _STEP, _STEP_BITS = 2.0**28, 0x41B0_0000_0000_0000
 
 
 @njit(cache=True, error_model="numpy")
-def figures(
+def column_stats(
     signals: np.ndarray, low: np.ndarray, high: np.ndarray, mean: np.ndarray, std: np.ndarray
 ) -> None:
     """Write extremes, mean and standard deviation (over n) of each column of finite signals [T, V]."""
     n, n_columns = signals.shape
     for start in range(0, n_columns, WIDTH):
         stop = min(start + WIDTH, n_columns)
-        its_low, its_high = signals[0, start:stop].copy(), signals[0, start:stop].copy()
+        lowest, highest = signals[0, start:stop].copy(), signals[0, start:stop].copy()
         total, squares = np.zeros(stop - start), np.zeros(stop - start)
         for t in range(n):
             row = signals[t, start:stop]
             for i in range(row.size):
-                its_low[i] = row[i] if row[i] < its_low[i] else its_low[i]
-                its_high[i] = row[i] if row[i] > its_high[i] else its_high[i]
+                lowest[i] = row[i] if row[i] < lowest[i] else lowest[i]
+                highest[i] = row[i] if row[i] > highest[i] else highest[i]
             for i in range(row.size):
                 total[i] += row[i]
         for i in range(total.size):
@@ -41,13 +41,13 @@ def figures(
             for i in range(row.size):
                 deviation = row[i] - total[i]
                 squares[i] += deviation * deviation
-        low[start:stop], high[start:stop], mean[start:stop] = its_low, its_high, total
+        low[start:stop], high[start:stop], mean[start:stop] = lowest, highest, total
         std[start:stop] = np.sqrt(squares / n)
 
 
 @njit(cache=True, error_model="numpy")
 def detrend(series: np.ndarray) -> None:
-    """Do what `clean.detrend` does, in place."""
+    """Remove mean and linear trend from series [K, W] in place, as `denoise.detrend` does."""
     n, width = series.shape
     middle, norm = (n - 1) / 2, 0.0
     mean, slope = np.zeros(width), np.zeros(width)
@@ -81,10 +81,9 @@ def standardize_to_half(
     rows: np.ndarray,
     start: int,
 ) -> None:
-    """Do what `denoise.standardize` does, and write z as float16 numbers.
+    """Standardize as `denoise.standardize` does, and write z as float16 numbers; `cleaned` [K, W] is used up.
 
     They go to the rows and from column `start` on of `bits` [N, V], the float16 array seen as uint16.
-    `cleaned` [K, W] is used up.
     """
     n, width = cleaned.shape
     mean, again, scale = cleaned[0].copy(), np.empty(width), np.empty(width)
@@ -121,7 +120,7 @@ def standardize_to_half(
 
 @njit(cache=True, error_model="numpy")
 def to_half(values: np.ndarray, scratch: np.ndarray, bits: np.ndarray) -> None:
-    """Round float64 numbers to float16, to the nearest and at halves to even, as numpy does; none is NaN."""
+    """Round float64 numbers, none NaN, to float16 as numpy does: to the nearest, at halves to even."""
     for i in range(values.size):
         scratch[i] = abs(values[i]) + _STEP
     words, steps = values.view(np.int64), scratch.view(np.int64)

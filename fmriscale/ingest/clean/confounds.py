@@ -1,4 +1,4 @@
-"""What the confounds file of a run says: regressors by nilearn's strategies, censoring, motion."""
+"""The confounds file of a run: regressors by nilearn's strategies, censoring, motion."""
 
 import tempfile
 import warnings
@@ -27,62 +27,49 @@ MISNAMED = "vx-wisestdDVARS"
 """Column of fMRIPrep 1.2 and 1.3 that no strategy reads, but whose capitals nilearn takes for version 1.1."""
 
 NO_EFFECT = "Non-steady state volumes are always detected"
-"""How the warning begins that tells of the recipe (strategy non_steady_state), not of the run."""
+"""Beginning of the warning that concerns the recipe (strategy non_steady_state), not the run."""
 
 _SCRUB = ("framewise_displacement", "std_dvars")
-_STARTS = {"high_pass": "cosine", "ica_aroma": "aroma_"}
+_PREFIXES = {"high_pass": "cosine", "ica_aroma": "aroma_"}
 _SERIES = {
     "motion": [f"{kind}_{axis}" for kind in ("trans", "rot") for axis in "xyz"],
     "wm_csf": ["csf", "white_matter"],
     "global_signal": ["global_signal"],
 }
-_FORMS = {
+_SUFFIXES = {
     "basic": [""],
     "derivatives": ["", "_derivative1"],
     "power2": ["", "_power2"],
     "full": ["", "_derivative1", "_power2", "_derivative1_power2"],
 }
+"""Columns that a strategy reads; those of `_SERIES` with the suffixes of its setting."""
 
 
 @dataclass(frozen=True)
 class Confounds:
-    """What the confounds file of a run says, dummy volumes dropped.
+    """Confounds of a run without its dummy volumes."""
 
-    Attributes
-    ----------
-    regressors : DataFrame or None
-        [T, C], None where nothing is to be regressed.
-    sample_mask : ndarray of int or None
-        Kept volumes, None = all.
-    mean_fd : float or None
-        Mean framewise displacement over all volumes, mm; None where it is n/a in most of them.
-    warnings : tuple of str
-        What nilearn warned of.
-    """
-
-    regressors: "pd.DataFrame | None" = None
-    sample_mask: np.ndarray | None = None
-    mean_fd: float | None = None
-    warnings: tuple[str, ...] = ()
+    regressors: "pd.DataFrame | None" = None  # [T, C], None = nothing is to be regressed
+    sample_mask: np.ndarray | None = None  # kept volumes, None = all
+    mean_fd: float | None = None  # mean framewise displacement over all volumes, mm; None = mostly unknown
+    warnings: tuple[str, ...] = ()  # of nilearn
 
 
 def confounds_mistakes(dataset: DatasetConfig) -> list[str]:
-    """Return what of the cleaning cannot be carried out for any run, each beginning with its key."""
-    denoise, found = dataset.denoise, []
+    """Return the settings that no run can meet, each beginning with its key."""
+    denoise, mistakes = dataset.denoise, []
     if unknown := [s for s in denoise.strategy if s not in STRATEGIES]:
-        found.append(f"denoise.strategy '{unknown[0]}' is not offered; choose from {', '.join(STRATEGIES)}")
+        offered = ", ".join(STRATEGIES)
+        mistakes.append(f"denoise.strategy '{unknown[0]}' is not offered; choose from {offered}")
     if "compcor" in denoise.strategy and "high_pass" not in denoise.strategy:
-        found.append(
-            "denoise.strategy compcor needs high_pass beside it: the components were found in high-pass "
-            "filtered data"
-        )
-    needs = "strategy" if denoise.strategy else "dummy_volumes: auto"
+        why = "the components were found in high-pass filtered data"
+        mistakes.append(f"denoise.strategy compcor needs high_pass beside it: {why}")
     if dataset.kind != "fmriprep" and (denoise.strategy or denoise.dummy_volumes == "auto"):
+        key = "strategy" if denoise.strategy else "dummy_volumes: auto"
         has = "is denoised already" if dataset.kind == "xcpd" else "has none"
-        found.append(
-            f"denoise.{needs} needs the confounds of kind fmriprep, kind {dataset.kind} {has}; leave it out"
-        )
-    return found
+        needs = f"needs the confounds of kind fmriprep, kind {dataset.kind} {has}"
+        mistakes.append(f"denoise.{key} {needs}; leave it out")
+    return mistakes
 
 
 def dropped_volumes(confounds: Path | None, denoise: DenoiseConfig, cut: Cut | None = None) -> int:
@@ -90,17 +77,14 @@ def dropped_volumes(confounds: Path | None, denoise: DenoiseConfig, cut: Cut | N
     if denoise.dummy_volumes != "auto":
         return denoise.dummy_volumes
     if confounds is None:
-        raise Rejected(
-            "no_confounds",
-            "no desc-confounds_timeseries.tsv beside the run, but denoise.dummy_volumes: auto reads it; "
-            "add it or give a number",
-        )
-    flags = _table(confounds, cut).numbers(lambda name: name.startswith("non_steady_state")).to_numpy()
+        what = "no desc-confounds_timeseries.tsv beside the run, but denoise.dummy_volumes: auto reads it"
+        raise Rejected("no_confounds", f"{what}; add it or give a number")
+    flags = _load_rows(confounds, cut).numbers(lambda name: name.startswith("non_steady_state")).to_numpy()
     return int((flags != 0).any(axis=1).cumprod().sum())
 
 
-def _table(confounds: Path, cut: Cut | None) -> Table:
-    """Read the lines of a run: of a file of several, those of its part."""
+def _load_rows(confounds: Path, cut: Cut | None) -> Table:
+    """Read the lines of a run; of a file of several runs, its own."""
     table = load_table(confounds)
     return table if cut is None else table.cut(cut.rows(table.n_rows, confounds.name))
 
@@ -108,29 +92,24 @@ def _table(confounds: Path, cut: Cut | None) -> Table:
 def read_confounds(
     confounds: Path | None, denoise: DenoiseConfig, n_volumes: int, cut: Cut | None = None
 ) -> Confounds:
-    """Read regressors, censoring and motion of an fMRIPrep run."""
+    """Read regressors, censoring and motion of an fMRIPrep run of n_volumes, dummy volumes included."""
     if confounds is None:
         if denoise.strategy:
-            raise Rejected(
-                "no_confounds",
-                "no desc-confounds_timeseries.tsv beside the run; add it or empty denoise.strategy",
-            )
+            what = "no desc-confounds_timeseries.tsv beside the run"
+            raise Rejected("no_confounds", f"{what}; add it or empty denoise.strategy")
         return Confounds()
-    dropped, table = dropped_volumes(confounds, denoise, cut), _table(confounds, cut)
+    dropped, table = dropped_volumes(confounds, denoise, cut), _load_rows(confounds, cut)
     if table.n_rows != n_volumes:
-        raise Rejected(
-            "confounds_length",
-            f"{confounds.name} has {table.n_rows} rows, the image {n_volumes} volumes; "
-            "both must come from one preprocessing",
-        )
+        what = f"{confounds.name} has {table.n_rows} rows, the image {n_volumes} volumes"
+        raise Rejected("confounds_length", f"{what}; both must come from one preprocessing")
     measures = _SCRUB if "scrub" in denoise.strategy else _SCRUB[:1]
     motion = table.numbers(lambda name: name in measures)
     mean_fd = _mean_fd(motion, dropped)
     if not denoise.strategy:
         return Confounds(mean_fd=mean_fd)
-    described = confounds.with_suffix(".json")
-    _check_columns(table, described, denoise)
-    regressors, sample_mask, warned = _load_one(table, confounds, described, denoise)
+    sidecar = confounds.with_suffix(".json")
+    _check_columns(table, sidecar, denoise)
+    regressors, sample_mask, warned = _load_confounds(table, sidecar, denoise)
     if regressors is not None and not regressors.shape[1]:
         regressors = None
     if regressors is not None:
@@ -152,151 +131,114 @@ def _mean_fd(motion: "pd.DataFrame", dropped: int) -> float | None:
     return float(displacement.mean()) if 2 * displacement.count() >= len(displacement) > 0 else None
 
 
-# ---------------------------------------------------------------- what a strategy needs
-
-
-def _check_columns(table: Table, described: Path, denoise: DenoiseConfig) -> None:
-    """Refuse strategies whose columns or .json are missing; nilearn names them at random, or not at all."""
-    needs: dict[str, list[str]] = {
-        strategy: [series + form for series in members for form in _FORMS[getattr(denoise, strategy)]]
-        for strategy, members in _SERIES.items()
-    }
-    needs["scrub"] = list(_SCRUB)
-    for strategy in denoise.strategy:
-        wanted = needs.get(strategy, [])
-        table.check_torn(lambda name, wanted=wanted: name in wanted)
-        missing = [column for column in wanted if column not in table.names]
-        if missing:
-            raise Rejected(
-                "confounds",
-                f"{table.file}: strategy {strategy} needs {len(missing)} columns that are not there "
-                f"({missing[0]}, ...); choose a smaller set (denoise.{strategy}: basic) or drop the strategy",
-            )
-        start = _STARTS.get(strategy, "non_steady_state")  # nilearn looks for those whatever the strategy
-        table.check_torn(lambda name, start=start: name.startswith(start))
-        if strategy in _STARTS and not any(column.startswith(start) for column in table.names):
-            raise Rejected(
-                "confounds",
-                f"{table.file}: strategy {strategy} finds no column {start}*, would do nothing; drop it"
-                + (" and set denoise.high_pass: 0.008" if strategy == "high_pass" else ""),
-            )
-    if "compcor" in denoise.strategy:
-        _check_compcor(table, described, denoise)
-
-
-def _check_compcor(table: Table, described: Path, denoise: DenoiseConfig) -> None:
-    """Refuse fewer components of a mask than asked for: nilearn takes those that are there."""
-    if not described.is_file():
-        raise Rejected(
-            "confounds",
-            f"{table.file}: strategy compcor reads the .json beside it, which is not there; add it or "
-            "drop the strategy",
-        )
-    table.check_torn(lambda name: "_comp_cor_" in name)
-    about = read_json(described)
-    components = [name for name in table.names if "_comp_cor_" in name and isinstance(about.get(name), dict)]
-    # Of anat_separated, n_compcor are taken of each mask.
-    for mask in {"anat_combined": ["combined"], "anat_separated": ["WM", "CSF"]}.get(denoise.compcor, [None]):
-        if mask is None:
-            found = sum(name.startswith("t_comp_cor_") for name in components)
-        else:
-            found = sum(not name.startswith("t_") and about[name].get("Mask") == mask for name in components)
-        if found < denoise.n_compcor:
-            of = denoise.compcor + (f" ({mask})" if denoise.compcor == "anat_separated" else "")
-            raise Rejected(
-                "confounds",
-                f"{table.file}: strategy compcor finds {found} components of {of}, denoise.n_compcor asks "
-                f"for {denoise.n_compcor}; "
-                + (f"set denoise.n_compcor: {found} or " if found else "")
-                + "choose another denoise.compcor, or drop the strategy",
-            )
-
-
-def _check_regressors(file: str, regressors: "pd.DataFrame", dropped: int) -> None:
-    """Refuse regressors that hold no number in some volumes, or the same one in all."""
-    values = regressors.to_numpy(np.float64)[dropped:]
-    finite = np.isfinite(values).all(axis=0)
-    if not finite.all():
-        place = int(np.argmin(finite))
-        what = "n/a in more than the first volume" if np.isnan(values[:, place]).any() else "infinite"
-        column = regressors.columns[place]
-        raise Rejected("confounds", f"{file}: {column} is {what}; drop the strategy or mend the file")
-    still = [str(name) for name, span in zip(regressors, np.ptp(values, axis=0), strict=True) if span == 0]
-    if still:
-        more = f" and {len(still) - 1} more columns are" if len(still) > 1 else " is"
-        raise Rejected(
-            "confounds",
-            f"{file}: {still[0]}{more} the same in every volume, regressing it would do nothing; mend the "
-            "file or drop the strategy",
-        )
-
-
-def _check_scrub(file: str, motion: "pd.DataFrame", kept: np.ndarray) -> None:
-    """Refuse to censor by measures that are not known; of the first volume they never are."""
-    for name in _SCRUB:
-        unknown = int(motion[name].iloc[kept].isna().sum())
-        if unknown:
-            raise Rejected(
-                "confounds",
-                f"{file}: strategy scrub needs {name}, which is n/a in {unknown} of {len(motion)} volumes; "
-                "mend the file or drop the strategy",
-            )
-
-
-# ---------------------------------------------------------------- nilearn
-
-
-def _load_one(table: Table, confounds: Path, described: Path, denoise: DenoiseConfig) -> Any:
-    """Call load_confounds on exactly this file; return regressors, sample mask and what it warned of.
+def _load_confounds(
+    table: Table, sidecar: Path, denoise: DenoiseConfig
+) -> tuple["pd.DataFrame | None", np.ndarray | None, tuple[str, ...]]:
+    """Call nilearn's load_confounds on this table; return regressors, sample mask and its warnings.
 
     nilearn looks for the file by the name of the image and gives up where names are much alike (one run
     with and one without an acq entity); a folder that holds this one alone leaves it no choice.
     """
     from nilearn.interfaces.fmriprep import load_confounds
 
+    # nilearn ignores the arguments of strategies that are not used.
+    settings = ("motion", "wm_csf", "global_signal", "compcor", "n_compcor", "scrub", "fd_threshold")
+    arguments: dict[str, Any] = {name: getattr(denoise, name) for name in (*settings, "std_dvars_threshold")}
+    arguments |= {"strategy": tuple(denoise.strategy), "ica_aroma": "basic"}
+    arguments["demean"] = False  # the mean over no kept volume is NaN; denoising removes the mean anyway
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for about_code in (DeprecationWarning, PendingDeprecationWarning, FutureWarning):
             warnings.simplefilter("ignore", about_code)
         warnings.filterwarnings("ignore", NO_EFFECT)
         stem = Path(folder, "sub-x_desc-confounds_timeseries")
-        _give(table, confounds, stem.with_suffix(".tsv"))
-        if described.is_file():
-            stem.with_suffix(".json").symlink_to(described.absolute())
+        stem.with_suffix(".tsv").write_bytes(table.renamed({MISNAMED: MISNAMED.lower()}).content)
+        if sidecar.is_file():
+            stem.with_suffix(".json").symlink_to(sidecar.absolute())
         try:
-            image = Path(folder, "sub-x_desc-preproc_bold.nii.gz")
-            regressors, sample_mask = load_confounds(str(image), **_load_arguments(denoise))
-        except Exception as error:  # what it says must not depend on where the folder is
-            table.numbers(lambda name: True)  # names a column that holds words, of which nilearn says little
-            said = " ".join(str(error).replace(folder, "").split())[:300] or type(error).__name__
+            loaded: Any = load_confounds(f"{folder}/sub-x_desc-preproc_bold.nii.gz", **arguments)
+        except Exception as error:
+            table.numbers(lambda name: True)  # names a column that holds words, which nilearn does not
+            what = _without_folder(error, folder)[:300] or type(error).__name__
             raise Rejected(
-                "confounds", f"{table.file}: {said}; drop the strategy or mend the file"
+                "confounds", f"{table.file}: {what}; drop the strategy or mend the file"
             ) from error
-    said = (" ".join(str(warning.message).replace(folder, "").split()) for warning in caught)
-    return regressors, sample_mask, tuple(dict.fromkeys(said))
+    return *loaded, tuple(dict.fromkeys(_without_folder(warning.message, folder) for warning in caught))
 
 
-def _give(table: Table, confounds: Path, place: Path) -> None:
-    """Link a confounds file, or write what it holds where nilearn would not read that."""
-    table = table.renamed({MISNAMED: MISNAMED.lower()})
-    if table.as_is:
-        place.symlink_to(confounds.absolute())
-    else:
-        place.write_bytes(table.content)
+def _without_folder(message: object, folder: str) -> str:
+    """Return a message in one line that does not depend on where the temporary folder is."""
+    return " ".join(str(message).replace(folder, "").split())
 
 
-def _load_arguments(denoise: DenoiseConfig) -> dict[str, Any]:
-    """Return the arguments of load_confounds; it takes those of unused strategies in good part."""
-    return {
-        "strategy": tuple(denoise.strategy),
-        "demean": False,  # the mean over no kept volume is not a number; cleaning takes it out anyway
-        "motion": denoise.motion,
-        "wm_csf": denoise.wm_csf,
-        "global_signal": denoise.global_signal,
-        "compcor": denoise.compcor,
-        "n_compcor": denoise.n_compcor,
-        "ica_aroma": "basic",
-        "scrub": denoise.scrub,
-        "fd_threshold": denoise.fd_threshold,
-        "std_dvars_threshold": denoise.std_dvars_threshold,
+# ---------------------------------------------------------------- checks
+
+
+def _check_columns(table: Table, sidecar: Path, denoise: DenoiseConfig) -> None:
+    """Reject strategies whose columns or .json are missing; nilearn names them at random, or not at all."""
+    needs: dict[str, list[str]] = {
+        strategy: [name + suffix for name in names for suffix in _SUFFIXES[getattr(denoise, strategy)]]
+        for strategy, names in _SERIES.items()
     }
+    needs["scrub"] = list(_SCRUB)
+    for strategy in denoise.strategy:
+        wanted = needs.get(strategy, [])
+        table.refuse_conflicts(wanted.__contains__)
+        if missing := [column for column in wanted if column not in table.names]:
+            what = f"strategy {strategy} needs {len(missing)} columns that are not there ({missing[0]}, ...)"
+            remedy = f"choose a smaller set (denoise.{strategy}: basic) or drop the strategy"
+            raise Rejected("confounds", f"{table.file}: {what}; {remedy}")
+        prefix = _PREFIXES.get(strategy, "non_steady_state")  # nilearn reads those whatever the strategy
+        table.refuse_conflicts(lambda name, prefix=prefix: name.startswith(prefix))
+        if strategy in _PREFIXES and not any(column.startswith(prefix) for column in table.names):
+            remedy = "drop it" + (" and set denoise.high_pass: 0.008" if strategy == "high_pass" else "")
+            what = f"strategy {strategy} finds no column {prefix}*, would do nothing"
+            raise Rejected("confounds", f"{table.file}: {what}; {remedy}")
+    if "compcor" in denoise.strategy:
+        _check_compcor(table, sidecar, denoise)
+
+
+def _check_compcor(table: Table, sidecar: Path, denoise: DenoiseConfig) -> None:
+    """Reject fewer components of a mask than asked for: nilearn takes those that are there."""
+    if not sidecar.is_file():
+        what = "strategy compcor reads the .json beside it, which is not there"
+        raise Rejected("confounds", f"{table.file}: {what}; add it or drop the strategy")
+    table.refuse_conflicts(lambda name: "_comp_cor_" in name)
+    about = read_json(sidecar)
+    components = [name for name in table.names if "_comp_cor_" in name and isinstance(about.get(name), dict)]
+    # Of anat_separated, n_compcor are taken of each mask.
+    for mask in {"anat_combined": ["combined"], "anat_separated": ["WM", "CSF"]}.get(denoise.compcor, [None]):
+        if mask is None:
+            count = sum(name.startswith("t_comp_cor_") for name in components)
+        else:
+            count = sum(not name.startswith("t_") and about[name].get("Mask") == mask for name in components)
+        if count < denoise.n_compcor:
+            of = denoise.compcor + (f" ({mask})" if denoise.compcor == "anat_separated" else "")
+            what = f"strategy compcor finds {count} components of {of}, denoise.n_compcor asks for"
+            remedy = f"set denoise.n_compcor: {count} or " if count else ""
+            remedy += "choose another denoise.compcor, or drop the strategy"
+            raise Rejected("confounds", f"{table.file}: {what} {denoise.n_compcor}; {remedy}")
+
+
+def _check_regressors(file: str, regressors: "pd.DataFrame", dropped: int) -> None:
+    """Reject regressors that hold no number in some volumes, or the same one in all."""
+    values = regressors.to_numpy(np.float64)[dropped:]
+    for name, column in zip(regressors, values.T, strict=True):
+        if not np.isfinite(column).all():
+            what = "n/a in more than the first volume" if np.isnan(column).any() else "infinite"
+            raise Rejected("confounds", f"{file}: {name} is {what}; drop the strategy or mend the file")
+    constant = [name for name, span in zip(regressors, np.ptp(values, axis=0), strict=True) if span == 0]
+    if constant:
+        names = (
+            f"{constant[0]} and {len(constant) - 1} more columns are" if constant[1:] else f"{constant[0]} is"
+        )
+        what = f"{names} the same in every volume, regressing it would do nothing"
+        raise Rejected("confounds", f"{file}: {what}; mend the file or drop the strategy")
+
+
+def _check_scrub(file: str, motion: "pd.DataFrame", kept: np.ndarray) -> None:
+    """Reject censoring by measures that are unknown; those of the first volume always are."""
+    for name in _SCRUB:
+        if unknown := int(motion[name].iloc[kept].isna().sum()):
+            what = f"strategy scrub needs {name}, which is n/a in {unknown} of {len(motion)} volumes"
+            raise Rejected("confounds", f"{file}: {what}; mend the file or drop the strategy")

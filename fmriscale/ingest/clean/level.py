@@ -1,71 +1,67 @@
-"""Volumes that are not of the run, told by their level: noise, padding, dummy scans, half-written ones."""
+"""Volumes off the level of their run, so not of it: noise, padding, dummy scans, partial volumes."""
 
 import numpy as np
 
 from fmriscale.common.quarantine import Rejected
 from fmriscale.config import QualityConfig
-from fmriscale.ingest.clean.quality import global_signal
+from fmriscale.ingest.clean.quality import global_signal, median_and_spread
 
 MAX_FEATURES = 500
-"""Features that tell whether a run has a level; they are taken evenly."""
+"""Features by which it is judged whether a run has a level; they are taken evenly."""
 
 MIN_LEVEL = 6.0, 3.0
-"""A run has a level where the median over time of the mean over features, and of the features themselves, are
-above so many robust standard deviations; signals that lost their mean lie at 0."""
+"""A run has a level if the median over time of the global signal, and of the features themselves, is above
+this many robust standard deviations; signals that lost their mean lie at 0."""
 
 MAX_SPREAD = 5.0
-"""What lies within so many robust standard deviations of the mean over features is of the run."""
+"""Volumes within this many robust standard deviations of the global signal are of the run."""
 
 MAX_EMPTY = 0.1
-"""Share of features that are 0 in a volume and not in the others, above which it is not written whole."""
+"""Share of features that are 0 in this volume alone, above which it is partial."""
 
 MAX_CUT = 0.25
-"""Largest share of volumes that are left out at the ends; of more, nobody can tell which are the run."""
+"""Largest share of volumes that are censored at the ends; of more, nobody can tell which are the run."""
 
 
 def censor_off_level(
-    signals: np.ndarray, kept: np.ndarray, quality: QualityConfig, course: np.ndarray | None = None
+    signals: np.ndarray, kept: np.ndarray, quality: QualityConfig, course: np.ndarray
 ) -> tuple[np.ndarray, list[int]]:
-    """Censor volumes far from the level of a run at its ends."""
+    """Censor volumes at the ends of signals [K, V] that are off their level; reject the run for others.
+
+    `kept` [K] are the numbers of the volumes, `course` [K] is their global signal. Return the volumes that
+    stay, and those that are censored.
+    """
     if quality.max_level_change is None or not len(kept):
         return kept, []
-    far = off_level_volumes(signals, quality.max_level_change, course)
-    if not far.any():
+    off = off_level_volumes(signals, quality.max_level_change, course)
+    if not off.any():
         return kept, []
-    first, stop = np.flatnonzero(~far)[[0, -1]] + [0, 1]
-    inside, n_cut = far[first:stop].any(), len(far) - (stop - first)
-    if inside or n_cut > MAX_CUT * len(far):
-        numbers = ", ".join(str(n) for n in kept[far][:8]) + (", ..." if far.sum() > 8 else "")
+    first, stop = np.flatnonzero(~off)[[0, -1]] + [0, 1]
+    inside, n_cut = off[first:stop].any(), len(off) - (stop - first)
+    if inside or n_cut > MAX_CUT * len(off):
+        numbers = ", ".join(str(n) for n in kept[off][:8]) + (", ..." if off.sum() > 8 else "")
         why = "in the middle of it" if inside else "too many to tell which are the run"
         raise Rejected(
             "level",
-            f"{far.sum()} of {len(far)} volumes ({numbers}, counted from 0) are empty or far from the level "
+            f"{off.sum()} of {len(off)} volumes ({numbers}, counted from 0) are empty or far from the level "
             f"of the run, {why}; mend or cut the file, censor them (denoise.strategy scrub), or raise "
             f"quality.max_level_change ({quality.max_level_change:g})",
         )
-    return kept[first:stop], kept[far].tolist()
+    return kept[first:stop], kept[off].tolist()
 
 
 def off_level_volumes(signals: np.ndarray, max_change: float, course: np.ndarray | None = None) -> np.ndarray:
-    """Tell which volumes lie far from the level of their run."""
-    far = np.zeros(len(signals), bool)
+    """Return which volumes [K] of signals [K, V] differ by this share from their level, or are partial."""
     course = global_signal(signals) if course is None else course
-    level, spread = _median_and_spread(course[:, None])
-    if not abs(level[0]) > MIN_LEVEL[0] * spread[0]:
-        return far
+    level, spread = median_and_spread(course)
+    if not abs(level) > MIN_LEVEL[0] * spread:
+        return np.zeros(len(signals), bool)
     some = signals[:, :: -(-signals.shape[1] // MAX_FEATURES)].astype(np.float64)
-    levels, spreads = _median_and_spread(some)
+    levels, spreads = median_and_spread(some)
     present = levels != 0
     has_level = np.abs(levels[present]) > MIN_LEVEL[1] * spreads[present]
     if 2 * has_level.sum() <= present.sum():
-        return far
-    deviation = np.abs(course - level[0])
-    far = deviation > max(max_change * abs(level[0]), MAX_SPREAD * spread[0])
+        return np.zeros(len(signals), bool)
+    is_far = np.abs(course - level) > max(max_change * abs(level), MAX_SPREAD * spread)
     empty = np.abs(some[:, present]) <= 1e-9 * np.abs(levels[present])
-    return far | (empty.mean(axis=1) > MAX_EMPTY)
-
-
-def _median_and_spread(series: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the median over time of series [T, V] and their robust standard deviation."""
-    middle = np.median(series, axis=0)
-    return middle, 1.4826 * np.median(np.abs(series - middle), axis=0)
+    return is_far | (empty.mean(axis=1) > MAX_EMPTY)

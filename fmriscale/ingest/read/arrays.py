@@ -1,52 +1,45 @@
-"""Read signals that are already [T, V] or [V, T]: NumPy, text tables, MATLAB and HDF5 files."""
+"""Read signals that are stored as [T, V] or [V, T]: NumPy, text tables, MATLAB and HDF5 files."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fmriscale.common.quarantine import Rejected
-from fmriscale.ingest.read.content import check_content
-from fmriscale.ingest.read.tables import Shape, read_table
+from fmriscale.ingest.read.content import reading
+from fmriscale.ingest.read.tables import TableOptions, read_table
 
 if TYPE_CHECKING:
     import h5py
 
 LARGE = 2**21
-"""Numbers from which on signals are worth loops that are compiled: their import takes a second."""
+"""Numbers from which on signals are worth compiled loops, whose import takes a second."""
 
 TABLES = (".tsv", ".csv", ".txt", ".1D")
 EXTENSIONS = (".npz", ".npy", ".mat", ".h5", ".hdf5", *TABLES, *(f"{table}.gz" for table in TABLES))
 
 
-def read_array(
-    path: Path,
-    array: str | None = None,
-    variable: str | None = None,
-    orientation: Literal["TV", "VT"] = "TV",
-    *,
-    n_features: int | None = None,
-    header: bool | None = None,
-    index_column: bool | None = None,
-) -> np.ndarray:
-    """Read one run."""
-    check_content(path, "array")
-    try:
-        signals = _read(path, array or variable, Shape(n_features, orientation, header, index_column))
-    except Rejected:
-        raise
-    except Exception as error:  # zip, gzip, numpy, pandas, scipy and HDF5 each have their own
-        raise Rejected("unreadable", f"not readable as numbers: {error}; copy it again") from error
+def read_array(path: Path, variable: str | None = None, options: TableOptions | None = None) -> np.ndarray:
+    """Return the signals [T, V] of one run: float64, or as they are stored where they are large."""
+    options = options or TableOptions()
+    with reading(path, "array"):
+        signals = _read(path, variable, options)
     if signals.dtype.kind not in "biuf":
         raise Rejected("unreadable", f"holds {signals.dtype}, not real numbers")
     if signals.ndim != 2:
         raise Rejected("unreadable", f"shape {signals.shape} is not [volumes, features]")
-    signals = signals if orientation == "TV" else signals.T
+    signals = signals if options.orientation == "TV" else signals.T
     return signals if is_large(signals) else np.asarray(signals, dtype=np.float64)
 
 
-def _read(path: Path, variable: str | None, shape: Shape) -> np.ndarray:
-    """Read the array as it is stored."""
+def is_large(signals: np.ndarray) -> bool:
+    """Return whether signals [T, V] are worth compiled loops, which go along rows."""
+    is_native = signals.dtype in (np.float32, np.float64) and signals.flags.c_contiguous
+    return is_native and signals.size >= LARGE and signals.shape[1] >= 64
+
+
+def _read(path: Path, variable: str | None, options: TableOptions) -> np.ndarray:
+    """Read an array as it is stored."""
     if path.suffix == ".npz":
         with np.load(path, allow_pickle=False) as archive:
             return archive[variable or ""]
@@ -59,17 +52,17 @@ def _read(path: Path, variable: str | None, shape: Shape) -> np.ndarray:
         return _read_hdf5(path, variable).T if h5py.is_hdf5(path) else _read_mat(path, variable)
     if path.suffix in (".h5", ".hdf5"):
         return _read_hdf5(path, variable)
-    return read_table(path, shape)
+    return read_table(path, options)
 
 
 def _read_mat(path: Path, variable: str | None) -> np.ndarray:
     """Read a .mat file of version 4 to 7."""
     import scipy.io
 
-    kinds = {name: (shape, kind) for name, shape, kind in scipy.io.whosmat(path)}
+    contents = scipy.io.whosmat(path)
     numeric = ("double", "single", *(f"{u}int{bits}" for u in ("", "u") for bits in (8, 16, 32, 64)))
-    matrices = {name: shape for name, (shape, kind) in kinds.items() if kind in numeric}
-    name = _choose(variable, matrices, {name: kind for name, (_, kind) in kinds.items()})
+    matrices = {name: shape for name, shape, kind in contents if kind in numeric}
+    name = _choose(variable, matrices, {name: kind for name, _, kind in contents})
     return scipy.io.loadmat(path, variable_names=[name])[name]
 
 
@@ -102,27 +95,16 @@ def _read_hdf5(path: Path, variable: str | None) -> np.ndarray:
 
 def _choose(variable: str | None, matrices: dict[str, tuple[int, ...]], kinds: dict[str, str]) -> str:
     """Return the name of the wanted array, or of the only one with two axes longer than 1."""
+    contents = ", ".join(f"{name} ({kind})" for name, kind in list(kinds.items())[:12]) or "nothing"
+    if variable in matrices:
+        return variable
+    if variable in kinds:
+        what = f"'{variable}' is of class {kinds[variable]}, not a matrix of numbers"
+        raise Rejected("no_variable", f"{what}; save the matrix alone")
     if variable is not None:
-        if variable in matrices:
-            return variable
-        if variable in kinds:
-            raise Rejected(
-                "no_variable",
-                f"'{variable}' is of class {kinds[variable]}, not a matrix of numbers; save the matrix alone",
-            )
-        raise Rejected("no_variable", f"no variable '{variable}'; it holds {_listed(kinds)}")
+        raise Rejected("no_variable", f"no variable '{variable}'; it holds {contents}")
     wide = [name for name, shape in matrices.items() if len(shape) == 2 and min(shape) > 1]
     if len(wide) != 1:
-        found = "no matrix" if not wide else "several matrices"
-        raise Rejected("no_variable", f"{found} of numbers; it holds {_listed(kinds)}; set variable")
+        what = "several matrices" if wide else "no matrix"
+        raise Rejected("no_variable", f"{what} of numbers; it holds {contents}; set variable")
     return wide[0]
-
-
-def _listed(kinds: dict[str, str]) -> str:
-    return ", ".join(f"{name} ({kind})" for name, kind in list(kinds.items())[:12]) or "nothing"
-
-
-def is_large(signals: np.ndarray) -> bool:
-    """Tell whether signals [T, V] are for compiled loops, which go along rows."""
-    known = signals.dtype in (np.float32, np.float64) and signals.flags.c_contiguous
-    return known and signals.size >= LARGE and signals.shape[1] >= 64

@@ -10,36 +10,37 @@ from fmriscale.common.quarantine import Rejected
 def average_rows(
     blocks: Iterable[np.ndarray], feature: np.ndarray, n_features: int, n_volumes: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Average rows of equal feature; a row that is zero or not a number throughout holds no data."""
+    """Average the rows of blocks [r, T] by their `feature` [R], -1 = none; rows without data do not count.
+
+    Return the means [T, V], and which rows [R] hold data: not zero or NaN throughout.
+    """
     sums = np.zeros((n_features, n_volumes))
-    holds_data = np.zeros(feature.size, bool)
-    broken = done = 0
+    has_data = np.zeros(feature.size, bool)
+    n_broken = start = 0
     for block in blocks:
-        here = feature[done : done + len(block)]
-        rows = np.argsort(here, kind="stable")[np.count_nonzero(here < 0) :]
+        features = feature[start : start + len(block)]
+        rows = np.argsort(features, kind="stable")[np.count_nonzero(features < 0) :]
         values = block[rows]
-        filled, partly = _look(values)
-        broken += int(partly.sum())
+        filled, broken = _inspect(values)
+        n_broken += int(broken.sum())
         if not filled.all():
             rows, values = rows[filled], values[filled]
-        holds_data[done + rows] = True
-        present, starts = np.unique(here[rows], return_index=True)
+        has_data[start + rows] = True
+        present, starts = np.unique(features[rows], return_index=True)
         if present.size:
             sums[present] += np.add.reduceat(values, starts, axis=0, dtype=np.float64)
-        done += len(block)
-    if broken:
-        raise Rejected(
-            "not_finite",
-            f"{broken} of the {(feature >= 0).sum()} vertices and voxels used are NaN or infinite in some "
-            "volumes; find the step of preprocessing that made them",
-        )
-    counts = np.bincount(feature[holds_data], minlength=n_features)
+        start += len(block)
+    if n_broken:
+        what = f"{n_broken} of the {(feature >= 0).sum()} vertices and voxels used are NaN or infinite"
+        remedy = "find the step of preprocessing that made them"
+        raise Rejected("not_finite", f"{what} in some volumes; {remedy}")
+    counts = np.bincount(feature[has_data], minlength=n_features)
     sums /= np.maximum(counts, 1)[:, None]
-    return sums.T, holds_data
+    return sums.T, has_data
 
 
-def _look(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Tell which rows [r, T] hold data (not zero or NaN throughout), and which of them only in part."""
+def _inspect(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return which rows [r, T] hold data (not zero or NaN throughout), and which of them only in part."""
     low, high = values.min(axis=1, initial=0), values.max(axis=1, initial=0)  # NaN if there is one
     if np.isfinite(low).all() and np.isfinite(high).all():
         return (low != 0) | (high != 0), np.zeros(len(values), bool)
@@ -49,6 +50,6 @@ def _look(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def share(flags: np.ndarray, feature: np.ndarray, n_features: int) -> np.ndarray:
-    """Return, per feature, the share of its members that are flagged."""
+    """Return the share of members of each feature [V] whose flag is set."""
     total = np.bincount(feature, minlength=n_features)
     return np.bincount(feature, flags, n_features) / np.maximum(total, 1)

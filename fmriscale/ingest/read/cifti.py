@@ -1,6 +1,6 @@
-"""Read CIFTI files: what their grayordinates or parcels are, and their series as a stream.
+"""CIFTI files: their grayordinates or parcels, and their series in blocks.
 
-On disk a CIFTI series is one time series after another, so it is read in blocks of grayordinates, and
+On disk a CIFTI series holds one time series after another, so it is read in blocks of grayordinates, and
 memory does not grow with its size.
 """
 
@@ -14,37 +14,21 @@ from nibabel.cifti2.cifti2 import Cifti2Header
 from nibabel.cifti2.cifti2_axes import BrainModelAxis, LabelAxis, ParcelsAxis, SeriesAxis
 
 from fmriscale.common.quarantine import Rejected
-from fmriscale.ingest.read.content import check_content
+from fmriscale.ingest.read.content import reading
 from fmriscale.ingest.read.labels import whole_labels
 from fmriscale.ingest.read.nifti import open_nifti, stream_rows
 
 
 @dataclass(frozen=True, eq=False)
 class Grayordinates:
-    """Vertices of surfaces and voxels of a volume.
+    """Vertices of surfaces and voxels of a volume."""
 
-    Attributes
-    ----------
-    structure : ndarray of str [n]
-        Brain structure without its CIFTI_STRUCTURE_.
-    vertex : ndarray of int [n]
-        Number of the vertex in its structure, -1 = a voxel.
-    voxel : ndarray of int [n, 3]
-        Indices of the voxel, -1 = a vertex.
-    n_vertices : dict of str to int
-        Vertices of every surface, those without data included.
-    shape : tuple of int
-        Of the volume; (0, 0, 0) = there is none.
-    affine : ndarray [4, 4]
-        Voxel index to mm.
-    """
-
-    structure: np.ndarray
-    vertex: np.ndarray
-    voxel: np.ndarray
-    n_vertices: dict[str, int]
-    shape: tuple[int, int, int]
-    affine: np.ndarray
+    structure: np.ndarray  # [n] of str, without CIFTI_STRUCTURE_
+    vertex: np.ndarray  # [n], number of the vertex in its structure, -1 = a voxel
+    voxel: np.ndarray  # [n, 3], indices of the voxel, -1 = a vertex
+    n_vertices: dict[str, int]  # vertices of every surface, those without data included
+    shape: tuple[int, int, int]  # of the volume; (0, 0, 0) = there is none
+    affine: np.ndarray  # [4, 4], voxel index to mm
 
     def __len__(self) -> int:
         return self.structure.size
@@ -59,24 +43,12 @@ ParcelNames = tuple[str, ...]
 
 @dataclass(frozen=True, eq=False)
 class Header:
-    """What a CIFTI file says of itself.
-
-    Attributes
-    ----------
-    rows : Grayordinates or tuple of str
-        What it holds numbers for: grayordinates, or parcels by name.
-    over : SeriesAxis, LabelAxis or another axis of nibabel
-        What the numbers of one row run over.
-    data : ArrayProxy of nibabel
-        Type, place and scaling of the numbers on disk.
-    keys : ndarray or None
-        Labels only: the numbers.
-    """
+    """The header of a CIFTI file."""
 
     rows: Grayordinates | ParcelNames
-    over: Any
-    data: Any
-    keys: np.ndarray | None = None
+    columns: Any  # axis of nibabel: SeriesAxis, LabelAxis, ...
+    data: Any  # ArrayProxy of nibabel: type, position and scaling of the numbers on disk
+    keys: np.ndarray | None = None  # the numbers of a label file
 
 
 def read_header(path: Path) -> Header:
@@ -86,27 +58,27 @@ def read_header(path: Path) -> Header:
         header = next((content for content in contents if isinstance(content, Cifti2Header)), None)
         if header is None:
             raise ValueError("there is no CIFTI extension in its header")
-        over, axis = header.get_axis(0), header.get_axis(1)
-        keys = np.asarray(image.dataobj) if isinstance(over, LabelAxis) else None
-    if image.shape != (1, 1, 1, 1, len(over), len(axis)):
-        raise ValueError(f"shape {image.shape[-2:]} contradicts {len(over)} by {len(axis)} of its header")
+        columns, axis = header.get_axis(0), header.get_axis(1)
+        keys = np.asarray(image.dataobj) if isinstance(columns, LabelAxis) else None
+    if image.shape != (1, 1, 1, 1, len(columns), len(axis)):
+        raise ValueError(f"shape {image.shape[-2:]} contradicts {len(columns)} by {len(axis)} of its header")
     if isinstance(axis, BrainModelAxis):
-        return Header(_grayordinates(axis), over, image.dataobj, keys)
+        return Header(_grayordinates(axis), columns, image.dataobj, keys)
     if isinstance(axis, ParcelsAxis):
-        return Header(tuple(str(name) for name in axis.name), over, image.dataobj, keys)
+        return Header(tuple(str(name) for name in axis.name), columns, image.dataobj, keys)
     raise ValueError("it holds neither grayordinates nor parcels")
 
 
 def _grayordinates(axis: Any) -> Grayordinates:
-    """Take a BrainModelAxis of nibabel apart; refuse what lies outside its own surfaces or volume."""
+    """Convert a BrainModelAxis of nibabel; refuse what lies outside its own surfaces or volume."""
     shape, on_surface = axis.volume_shape or (0, 0, 0), axis.vertex >= 0
-    names, place = np.unique(axis.name, return_inverse=True)
-    limits = np.array([axis.nvertices.get(name, 0) for name in names])[place]
+    names, which = np.unique(axis.name, return_inverse=True)
+    limits = np.array([axis.nvertices.get(name, 0) for name in names])[which]
     deep = axis.voxel[~on_surface]
     if (axis.vertex >= limits)[on_surface].any() or ((deep < 0) | (deep >= shape)).any():
         raise ValueError("its vertices or voxels lie outside its surfaces or volume")
     return Grayordinates(
-        structure=np.array([_short(name) for name in names])[place],
+        structure=np.array([_short(name) for name in names])[which],
         vertex=axis.vertex,
         voxel=axis.voxel,
         n_vertices={_short(name): int(n) for name, n in axis.nvertices.items()},
@@ -123,39 +95,23 @@ def read_labels(header: Header) -> tuple[np.ndarray, dict[int, str]]:
     """Return the key of every grayordinate of a .dlabel.nii, and the name of every key."""
     if header.keys is None:
         raise ValueError("it holds no labels; give a .dlabel.nii")
-    if len(header.over) != 1:
-        raise ValueError(
-            f"it holds {len(header.over)} maps ({', '.join(header.over.name)}); write the wanted one alone"
-        )
-    names = {int(key): str(name) for key, (name, _) in header.over.label[0].items()}
+    if len(header.columns) != 1:
+        names = ", ".join(header.columns.name)
+        raise ValueError(f"it holds {len(header.columns)} maps ({names}); write the wanted one alone")
+    names = {int(key): str(name) for key, (name, _) in header.columns.label[0].items()}
     return whole_labels(header.keys.ravel()), names
 
 
 @dataclass(frozen=True, eq=False)
 class Series:
-    """The header of a CIFTI series; the numbers stay on disk.
-
-    Attributes
-    ----------
-    path : Path
-        The .dtseries.nii or .ptseries.nii, plain or gzipped.
-    rows : Grayordinates or tuple of str
-        What its rows are.
-    n_volumes : int
-        T.
-    t_r : float or None
-        Repetition time, s; None where the series is not one in time.
-    first : int
-        Volume of the file that is the first of the series.
-    """
+    """The header of a .dtseries.nii or .ptseries.nii; the numbers stay on disk."""
 
     path: Path
     rows: Grayordinates | ParcelNames
     n_volumes: int
-    t_r: float | None
-    data: Any
-    """nibabel's ArrayProxy: type, place and scaling of the numbers."""
-    first: int = 0
+    t_r: float | None  # repetition time, s; None where the series is not one in time
+    data: Any  # ArrayProxy of nibabel: type, position and scaling of the numbers
+    first: int = 0  # volume of the file that is the first of the series
 
     def cut(self, volumes: slice) -> "Series":
         """Return some of its volumes."""
@@ -172,13 +128,9 @@ class Series:
 
 def open_series(path: Path) -> Series:
     """Read the header of a CIFTI series."""
-    check_content(path, "cifti")
-    try:
+    with reading(path, "cifti"):
         header = read_header(path)
-    except Exception as error:  # a damaged header raises whatever comes first
-        raise Rejected("unreadable", f"not a readable CIFTI file: {error}; copy it again") from error
-    series = header.over
-    data = header.data
+    series, data = header.columns, header.data
     if not isinstance(series, SeriesAxis):
         raise Rejected("unreadable", "not a series in time; give a .dtseries.nii or .ptseries.nii")
     if data.dtype.kind not in "iuf":

@@ -1,4 +1,4 @@
-"""What a file is by its first bytes, whatever its name says; and whether its content is here at all."""
+"""Detect what a file is by its first bytes, whatever its name, and whether its content was fetched at all."""
 
 import contextlib
 import re
@@ -13,7 +13,7 @@ from fmriscale.common.quarantine import Rejected
 from fmriscale.ingest.read.hashes import HashedFile
 
 _HEAD = 8192
-"""Bytes that are looked at."""
+"""Bytes that are read to identify a file."""
 
 _GZIP = b"\x1f\x8b"
 _ANNEX = re.compile(rb"[^\0\r\n]{0,400}[/\\]annex[/\\]objects[/\\]")
@@ -22,10 +22,10 @@ _LINK = re.compile(rb"\.{1,2}[/\\][^\0\r\n]{1,1000}\r?\n?")
 _PAGE = re.compile(rb"\s*(<!--.*?-->\s*)*<(!doctype html|html|head|body)\b", re.IGNORECASE | re.DOTALL)
 _XML = re.compile(rb"\s*<(\?xml|[A-Za-z!])")
 _JSON = re.compile(rb'\s*[{\[]\s*("|[{\[}\]])')
-
 _NO_TEXT = bytes(byte for byte in range(32) if byte not in b"\t\n\f\r\x1a\x1b")
 
 _AGAIN = "download or copy it again"
+_VOLUME = "use features with labels_img or mask_img"
 
 _STARTS = {
     b"\x00\x05\x16\x07": ("a note of macOS about another file (AppleDouble)", "delete it"),
@@ -44,26 +44,29 @@ _STARTS = {
     b"\x93NUMPY": ("a NumPy array", "give it to kind arrays, or write it as NIfTI with its affine"),
     b"MATLAB": ("a MATLAB file", "give it to kind arrays"),
 }
-"""What other files begin with: what they are, and what to do."""
+"""First bytes of other files: what they are, and the remedy."""
 
 _KINDS = {b"PK\x03\x04": "zip", b"\x89HDF\r\n\x1a\n": "hdf5", b"\x93NUMPY": "npy", b"MATLAB": "matlab"}
 
-_WANTED = {
-    "nifti": {"nifti", "nifti2"},
-    "cifti": {"nifti2", "cifti"},
-    "gifti": {"gifti"},
-    ".npz": {"zip"},
-    ".npy": {"npy"},
-    ".mat": {"matlab", "hdf5"},
-    ".h5": {"hdf5", "matlab"},
-    ".hdf5": {"hdf5", "matlab"},
+_ACCEPTED = {
+    "nifti": ("nifti", "nifti2"),
+    "cifti": ("nifti2", "cifti"),
+    "gifti": ("gifti",),
+    ".npz": ("zip",),
+    ".npy": ("npy",),
+    ".mat": ("matlab", "hdf5"),
+    ".h5": ("hdf5", "matlab"),
+    ".hdf5": ("hdf5", "matlab"),
 }
-"""Kinds of content by the form of a run, of arrays by the end of the name; other arrays are tables."""
+"""Kinds of content by the form of a run, of arrays by the extension; all others must be text."""
+
+_FORMS = {"nifti": "NIfTI image", "cifti": "CIFTI file", "gifti": "GIFTI file"}
+_FORMS |= {form: form for form in ("array", "table", "text")}
 
 
 @contextlib.contextmanager
 def open_content(path: Path) -> Iterator[Any]:
-    """Open a file for reading bytes, through gzip where its content is gzip, whatever it is called."""
+    """Open a file for reading bytes, decompressed if its content is gzip, whatever its name."""
     from isal import igzip
 
     with path.open("rb") as handle:
@@ -76,14 +79,13 @@ def open_content(path: Path) -> Iterator[Any]:
 
 
 def check_fetched(path: Path, who: str = "") -> bytes:
-    """Return the first bytes of a file, or reject it where it only stands for content that is elsewhere."""
+    """Return the first bytes of a file; reject a placeholder for content that is elsewhere."""
     name = shlex.quote(path.name)
     annexed = f"content that git-annex has not fetched; fetch it: datalad get {name} (or git annex get)"
     if path.is_symlink() and not path.exists():
         target = path.readlink()
-        if "annex" in target.parts:
-            raise Rejected("not_fetched", f"{who}a link to {annexed}")
-        raise Rejected("not_fetched", f"{who}a link to content that is not here ({target}); copy or fetch it")
+        gone = f"content that is not here ({target}); copy or fetch it"
+        raise Rejected("not_fetched", f"{who}a link to {annexed if 'annex' in target.parts else gone}")
     try:
         with path.open("rb") as handle:
             head = handle.read(_HEAD)
@@ -92,64 +94,66 @@ def check_fetched(path: Path, who: str = "") -> bytes:
     if _ANNEX.match(head):
         raise Rejected("not_fetched", f"{who}a text that stands for {annexed}")
     if _LFS.match(head):
-        raise Rejected(
-            "not_fetched",
-            f"{who}a text that stands for content that Git LFS has not fetched; fetch it: "
-            f"git lfs pull --include {shlex.quote('*' + path.name)}",
-        )
+        what = "a text that stands for content that Git LFS has not fetched"
+        command = f"git lfs pull --include {shlex.quote('*' + path.name)}"
+        raise Rejected("not_fetched", f"{who}{what}; fetch it: {command}")
     if _LINK.fullmatch(head):
-        target = head.decode(errors="replace").strip()
-        raise Rejected(
-            "not_fetched", f"{who}the text of a link to {target}, as a checkout without links writes it; "
-            "put that file in its place"
-        )  # fmt: skip
+        what = f"the text of a link to {head.decode(errors='replace').strip()}"
+        remedy = "as a checkout without links writes it; put that file in its place"
+        raise Rejected("not_fetched", f"{who}{what}, {remedy}")
     return head
 
 
 def check_content(path: Path, form: str, who: str = "") -> None:
-    """Reject a file that is something else than its form, and say what it is."""
+    """Reject a file whose content is not of its form, and name what it is."""
     head = check_fetched(path, who)
     if not head:
-        raise Rejected(
-            "unreadable",
-            f"{who}empty (0 bytes): a placeholder, or a download or copy that failed; {_AGAIN}",
-        )
-    plain = _unpacked(head) if head.startswith(_GZIP) else head
-    kind, what, remedy = _identify(plain, path)
+        what = "empty (0 bytes): a placeholder, or a download or copy that failed"
+        raise Rejected("unreadable", f"{who}{what}; {_AGAIN}")
+    is_gzip = head.startswith(_GZIP)
+    kind, what, remedy = _identify(_decompressed(head) if is_gzip else head, path)
     if form == "array":
-        form = path.suffix if path.suffix in _WANTED else "table"
+        form = path.suffix if path.suffix in _ACCEPTED else "table"
         remedy = _AGAIN if "NIfTI" in remedy or "arrays" in remedy else remedy
     if form == "text" and "XML" in what:
         remedy = "write its names as a text, one 'index name' a line"
-    is_named = form != "gifti" or (path.suffix == ".gz") == head.startswith(_GZIP)  # nibabel goes by the name
-    if kind == "unknown" or (kind in _WANTED.get(form, {"text"}) and is_named):
+    has_right_name = form != "gifti" or (path.suffix == ".gz") == is_gzip  # nibabel goes by the name
+    if kind == "unknown" or (kind in _ACCEPTED.get(form, ("text",)) and has_right_name):
         return
     if kind == "gzip":
         what, remedy = "compressed twice by gzip", f"unpack it once (gunzip -c {shlex.quote(path.name)})"
-    elif head.startswith(_GZIP):
+    elif is_gzip:
         what = f"{what} in gzip"
     if kind == form == "gifti":
-        remedy = "unpack it (gunzip)" if head.startswith(_GZIP) else "take the .gz off its name"
+        remedy = "unpack it (gunzip)" if is_gzip else "take the .gz off its name"
         raise Rejected("unreadable", f"{who}named {path.suffix}, but it is {what}; {remedy}")
-    raise Rejected("unreadable", f"{who}not {_article(form)}: it is {what}; {remedy}")
+    raise Rejected("unreadable", f"{who}not a {_FORMS.get(form, f'{form} file')}: it is {what}; {remedy}")
 
 
-def check_input(path: Path, form: str) -> None:
-    """Refuse a file of the recipe that is something else than its form, with the recipe."""
+@contextlib.contextmanager
+def reading(path: Path, form: str, who: str = "") -> Iterator[None]:
+    """Check the content of a file of a run, and reject it for whatever a damaged one raises within."""
+    check_content(path, form, who)
     try:
-        check_content(path, form)
+        yield
+    except Rejected:
+        raise
+    except Exception as error:  # nibabel, zip, gzip, numpy, pandas, scipy and HDF5 each have their own
+        raise Rejected("unreadable", f"{who}not a readable {_FORMS[form]}: {error}; copy it again") from error
+
+
+@contextlib.contextmanager
+def reading_input(path: Path, form: str) -> Iterator[None]:
+    """Do as `reading` for a file that the recipe names: what is wrong with it is a `UserError`."""
+    try:
+        with reading(path, form):
+            yield
     except Rejected as why:
         raise UserError(f"{path}: {why.detail}") from why
 
 
-def _article(form: str) -> str:
-    forms = {"nifti": "a NIfTI image", "cifti": "a CIFTI file", "gifti": "a GIFTI file"}
-    forms |= {"table": "a table", "text": "a text"}
-    return forms.get(form, f"a {form} file")
-
-
-def _unpacked(head: bytes) -> bytes:
-    """Return what the first bytes of a gzip file hold; nothing where they are damaged."""
+def _decompressed(head: bytes) -> bytes:
+    """Decompress the first bytes of a gzip file; none where they are damaged."""
     try:
         return zlib.decompressobj(31).decompress(head, _HEAD)
     except zlib.error:
@@ -160,12 +164,12 @@ def _identify(head: bytes, path: Path) -> tuple[str, str, str]:
     """Return the kind of content ("unknown" where nothing is clear), what it is in words, and the remedy."""
     size, swapped = (int.from_bytes(head[:4], order) for order in ("little", "big"))
     if 348 in (size, swapped) and head[344:347] == b"n+1":
-        return "nifti", "a NIfTI image", "use features with labels_img or mask_img"
+        return "nifti", "a NIfTI image", _VOLUME
     if 540 in (size, swapped) and head[4:7] == b"n+2":
         intent = int.from_bytes(head[504:508], "little" if size == 540 else "big")
         if 3000 <= intent < 3100:
             return "cifti", "a CIFTI file", "use features for CIFTI: structures, parcels or a .dlabel.nii"
-        return "nifti2", "a NIfTI-2 image", "use features with labels_img or mask_img"
+        return "nifti2", "a NIfTI-2 image", _VOLUME
     if head.startswith(_GZIP):
         return "gzip", "compressed by gzip", "unpack it (gunzip)"
     for start, (what, remedy) in _STARTS.items():
@@ -176,36 +180,28 @@ def _identify(head: bytes, path: Path) -> tuple[str, str, str]:
     if head[257:262] == b"ustar":
         return "other", "a tar archive", "unpack it (tar xf)"
     if _is_mgh(head):
-        plain = _plain_name(path)
-        return "other", "an MGH image of FreeSurfer", f"convert it (mri_convert {plain}.mgz {plain}.nii.gz)"
+        stem = path.name.split(".")[0]
+        return "other", "an MGH image of FreeSurfer", f"convert it (mri_convert {stem}.mgz {stem}.nii.gz)"
     return _identify_text(head)
 
 
 def _is_mgh(head: bytes) -> bool:
-    """Tell an MGH header: version 1, four extents, and a type of voxels."""
+    """Recognize an MGH header: version 1, four extents, and a type of voxels."""
     version, *extents, voxels = (int.from_bytes(head[i : i + 4], "big") for i in range(0, 24, 4))
     return len(head) > 284 and version == 1 and all(0 < n < 10**6 for n in extents) and voxels < 11
 
 
 def _identify_text(head: bytes) -> tuple[str, str, str]:
-    """Tell a text, and what kind of text, from bytes that are none."""
     if _PAGE.match(head):
         return "other", "a web page (HTML)", f"the download failed: log in or mend the address, and {_AGAIN}"
     if b"<GIFTI" in head:
         return "gifti", "a GIFTI file", "use features with labels_gii"
-    if _XML.match(head):
-        return "other", f"XML, beginning {_quoted(head)}", _AGAIN
-    if _JSON.match(head):
-        return "other", f"JSON, beginning {_quoted(head)}", _AGAIN
-    if head and len(head.translate(None, _NO_TEXT)) == len(head):
-        return "text", f"a text, beginning {_quoted(head)}", _AGAIN
-    return "unknown", "", ""
-
-
-def _quoted(head: bytes) -> str:
     text = " ".join(re.sub(r"<\?xml.*?\?>", "", head[:400].decode(errors="replace")).split())
-    return f"'{text[:60]}{'...' if len(text) > 60 else ''}'"
-
-
-def _plain_name(path: Path) -> str:
-    return path.name.split(".")[0]
+    beginning = f"beginning '{text[:60]}{'...' if len(text) > 60 else ''}'"
+    if _XML.match(head):
+        return "other", f"XML, {beginning}", _AGAIN
+    if _JSON.match(head):
+        return "other", f"JSON, {beginning}", _AGAIN
+    if head and len(head.translate(None, _NO_TEXT)) == len(head):
+        return "text", f"a text, {beginning}", _AGAIN
+    return "unknown", "", ""

@@ -1,4 +1,4 @@
-"""Images that are no series in a NIfTI file yet: volumes one by one, pairs of .hdr and .img. The commands."""
+"""Commands that convert what is no series in a NIfTI file yet: single volumes, pairs of .hdr and .img."""
 
 import re
 import shlex
@@ -23,26 +23,26 @@ _JOIN = (
 )
 
 
-def _command(code: str, *words: str) -> str:
-    return shlex.join(["python", "-c"]) + f' "{code}" ' + shlex.join(words)
+def _command(code: str, *words: object) -> str:
+    return f'python -c "{code}" ' + shlex.join(map(str, words))
 
 
 def from_pair(path: Path) -> str:
-    """Say how a pair becomes a NIfTI image."""
+    """Return what to do with half of a pair."""
     target = path.with_name(f"{path.name[:-4]}.nii.gz")
-    return f"half of a .hdr/.img pair; convert it: {_command(_SAVE, str(path), str(target))}"
+    return f"half of a .hdr/.img pair; convert it: {_command(_SAVE, path, target)}"
 
 
 def from_pairs(root: Path, glob: str, file: str) -> str:
-    """Say how all pairs that a glob finds become NIfTI images, and what the glob is then."""
-    command = _command(_SAVE_ALL, str(root), glob, file[-4:])
-    end = re.sub(r"\.(img|hdr)$", "", glob)
-    after = f"{end}.nii.gz" if end != glob else re.sub(r"\.\*$", "", glob).rstrip("*") + "*.nii.gz"
+    """Return what to do with all pairs that a glob matches, and the glob for the converted images."""
+    stem = re.sub(r"\.(img|hdr)$", "", glob)
+    after = f"{stem}.nii.gz" if stem != glob else re.sub(r"\.\*$", "", glob).rstrip("*") + "*.nii.gz"
+    command = _command(_SAVE_ALL, root, glob, file[-4:])
     return f"they are .hdr/.img pairs; convert them: {command} and set files: '{after}'"
 
 
 def series_of_volumes(paths: Iterable[Path]) -> Iterator[list[Path]]:
-    """Yield the files of each folder that only a number tells apart, where they are 3D: volumes of a run."""
+    """Yield groups of 3D images whose names differ in a number alone: volumes of one run."""
     groups: dict[tuple[Path, str, str], list[Path]] = {}
     for path in paths:
         if match := _NUMBERED.match(path.name):
@@ -53,7 +53,7 @@ def series_of_volumes(paths: Iterable[Path]) -> Iterator[list[Path]]:
 
 
 def _is_volume(path: Path) -> bool:
-    """Tell by its header a single volume from a series."""
+    """Return whether the header of an image states three dimensions."""
     from fmriscale.ingest.read.content import check_content
     from fmriscale.ingest.read.nifti import open_nifti
 
@@ -63,31 +63,28 @@ def _is_volume(path: Path) -> bool:
             return len(image.shape) == 3
     except Rejected:
         return False
-    except Exception:  # a damaged header raises whatever comes first; the reader says what
+    except Exception:  # a damaged header raises whatever comes first; the reader reports it
         return False
 
 
 def pattern_of(path: Path) -> str:
-    """Return the glob that finds a numbered volume and those of the same series."""
+    """Return the glob that matches a numbered volume and those of the same series."""
     return _NUMBERED.sub(r"\1[0-9]*\2", path.name)
 
 
 def from_volumes(path: Path) -> str:
-    """Say how the numbered volumes of a run become one image."""
-    match = _NUMBERED.match(path.name)
-    if match is None:
-        raise ValueError(f"{path.name} has no number at its end")
-    target = f"{match[1].rstrip('_-') or 'joined'}_4D.nii.gz"
-    command = _command(_JOIN, str(path.parent / pattern_of(path)), str(path.parent / target))
+    """Return how the numbered volumes of a run become one image."""
+    stem = _NUMBERED.sub(r"\1", path.name).rstrip("_-")
+    target = f"{stem or 'joined'}_4D.nii.gz"
+    command = _command(_JOIN, path.parent / pattern_of(path), path.parent / target)
     return f"join them: {command} and list {target} by files, with t_r, which volumes do not state"
 
 
 def not_a_series(path: Path, shape: tuple[int, ...]) -> str:
-    """Say of an image that is not 4D what to do with it."""
+    """Return what to do with an image that is not 4D."""
     what = f"shape {shape} is not 4D (x, y, z, time)"
     if len(shape) != 3:
         return what
-    match = _NUMBERED.match(path.name)
-    if match and len(list(path.parent.glob(pattern_of(path)))) > 1:
+    if _NUMBERED.match(path.name) and len(list(path.parent.glob(pattern_of(path)))) > 1:
         return f"{what}: a volume of a run; {from_volumes(path)}"
     return f"{what}: a single volume, such as a mean, a reference or a mask; leave it out"

@@ -10,24 +10,24 @@ from fmriscale.common.quarantine import Rejected
 _NUMBER = re.compile(r"[+-]?(0|[1-9]\d*)(\.\d*)?([eE][+-]?\d+)?|[+-]?\.\d+")
 _UNKNOWN = ("", "n/a")
 _UNITS = (("milliseconds", 1e3), ("tenths of milliseconds", 1e4), ("microseconds", 1e6))
-"""What is taken for seconds, and how many make one."""
+"""Units that are taken for seconds, and how many make one."""
 _DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+")
 
 
 def read_events(path: Path, shift: float = 0.0, end: float = math.inf) -> list[dict[str, Any]]:
-    """Read a BIDS events file."""
+    """Read a BIDS events file; onsets are less `shift`, `end` is that of the run, both in s."""
     columns, numbers = _read_table(path)
     if "onset" not in columns:
         has = ", ".join(columns) or "nothing"
         raise Rejected("bad_events", f"{path.name}: no column 'onset' but {has}; it must be tab-separated")
-    placed = [n for n, cell in enumerate(columns["onset"]) if cell not in _UNKNOWN]
-    columns = {name: [cells[n] for n in placed] for name, cells in columns.items()}
-    lines = [numbers[n] for n in placed]
-    durations = columns.get("duration", [""] * len(lines))
-    events = {name: _values(cells) for name, cells in columns.items()}
-    onsets = [_seconds(c, path, n) for n, c in zip(lines, columns["onset"], strict=True)]
+    rows = [n for n, cell in enumerate(columns["onset"]) if cell not in _UNKNOWN]
+    columns = {name: [cells[n] for n in rows] for name, cells in columns.items()}
+    events = {name: _convert(cells) for name, cells in columns.items()}
+    durations = columns.get("duration", [""] * len(rows))
+    onsets = [_seconds(path, numbers[n], cell) for n, cell in zip(rows, columns["onset"], strict=True)]
     events["duration"] = [
-        0.0 if c in _UNKNOWN else _seconds(c, path, n) for n, c in zip(lines, durations, strict=True)
+        0.0 if cell in _UNKNOWN else _seconds(path, numbers[n], cell)
+        for n, cell in zip(rows, durations, strict=True)
     ]
     _check_times(path.name, onsets, events["duration"], end)
     events["onset"] = [round(onset - shift, 6) for onset in onsets]
@@ -35,18 +35,14 @@ def read_events(path: Path, shift: float = 0.0, end: float = math.inf) -> list[d
 
 
 def read_evs(paths: tuple[Path, ...], shift: float = 0.0, end: float = math.inf) -> list[dict[str, Any]]:
-    """Read the EV files of an HCP task run, one a condition: rows of onset, duration and amplitude."""
+    """Read the EV files of an HCP task run, one per condition: rows of onset, duration and amplitude."""
     events, onsets = [], []
     for path in paths:
         try:
-            rows = [
-                [float(cell) for cell in line.split()]
-                for line in path.read_text().splitlines()
-                if line.strip()
-            ]
+            rows = [[float(cell) for cell in line.split()] for line in path.read_text().splitlines()]
             if not all(math.isfinite(cell) for row in rows for cell in row):
                 raise ValueError("a number is not finite")
-            for onset, duration, amplitude in rows:
+            for onset, duration, amplitude in filter(None, rows):
                 onsets.append(onset)
                 event = {"onset": round(onset - shift, 6), "duration": duration}
                 events.append({**event, "trial_type": path.stem, "amplitude": amplitude})
@@ -65,35 +61,28 @@ def _read_table(path: Path) -> tuple[dict[str, list[str]], list[int]]:
     try:
         text = path.read_text(encoding="utf-8-sig", errors="replace")  # one odd letter harms no onset
     except OSError as error:
-        raise Rejected(
-            "bad_events", f"{path.name}: not readable ({error.strerror}); mend or move it"
-        ) from error
+        what = f"{path.name}: not readable ({error.strerror})"
+        raise Rejected("bad_events", f"{what}; mend or move it") from error
     lines = [(n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
-    rows = [[_bare(cell) for cell in line.split("\t")] for _, line in lines]
-    header = rows[0] if rows else []
+    rows = [(n, [cell.strip().strip("\"'").strip() for cell in line.split("\t")]) for n, line in lines]
+    header = rows[0][1] if rows else []
     while header and not header[-1]:
         header.pop()
-    columns: dict[str, list[str]] = {}
-    for n, given in enumerate(header):
-        name = given or f"column_{n + 1}"
-        columns[name if name not in columns else f"{name}_{n + 1}"] = [
-            row[n] if n < len(row) else "" for row in rows[1:]
-        ]
-    for (number, _), row in zip(lines[1:], rows[1:], strict=True):
-        if any(row[len(header) :]):
+    for number, cells in rows[1:]:
+        if any(cells[len(header) :]):
             raise Rejected(
                 "bad_events", f"{path.name}: line {number} has more cells than the header; mend it"
             )
-    return columns, [number for number, _ in lines[1:]]
+    columns: dict[str, list[str]] = {}
+    for n, title in enumerate(header):
+        name = title or f"column_{n + 1}"
+        name = name if name not in columns else f"{name}_{n + 1}"
+        columns[name] = [cells[n] if n < len(cells) else "" for _, cells in rows[1:]]
+    return columns, [number for number, _ in rows[1:]]
 
 
-def _bare(cell: str) -> str:
-    """Strip blanks and stray quotes."""
-    return cell.strip().strip("\"'").strip()
-
-
-def _seconds(cell: str, path: Path, line: int) -> float:
-    """Read a time in a line of the file or reject the file."""
+def _seconds(path: Path, line: int, cell: str) -> float:
+    """Read a time in a line of the file, or reject the file."""
     try:
         seconds = float(cell)
         if math.isfinite(seconds):
@@ -105,7 +94,7 @@ def _seconds(cell: str, path: Path, line: int) -> float:
 
 
 def _check_times(name: str, onsets: list[float], durations: list[float], end: float) -> None:
-    """Refuse events that cannot be those of a run of this length: a unit or a clock was mistaken.
+    """Reject events that cannot be those of a run of this length: the unit or the clock is wrong.
 
     Some after the end are common: the paradigm went on when the scanner had stopped.
     """
@@ -114,32 +103,28 @@ def _check_times(name: str, onsets: list[float], durations: list[float], end: fl
             raise Rejected("bad_events", f"{name}: a duration of {duration:g} s at {onset:g} s; mend it")
     late = sum(onset >= end for onset in onsets)
     if 2 * late > len(onsets):
-        raise Rejected(
-            "bad_events",
-            f"{name}: {late} of {len(onsets)} events start beyond the end of the run ({end:g} s), the first "
-            f"at {min(onsets):g} s{_guess(onsets, end)}; write onsets in seconds from the first volume",
-        )
+        what = f"{late} of {len(onsets)} events start beyond the end of the run ({end:g} s)"
+        first = f"the first at {min(onsets):g} s{_guess(onsets, end)}"
+        remedy = "write onsets in seconds from the first volume"
+        raise Rejected("bad_events", f"{name}: {what}, {first}; {remedy}")
     long = sum(duration > end for duration in durations)
     if len(onsets) > 1 and 2 * long > len(onsets):
-        raise Rejected(
-            "bad_events",
-            f"{name}: {long} of {len(onsets)} events last longer than the run ({end:g} s), the first "
-            f"{durations[0]:g} s{_guess(durations, end)}; write durations in seconds",
-        )
+        what = f"{long} of {len(onsets)} events last longer than the run ({end:g} s)"
+        first = f"the first {durations[0]:g} s{_guess(durations, end)}"
+        raise Rejected("bad_events", f"{name}: {what}, {first}; write durations in seconds")
 
 
 def _guess(times: list[float], end: float) -> str:
-    """Say what was taken for seconds from the first volume, where that can be guessed."""
+    """Return what was probably taken for seconds from the first volume, in brackets; "" = unclear."""
     spread = max(times) - min(times)
     if len(times) > 1 and 0.05 * end < spread <= end:
         return " (times of day, or from another run's start?)"
     return next((f" ({unit}?)" for unit, per in _UNITS if max(times) / per <= end), "")
 
 
-def _values(cells: list[str]) -> list[Any]:
-    """Turn a column into numbers where every cell that is given is one; labels like 01 stay text."""
-    given = [c for c in cells if c not in _UNKNOWN]
-    if not all(_NUMBER.fullmatch(c) for c in given):
-        return [None if c in _UNKNOWN else c for c in cells]
-    kind = int if all(c.lstrip("+-").isdigit() for c in given) else float
+def _convert(cells: list[str]) -> list[Any]:
+    """Convert a column to numbers if every known cell is one; labels like 01 stay text."""
+    known = [c for c in cells if c not in _UNKNOWN]
+    kind: Any = int if all(c.lstrip("+-").isdigit() for c in known) else float
+    kind = kind if all(_NUMBER.fullmatch(c) for c in known) else str
     return [None if c in _UNKNOWN else kind(c) for c in cells]

@@ -11,22 +11,31 @@ def world(voxels: np.ndarray, affine: np.ndarray) -> np.ndarray:
 def nearest(positions: np.ndarray, affine: np.ndarray) -> np.ndarray:
     """Return the voxel indices [n, 3] nearest to positions in mm.
 
-    A position half-way between two voxels goes to the one further along the WORLD axis, whichever way
-    the image is stored; rounding to 1e-4 voxels first keeps it half-way in both.
+    A position half-way between two voxels goes to the one further along the WORLD axis, whichever way the
+    image is stored. Rounding to 1e-4 voxels first keeps it half-way in both.
     """
-    inverse = np.linalg.inv(affine)
-    exact = np.round(positions @ inverse[:3, :3].T + inverse[:3, 3], 4).clip(-(2**31), 2**31)
     import nibabel as nib
 
+    inverse = np.linalg.inv(affine)
+    exact = np.round(positions @ inverse[:3, :3].T + inverse[:3, 3], 4).clip(-(2**31), 2**31)
     forward = nib.io_orientation(affine)[:, 1] > 0
     return np.where(forward, np.floor(exact + 0.5), np.ceil(exact - 0.5)).astype(np.int64)
 
 
 def flat(voxels: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Return flat indices, first axis fastest, of voxel indices [n, 3]; -1 outside the grid."""
+    """Return flat indices [n], first axis fastest, of voxel indices [n, 3]; -1 outside the grid."""
     inside = np.all((voxels >= 0) & (voxels < np.asarray(shape)), axis=1)
     index = voxels[:, 0] + shape[0] * (voxels[:, 1] + shape[1] * voxels[:, 2])
     return np.where(inside, index, -1).astype(np.int32 if np.prod(shape) < 2**31 else np.int64)
+
+
+def centroids(
+    voxels: np.ndarray, affine: np.ndarray, feature: np.ndarray
+) -> tuple[tuple[float, float, float], ...]:
+    """Return the centres in mm of the features 0, 1, ... of voxels [n, 3]; `feature` [n] is that of each."""
+    positions = world(voxels, affine)
+    sums = [np.bincount(feature, positions[:, axis]) for axis in range(3)]
+    return millimetres(np.stack(sums, 1) / np.bincount(feature)[:, None])
 
 
 def millimetres(positions: np.ndarray) -> tuple[tuple[float, float, float], ...]:

@@ -1,4 +1,4 @@
-"""Reduce GIFTI series, a .func.gii for each hemisphere, to parcel means by the vertices of label files."""
+"""GIFTI series, one .func.gii per hemisphere, reduced to parcel means by the vertices of label files."""
 
 import re
 from dataclasses import dataclass, replace
@@ -13,10 +13,8 @@ from fmriscale.common.quarantine import Rejected
 from fmriscale.config import FeatureConfig
 from fmriscale.corpus.manifest import FeatureSpace
 from fmriscale.ingest.read.averaging import average_rows, share
-from fmriscale.ingest.read.content import check_content, check_input
+from fmriscale.ingest.read.content import reading, reading_input
 from fmriscale.ingest.read.labels import feature_labels, whole_labels
-
-SIDES = ("L", "R")
 
 _STRUCTURES = {"L": "CortexLeft", "R": "CortexRight"}
 
@@ -26,31 +24,17 @@ _NO_PARCEL = re.compile(r"(.*medial.?wall|\?*|unknown)", re.IGNORECASE)
 
 @dataclass(frozen=True, eq=False)
 class SurfaceMembers:
-    """Features given by the vertices of two hemispheres.
+    """The vertices of features."""
 
-    Attributes
-    ----------
-    feature : tuple of ndarray of int32
-        Feature of every vertex of the left and of the right hemisphere, -1 = none.
-    """
-
-    feature: tuple[np.ndarray, np.ndarray]
+    feature: tuple[np.ndarray, np.ndarray]  # feature of every left and every right vertex, -1 = none
 
 
 @dataclass(frozen=True, eq=False)
 class Hemisphere:
-    """The series of one hemisphere.
+    """The series of one hemisphere."""
 
-    Attributes
-    ----------
-    values : ndarray [vertices, T]
-        As stored.
-    t_r : float or None
-        Repetition time, s, where the metadata state it.
-    """
-
-    values: np.ndarray
-    t_r: float | None
+    values: np.ndarray  # [vertices, T], as stored
+    t_r: float | None  # repetition time, s, where the metadata state it
 
     def cut(self, volumes: slice) -> "Hemisphere":
         """Return some of its volumes."""
@@ -60,21 +44,21 @@ class Hemisphere:
 def load_surfaces(config: FeatureConfig, files: list[str]) -> tuple[FeatureSpace, tuple, SurfaceMembers]:
     """Read the label files of both hemispheres; every label above 0 that names a parcel is one feature.
 
-    Labels keep their names where left and right differ in them, and else get L_ or R_ in front.
+    Labels keep their names if left and right have none in common, and else get the prefix L_ or R_.
     """
-    if len(files) != len(SIDES):
-        raise UserError(
-            f"features '{config.name}': labels_gii needs two files, [left, right]; got {len(files)}"
-        )
+    if len(files) != 2:
+        wanted = "labels_gii needs two files, [left, right]"
+        raise UserError(f"features '{config.name}': {wanted}; got {len(files)}")
     paths = [expand(file) for file in files]
-    hemispheres = [_read_labels(path, side) for path, side in zip(paths, SIDES, strict=True)]
-    names = [tuple(table[key] for key in present) for _, present, table in hemispheres]
+    hemispheres = [_read_labels(path, side) for path, side in zip(paths, "LR", strict=True)]
+    names = [tuple(table.values()) for _, table in hemispheres]
     if set(names[0]) & set(names[1]):
-        names = [tuple(f"{s}_{n}" for n in side) for s, side in zip(SIDES, names, strict=True)]
+        names = [tuple(f"{side}_{name}" for name in own) for side, own in zip("LR", names, strict=True)]
     features, n_features = [], 0
-    for keys, present, _ in hemispheres:
-        feature = np.full(keys.size, -1, np.int32)
+    for keys, table in hemispheres:
+        present = np.array(list(table))
         inside = np.isin(keys, present)
+        feature = np.full(keys.size, -1, np.int32)
         feature[inside] = np.searchsorted(present, keys[inside]) + n_features
         features.append(feature)
         n_features += len(present)
@@ -84,59 +68,50 @@ def load_surfaces(config: FeatureConfig, files: list[str]) -> tuple[FeatureSpace
     return space, definition, SurfaceMembers((features[0], features[1]))
 
 
-def _read_labels(path: Path, side: str) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
-    """Return the key of every vertex, the keys that are parcels, ascending, and their names."""
-    check_input(path, "gifti")
-    try:
+def _read_labels(path: Path, side: str) -> tuple[np.ndarray, dict[int, str]]:
+    """Return the key of every vertex, and the names of the keys that are parcels, in ascending order."""
+    with reading_input(path, "gifti"):
         image = nib.GiftiImage.from_filename(path)
         arrays = image.get_arrays_from_intent("NIFTI_INTENT_LABEL")
         keys = whole_labels(np.asarray(arrays[0].data).ravel())
         table = {int(key): str(name) for key, name in image.labeltable.get_labels_as_dict().items()}
-    except Exception as error:
-        raise UserError(f"{path}: not a readable .label.gii ({error})") from error
     if len(arrays) != 1:
         raise UserError(f"{path}: holds {len(arrays)} label maps; write the wanted one alone")
-    if stated := _other_side(image, side):
-        raise UserError(f"{path}: is of {stated}; labels_gii is [left, right]")
-    used = np.unique(keys[keys > 0]).tolist()
-    present = [key for key in used if not _NO_PARCEL.fullmatch(table.get(key, str(key)).strip())]
-    if not present:
+    if structure := _other_structure(image, side):
+        raise UserError(f"{path}: is of {structure}; labels_gii is [left, right]")
+    names = {key: table.get(key, str(key)) for key in np.unique(keys[keys > 0]).tolist()}
+    parcels = {key: name for key, name in names.items() if not _NO_PARCEL.fullmatch(name.strip())}
+    if not parcels:
         raise UserError(f"{path}: holds no label above 0 that names a parcel")
-    return keys, np.array(present), {key: table.get(key, str(key)) for key in present}
+    return keys, parcels
 
 
-def _other_side(image: nib.GiftiImage, side: str) -> str | None:
-    """Return the structure that a file says it is of, if it is not the wanted side."""
+def _other_structure(image: nib.GiftiImage, side: str) -> str | None:
+    """Return the structure that a file states, if it is the other hemisphere."""
     for meta in (image.meta, *(array.meta for array in image.darrays[:1])):
-        stated = meta.get("AnatomicalStructurePrimary")
-        if stated in _STRUCTURES.values() and stated != _STRUCTURES[side]:
-            return stated
+        structure = meta.get("AnatomicalStructurePrimary")
+        if structure in _STRUCTURES.values() and structure != _STRUCTURES[side]:
+            return structure
     return None
 
 
 def open_hemisphere(path: Path, side: str) -> Hemisphere:
     """Read one hemisphere of a run."""
-    check_content(path, "gifti", f"{path.name}: ")
-    try:
+    with reading(path, "gifti", f"{path.name}: "):
         image = nib.GiftiImage.from_filename(path)
         arrays = [np.asarray(array.data) for array in image.darrays]
         # One array a time point is what the format means; some tools write one [vertices, T].
         values = arrays[0] if len(arrays) == 1 and arrays[0].ndim == 2 else np.stack(arrays, axis=1)
-    except Exception as error:  # a damaged XML file raises whatever comes first
-        raise Rejected(
-            "unreadable", f"{path.name} is not readable as GIFTI: {error}; copy it again"
-        ) from error
     if values.ndim != 2 or values.dtype.kind not in "iuf":
-        raise Rejected(
-            "unreadable", f"{path.name} holds {values.shape} of {values.dtype}, no series of vertices"
-        )
-    if stated := _other_side(image, side):
-        raise Rejected("unreadable", f"{path.name} is of {stated}; name hemispheres as what they are")
+        what = f"{values.shape} of {values.dtype}, no series of vertices"
+        raise Rejected("unreadable", f"{path.name} holds {what}")
+    if structure := _other_structure(image, side):
+        raise Rejected("unreadable", f"{path.name} is of {structure}; name hemispheres as what they are")
     return Hemisphere(values, _time_step(image))
 
 
 def _time_step(image: nib.GiftiImage) -> float | None:
-    """Return TimeStep, which GIFTI gives in ms, as s; of the file or of its first array."""
+    """Return TimeStep of the file or of its first array in s; GIFTI gives it in ms."""
     for meta in (image.meta, image.darrays[0].meta):
         try:
             return float(meta["TimeStep"]) / 1000.0
@@ -146,24 +121,19 @@ def _time_step(image: nib.GiftiImage) -> float | None:
 
 
 def reduce_hemispheres(
-    hemispheres: tuple[Hemisphere, Hemisphere], surfaces: SurfaceMembers, n_features: int
+    hemispheres: tuple[Hemisphere, Hemisphere], members: SurfaceMembers, n_features: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Average the vertices of every feature."""
-    n_volumes = [hemisphere.values.shape[1] for hemisphere in hemispheres]
-    if n_volumes[0] != n_volumes[1]:
-        raise Rejected(
-            "unreadable",
-            f"{n_volumes[0]} volumes on the left, {n_volumes[1]} on the right; both must come from one run",
-        )
-    for side, hemisphere, feature in zip(SIDES, hemispheres, surfaces.feature, strict=True):
+    """Return the means over the vertices of features [T, V], and the share of vertices with data [V]."""
+    n_left, n_right = (hemisphere.values.shape[1] for hemisphere in hemispheres)
+    if n_left != n_right:
+        what = f"{n_left} volumes on the left, {n_right} on the right"
+        raise Rejected("unreadable", f"{what}; both must come from one run")
+    for side, hemisphere, feature in zip("LR", hemispheres, members.feature, strict=True):
         if len(hemisphere.values) != feature.size:
-            raise Rejected(
-                "other_space",
-                f"hemisphere {side} has {len(hemisphere.values)} vertices, its label file {feature.size}; "
-                "choose label files on the run's surface",
-            )
-    feature = np.concatenate(surfaces.feature)
+            what = f"hemisphere {side} has {len(hemisphere.values)} vertices, its label file {feature.size}"
+            raise Rejected("other_space", f"{what}; choose label files on the run's surface")
+    feature = np.concatenate(members.feature)
     blocks = (hemisphere.values for hemisphere in hemispheres)
-    signals, holds_data = average_rows(blocks, feature, n_features, n_volumes[0])
-    member = feature >= 0
-    return signals, share(holds_data[member], feature[member], n_features)
+    signals, has_data = average_rows(blocks, feature, n_features, n_left)
+    inside = feature >= 0
+    return signals, share(has_data[inside], feature[inside], n_features)

@@ -1,4 +1,4 @@
-"""NIfTI files of both versions, packed or not, told by content; and where their voxels lie."""
+"""NIfTI files of both versions, compressed or not; 4D images are read in blocks of time."""
 
 import logging
 from collections.abc import Iterator
@@ -14,81 +14,8 @@ from nibabel.imageglobals import logger as nibabel_logger
 
 from fmriscale.common.errors import UserError
 from fmriscale.common.quarantine import Rejected
-from fmriscale.ingest.read.content import check_content, check_input, open_content
+from fmriscale.ingest.read.content import open_content, reading, reading_input
 from fmriscale.ingest.read.convert import not_a_series
-
-
-@dataclass(frozen=True, eq=False)
-class Volume:
-    """An image in memory.
-
-    Attributes
-    ----------
-    values : ndarray [X, Y, Z, ...]
-        Scaled.
-    affine : ndarray [4, 4]
-        Voxel index to mm.
-    unplaced : str or None
-        Why the header does not say where the voxels lie; None = it does.
-    """
-
-    values: np.ndarray
-    affine: np.ndarray
-    unplaced: str | None
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep nibabel from printing what it finds odd in a header; the rejection says what matters."""
-    level = nibabel_logger.level
-    nibabel_logger.setLevel(logging.CRITICAL + 1)
-    try:
-        yield
-    finally:
-        nibabel_logger.setLevel(level)
-
-
-@contextmanager
-def open_nifti(path: Path) -> Iterator[Any]:
-    """Open an image of NIfTI-1 or NIfTI-2; its numbers can be read within the context."""
-    with quiet(), open_content(path) as handle:
-        size = handle.read(4)
-        handle.seek(0)
-        is_second = 540 in (int.from_bytes(size, "little"), int.from_bytes(size, "big"))
-        yield (nib.Nifti2Image if is_second else nib.Nifti1Image).from_stream(handle)
-
-
-def read_volume(path: Path) -> Volume:
-    """Read an image whole."""
-    with open_nifti(path) as image:
-        return Volume(np.asarray(image.dataobj), np.asarray(image.affine), why_unplaced(image))
-
-
-def why_unplaced(image: Any) -> str | None:
-    """Return why a header does not say where the voxels lie; one of qform and sform is enough."""
-    if max(image.header["qform_code"], image.header["sform_code"]) <= 0:
-        return "qform_code and sform_code of its header are 0: nothing says where its voxels lie"
-    affine = np.asarray(image.affine)
-    usable = np.isfinite(affine).all() and np.linalg.matrix_rank(affine) == 4
-    return None if usable else "its affine places no voxel"
-
-
-def read_grid(path: Path) -> tuple[tuple[int, ...], np.ndarray]:
-    """Return the extents of an image of the recipe and its affine."""
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; affine_from needs it")
-    check_input(path, "nifti")
-    try:
-        with open_nifti(path) as image:
-            flaw, shape, affine = why_unplaced(image), image.shape[:3], np.asarray(image.affine)
-    except Exception as error:
-        raise UserError(f"{path}: not a readable NIfTI image ({error}); copy it again") from error
-    if flaw is not None:
-        raise UserError(f"{path}: {flaw}; give affine_from an image that says it")
-    return shape, affine
-
-
-# ---------------------------------------------------------------- runs
 
 BLOCK_BYTES = 2 * 2**20
 """Size of a block: small enough to stay in cache, so that reducing it is nearly free."""
@@ -99,42 +26,76 @@ _SECONDS = {8: 1.0, 16: 1e-3, 24: 1e-6}
 _UNREADABLE: Any = (OSError, EOFError, ValueError, OverflowError, MemoryError, isal_zlib.error)
 
 
+@contextmanager
+def open_nifti(path: Path) -> Iterator[Any]:
+    """Open an image of NIfTI-1 or NIfTI-2; its numbers can be read within the context."""
+    level = nibabel_logger.level
+    nibabel_logger.setLevel(logging.CRITICAL + 1)  # what is odd in a header stands in the rejection
+    try:
+        with open_content(path) as handle:
+            size = handle.read(4)
+            handle.seek(0)
+            is_second = 540 in (int.from_bytes(size, "little"), int.from_bytes(size, "big"))
+            yield (nib.Nifti2Image if is_second else nib.Nifti1Image).from_stream(handle)
+    finally:
+        nibabel_logger.setLevel(level)
+
+
+def _orientation_flaw(image: Any) -> str | None:
+    """Return why a header gives its voxels no position; qform or sform is enough."""
+    if max(image.header["qform_code"], image.header["sform_code"]) <= 0:
+        return "qform_code and sform_code of its header are 0: nothing says where its voxels lie"
+    affine = np.asarray(image.affine)
+    usable = np.isfinite(affine).all() and np.linalg.matrix_rank(affine) == 4
+    return None if usable else "its affine places no voxel"
+
+
+# ---------------------------------------------------------------- atlases and masks
+
+
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """An image in memory."""
+
+    values: np.ndarray  # [X, Y, Z, ...], scaled
+    affine: np.ndarray  # [4, 4], voxel index to mm
+    flaw: str | None  # why the header gives the voxels no position; None = it does
+
+
+def read_volume(path: Path) -> Volume:
+    """Read a whole image."""
+    with open_nifti(path) as image:
+        return Volume(np.asarray(image.dataobj), np.asarray(image.affine), _orientation_flaw(image))
+
+
+def read_grid(path: Path) -> tuple[tuple[int, ...], np.ndarray]:
+    """Return shape and affine of an image that the recipe names."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; affine_from needs it")
+    with reading_input(path, "nifti"), open_nifti(path) as image:
+        flaw, shape, affine = _orientation_flaw(image), image.shape[:3], np.asarray(image.affine)
+    if flaw is not None:
+        raise UserError(f"{path}: {flaw}; give affine_from an image that says it")
+    return shape, affine
+
+
+# ---------------------------------------------------------------- runs
+
+
 @dataclass(frozen=True)
 class Image:
-    """The header of a 4D image; the voxels stay on disk.
-
-    Attributes
-    ----------
-    path : Path
-        The .nii or .nii.gz file.
-    shape : tuple of int
-        Voxels in x, y, z.
-    n_volumes : int
-        T.
-    affine : ndarray [4, 4]
-        Voxel index to mm.
-    t_r : float or None
-        Repetition time, s, where the header states it with its unit.
-    dtype : numpy.dtype
-        Of the voxels on disk.
-    offset : int
-        Byte of the first voxel.
-    slope, inter : float
-        value = raw * slope + inter.
-    affine_from : str or None
-        Name of the image that the affine was taken from; None = it is the run's own.
-    """
+    """The header of a 4D image; the voxels stay on disk, where value = raw * slope + inter."""
 
     path: Path
-    shape: tuple[int, int, int]
+    shape: tuple[int, int, int]  # voxels in x, y, z
     n_volumes: int
-    affine: np.ndarray
-    t_r: float | None
-    dtype: np.dtype
-    offset: int
+    affine: np.ndarray  # [4, 4], voxel index to mm
+    t_r: float | None  # repetition time, s, where the header states it with its unit
+    dtype: np.dtype  # of the voxels on disk
+    offset: int  # byte of the first voxel
     slope: float
     inter: float
-    affine_from: str | None = None
+    affine_from: str | None = None  # name of the image that the affine was taken from; None = the run's own
 
     def cut(self, volumes: slice) -> "Image":
         """Return some of its volumes."""
@@ -142,21 +103,21 @@ class Image:
         n_volumes = volumes.stop - volumes.start
         return replace(self, offset=self.offset + volumes.start * size, n_volumes=n_volumes)
 
+    def blocks(self) -> Iterator[np.ndarray]:
+        """Yield the raw voxels in time blocks [t, X*Y*Z], first voxel axis fastest; see `stream_rows`."""
+        return stream_rows(self.path, self.offset, self.dtype, (self.n_volumes, int(np.prod(self.shape))))
+
 
 def open_image(path: Path, affine_from: Path | None = None) -> Image:
-    """Read the header of a 4D NIfTI image."""
-    check_content(path, "nifti")
-    try:
-        with open_nifti(path) as image:
-            header, data = image.header, image.dataobj  # an ArrayProxy: type and place, not the voxels
-            flaw = why_unplaced(image)
-    except Exception as error:  # a damaged header raises whatever comes first
-        raise Rejected("unreadable", f"not a readable NIfTI image: {error}; copy it again") from error
+    """Read the header of a 4D NIfTI image; one without an affine takes that of `affine_from`."""
+    with reading(path, "nifti"), open_nifti(path) as image:
+        header, data = image.header, image.dataobj  # an ArrayProxy: type and position, not the voxels
+        flaw = _orientation_flaw(image)
     if len(image.shape) != 4:
         raise Rejected("unreadable", not_a_series(path, image.shape))
     if data.dtype.kind not in "iuf":
         raise Rejected("unreadable", f"voxels of type {data.dtype} are not real numbers")
-    affine = np.asarray(image.affine) if flaw is None else _borrowed(image.shape[:3], flaw, affine_from)
+    affine = np.asarray(image.affine) if flaw is None else _affine_of(affine_from, image.shape[:3], flaw)
     unit = _SECONDS.get(int(header["xyzt_units"]) & 0b111000)
     step = float(header.get_zooms()[3])
     x, y, z, n_volumes = (int(n) for n in image.shape)
@@ -174,32 +135,20 @@ def open_image(path: Path, affine_from: Path | None = None) -> Image:
     )
 
 
-def _borrowed(shape: tuple[int, ...], flaw: str, affine_from: Path | None) -> np.ndarray:
+def _affine_of(affine_from: Path | None, shape: tuple[int, ...], flaw: str) -> np.ndarray:
     """Return the affine for a run that has none, from the image that the recipe names."""
     if affine_from is None:
-        raise Rejected(
-            "no_orientation",
-            f"{flaw}, left and right may be swapped; export the run again with its orientation, or name an "
-            "image on the same grid by affine_from",
-        )
+        remedy = "export the run again with its orientation, or name an image on the same grid by affine_from"
+        raise Rejected("no_orientation", f"{flaw}, left and right may be swapped; {remedy}")
     grid, affine = read_grid(affine_from)
     if grid != shape:
-        raise Rejected(
-            "no_orientation",
-            f"{flaw}; {affine_from.name} (affine_from) has {grid} voxels, the run {shape}: name an image on "
-            "the run's own grid",
-        )
+        what = f"{affine_from.name} (affine_from) has {grid} voxels, the run {shape}"
+        raise Rejected("no_orientation", f"{flaw}; {what}: name an image on the run's own grid")
     return affine
 
 
-def stream(image: Image) -> Iterator[np.ndarray]:
-    """Yield the raw voxels in time blocks [t, X*Y*Z], first voxel axis fastest; see `stream_rows`."""
-    n_voxels = int(np.prod(image.shape))
-    return stream_rows(image.path, image.offset, image.dtype, (image.n_volumes, n_voxels))
-
-
 def stream_rows(path: Path, offset: int, dtype: np.dtype, shape: tuple[int, int]) -> Iterator[np.ndarray]:
-    """Yield the raw numbers of a plain or gzipped file in blocks of rows, not to be written to."""
+    """Yield the raw numbers [rows, length] of a plain or gzipped file in read-only blocks of rows."""
     n_rows, length = shape
     per_block = max(1, BLOCK_BYTES // max(1, length * dtype.itemsize))
     try:

@@ -1,11 +1,9 @@
-"""Read text tables of signals: what separates the cells, which line holds names, which column counts volumes.
+"""Read text tables of signals: separator, decimal mark, names, and a column that counts volumes.
 
-The number of features, which the recipe knows, is the best judge of a column that is no signal. What cannot
-be told is refused with both readings: a line of labels taken for a volume, or a volume for labels, would
-never be noticed.
+The number of features, which the recipe states, is the best judge of a column that is no signal. An ambiguous
+table is refused with both readings, since nobody would notice a line of labels read as a volume.
 """
 
-import csv
 import io
 import re
 from dataclasses import dataclass
@@ -17,46 +15,35 @@ import numpy as np
 from isal import igzip
 
 from fmriscale.common.quarantine import Rejected
-from fmriscale.ingest.read.text import to_utf8
+from fmriscale.ingest.read.text import MISSING, is_number, split_cells, to_utf8
 
 SAMPLE = 8
-"""Lines that tell how a table is laid out."""
+"""Lines from which the dialect of a table is detected."""
 
 INDEX_NAMES = ("", "unnamed: 0", "index", "time", "t", "volume", "vol", "frame", "scan", "tr", "timepoint")
-"""What people call a column that counts volumes."""
+"""Names of columns that count volumes."""
 
-_MISSING = ("", "n/a", "na", "nan", "<na>", "null", "none")
 _FAR = 10.0
-"""A line this many robust standard deviations from the others is not one of them."""
+"""Robust standard deviations from the other lines beyond which a line is no volume."""
 _TOO_FEW = 4
-"""So many lines show no rule that another one could break."""
+"""Lines up to which a table is too short to judge one of them by the others."""
 _INCREASING = 8
-"""So many whole numbers do not increase by chance: one in 8! = 40,320."""
+"""Whole numbers that do not increase by chance: one in 8! = 40,320."""
 
 
 @dataclass(frozen=True)
-class Shape:
-    """What is told of the shape of a table, and what it should be.
-
-    Attributes
-    ----------
-    n_features : int or None
-        Features of a run, None = unknown.
-    orientation : {"TV", "VT"}
-        Whether a line of the file is a volume or a feature.
-    header, index_column : bool or None
-        Whether the first line or column is no signal; None = told from the table.
-    """
+class TableOptions:
+    """What the recipe states about its tables; None = to be detected."""
 
     n_features: int | None = None
-    orientation: Literal["TV", "VT"] = "TV"
-    header: bool | None = None
-    index_column: bool | None = None
+    orientation: Literal["TV", "VT"] = "TV"  # TV: a line of the file is a volume, VT: a feature
+    header: bool | None = None  # the first line is no signal
+    index_column: bool | None = None  # the first column is no signal
 
 
 @dataclass(frozen=True)
-class _Layout:
-    """How the text is to be parsed."""
+class _Dialect:
+    """How the text of a table is parsed."""
 
     separator: str | None  # None = blanks
     decimal: str
@@ -67,34 +54,33 @@ class _Layout:
     plain: bool  # the numbers of the first line are written without a point
 
 
-def read_table(path: Path, shape: Shape) -> np.ndarray:
-    """Read the numbers of a table as they are stored, without names and index; n/a is NaN."""
+def read_table(path: Path, options: TableOptions) -> np.ndarray:
+    """Return the numbers of a table [lines, columns] without names and index; n/a is NaN."""
     content = path.read_bytes()
     content = to_utf8(igzip.decompress(content) if content.startswith(b"\x1f\x8b") else content)
     start, end, lines = _first_lines(content)
-    layout = _layout(lines, content[end:], shape, Path(path.name.removesuffix(".gz")).suffix)
-    has_names = layout.shifted or (bool(layout.names) if shape.header is None else shape.header)
-    if layout.short and not has_names:
-        content = content[start:end].rstrip() + (layout.separator or " ").encode() + b"\n" + content[end:]
+    dialect = _detect(lines, content[end:], options, Path(path.name.removesuffix(".gz")).suffix)
+    has_names = dialect.shifted or (bool(dialect.names) if options.header is None else options.header)
+    if dialect.short and not has_names:
+        content = content[start:end].rstrip() + (dialect.separator or " ").encode() + b"\n" + content[end:]
         start = 0
-    values = _without_empty(_parse(content[end if has_names else start :], layout), shape)
-    if shape.orientation == "VT":
-        values = values.T
-    has_index = layout.text_index or layout.shifted
-    labelled, timed = (has_names, has_index) if shape.orientation == "TV" else (has_index, has_names)
-    corner = layout.names[0] if layout.names and not layout.shifted else "x"
-    if not timed and _is_time(values, corner, shape):
+    values = _drop_empty_column(_parse(content[end if has_names else start :], dialect), options)
+    has_index = dialect.text_index or dialect.shifted
+    if options.orientation == "VT":  # from here on [T, V]
+        values, has_names, has_index = values.T, has_index, has_names
+    corner = dialect.names[0] if dialect.names and not dialect.shifted else "x"
+    if not has_index and _counts_volumes(values, corner, options):
         values = values[:, 1:]
-    if _are_labels(values, labelled, layout, shape):
+    if _begins_with_labels(values, has_names, dialect, options):
         values = values[1:]
-    return values if shape.orientation == "TV" else values.T
+    return values if options.orientation == "TV" else values.T
 
 
 # ---------------------------------------------------------------- text
 
 
 def _first_lines(content: bytes) -> tuple[int, int, list[str]]:
-    """Return where the first line that is no comment starts and ends, and the lines from it on."""
+    """Return start and end of the first line that is no comment, and up to SAMPLE lines from it on."""
     start = end = position = 0
     lines: list[str] = []
     for line in io.BytesIO(content):
@@ -109,35 +95,38 @@ def _first_lines(content: bytes) -> tuple[int, int, list[str]]:
     return start, end, lines
 
 
-def _layout(lines: list[str], body: bytes, shape: Shape, kind: str) -> _Layout:
-    """Tell separator, decimal mark and words of a table from its first lines."""
+def _detect(lines: list[str], body: bytes, options: TableOptions, extension: str) -> _Dialect:
+    """Detect separator, decimal mark and words from the first lines of a table."""
     sample = lines[1:] or lines
-    separator, decimal = _separator(sample, body, shape, kind)
+    separator, decimal = _separator(sample, body, options, extension)
     rows = [split_cells(line, separator) for line in sample]
     first = split_cells(lines[0], separator) if lines else []
     text_index = bool(rows) and all(len(r) > 1 and not is_number(r[0], decimal) for r in rows)
     words = [c for c in first[text_index:] if not is_number(c, decimal)]
-    numbers = [c for c in first[1:] if c.lower() not in _MISSING and is_number(c, decimal)]
-    odd = [c for c in numbers if not re.fullmatch(r"\d+(\.0*)?", c)]
-    if odd and words and words != first[:1]:
-        raise Rejected("unreadable", f"line 1 holds both '{words[0]}' and {odd[0]}; mend it")
-    width = len(rows[0]) if rows else 0
-    fits = shape.n_features is None or shape.orientation == "VT" or len(first) == shape.n_features
-    shifted = len(first) == width - 1 and rows[0][-1] != "" and (bool(words) or (fits and _counted(first)))
-    short = len(first) == width - 1 and rows[0][-1] == ""
-    plain = all(re.fullmatch(r"\d*", c) for c in first)
-    return _Layout(separator, decimal, first if words else [], text_index, shifted, short, plain)
+    numbers = [c for c in first[1:] if c.lower() not in MISSING and is_number(c, decimal)]
+    fractions = [c for c in numbers if not re.fullmatch(r"\d+(\.0*)?", c)]
+    if fractions and words and words != first[:1]:
+        raise Rejected("unreadable", f"line 1 holds both '{words[0]}' and {fractions[0]}; mend it")
+    lacks_one = bool(rows) and len(first) == len(rows[0]) - 1
+    is_short = lacks_one and rows[0][-1] == ""
+    fits = options.n_features is None or options.orientation == "VT" or len(first) == options.n_features
+    labels = len(first) > 2 and len(set(first)) == len(first) and all(c.isdigit() for c in first)
+    return _Dialect(
+        separator,
+        decimal,
+        names=first if words else [],
+        text_index=text_index,
+        shifted=lacks_one and not is_short and (bool(words) or (fits and labels)),
+        short=is_short,
+        plain=all(re.fullmatch(r"\d*", c) for c in first),
+    )
 
 
-def _counted(first: list[str]) -> bool:
-    """Tell a line of distinct whole numbers."""
-    return len(first) > 2 and len(set(first)) == len(first) and all(c.isdigit() for c in first)
-
-
-def _separator(sample: list[str], body: bytes, shape: Shape, kind: str) -> tuple[str | None, str]:
+def _separator(
+    sample: list[str], body: bytes, options: TableOptions, extension: str
+) -> tuple[str | None, str]:
     """Choose separator and decimal mark such that every cell is a number, and their count the wanted one."""
-    wanted = shape.n_features if shape.orientation == "TV" else None
-    readings: list[tuple[str | None, str, int]] = []
+    readings: list[tuple[str | None, str, int]] = []  # the last is the number of cells in a line
     for separator in ("\t", ";", ",", None):
         if separator is not None and not all(separator in line for line in sample):
             continue
@@ -145,136 +134,102 @@ def _separator(sample: list[str], body: bytes, shape: Shape, kind: str) -> tuple
         rows = [split_cells(line, separator) for line in sample]
         if rows and all(is_number(c, decimal) for row in rows for c in row[min(1, len(row) - 1) :]):
             readings.append((separator, decimal, len(rows[0])))
-    if not readings:  # the parser says what is no number
+    if not readings:  # the parser reports what is no number
         line = sample[0] if sample else ""
-        return next((s for s in ("\t", ";", ",") if s in line), "," if kind == ".csv" else None), "."
-    for extra in (0, 1):
-        fitting = [r for r in readings if wanted is not None and r[2] == wanted + extra]
-        if wanted == 1 and len(readings) > 1 and _rise([line.split(",")[0] for line in sample]):
-            raise Rejected(
-                "unreadable",
-                f"'{sample[0]}' may be two columns or a number with a decimal comma; write points, and tabs "
-                "between columns",
-            )
-        if fitting:
-            return fitting[0][:2]
-    return readings[0][:2]
+        return next((s for s in "\t;," if s in line), "," if extension == ".csv" else None), "."
+    wanted = options.n_features if options.orientation == "TV" else None
+    if wanted == 1 and len(readings) > 1 and _rise([line.split(",")[0] for line in sample]):
+        what = f"'{sample[0]}' may be two columns or a number with a decimal comma"
+        raise Rejected("unreadable", f"{what}; write points, and tabs between columns")
+    fitting = [r for extra in (0, 1) for r in readings if wanted is not None and r[2] == wanted + extra]
+    return (fitting or readings)[0][:2]
 
 
 def _rise(numbers: list[str]) -> bool:
-    """Tell whole numbers that rise from line to line."""
-    return all(int(a) < int(b) for a, b in pairwise(numbers)) if all(map(str.isdigit, numbers)) else False
+    """Return whether all are whole numbers that rise from line to line."""
+    return all(map(str.isdigit, numbers)) and all(int(a) < int(b) for a, b in pairwise(numbers))
 
 
-def split_cells(line: str, separator: str | None) -> list[str]:
-    """Split a line, without blanks and quotes."""
-    if separator is None:
-        return [cell.strip('"') for cell in re.findall(r'"[^"]*"|[^\s"]+', line)]
-    cells = next(csv.reader([line], delimiter=separator, skipinitialspace=True), [])
-    return [cell.strip() for cell in cells]
-
-
-def is_number(cell: str, decimal: str = ".") -> bool:
-    """Tell a number, or what stands for a missing one, from a word."""
-    if cell.lower() in _MISSING:
-        return True
-    try:
-        float(cell if decimal == "." else re.sub(r"^([^.]*),", r"\1.", cell))
-    except ValueError:
-        return False
-    return "_" not in cell  # 1_000 is a number in Python alone
-
-
-def _parse(content: bytes, layout: _Layout) -> np.ndarray:
-    """Turn text into numbers [lines, columns]."""
+def _parse(content: bytes, dialect: _Dialect) -> np.ndarray:
+    """Parse text as numbers [lines, columns]."""
     import pandas as pd
 
-    options: dict[str, Any] = {"sep": layout.separator or r"\s+", "header": None, "comment": "#"}
-    options |= {"decimal": layout.decimal, "skipinitialspace": True}
-    if layout.text_index:
+    options: dict[str, Any] = {"sep": dialect.separator or r"\s+", "header": None, "comment": "#"}
+    options |= {"decimal": dialect.decimal, "skipinitialspace": True}
+    if dialect.text_index:
         width = pd.read_csv(io.BytesIO(content), nrows=1, dtype=str, **options).shape[1]
         options["usecols"] = range(1, width)
     values = pd.read_csv(io.BytesIO(content), dtype=np.float64, **options).to_numpy()
-    return values[:, 1:] if layout.shifted and not layout.text_index else values
+    return values[:, 1:] if dialect.shifted and not dialect.text_index else values
 
 
-# ---------------------------------------------------------------- what is no signal
+# ---------------------------------------------------------------- names and index
 
 
-def _without_empty(values: np.ndarray, shape: Shape) -> np.ndarray:
-    """Drop an empty column that a separator at the end or at the start of every line makes."""
-    for end in (-1, 0):
-        wanted = shape.n_features if shape.orientation == "TV" else 0
+def _drop_empty_column(values: np.ndarray, options: TableOptions) -> np.ndarray:
+    """Drop the empty column that a separator at the end or at the start of every line makes."""
+    wanted = options.n_features if options.orientation == "TV" else 0
+    for end, others in ((-1, slice(None, -1)), (0, slice(1, None))):
         if wanted is not None and values.shape[1] > max(wanted, 1) and np.isnan(values[:, end]).all():
-            values = values[:, :-1] if end else values[:, 1:]
+            values = values[:, others]
     return values
 
 
-def _is_time(values: np.ndarray, name: str, shape: Shape) -> bool:
-    """Tell whether the first column of [T, V] counts volumes or seconds."""
-    given = shape.index_column if shape.orientation == "TV" else shape.header
+def _counts_volumes(values: np.ndarray, name: str, options: TableOptions) -> bool:
+    """Return whether the first column of [T, V] counts volumes or seconds."""
+    given = options.index_column if options.orientation == "TV" else options.header
     if given is not None or values.shape[1] < 2 or len(values) < 3:
         return bool(given)
-    column = values[1:, 0] if np.isnan(values[0, 0]) else values[:, 0]
-    named = name.lower() in INDEX_NAMES
-    steady = _is_steady(column) or _is_steady(values[1:, 0])
-    counts = steady or ((named or _is_whole(column)) and bool((np.diff(column) > 0).all()))
-    if not counts:
+    column, n_features = values[1:, 0] if np.isnan(values[0, 0]) else values[:, 0], values.shape[1]
+    is_steady = _is_steady(column) or _is_steady(values[1:, 0])
+    may_count = name.lower() in INDEX_NAMES or _is_whole(column)
+    if not is_steady and not (may_count and (np.diff(column) > 0).all()):
         return False
-    if shape.n_features == values.shape[1] - 1:
+    if options.n_features == n_features - 1:
         return True
-    if (
-        shape.n_features in (None, values.shape[1])
-        and len(values) > _TOO_FEW
-        and not _is_steady(values[1:, 1])
-    ):
-        _refuse_column(values, name, shape)
-    return False
-
-
-def _refuse_column(values: np.ndarray, name: str, shape: Shape) -> None:
-    """Refuse a first column that may be an index or a feature."""
-    place, setting = ("column", "index_column") if shape.orientation == "TV" else ("line", "header")
-    first = ", ".join(f"{v:g}" for v in values[1:4, 0])
+    is_open = options.n_features in (None, n_features) and len(values) > _TOO_FEW
+    if not is_open or _is_steady(values[1:, 1]):
+        return False
+    line, setting = ("column", "index_column") if options.orientation == "TV" else ("line", "header")
+    shown = ", ".join(f"{v:g}" for v in values[1:4, 0])
     raise Rejected(
         "unreadable",
-        f"the first {place} (... {first} ...) only rises, as a count of volumes or seconds does, but without "
-        f"it there are {values.shape[1] - 1} features; set {setting}: true and features.columns: "
-        f"{values.shape[1] - 1}, or {setting}: false if it is a signal",
+        f"the first {line} (... {shown} ...) only rises, as a count of volumes or seconds does, but without "
+        f"it there are {n_features - 1} features; set {setting}: true and features.columns: "
+        f"{n_features - 1}, or {setting}: false if it is a signal",
     )
 
 
-def _are_labels(values: np.ndarray, known: bool, layout: _Layout, shape: Shape) -> bool:
-    """Tell whether the first volume of [T, V] holds the numbers of regions; `known` names were taken off."""
-    given = shape.header if shape.orientation == "TV" else shape.index_column
+def _begins_with_labels(
+    values: np.ndarray, has_names: bool, dialect: _Dialect, options: TableOptions
+) -> bool:
+    """Return whether the first volume of [T, V] holds numbers of regions; `has_names`: names were cut off."""
+    given = options.header if options.orientation == "TV" else options.index_column
     if given is not None:
-        return bool(given) and not known
+        return bool(given) and not has_names
     if len(values) <= _TOO_FEW or not values.shape[1]:
         return False
-    row, others = values[0], values[1:]
-    told = _tell_labels(row, others, layout.plain)
-    if told is False or (known and told is None):
+    row = values[0]
+    is_label = _are_labels(row, values[1:], dialect.plain)
+    if is_label is False or (has_names and is_label is None):
         return False
-    if told and not known:
+    if is_label and not has_names:
         return True
-    place, setting = ("line", "header") if shape.orientation == "TV" else ("column", "index_column")
-    first = ", ".join(f"{v:g}" for v in row[:3]) + (", ..." if len(row) > 3 else "")
+    line, setting = ("line", "header") if options.orientation == "TV" else ("column", "index_column")
+    shown = ", ".join(f"{v:g}" for v in row[:3]) + (", ..." if len(row) > 3 else "")
+    remedy = f"set {setting}: true if these are names, false if not"
     raise Rejected(
         "unreadable",
-        f"the first {place} of numbers ({first}) may hold column names (labels of regions) or a volume; "
-        + (
-            f"delete one of the two {place}s of names"
-            if known
-            else f"set {setting}: true if these are names, false if not"
-        ),
+        f"the first {line} of numbers ({shown}) may hold column names (labels of regions) or a volume; "
+        + (f"delete one of the two {line}s of names" if has_names else remedy),
     )
 
 
-def _tell_labels(row: np.ndarray, others: np.ndarray, plain: bool) -> bool | None:
-    """Tell labels from a volume by how others are; None = either."""
-    if not _is_whole(row) or (row < 0).any() or len(np.unique(row)) < len(row):
-        return False
+def _are_labels(row: np.ndarray, others: np.ndarray, plain: bool) -> bool | None:
+    """Judge by the other volumes [T - 1, V] whether a row [V] holds labels; None = ambiguous."""
     n = len(row)
+    if not _is_whole(row) or (row < 0).any() or len(np.unique(row)) < n:
+        return False
     if n > 2 and any(np.array_equal(row, np.arange(n) + first) for first in (0, 1)):
         return True
     known = ~np.isnan(others)
@@ -291,12 +246,12 @@ def _tell_labels(row: np.ndarray, others: np.ndarray, plain: bool) -> bool | Non
 
 
 def _is_whole(numbers: np.ndarray) -> bool:
-    """Tell whole numbers, none missing."""
+    """Return whether all are whole numbers, none missing."""
     return bool((numbers == np.rint(numbers)).all())
 
 
 def _is_steady(numbers: np.ndarray) -> bool:
-    """Tell numbers that rise by equal steps, as printed with few digits."""
+    """Return whether numbers rise by equal steps, as printed with few digits."""
     if len(numbers) < 2:
         return False
     step = (numbers[-1] - numbers[0]) / (len(numbers) - 1)

@@ -1,4 +1,4 @@
-"""The time axis of a run: its repetition time, and what its volumes' first moment is called."""
+"""The time axis of a run: its repetition time, and the time of its first volume."""
 
 import math
 from pathlib import Path
@@ -11,45 +11,41 @@ from fmriscale.config import MAX_T_R, MIN_T_R
 from fmriscale.ingest.read.text import read_json
 
 RecipeTime = float | Literal["sidecar"] | None
-"""What a recipe says of the repetition time of one run."""
+"""What a recipe states as the repetition time of one run."""
 
 JITTER = 0.05
-"""Volumes may lie this share of a step beside a regular grid: triggers are not more exact."""
+"""Volumes may deviate from a regular grid by this share of a step: triggers are not more exact."""
 
 
 def read_sidecars(sidecars: tuple[Path, ...]) -> dict[str, Any]:
-    """Read what applies to a run: of each entry, what the most specific JSON file (the last one) states."""
-    stated: dict[str, Any] = {}
+    """Merge the JSON files that apply to a run; the most specific one, the last, overrides the others."""
+    merged: dict[str, Any] = {}
     for path in sidecars:
-        stated |= {name: value for name, value in read_json(path).items() if value is not None}
-    return stated
+        merged |= {name: value for name, value in read_json(path).items() if value is not None}
+    return merged
 
 
 def recipe_t_r(t_r: RecipeTime | dict[str, float], task: str) -> RecipeTime:
-    """Return what the `t_r` of a recipe says of a run of this task."""
+    """Return the repetition time that a recipe gives to runs of this task."""
     return t_r.get(task) if isinstance(t_r, dict) else t_r
 
 
 def stated_t_r(sidecar: dict[str, Any], n_volumes: int | None = None, settled: bool = False) -> float | None:
-    """Return the repetition time that the sidecars of a run state, s."""
+    """Return the repetition time, s, that the sidecars state; None where the recipe has settled it."""
     stated, timing = sidecar.get("RepetitionTime"), sidecar.get("VolumeTiming")
     step = None if timing is None else _regular_step(timing)
     if settled:
         return None
-    if stated is not None and not _is_number(stated):
-        raise Rejected("no_t_r", f"RepetitionTime '{stated}' is not a number; mend the sidecar or set t_r")
     if stated is None and timing is not None:
         if n_volumes not in (None, len(timing)):
-            raise Rejected(
-                "no_t_r",
-                f"VolumeTiming lists {len(timing)} volumes, the run has {n_volumes}; mend it or set t_r",
-            )
+            what = f"VolumeTiming lists {len(timing)} volumes, the run has {n_volumes}"
+            raise Rejected("no_t_r", f"{what}; mend it or set t_r")
         return step
+    if stated is not None and not _is_number(stated):
+        raise Rejected("no_t_r", f"RepetitionTime '{stated}' is not a number; mend the sidecar or set t_r")
     if stated is not None and step is not None and _differ(stated, step):
-        raise Rejected(
-            "t_r_conflict",
-            f"RepetitionTime says {stated:g} s, its VolumeTiming {step:g} s; mend one or set t_r",
-        )
+        what = f"RepetitionTime says {stated:g} s, its VolumeTiming {step:g} s"
+        raise Rejected("t_r_conflict", f"{what}; mend one or set t_r")
     return stated
 
 
@@ -72,50 +68,43 @@ def _regular_step(timing: Any) -> float | None:
 
 
 def decide_t_r(recipe: RecipeTime, stated: float | None, header: float | None) -> float:
-    """Return the repetition time of a run, s."""
+    """Return the repetition time of a run, s, from what recipe, sidecars and image header state."""
     if recipe == "sidecar":
         if stated is None:
-            raise Rejected(
-                "no_t_r",
-                "t_r: sidecar, but no sidecar states RepetitionTime; add it or give t_r in seconds",
-            )
+            what = "t_r: sidecar, but no sidecar states RepetitionTime"
+            raise Rejected("no_t_r", f"{what}; add it or give t_r in seconds")
         recipe = header = None
     t_r = next((float(v) for v in (recipe, stated, header) if v is not None), None)
     if t_r is None:
         raise Rejected("no_t_r", "no sidecar, header or table states the repetition time; set t_r")
     if recipe is None and stated and header and _differ(stated, header):
         remedy = "set t_r" + (", or t_r: sidecar to go by the sidecars" if _is_plausible(stated) else "")
-        raise Rejected(
-            "t_r_conflict",
-            f"the sidecar says {stated:g} s{unit_guess(stated)}, the image header {header:g} s"
-            f"{unit_guess(header)}; {remedy}",
-        )
+        both = f"{stated:g} s{_unit_guess(stated)}, the image header {header:g} s{_unit_guess(header)}"
+        raise Rejected("t_r_conflict", f"the sidecar says {both}; {remedy}")
     if not _is_plausible(t_r):
-        raise Rejected(
-            "no_t_r", f"a repetition time of {t_r:g} s is implausible{unit_guess(t_r)}; set t_r in seconds"
-        )
+        what = f"a repetition time of {t_r:g} s is implausible{_unit_guess(t_r)}"
+        raise Rejected("no_t_r", f"{what}; set t_r in seconds")
     return round(t_r, 6)
 
 
 def start_time(sidecar: dict[str, Any], seconds: float) -> float | None:
-    """Return when the first volume counts as acquired, s after the run's acquisition began.
+    """Return when the first volume counts as acquired, s after the run's acquisition began; None = unknown.
 
-    Slice-timing correction brings every slice to a moment within the volume, which fMRIPrep calls StartTime:
-    by its default the middle. Onsets of events count from the beginning of the acquisition.
+    Slice-timing correction moves every slice to one moment within the volume, which fMRIPrep calls StartTime:
+    by default the middle. Onsets of events count from the beginning of the acquisition.
     """
     stated = sidecar.get("StartTime")
     if stated is None:
         return None if sidecar.get("SliceTimingCorrected") is True else 0.0
     if not _is_number(stated) or abs(stated) > seconds:
-        guess = " (milliseconds?)" if _is_number(stated) and abs(stated) > seconds else ""
-        raise Rejected(
-            "unreadable", f"StartTime {stated}{guess} is no time in seconds within the run; mend the sidecar"
-        )
+        guess = " (milliseconds?)" if _is_number(stated) else ""
+        what = f"StartTime {stated}{guess} is no time in seconds within the run"
+        raise Rejected("unreadable", f"{what}; mend the sidecar")
     return float(stated)
 
 
-def unit_guess(seconds: float) -> str:
-    """Say which unit was taken for seconds, in brackets; "" for a time that a repetition time may have."""
+def _unit_guess(seconds: float) -> str:
+    """Return the unit probably taken for seconds, in brackets; "" for a plausible repetition time."""
     if seconds > MAX_T_R and _is_plausible(seconds / 1000):
         return " (milliseconds?)"
     if 0 < seconds < MIN_T_R and _is_plausible(seconds * 1000):
@@ -128,10 +117,10 @@ def _is_plausible(t_r: float) -> bool:
 
 
 def _differ(a: float, b: float) -> bool:
-    """Tell times that differ by more than 1 %."""
+    """Return whether times differ by more than 1 %."""
     return abs(a - b) > 0.01 * max(abs(a), abs(b))
 
 
 def _is_number(value: Any) -> bool:
-    """Tell a finite number."""
+    """Return whether a value of JSON is a finite number."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

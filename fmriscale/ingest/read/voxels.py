@@ -19,7 +19,7 @@ def add_volumes(
 ) -> None:
     """Add the voxels of every volume of a block [t, X*Y*Z] to the sums [t, V] of their features.
 
-    What is NaN or infinite counts as `empty` and is counted in `broken`, by voxel.
+    A NaN or infinite voxel counts as `empty` and is counted in `broken`, by voxel.
     """
     for t in range(block.shape[0]):
         volume, total = block[t], sums[t]
@@ -34,7 +34,7 @@ def add_volumes(
 
 @njit(cache=True, error_model="numpy")
 def still_empty(block: np.ndarray, voxels: np.ndarray, empty: float, candidates: np.ndarray) -> int:
-    """Move those candidates to the front that are `empty` or not finite in every volume; return how many."""
+    """Move candidates that are `empty` or not finite in every volume to the front; return how many."""
     n = 0
     for candidate in candidates:
         for t in range(block.shape[0]):
@@ -47,5 +47,5 @@ def still_empty(block: np.ndarray, voxels: np.ndarray, empty: float, candidates:
     return n
 
 
-# Numba sets itself up on the first call. Here, so that worker processes, which share this import, need not.
+# Numba sets itself up on the first call: here, so that worker processes, which share this import, need not.
 still_empty(np.zeros((0, 0), np.int16), np.zeros(0, np.int64), 0.0, np.zeros(0, np.int64))

@@ -32,7 +32,7 @@ from fmriscale.config import DataConfig, PairConfig, SplitConfig
 from fmriscale.corpus.manifest import QUARANTINE_COLUMNS, read_manifest, write_manifest
 from fmriscale.corpus.reader import Corpus
 from fmriscale.sampling.loader import NTPLoader
-from fmriscale.sampling.tables import PARTNER, RUN, Draw
+from fmriscale.sampling.window_index import PARTNER, RUN
 
 BATCH, LENGTH, V, T, RUNS = 256, 5, 424, 300, 400
 BATCH_BYTES = BATCH * 2 * LENGTH * V * 2
@@ -196,7 +196,7 @@ def corpus_size(corpus: Corpus, folder: Path, tell: Callable) -> None:
     tell("read_manifest_100k_runs_s", time.process_time() - begun, "s", "of which reading runs.tsv", 1)
     loaders = {name: loader_of(Corpus.open(path)) for name, path in folders.items()}
     group = loaders["100k"].groups[0]
-    index = sum(x.nbytes for x in group.table if isinstance(x, np.ndarray)) + group.rows.nbytes
+    index = sum(x.nbytes for x in group.index if isinstance(x, np.ndarray)) + group.rows.nbytes
     tell("index_bytes_per_run", index / SIZES["100k"] + 8, "bytes", "aim 200; with addresses", 1)
     took = compared({name: (lambda i, x=x: x.batch(i * BATCH, BATCH)) for name, x in loaders.items()})
     for name in ("10k", "100k"):
@@ -211,15 +211,15 @@ def order(corpus: Corpus, tell: Callable) -> None:
     """Reach any position of an order of 10^8 windows."""
     for shuffle in ("exact", "window"):
         group = loader_of(corpus, shuffle=shuffle, shuffle_shards=16).groups[0]
-        table, n_runs, n_shards = group.table, 100_000, 2_000
+        index, n_runs, n_shards = group.index, 100_000, 2_000
         runs = np.zeros(n_runs, RUN)
-        runs[:] = table.runs[0]
+        runs[:] = index.runs[0]
         runs["subject"] = runs["person"] = np.arange(n_runs)
         runs["reach"] = 1000
         first = np.arange(n_runs + 1, dtype=np.int64) * 1000
         everyone = np.zeros(3 * n_runs, PARTNER)
         everyone["run"], everyone["windows"] = np.tile(np.arange(n_runs), 3), 1000
-        group.table = table._replace(
+        group.index = index._replace(
             run_first=first,
             run_span=np.arange(n_runs + 1, dtype=np.int32),
             span_first=first[:-1],
@@ -261,9 +261,9 @@ def randomness(corpus: Corpus, tell: Callable) -> None:
     ):
         group = many_shards(loader_of(corpus, datasets=["set0"], **settings), 64)
         n = int(group.windows.sum())
-        draw: Draw = group.draw(0, 2 * n)
+        draw = group.draw(0, 2 * n)
         positive = draw.kind == 0
-        window = group.table.run_first[draw.run_left[positive]] + draw.start_left[positive] // 2
+        window = group.index.run_first[draw.run_left[positive]] + draw.start_left[positive] // 2
         place = np.argsort(window)
         apart = np.abs(np.diff(place)).mean() / n
         people = np.mean(
@@ -287,7 +287,7 @@ def many_shards(loader: NTPLoader, n: int):
     """Cut the only data set of a loader into n shards."""
     group = loader.groups[0]
     bounds = np.linspace(0, len(group.rows), n + 1).astype(np.int32)
-    group.table = group.table._replace(shard_run=bounds, dataset_shard=np.array([0, n], np.int32))
+    group.index = group.index._replace(shard_run=bounds, dataset_shard=np.array([0, n], np.int32))
     group._memo = group._memo._replace(blocks=np.zeros(n + 1, np.int64))
     return group
 

@@ -12,6 +12,29 @@ if TYPE_CHECKING:
     import torch
 
 
+class Draw(NamedTuple):
+    """B pairs by their places; runs are numbered as in the index of windows, rows as in the corpus."""
+
+    run_left: np.ndarray
+    """int32 [B]."""
+    start_left: np.ndarray
+    """int32 [B]: first volume."""
+    run_right: np.ndarray
+    """int32 [B]."""
+    start_right: np.ndarray
+    """int32 [B]: first volume."""
+    kind: np.ndarray
+    """int8 [B]: 0 for a positive, else the kind of negative."""
+    dataset: np.ndarray
+    """int16 [B]: data set of the left sequence."""
+    row_left: np.ndarray
+    """int32 [B]."""
+    row_right: np.ndarray
+    """int32 [B]."""
+    t_r: np.ndarray
+    """float32 [B]: repetition time of the left run, s."""
+
+
 class Masks(NamedTuple):
     """Which volumes of B pairs are masked, at most M of the S = 2 L volumes of a pair."""
 

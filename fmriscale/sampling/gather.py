@@ -1,6 +1,7 @@
-"""Where sequences are copied from: the mapped shards themselves, or a copy of all runs in memory.
+"""Gather sequences out of runs: in place from mapped shards, from a copy in memory, or on the accelerator.
 
-Every way gives the same values, to the bit. B pairs, L volumes, V features, R runs.
+Every way gives the same values, to the bit.
+Shapes: B pairs, L volumes of a sequence, V features, R runs, T volumes of a run.
 """
 
 import hashlib
@@ -22,7 +23,8 @@ from fmriscale.common.errors import UserError
 from fmriscale.common.workers import available_cores
 from fmriscale.corpus.manifest import parse_segments
 from fmriscale.corpus.reader import NPY_HEADER, Corpus
-from fmriscale.sampling.tables import REVERSED, Draw
+from fmriscale.sampling.batch import Draw
+from fmriscale.sampling.kernels import REVERSED
 
 Allocate = Callable[[tuple[int, ...]], np.ndarray]
 """Makes a float16 array for a batch; on a GPU in pinned memory, so that it is sent without another copy."""
@@ -37,7 +39,7 @@ class Buffers:
     def __init__(self, most: int = 8) -> None:
         self._most = most
         self._owners: list[np.ndarray] = [np.empty(0, np.float16)]
-        self._unheld = sys.getrefcount(self._owners[0])  # by the list and the call, as it is asked below
+        self._unheld = sys.getrefcount(self._owners[0])  # by the list and the call, as counted below
         self._lock = threading.Lock()
 
     def __call__(self, shape: tuple[int, ...]) -> np.ndarray:
@@ -58,30 +60,16 @@ class Buffers:
             return made.view()
 
 
-class Source(Protocol):
-    """Anything that turns places into sequences."""
-
-    def gather(self, draw: Draw) -> tuple[Any, Any]:
-        """Return left and right, float16 [B, L, V]; a `reversed` right has its last volume first."""
-        ...
-
-
 @dataclass(frozen=True)
-class Standard:
-    """Another standardisation than the stored one: value * scale + shift.
+class Rescaling:
+    """Replace the z-scoring of runs by another, or undo it: value * scale + shift."""
 
-    Attributes
-    ----------
-    scale, shift : float32 [R, V]
-        One row a run.
-    """
+    scale_RV: np.ndarray
+    shift_RV: np.ndarray
 
-    scale: np.ndarray
-    shift: np.ndarray
-
-    def apply(self, values: np.ndarray, run: np.ndarray) -> np.ndarray:
-        """Convert sequences [B, L, V] (or runs) of the runs [B]; float16."""
-        made = values.astype(np.float32) * self.scale[run][:, None] + self.shift[run][:, None]
+    def apply(self, values_BLV: np.ndarray, run_B: np.ndarray) -> np.ndarray:
+        """Convert sequences of the runs; float16."""
+        made = values_BLV.astype(np.float32) * self.scale_RV[run_B][:, None] + self.shift_RV[run_B][:, None]
         if np.abs(made).max(initial=0) > np.finfo(np.float16).max:
             raise UserError(
                 "data.standardize: none: values beyond 65,504 do not fit float16; use run or subject"
@@ -89,65 +77,59 @@ class Standard:
         return made.astype(np.float16)
 
 
-def standard_of(
-    corpus: Corpus, rows: np.ndarray, subject: np.ndarray, how: Literal["run", "subject", "none"]
-) -> Standard | None:
-    """Read what changes the standardisation of runs; None where they stay as they are stored."""
+def rescaling_of(
+    corpus: Corpus, rows: np.ndarray, subject_R: np.ndarray, how: Literal["run", "subject", "none"]
+) -> Rescaling | None:
+    """Return what makes of runs, stored as z-scores, those of `data.standardize`; None where they stay."""
     if how == "run":
         return None
-    pairs = [corpus.mean_std(int(row)) for row in rows]
-    mean_RV = np.stack([mean for mean, _ in pairs]).astype(np.float64)
-    std_RV = np.stack([std for _, std in pairs]).astype(np.float64)
+    moments = [corpus.mean_std(int(row)) for row in rows]
+    mean_RV, std_RV = (np.stack(values).astype(np.float64) for values in zip(*moments, strict=True))
     if how == "none":
-        return Standard(std_RV.astype(np.float32), mean_RV.astype(np.float32))
+        return Rescaling(std_RV.astype(np.float32), mean_RV.astype(np.float32))
     runs = corpus.runs.iloc[rows]
     n_R1 = (runs.n_volumes - runs.n_censored).to_numpy(np.float64)[:, None]
-    n_subjects = int(subject.max()) + 1
 
-    def pooled(values_RV: np.ndarray) -> np.ndarray:
-        total = np.zeros((n_subjects, values_RV.shape[1]))
-        np.add.at(total, subject, values_RV)
-        return total[subject]
+    def total_of_subject(values_RV: np.ndarray) -> np.ndarray:
+        total = np.zeros((int(subject_R.max()) + 1, values_RV.shape[1]))
+        np.add.at(total, subject_R, values_RV)
+        return total[subject_R]
 
-    n_pooled = pooled(n_R1)
-    mean_pooled = pooled(n_R1 * mean_RV) / n_pooled
-    squares = pooled((n_R1 - 1) * std_RV**2 + n_R1 * (mean_RV - mean_pooled) ** 2)
-    std_pooled = np.sqrt(squares / (n_pooled - 1))
-    std_pooled[std_pooled == 0] = 1
-    scale, shift = std_RV / std_pooled, (mean_RV - mean_pooled) / std_pooled
-    return Standard(scale.astype(np.float32), shift.astype(np.float32))
+    n_all = total_of_subject(n_R1)
+    mean_all = total_of_subject(n_R1 * mean_RV) / n_all
+    squares = total_of_subject((n_R1 - 1) * std_RV**2 + n_R1 * (mean_RV - mean_all) ** 2)
+    std_all = np.sqrt(squares / (n_all - 1))
+    std_all[std_all == 0] = 1
+    scale, shift = std_RV / std_all, (mean_RV - mean_all) / std_all
+    return Rescaling(scale.astype(np.float32), shift.astype(np.float32))
 
 
-class MappedRuns:
-    """Sequences out of the mapped shards, in place.
+# ---------------------------------------------------------------- sequences
 
-    Parameters
-    ----------
-    corpus : Corpus
-        Maps the shards.
-    rows : int array [R]
-        Rows of the runs.
-    length, n_features : int
-        L and V.
-    standard : Standard, optional
-        Applied to every batch.
-    allocate : function
-        Makes the arrays of a batch; None = `Buffers`.
-    """
+
+class Source(Protocol):
+    """Turns the places of pairs into their sequences."""
+
+    def gather(self, draw: Draw) -> tuple[Any, Any]:
+        """Return left and right, float16 [B, L, V]; a `reversed` right has its last volume first."""
+        ...
+
+
+class HostRuns:
+    """Copy sequences out of runs [T, V] in memory; `owner` keeps their addresses, int64 [R], valid."""
 
     def __init__(
         self,
-        corpus: Corpus,
-        rows: np.ndarray,
+        address: np.ndarray,
         length: int,
         n_features: int,
-        standard: Standard | None = None,
+        owner: Any,
+        rescaling: Rescaling | None = None,
         allocate: Allocate | None = None,
     ) -> None:
-        self.length, self.n_features = length, n_features
-        self.standard, self.allocate = standard, allocate or Buffers()
-        self._corpus = corpus  # keeps the maps alive
-        self._address = corpus.addresses(rows)
+        self.length, self.n_features, self.owner = length, n_features, owner
+        self.rescaling, self.allocate = rescaling, allocate or Buffers()
+        self._address = address
 
     def gather(self, draw: Draw) -> tuple[np.ndarray, np.ndarray]:
         """Return left and right, float16 [B, L, V]."""
@@ -159,38 +141,51 @@ class MappedRuns:
         out = self.allocate((len(run), self.length, self.n_features))
         row_bytes = out.itemsize * self.n_features
         copy_sequences(self._address, run, start, backwards, self.length, row_bytes, out.ctypes.data)
-        if self.standard is not None:
-            out[:] = self.standard.apply(out, run)
+        if self.rescaling is not None:
+            out[:] = self.rescaling.apply(out, run)
         return out
 
 
-class MemoryRuns(MappedRuns):
-    """Sequences out of one copy of all runs, made and checked at the start; see `MappedRuns`."""
+class DeviceRuns:
+    """Gather sequences on the accelerator, out of all runs as one tensor; `first` is each run's first row."""
 
-    def __init__(
-        self,
-        corpus: Corpus,
-        rows: np.ndarray,
-        length: int,
-        n_features: int,
-        standard: Standard | None = None,
-        allocate: Allocate | None = None,
-        shuffled: int | None = None,
-    ) -> None:
-        self.length, self.n_features = length, n_features
-        self.standard, self.allocate = None, allocate or Buffers()  # the copy has its standardisation already
-        self._volumes, first = copy_runs(corpus, rows, n_features, standard, shuffled)
-        self._address = self._volumes.ctypes.data + first * (2 * n_features)
+    def __init__(self, volumes: np.ndarray, first: np.ndarray, length: int, device: Any) -> None:
+        import torch
+
+        try:
+            self.volumes = torch.from_numpy(volumes).to(device)
+        except torch.OutOfMemoryError as error:
+            raise UserError(
+                f"data.access: device needs {volumes.nbytes / 2**30:.1f} GiB, "
+                f"which {device} has not free; use data.access: memory or mmap"
+            ) from error
+        self._first, self._steps = first, np.arange(length)
+
+    def gather(self, draw: Draw) -> tuple[Any, Any]:
+        """Return left and right, float16 tensors [B, L, V] on the device."""
+        import torch
+
+        turned = np.where((draw.kind == REVERSED)[:, None], self._steps[::-1], self._steps)
+        left_BL = (self._first[draw.run_left] + draw.start_left)[:, None] + self._steps
+        right_BL = (self._first[draw.run_right] + draw.start_right)[:, None] + turned
+        both = torch.from_numpy(np.stack((left_BL, right_BL)))
+        if self.volumes.device.type == "cuda":
+            both = both.pin_memory()
+        left, right = self.volumes[both.to(self.volumes.device, non_blocking=True)]
+        return left, right
+
+
+# ---------------------------------------------------------------- whole runs
 
 
 def copy_runs(
     corpus: Corpus,
     rows: np.ndarray,
     n_features: int,
-    standard: Standard | None,
-    shuffled: int | None = None,
+    rescaling: Rescaling | None,
+    shuffle_seed: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Copy runs into one array, checking the sha256 of each."""
+    """Copy runs into one array, checking the sha256 of each; return it [T of all, V] and their first rows."""
     counts = corpus.runs.n_volumes.to_numpy()[rows]
     first = np.cumsum(counts) - counts
     needed, free = int(counts.sum()) * n_features * 2, free_memory()
@@ -202,18 +197,16 @@ def copy_runs(
     volumes = np.empty((int(counts.sum()), n_features), np.float16)
 
     def fill(i: int) -> None:
-        values = volumes[first[i] : first[i] + counts[i]]
-        values[:] = corpus.bold(int(rows[i]))
-        check_run(corpus, int(rows[i]), values)
-        if standard is not None:
-            values[:] = standard.apply(values[None], np.array([i]))[0]
-        if shuffled is not None:
-            shuffle_volumes(
-                values, corpus.runs.key.iloc[rows[i]], corpus.runs.segments.iloc[rows[i]], shuffled
-            )
+        row, values_TV = int(rows[i]), volumes[first[i] : first[i] + counts[i]]
+        values_TV[:] = corpus.bold(row)
+        check_run(corpus, row, values_TV)
+        if rescaling is not None:
+            values_TV[:] = rescaling.apply(values_TV[None], np.array([i]))[0]
+        if shuffle_seed is not None:
+            run = corpus.runs.iloc[row]
+            shuffle_volumes(values_TV, run.key, run.segments, shuffle_seed)
 
-    with ThreadPoolExecutor(available_cores()) as pool:
-        list(pool.map(fill, range(len(rows))))
+    _on_all_cores(fill, range(len(rows)))
     return volumes, first
 
 
@@ -227,23 +220,29 @@ def shuffle_volumes(values_TV: np.ndarray, key: str, segments: str, seed: int) -
 
 def free_memory() -> int:
     """Return the bytes of memory that are free or can be freed."""
-    told = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-    return int(told["MemAvailable"].split()[0]) * 1024
+    lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    return int(lines["MemAvailable"].split()[0]) * 1024
 
 
 def verify_runs(corpus: Corpus, rows: np.ndarray) -> None:
-    """Check the sha256 of runs in their shards, on all cores."""
-    with ThreadPoolExecutor(available_cores()) as pool:
-        list(pool.map(lambda row: check_run(corpus, row, corpus.bold(row)), (int(row) for row in rows)))
+    """Check the sha256 of runs in their shards."""
+    _on_all_cores(lambda row: check_run(corpus, row, corpus.bold(row)), rows.tolist())
 
 
-def check_run(corpus: Corpus, row: int, values: np.ndarray) -> None:
-    """Compare a run's header in the shard and its values [T, V] with the sha256 of the manifest."""
+def check_run(corpus: Corpus, row: int, values_TV: np.ndarray) -> None:
+    """Compare a run's header in the shard and its values with the sha256 of the manifest."""
     digest = hashlib.sha256(corpus.bytes_before(row, NPY_HEADER))
-    digest.update(np.ascontiguousarray(values).data)
-    told = corpus.runs.sha256.iloc[row]
-    if digest.hexdigest() != told:
+    digest.update(np.ascontiguousarray(values_TV).data)
+    if digest.hexdigest() != corpus.runs.sha256.iloc[row]:
         raise corpus.damage(row, "its values have another sha256 than the manifest tells")
+
+
+def _on_all_cores(function: Callable[[int], None], items: Any) -> None:
+    with ThreadPoolExecutor(available_cores()) as threads:
+        list(threads.map(function, items))
+
+
+# ---------------------------------------------------------------- compiled
 
 
 @intrinsic

@@ -2,8 +2,8 @@
 
 Step s of global batch G is positions s*G to (s+1)*G; ranks and accumulation slice it. The state of the
 data is therefore one number, the pairs consumed. Where a corpus holds several feature spaces, or durations in
-seconds give sequences of several lengths, each global batch is of one space and one length (a group): all
-ranks then compute the same shapes, nothing is padded, and the share of each group is exact in whole steps.
+seconds give sequences of several lengths, each global batch is of one space and one length (a shape group):
+all ranks then compute the same shapes, nothing is padded, and the share of a group is exact in whole steps.
 """
 
 import dataclasses
@@ -22,10 +22,9 @@ from fmriscale.corpus.manifest import FeatureSpace
 from fmriscale.corpus.reader import Corpus
 from fmriscale.sampling.batch import Batch
 from fmriscale.sampling.gather import Allocate
-from fmriscale.sampling.mixture import shares_of
-from fmriscale.sampling.order import block_size, interleave, largest_remainder
+from fmriscale.sampling.mixture import block_size, interleave, largest_remainder, shares_of
 from fmriscale.sampling.shape_group import ShapeGroup
-from fmriscale.sampling.windows import volumes
+from fmriscale.sampling.window_index import volumes
 
 ORDER = 3
 """Version of the order: another one gives other pairs for the same settings."""
@@ -82,16 +81,21 @@ class NTPLoader:
     ) -> None:
         self.corpus, self.data, self.seed, self.global_batch = corpus, data, seed, global_batch
         rows = select_runs(corpus, data, split)
-        names = corpus.runs.dataset.to_numpy()[rows]
-        self.datasets = sorted(set(names))
-        members = _members(corpus, data, rows, names)
-        number = {name: i for i, name in enumerate(self.datasets)}
-        self.groups = []
-        for (space, length), (inside, its) in members.items():
-            numbers = np.array([number[name] for name in its])
-            group = ShapeGroup(corpus, inside, its, numbers, corpus.spaces[space], length, data, seed)
-            if group.windows.sum() > 0:
-                self.groups.append(group)
+        self.datasets = sorted(set(corpus.runs.dataset.to_numpy()[rows]))
+        groups = [
+            ShapeGroup(
+                corpus,
+                members,
+                names,
+                np.array([self.datasets.index(name) for name in names]),
+                corpus.spaces[space],
+                int(length),
+                data,
+                seed,
+            )
+            for (space, length), (members, names) in _rows_by_shape(corpus, data, rows).items()
+        ]
+        self.groups = [group for group in groups if group.windows.sum() > 0]
         if not self.groups:
             raise UserError(
                 f"{corpus}: no run of split '{split}' holds a pair of "
@@ -99,10 +103,9 @@ class NTPLoader:
                 "pairs.gap, or check data.datasets, data.holdout_runs and the splits (fmriscale inspect)"
             )
         self.n_windows = int(sum(group.windows.sum() for group in self.groups))
-        self.run_keys = np.concatenate(
-            [corpus.runs.key.to_numpy()[group.rows] for group in self.groups]
-        ).tolist()
-        self._share(split)
+        keys = corpus.runs.key.to_numpy()
+        self.run_keys = np.concatenate([keys[group.rows] for group in self.groups]).tolist()
+        self._set_shares(split)
         self.state = self._describe_state(split)
         self.fingerprint = hashlib.sha256(json.dumps(self.state, sort_keys=True).encode()).hexdigest()
         for group in self.groups:
@@ -168,27 +171,25 @@ class NTPLoader:
             "notes": notes,
         }
 
-    def _share(self, split: str) -> None:
-        """Fix the shares of data sets and groups."""
+    def _set_shares(self, split: str) -> None:
+        """Fix the shares of data sets and groups; a group without a share goes."""
         windows = np.zeros(len(self.datasets), np.int64)
         for group in self.groups:
             windows[group.numbers] = group.windows
+        shares = np.ones(len(windows))
         if split == "train":
             shares = shares_of(self.corpus, self.data, self.datasets, windows)
-            shares = np.where(windows > 0, shares, 0.0)
-        else:
-            shares = (windows > 0).astype(float)
+        shares = np.where(windows > 0, shares, 0.0)
         self.groups = [group for group in self.groups if shares[group.numbers].sum() > 0]
         for group in self.groups:
             group.set_shares(shares[group.numbers])
-        by_group = np.array([shares[group.numbers].sum() for group in self.groups])
-        self._quotas = largest_remainder(by_group, block_size(by_group) if len(by_group) > 1 else 1)
+        of_group = np.array([shares[group.numbers].sum() for group in self.groups])
+        self._quotas = largest_remainder(of_group, block_size(of_group) if len(of_group) > 1 else 1)
         self._which, self._occurrence = interleave(self._quotas)
 
     def _describe_state(self, split: str) -> dict[str, Any]:
         """Return everything that the order depends on."""
         pairs = {f"data.pairs.{k}": v for k, v in dataclasses.asdict(self.data.pairs).items()}
-        window = self.data.shuffle_shards if self.data.shuffle == "window" else 0
         quotas = [group.mixture.quotas.tolist() for group in self.groups]
         shuffled = {"data.volume_order": "shuffled"} if self.data.volume_order == "shuffled" else {}
         return {
@@ -197,20 +198,20 @@ class NTPLoader:
             "split": split,
             "seed": self.seed,
             **pairs,
-            "data.shuffle (shards)": window,
+            "data.shuffle (shards)": self.data.shuffle_shards if self.data.shuffle == "window" else 0,
             "data.standardize": self.data.standardize,
             "mixture": [quotas, self._quotas.tolist(), self.global_batch if len(self.groups) > 1 else 1],
-            "data sets": {name: told for group in self.groups for name, told in group.state().items()},
+            "data sets": {name: state for group in self.groups for name, state in group.state().items()},
         }
 
 
 def changed_data(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """Say how the data of two loaders differ: one line for each setting and data set."""
-    lines = []
-    for key in sorted(before.keys() | now.keys()):
-        if key in ("data sets", "mixture") or before.get(key) == now.get(key):
-            continue
-        lines.append(f"{key} was {before.get(key)!r}, is {now.get(key)!r}")
+    lines = [
+        f"{key} was {before.get(key)!r}, is {now.get(key)!r}"
+        for key in sorted((before.keys() | now.keys()) - {"data sets", "mixture"})
+        if before.get(key) != now.get(key)
+    ]
     old, new = before["data sets"], now["data sets"]
     for name in sorted(old.keys() | new.keys()):
         if name not in new:
@@ -218,8 +219,8 @@ def changed_data(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
         elif name not in old:
             lines.append(f"data set {name} is new")
         elif old[name] != new[name]:
-            counts = [f"{told['runs']} runs and {told['windows']} windows" for told in (old[name], new[name])]
-            what = f"had {counts[0]}, has {counts[1]}" if counts[0] != counts[1] else "has other content"
+            had, has = (f"{of['runs']} runs and {of['windows']} windows" for of in (old[name], new[name]))
+            what = f"had {had}, has {has}" if had != has else "has other content"
             lines.append(f"data set {name} {what}")
     if before.get("mixture") != now.get("mixture"):
         lines.append("the mixture has other quotas")
@@ -227,22 +228,16 @@ def changed_data(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
 
 
 def select_runs(corpus: Corpus, data: DataConfig, split: Literal["train", "eval"]) -> np.ndarray:
-    """Return the rows of the corpus that a split may draw from, int64 [R].
-
-    Raises
-    ------
-    UserError
-        A feature space or data set that the corpus does not hold.
-    """
+    """Return the rows of the corpus that a split may draw from, int64 [R]."""
     runs = corpus.runs
     wanted = [data.space] if isinstance(data.space, str) else data.space
     spaces = sorted(corpus.spaces) if wanted is None else [corpus.space(name).name for name in wanted]
     chosen = runs.space.isin(spaces).to_numpy()
-    missing = sorted(set(data.datasets or []) - set(runs.dataset[chosen]))
-    if missing:
-        there = ", ".join(sorted(set(runs.dataset[chosen])))
+    known = set(runs.dataset[chosen])
+    if missing := sorted(set(data.datasets or []) - known):
         raise UserError(
-            f"{corpus}: no data set {', '.join(missing)} in space {', '.join(spaces)}; choose from {there}"
+            f"{corpus}: no data set {', '.join(missing)} in space {', '.join(spaces)}; "
+            f"choose from {', '.join(sorted(known))}"
         )
     held_out = np.zeros(len(runs), bool)
     for pattern in data.holdout_runs:
@@ -258,33 +253,21 @@ def select_runs(corpus: Corpus, data: DataConfig, split: Literal["train", "eval"
     return np.flatnonzero(chosen & (runs.split == "train").to_numpy() & ~held_out)
 
 
-def _members(
-    corpus: Corpus, data: DataConfig, rows: np.ndarray, names: np.ndarray
+def _rows_by_shape(
+    corpus: Corpus, data: DataConfig, rows: np.ndarray
 ) -> dict[tuple[str, int], tuple[np.ndarray, list[str]]]:
-    """Sort runs into groups: rows and data sets by (feature space, volumes of a sequence).
-
-    Raises
-    ------
-    UserError
-        Runs of one data set whose repetition times give different numbers of volumes.
-    """
-    lengths = volumes(data.pairs.length, corpus.runs.t_r.to_numpy()[rows], 1)
-    spaces = corpus.runs.space.to_numpy()[rows]
-    codes, order = pd.factorize(names, sort=True)
-    longest = np.zeros(len(order), np.int64)
-    np.maximum.at(longest, codes, lengths)
-    if (other := lengths != longest[codes]).any():
-        name = names[np.argmax(other)]
-        found = np.unique(lengths[names == name])
+    """Return rows and data sets by (feature space, volumes of a sequence), all runs of a data set alike."""
+    runs = corpus.runs.iloc[rows]
+    table = pd.DataFrame({"dataset": runs.dataset, "space": runs.space, "row": rows})
+    table["length"] = volumes(data.pairs.length, runs.t_r.to_numpy(), 1)
+    lengths = table.groupby("dataset").length.unique()
+    for name, several in lengths[lengths.map(len) > 1].items():
         raise UserError(
             f"{corpus.folder}: data set {name} holds runs of different t_r, for which pairs.length "
-            f"{data.pairs.length} is {', '.join(map(str, found))} volumes; give pairs.length in volumes"
+            f"{data.pairs.length} is {', '.join(map(str, sorted(several)))} volumes; give pairs.length in "
+            "volumes"
         )
-    first = np.unique(codes, return_index=True)[1]
-    keys = list(zip(spaces[first].tolist(), longest.tolist(), strict=True))
-    groups = sorted(set(keys))
-    of_run = np.array([groups.index(key) for key in keys], np.int64)[codes]
     return {
-        key: (rows[of_run == i], [str(name) for name, its in zip(order, keys, strict=True) if its == key])
-        for i, key in enumerate(groups)
+        key: (members.row.to_numpy(), sorted(set(members.dataset)))
+        for key, members in table.groupby(["space", "length"])
     }

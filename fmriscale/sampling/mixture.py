@@ -1,16 +1,41 @@
 """How often each data set is drawn from, and which kinds its negatives are: shares as whole numbers."""
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import numpy as np
 
 from fmriscale.common.errors import UserError
 from fmriscale.config import KINDS, DataConfig
 from fmriscale.corpus.reader import Corpus
-from fmriscale.sampling.order import block_size, interleave, largest_remainder
-from fmriscale.sampling.tables import KIND_BLOCK, Mixture, Table
+from fmriscale.sampling.kernels import KIND_BLOCK
+from fmriscale.sampling.window_index import WindowIndex
+
+
+class Mixture(NamedTuple):
+    """How data sets and kinds alternate in a block of positions."""
+
+    which: np.ndarray
+    """int32 [block]: data set at each place."""
+    occurrence: np.ndarray
+    """int64 [block]: how often it occurred before in the block."""
+    quotas: np.ndarray
+    """int64 [D]: how often each data set occurs in a block."""
+    kinds: np.ndarray
+    """int8 [D, KIND_BLOCK]: kind of each negative in turn."""
+
+
+class PassMemo(NamedTuple):
+    """What the windowed shuffle remembers of the pass it is in; it can be forgotten at any time."""
+
+    epoch: np.ndarray
+    """int64 [D]: the pass; -1 = none."""
+    blocks: np.ndarray
+    """int64 [H + D]: windows in all earlier blocks of the pass."""
 
 
 def shares_of(corpus: Corpus, data: DataConfig, datasets: list[str], windows: np.ndarray) -> np.ndarray:
-    """Return the share of each data set in training, float64 [D], with sum 1."""
+    """Return the share of each data set in training, float64 [D], with sum 1; `windows` counts theirs."""
     if unknown := sorted(set(data.weights) - set(datasets)):
         raise UserError(
             f"data.weights names {', '.join(unknown)}, which are not trained on; "
@@ -41,7 +66,7 @@ def mixture_of(shares: np.ndarray, kinds: np.ndarray) -> Mixture:
     return Mixture(which.astype(np.int32), occurrence, quotas, kinds)
 
 
-def kinds_of(table: Table, negatives: dict[str, float]) -> np.ndarray:
+def kinds_of(index: WindowIndex, negatives: dict[str, float]) -> np.ndarray:
     """Return the kind of each negative in turn of each data set, int8 [D, KIND_BLOCK].
 
     The quota of a kind that no run of a data set can supply goes to its other kinds, in proportion.
@@ -49,10 +74,34 @@ def kinds_of(table: Table, negatives: dict[str, float]) -> np.ndarray:
     declared = {KINDS.index(kind) + 1: quota for kind, quota in negatives.items() if quota > 0}
     codes = np.array(sorted(declared, key=lambda kind: (-declared[kind], kind)))
     quotas = np.array([declared[kind] for kind in codes])
-    block = np.zeros((len(table.dataset_first) - 1, KIND_BLOCK), np.int8)
-    for d, (first, last) in enumerate(zip(table.dataset_first, table.dataset_first[1:], strict=False)):
-        able = (table.runs["reach"][first:last, codes] > 0).any(axis=0)
+    block = np.zeros((len(index.dataset_first) - 1, KIND_BLOCK), np.int8)
+    for d, (first, last) in enumerate(zip(index.dataset_first, index.dataset_first[1:], strict=False)):
+        able = (index.runs["reach"][first:last, codes] > 0).any(axis=0)
         if able.any():
             turns = largest_remainder(np.where(able, quotas, 0.0), KIND_BLOCK)
             block[d] = codes[interleave(turns)[0]]
     return block
+
+
+def largest_remainder(shares: Sequence[float] | np.ndarray, total: int) -> np.ndarray:
+    """Split `total` into integer quotas in proportion to `shares` (Hamilton's method), int64 [N]."""
+    exact = np.asarray(shares, np.float64) / np.sum(shares) * total
+    quotas = np.floor(exact).astype(np.int64)
+    rest = int(total - quotas.sum())
+    quotas[np.argsort(quotas - exact, kind="stable")[:rest]] += 1
+    return quotas
+
+
+def interleave(quotas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Spread quotas evenly over a block; return which comes at each place, and how often it came before."""
+    which = np.repeat(np.arange(len(quotas)), quotas)
+    occurrence = np.concatenate([np.arange(q) for q in quotas]) if len(quotas) else which
+    place = (occurrence + 0.5) / quotas[which]
+    order = np.lexsort((which, place))
+    return which[order], occurrence[order]
+
+
+def block_size(shares: np.ndarray) -> int:
+    """Return a block length in which even the smallest share keeps its proportion within an eighth."""
+    smallest = np.min(shares[shares > 0]) / np.sum(shares)
+    return int(np.clip(np.ceil(8 / smallest), 1024, 2**20))

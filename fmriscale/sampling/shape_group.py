@@ -11,13 +11,20 @@ from fmriscale.common.errors import UserError
 from fmriscale.config import KINDS, DataConfig
 from fmriscale.corpus.manifest import FeatureSpace
 from fmriscale.corpus.reader import Corpus
-from fmriscale.sampling.batch import Batch
-from fmriscale.sampling.gather import Allocate, MappedRuns, MemoryRuns, Source, standard_of, verify_runs
+from fmriscale.sampling.batch import Batch, Draw
+from fmriscale.sampling.gather import (
+    Allocate,
+    DeviceRuns,
+    HostRuns,
+    Source,
+    copy_runs,
+    rescaling_of,
+    verify_runs,
+)
 from fmriscale.sampling.kernels import draw_pairs
-from fmriscale.sampling.mixture import kinds_of, mixture_of
-from fmriscale.sampling.stream import ShardPlan, StreamedRuns
-from fmriscale.sampling.tables import Draw, Memo
-from fmriscale.sampling.windows import find_windows
+from fmriscale.sampling.mixture import PassMemo, kinds_of, mixture_of
+from fmriscale.sampling.streaming import ShardPlan, StreamedRuns
+from fmriscale.sampling.window_index import index_windows
 
 
 class ShapeGroup:
@@ -44,10 +51,10 @@ class ShapeGroup:
 
     Attributes
     ----------
-    table : Table
+    index : WindowIndex
         The windows.
     rows : int32 [R]
-        Row of the corpus of each run of the table.
+        Row of the corpus of each run of the index.
     windows : int64 [D]
         Left windows of each data set.
     """
@@ -65,18 +72,19 @@ class ShapeGroup:
     ) -> None:
         self.corpus, self.data, self.seed = corpus, data, seed
         self.space, self.length, self.datasets = space, length, datasets
-        self.table, self.rows = find_windows(corpus.runs, rows, datasets, data.pairs, length)
+        self.index = index_windows(corpus.runs, rows, datasets, data.pairs, length)
+        self.rows = self.index.runs["row"].copy()
         self.too_short = len(rows) - len(self.rows)
-        self.windows = np.diff(self.table.run_first[self.table.dataset_first])
+        self.windows = np.diff(self.index.run_first[self.index.dataset_first])
         self.numbers = np.asarray(numbers, np.int16)
-        self._kinds = kinds_of(self.table, data.pairs.negatives)
+        self._declared = [kind for kind, quota in data.pairs.negatives.items() if quota > 0]
+        self._kinds = kinds_of(self.index, data.pairs.negatives)
         self._check_kinds()
-        n_shards, n_datasets = len(self.table.shard_run) - 1, len(datasets)
-        self._memo = Memo(np.full(n_datasets, -1), np.zeros(n_shards + n_datasets, np.int64))
+        n_shards, n_datasets = len(self.index.shard_run) - 1, len(datasets)
+        self._memo = PassMemo(np.full(n_datasets, -1), np.zeros(n_shards + n_datasets, np.int64))
         self._lock = threading.Lock()  # the memo is scratch, and a feed draws from its own thread
-        self._window = data.shuffle_shards if data.shuffle == "window" else 0
+        self._n_open = data.shuffle_shards if data.shuffle == "window" else 0
         self._source: Source | None = None
-        self._stream: StreamedRuns | None = None
 
     def set_shares(self, shares: np.ndarray) -> None:
         """Fix the mixture from the share of each data set, float [D]."""
@@ -84,25 +92,25 @@ class ShapeGroup:
 
     def open(self, device: Any = None, allocate: Allocate | None = None) -> None:
         """Open the runs for reading; see `NTPLoader`."""
-        if self.corpus.remote and self._window and self.data.access == "mmap":
-            self._source = self._stream = self._streamed(allocate)
+        corpus, data, rows = self.corpus, self.data, self.rows
+        shape = (self.length, self.space.n_features)
+        if corpus.remote and self._n_open and data.access == "mmap":
+            self._source = StreamedRuns(corpus, rows, *shape, self._shard_plan(), allocate)
             return
-        shards = pd.unique(self.corpus.runs["shard"].to_numpy()[self.rows])
-        self.corpus.want(shards.tolist(), reader=f"{id(self)}")
-        standard = standard_of(self.corpus, self.rows, self.table.runs["subject"], self.data.standardize)
-        place = (self.corpus, self.rows, self.length, self.space.n_features, standard)
-        shuffled = self.seed if self.data.volume_order == "shuffled" else None
-        if self.data.access == "device":
-            from fmriscale.sampling.device import DeviceRuns  # here: it brings torch
-
-            self._source = DeviceRuns(*place, device, shuffled)
+        corpus.want(pd.unique(corpus.runs["shard"].to_numpy()[rows]).tolist(), reader=f"{id(self)}")
+        rescaling = rescaling_of(corpus, rows, self.index.runs["subject"], data.standardize)
+        if data.access == "mmap":
+            if data.verify:
+                verify_runs(corpus, rows)
+            self._source = HostRuns(corpus.addresses(rows), *shape, corpus, rescaling, allocate)
             return
-        if self.data.access == "memory":
-            self._source = MemoryRuns(*place, allocate, shuffled)
-            return
-        if self.data.verify:
-            verify_runs(self.corpus, self.rows)
-        self._source = MappedRuns(*place, allocate)
+        shuffle_seed = self.seed if data.volume_order == "shuffled" else None
+        volumes, first = copy_runs(corpus, rows, self.space.n_features, rescaling, shuffle_seed)
+        if data.access == "device":
+            self._source = DeviceRuns(volumes, first, self.length, device)
+        else:
+            address = volumes.ctypes.data + first * volumes[0].nbytes
+            self._source = HostRuns(address, *shape, volumes, allocate=allocate)
 
     def draw(self, first: int, count: int) -> Draw:
         """Return the places of the pairs at positions `first` to `first + count - 1`, without their data."""
@@ -110,7 +118,7 @@ class ShapeGroup:
         kind, dataset, t_r = np.empty(count, np.int8), np.empty(count, np.int16), np.empty(count, np.float32)
         out = Draw(runs[0], starts[0], runs[1], starts[1], kind, dataset, rows[0], rows[1], t_r)
         with self._lock:
-            draw_pairs(first, self.table, self.mixture, self.seed, self._window, self._memo, out)
+            draw_pairs(first, self.index, self.mixture, self.seed, self._n_open, self._memo, out)
         return out
 
     def batch(self, first: int, count: int) -> Batch:
@@ -118,8 +126,8 @@ class ShapeGroup:
         if self._source is None:
             self.open()
         draw = self.draw(first, count)
-        if self._stream:
-            self._stream.move(first, count)
+        if isinstance(self._source, StreamedRuns):
+            self._source.move(first, count)
         left, right = self._source.gather(draw)  # pyright: ignore[reportOptionalMemberAccess]
         return Batch(
             left=left,
@@ -137,9 +145,8 @@ class ShapeGroup:
 
     def supply(self) -> dict[str, np.ndarray]:
         """Return the share of each data set's windows that can have each declared kind, float [D] by kind."""
-        declared = [kind for kind, quota in self.data.pairs.negatives.items() if quota > 0]
-        runs = self.table.runs
-        able = {kind: runs["reach"][:, KINDS.index(kind) + 1] for kind in declared}
+        runs = self.index.runs
+        able = {kind: runs["reach"][:, KINDS.index(kind) + 1] for kind in self._declared}
         return {
             kind: np.bincount(runs["dataset"], windows, len(self.datasets)) / np.maximum(self.windows, 1)
             for kind, windows in able.items()
@@ -147,42 +154,44 @@ class ShapeGroup:
 
     def state(self) -> dict[str, dict[str, Any]]:
         """Return what the order depends on, by data set: counts, and a hash of its runs in their order."""
-        columns = ["key", "sha256", "segments", "person", "subject"]
-        columns += ["shard"] if self._window else []
-        values = [self.corpus.runs[name].to_numpy()[self.rows] for name in columns]
-        found = {}
-        for name, first, last in zip(
-            self.datasets, self.table.dataset_first, self.table.dataset_first[1:], strict=False
+        runs, bounds = self.corpus.runs, self.index.dataset_first
+        names = ["key", "sha256", "segments", "person", "subject", *(["shard"] if self._n_open else [])]
+        columns = [runs[name].to_numpy()[self.rows] for name in names]
+        t_r = runs.t_r.to_numpy()[self.rows].astype("<f8")
+        state = {}
+        for name, first, last, windows in zip(
+            self.datasets, bounds[:-1], bounds[1:], self.windows, strict=True
         ):
             digest = hashlib.sha256(f"{self.space.sha256} {self.length}".encode())
-            for column in values:
+            for column in columns:
                 digest.update("\n".join(column[first:last]).encode())
-            digest.update(self.corpus.runs.t_r.to_numpy()[self.rows[first:last]].astype("<f8").tobytes())
-            windows = int(self.table.run_first[last] - self.table.run_first[first])
-            found[name] = {"runs": int(last - first), "windows": windows, "sha256": digest.hexdigest()}
-        return found
+            digest.update(t_r[first:last].tobytes())
+            state[name] = {
+                "runs": int(last - first),
+                "windows": int(windows),
+                "sha256": digest.hexdigest(),
+            }
+        return state
 
-    def _streamed(self, allocate: Allocate | None) -> StreamedRuns:
-        """Open the runs of a server, of which the windowed shuffle needs some at a time."""
+    def _shard_plan(self) -> ShardPlan:
+        """Return which shards the windowed shuffle needs; standardisation must not need them all."""
         if self.data.standardize != "run":
             raise UserError(
                 f"{self.corpus}: data.standardize: {self.data.standardize} reads all runs at the start; with "
                 "data.shuffle: window on a server use run, or take data.shuffle: exact"
             )
-        whole = any(self.data.pairs.negatives.get(kind, 0) > 0 for kind in ("same_subject", "anywhere"))
-        plan = ShardPlan(self.table, self.mixture, self.seed, self._window, whole)
-        return StreamedRuns(self.corpus, self.rows, self.length, self.space.n_features, plan, allocate)
+        whole_subjects = not {"same_subject", "anywhere"}.isdisjoint(self._declared)
+        return ShardPlan(self.index, self.mixture, self.seed, self._n_open, whole_subjects)
 
     def _check_kinds(self) -> None:
         """Refuse runs that can supply none of the declared kinds."""
-        declared = [KINDS.index(kind) + 1 for kind, quota in self.data.pairs.negatives.items() if quota > 0]
-        helpless = ~(self.table.runs["reach"][:, declared] > 0).any(axis=1)
+        codes = [KINDS.index(kind) + 1 for kind in self._declared]
+        helpless = ~(self.index.runs["reach"][:, codes] > 0).any(axis=1)
         if helpless.any():
             run = int(np.argmax(helpless))
-            kinds = ", ".join(KINDS[k - 1] for k in declared)
-            windows = self.table.run_first[run + 1] - self.table.run_first[run]
+            windows = self.index.run_first[run + 1] - self.index.run_first[run]
             raise UserError(
                 f"{helpless.sum()} runs (first: {self.corpus.runs.key.iloc[self.rows[run]]}, {windows} "
-                f"windows) can supply none of the negatives: {kinds}; add a kind to pairs.negatives "
-                "('reversed' is always possible) or lower pairs.min_distance"
+                f"windows) can supply none of the negatives: {', '.join(self._declared)}; add a kind to "
+                "pairs.negatives ('reversed' is always possible) or lower pairs.min_distance"
             )

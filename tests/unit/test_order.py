@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from fmriscale.common import randomness
 from fmriscale.config import DataConfig, PairConfig
-from fmriscale.sampling import order
+from fmriscale.sampling import mixture
 from fmriscale.sampling.loader import NTPLoader
 from fmriscale.training.schedule import plan_batch
 
@@ -57,7 +57,7 @@ def test_uniform_is_uniform_and_streams_are_independent():
 @settings(max_examples=60, deadline=None)
 @given(shares=st.lists(st.floats(0.01, 100), min_size=1, max_size=30), total=st.integers(30, 5000))
 def test_quotas_are_exact_and_nearest(shares, total):
-    quotas = order.largest_remainder(shares, total)
+    quotas = mixture.largest_remainder(shares, total)
     exact = np.array(shares) / np.sum(shares) * total
     assert quotas.sum() == total
     assert np.all(np.abs(quotas - exact) < 1)
@@ -65,7 +65,7 @@ def test_quotas_are_exact_and_nearest(shares, total):
 
 def test_interleave_spreads_evenly():
     quotas = np.array([700, 200, 100])
-    which, occurrence = order.interleave(quotas)
+    which, occurrence = mixture.interleave(quotas)
     assert np.array_equal(np.bincount(which), quotas)
     for thing, quota in enumerate(quotas):
         running = np.cumsum(which == thing)
@@ -77,8 +77,8 @@ def test_interleave_spreads_evenly():
 @pytest.mark.parametrize("smallest", [0.5, 1e-3, 1e-5])
 def test_block_keeps_small_shares(smallest):
     shares = np.array([1 - smallest, smallest])
-    block = order.block_size(shares)
-    quota = order.largest_remainder(shares, block)[1]
+    block = mixture.block_size(shares)
+    quota = mixture.largest_remainder(shares, block)[1]
     assert quota >= 1 and abs(quota / block - smallest) <= smallest / 8
 
 
@@ -124,12 +124,10 @@ def test_the_compiled_order_is_the_one_of_the_reference(corpora, seed, pairs):
     loader = loader_of(corpora["one"], seed=seed, pairs=pairs)
     group, settings_of_pairs = loader.groups[0], loader.data.pairs
     runs = reference.records(corpora["one"], settings_of_pairs)
-    mixture = [x.tolist() for x in (group.mixture.quotas, group.mixture.which, group.mixture.occurrence)]
+    turns = [x.tolist() for x in (group.mixture.quotas, group.mixture.which, group.mixture.occurrence)]
     positions = [*range(300), *range(10**7, 10**7 + 100)]
     expected = [
-        reference.draw(
-            runs, group.datasets, *mixture, group.mixture.kinds.tolist(), settings_of_pairs, seed, p
-        )
+        reference.draw(runs, group.datasets, *turns, group.mixture.kinds.tolist(), settings_of_pairs, seed, p)
         for p in positions
     ]
     found = [loader.batch(0, 300), loader.batch(10**7, 100)]

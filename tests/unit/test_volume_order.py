@@ -53,7 +53,7 @@ def test_the_order_depends_on_seed_and_run_alone(corpus):
         loader = loader_of(corpus, seed, volume_order="shuffled", **settings)
         source = loader.groups[0]._source
         return dict(
-            zip(loader.groups[0].rows.tolist(), np.split(source._volumes, len(loader.run_keys)), strict=True)
+            zip(loader.groups[0].rows.tolist(), np.split(source.owner, len(loader.run_keys)), strict=True)
         )
 
     whole, other = of(0), of(1)

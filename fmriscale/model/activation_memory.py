@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from fmriscale.model.presets import EncoderConfig
 
-BEYOND = {"relu": (3, 1), "gelu": (4, 3)}
+BEYOND = {"relu": (7, 1), "gelu": (4, 3)}
 """Widths of a token held beyond what is freed meanwhile, by activation: in a backward pass; more in one that
 computes a block again. Seen in torch's memory profile."""
 

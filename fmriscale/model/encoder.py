@@ -15,7 +15,6 @@ from torch.utils.checkpoint import checkpoint
 
 from fmriscale.common.errors import UserError
 from fmriscale.model import export
-from fmriscale.model.activation import relu_
 from fmriscale.model.attention import Attention, rotary_waves
 from fmriscale.model.dropout import Dropout
 from fmriscale.model.embedding import ProjectedEmbedding, RawEmbedding, token_times
@@ -33,9 +32,9 @@ class Block(nn.Module):
         self.down = nn.Linear(config.d_ff, config.d_model)
         self.norm_attention = nn.LayerNorm(config.d_model)
         self.norm_feed = nn.LayerNorm(config.d_model)
-        # No gradient needs the result of a norm, or of `up`: it may be overwritten.
+        # No gradient needs the result of a norm: it may be overwritten.
         self.dropout = Dropout(config.dropout, inplace=not self.pre)
-        self.activate = relu_ if config.activation == "relu" else F.gelu
+        self.activate = F.relu if config.activation == "relu" else F.gelu
 
     def forward(
         self, x_BTD: Tensor, waves: tuple[Tensor, Tensor] | None = None, cls_only: bool = False
@@ -53,9 +52,7 @@ class Block(nn.Module):
         return self.dropout(self.norm_feed(x_BSD + self._feed(x_BSD)))
 
     def _feed(self, x_BSD: Tensor) -> Tensor:
-        # Rows of a matrix: for more dimensions torch returns a view, and to overwrite one costs copies.
-        x_ND = x_BSD.flatten(0, 1)
-        return self.down(self.activate(self.up(x_ND))).view_as(x_BSD)
+        return self.down(self.activate(self.up(x_BSD)))
 
 
 class Encoder(nn.Module):

@@ -11,15 +11,10 @@ computes a block again. Seen in torch's memory profile."""
 
 @dataclass(frozen=True, kw_only=True)
 class Activations:
-    """Activations of one forward and backward pass, bytes.
+    """Bytes of activations of one forward and backward pass.
 
-    Attributes
-    ----------
-    saved : int
-        Kept by the forward pass for the backward pass.
-    momentary : int
-        Held beside these when most is held: gradients of a block and, where its activations are
-        computed again, these.
+    `saved` are kept by the forward pass; `momentary` are held beside these when most is held: gradients of a
+    block and, where its activations are computed again, these.
     """
 
     saved: int

@@ -19,22 +19,14 @@ PairWay = Literal["joint", "siamese"]
 class EncoderConfig:
     """A resolved encoder: every number is there, nothing is left to a preset."""
 
-    preset: str
-    """Preset it was resolved from."""
-    spaces: dict[str, int]
-    """Number of features of every feature space it can read."""
-    length: int
-    """Volumes in a sequence (any length will do where positions are rotary)."""
-    d_model: int
-    """Width."""
-    n_layers: int
-    """Number of blocks."""
-    n_heads: int
-    """Attention heads."""
-    d_ff: int
-    """Width of the feed-forward layer."""
-    dropout: float
-    """Dropout rate."""
+    preset: str  # Preset it was resolved from
+    spaces: dict[str, int]  # Number of features of every feature space it can read
+    length: int  # Volumes in a sequence (any length will do where positions are rotary)
+    d_model: int  # Width
+    n_layers: int  # Number of blocks
+    n_heads: int  # Attention heads
+    d_ff: int  # Width of the feed-forward layer
+    dropout: float  # Dropout rate
     norm: Literal["pre", "post"]
     """Layer norm before each sub-layer, or after the residual sum as published."""
     positions: Literal["learned", "rotary"]

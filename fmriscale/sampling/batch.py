@@ -15,74 +15,44 @@ if TYPE_CHECKING:
 class Draw(NamedTuple):
     """B pairs by their places; runs are numbered as in the index of windows, rows as in the corpus."""
 
-    run_left: np.ndarray
-    """int32 [B]."""
-    start_left: np.ndarray
-    """int32 [B]: first volume."""
-    run_right: np.ndarray
-    """int32 [B]."""
-    start_right: np.ndarray
-    """int32 [B]: first volume."""
-    kind: np.ndarray
-    """int8 [B]: 0 for a positive, else the kind of negative."""
-    dataset: np.ndarray
-    """int16 [B]: data set of the left sequence."""
-    row_left: np.ndarray
-    """int32 [B]."""
-    row_right: np.ndarray
-    """int32 [B]."""
-    t_r: np.ndarray
-    """float32 [B]: repetition time of the left run, s."""
+    run_left: np.ndarray  # int32 [B]
+    start_left: np.ndarray  # int32 [B]: first volume
+    run_right: np.ndarray  # int32 [B]
+    start_right: np.ndarray  # int32 [B]: first volume
+    kind: np.ndarray  # int8 [B]: 0 for a positive, else the kind of negative
+    dataset: np.ndarray  # int16 [B]: data set of the left sequence
+    row_left: np.ndarray  # int32 [B]
+    row_right: np.ndarray  # int32 [B]
+    t_r: np.ndarray  # float32 [B]: repetition time of the left run, s
 
 
 class Masks(NamedTuple):
     """Which volumes of B pairs are masked, at most M of the S = 2 L volumes of a pair."""
 
-    place_BM: Any
-    """int64: a volume of the pair, 0 to S - 1; all of a pair differ."""
-    source_BM: Any
-    """int64: the volume of the pair that is shown there; -1 = the mask token."""
-    counts_BM: Any
-    """bool: to be reconstructed; the others only fill up, and show what they are."""
+    place_BM: Any  # int64: a volume of the pair, 0 to S - 1; all of a pair differ
+    source_BM: Any  # int64: the volume of the pair that is shown there; -1 = the mask token
+    counts_BM: Any  # bool: to be reconstructed; the others only fill up, and show what they are
 
 
 @dataclass(frozen=True)
 class Batch:
     """B pairs of sequences of L volumes and V features.
 
-    All of them are numpy arrays, or tensors after `to`.
-
-    Attributes
-    ----------
-    left, right : float16 [B, L, V]
-        The sequences; tensors on the device from the start where `data.access` is device.
-    label : int64 [B]
-        1 where right follows left.
-    kind : int8 [B]
-        0 for a positive, else 1 + index in `config.KINDS`.
-    dataset : int16 [B]
-        Index of the left sequence's data set in the loader's `datasets`.
-    t_r : float32 [B]
-        Repetition time of the left run, s.
-    run_left, run_right, start_left, start_right : int32 [B]
-        Rows in the corpus and first volumes.
-    space : str
-        Feature space of all sequences.
-    masks : Masks, optional
-        Volumes that are masked; None where the task has no masked volumes.
+    All but places are numpy arrays at first, and tensors after `to` (left and right from the start where
+    `data.access` is device).
     """
 
-    left: Any
-    right: Any
-    label: Any
-    kind: Any
-    dataset: Any
-    t_r: Any
-    run_left: np.ndarray
+    left: Any  # float16 [B, L, V]
+    right: Any  # float16 [B, L, V]
+    label: Any  # int64 [B], 1 where right follows left
+    kind: Any  # int8 [B], 0 for a positive, else 1 + index in `config.KINDS`
+    dataset: Any  # int16 [B], index of the left sequence's data set in the loader's `datasets`
+    t_r: Any  # float32 [B], repetition time of the left run, s
+    run_left: np.ndarray  # int32 [B], row in the corpus
     run_right: np.ndarray
-    start_left: np.ndarray
+    start_left: np.ndarray  # int32 [B], first volume
     start_right: np.ndarray
-    space: str
+    space: str  # feature space of all sequences
     masks: Masks | None = None
 
     def to(self, device: torch.device) -> Batch:

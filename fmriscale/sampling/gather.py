@@ -11,7 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 from llvmlite import ir
@@ -107,14 +107,6 @@ def rescaling_of(
 # ---------------------------------------------------------------- sequences
 
 
-class Source(Protocol):
-    """Turns the places of pairs into their sequences."""
-
-    def gather(self, draw: Draw) -> tuple[Any, Any]:
-        """Return left and right, float16 [B, L, V]; a `reversed` right has its last volume first."""
-        ...
-
-
 class HostRuns:
     """Copy sequences out of runs [T, V] in memory; `owner` keeps their addresses, int64 [R], valid."""
 
@@ -173,6 +165,10 @@ class DeviceRuns:
             both = both.pin_memory()
         left, right = self.volumes[both.to(self.volumes.device, non_blocking=True)]
         return left, right
+
+
+Source = HostRuns | DeviceRuns
+"""Turns the places of pairs into their sequences; a `reversed` right has its last volume first."""
 
 
 # ---------------------------------------------------------------- whole runs

@@ -260,14 +260,12 @@ def _rows_by_shape(
     runs = corpus.runs.iloc[rows]
     table = pd.DataFrame({"dataset": runs.dataset, "space": runs.space, "row": rows})
     table["length"] = volumes(data.pairs.length, runs.t_r.to_numpy(), 1)
-    lengths = table.groupby("dataset").length.unique()
-    for name, several in lengths[lengths.map(len) > 1].items():
-        raise UserError(
-            f"{corpus.folder}: data set {name} holds runs of different t_r, for which pairs.length "
-            f"{data.pairs.length} is {', '.join(map(str, sorted(several)))} volumes; give pairs.length in "
-            "volumes"
-        )
-    return {
-        key: (members.row.to_numpy(), sorted(set(members.dataset)))
-        for key, members in table.groupby(["space", "length"])
-    }
+    for name, lengths in table.groupby("dataset").length.unique().items():
+        if len(lengths) > 1:
+            raise UserError(
+                f"{corpus.folder}: data set {name} holds runs of different t_r, for which pairs.length "
+                f"{data.pairs.length} is {', '.join(map(str, sorted(lengths)))} volumes; give pairs.length "
+                "in volumes"
+            )
+    shapes = table.groupby(["space", "length"])
+    return {key: (of.row.to_numpy(), sorted(set(of.dataset))) for key, of in shapes}  # pyright: ignore

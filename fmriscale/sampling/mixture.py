@@ -15,23 +15,17 @@ from fmriscale.sampling.window_index import WindowIndex
 class Mixture(NamedTuple):
     """How data sets and kinds alternate in a block of positions."""
 
-    which: np.ndarray
-    """int32 [block]: data set at each place."""
-    occurrence: np.ndarray
-    """int64 [block]: how often it occurred before in the block."""
-    quotas: np.ndarray
-    """int64 [D]: how often each data set occurs in a block."""
-    kinds: np.ndarray
-    """int8 [D, KIND_BLOCK]: kind of each negative in turn."""
+    which: np.ndarray  # int32 [block]: data set at each place
+    occurrence: np.ndarray  # int64 [block]: how often it occurred before in the block
+    quotas: np.ndarray  # int64 [D]: how often each data set occurs in a block
+    kinds: np.ndarray  # int8 [D, KIND_BLOCK]: kind of each negative in turn
 
 
 class PassMemo(NamedTuple):
     """What the windowed shuffle remembers of the pass it is in; it can be forgotten at any time."""
 
-    epoch: np.ndarray
-    """int64 [D]: the pass; -1 = none."""
-    blocks: np.ndarray
-    """int64 [H + D]: windows in all earlier blocks of the pass."""
+    epoch: np.ndarray  # int64 [D]: the pass; -1 = none
+    blocks: np.ndarray  # int64 [H + D]: windows in all earlier blocks of the pass
 
 
 def shares_of(corpus: Corpus, data: DataConfig, datasets: list[str], windows: np.ndarray) -> np.ndarray:

@@ -28,35 +28,10 @@ from fmriscale.sampling.window_index import index_windows
 
 
 class ShapeGroup:
-    """The windows of some runs, and the endless order of pairs that they give.
+    """The windows of some runs (`rows` of the corpus), and the endless order of pairs that they give.
 
-    Parameters
-    ----------
-    corpus : Corpus
-        Holds the runs.
-    rows : int array
-        Rows of the runs, all of `space`.
-    datasets : list of str
-        Their data sets.
-    numbers : int array
-        Number of each of those in `Batch.dataset`.
-    space : FeatureSpace
-        V.
-    length : int
-        L.
-    data : DataConfig
-        How pairs are drawn and read.
-    seed : int
-        Seed of the order.
-
-    Attributes
-    ----------
-    index : WindowIndex
-        The windows.
-    rows : int32 [R]
-        Row of the corpus of each run of the index.
-    windows : int64 [D]
-        Left windows of each data set.
+    `numbers` are those of the runs' data sets in `Batch.dataset`; `index` lists the windows, and `windows`
+    counts them by data set, int64 [D].
     """
 
     def __init__(

@@ -45,32 +45,19 @@ PARTNER = np.dtype([("run", np.int32), ("windows", np.int32)])
 class WindowIndex(NamedTuple):
     """The windows of R runs, numbered in the order of data set, shard and place in the shard."""
 
-    length: int
-    """Volumes of a sequence."""
-    run_first: np.ndarray
-    """int64 [R + 1]: windows in all earlier runs."""
-    run_span: np.ndarray
-    """int32 [R + 1]: first span of each run."""
-    span_first: np.ndarray
-    """int64 [S]: windows in all earlier spans."""
-    span_start: np.ndarray
-    """int32 [S]: first volume."""
-    span_stop: np.ndarray
-    """int32 [S]: volume after the last one."""
-    runs: np.ndarray
-    """RUN [R]."""
-    subject_first: np.ndarray
-    """int32 [P + 1]: bounds of each subject in `partners`."""
-    subject_starts: np.ndarray
-    """int64 [R + 1]: possible starts of a sequence in all runs before, in the order of `partners`."""
-    dataset_first: np.ndarray
-    """int32 [D + 1]: first run of each data set, and bounds in the second part of `partners`."""
-    partners: np.ndarray
-    """PARTNER [3 R]: all runs by subject, by data set, and in one list; those with most windows first."""
-    shard_run: np.ndarray
-    """int32 [H + 1]: first run of each shard."""
-    dataset_shard: np.ndarray
-    """int32 [D + 1]: first shard of each data set."""
+    length: int  # Volumes of a sequence
+    run_first: np.ndarray  # int64 [R + 1]: windows in all earlier runs
+    run_span: np.ndarray  # int32 [R + 1]: first span of each run
+    span_first: np.ndarray  # int64 [S]: windows in all earlier spans
+    span_start: np.ndarray  # int32 [S]: first volume
+    span_stop: np.ndarray  # int32 [S]: volume after the last one
+    runs: np.ndarray  # RUN [R]
+    subject_first: np.ndarray  # int32 [P + 1]: bounds of each subject in `partners`
+    subject_starts: np.ndarray  # int64 [R + 1]: starts of a sequence in all runs before, as in `partners`
+    dataset_first: np.ndarray  # int32 [D + 1]: first run of each, and bounds in `partners` from R on
+    partners: np.ndarray  # PARTNER [3 R]: all runs by subject, by data set, in one list; longest first
+    shard_run: np.ndarray  # int32 [H + 1]: first run of each shard
+    dataset_shard: np.ndarray  # int32 [D + 1]: first shard of each data set
 
 
 class Spans(NamedTuple):
@@ -219,8 +206,8 @@ def _has_distant_shifts(runs: np.ndarray, n_windows: np.ndarray, length: int) ->
     """Tell which runs have same_run negatives, bool [R]."""
     columns = (n_windows, runs["stride"], runs["gap"], runs["near"])
     settings = list(zip(*(column.tolist() for column in columns), strict=True))
-    known = {setting: distant_shifts(*setting, length)[0] > 0 for setting in set(settings)}
-    return np.fromiter((known[setting] for setting in settings), bool, len(settings))
+    known = {each: distant_shifts(*each, length)[0] > 0 for each in set(settings)}  # pyright: ignore
+    return np.fromiter((known[each] for each in settings), bool, len(settings))
 
 
 def _best_two(n_windows: np.ndarray, group: np.ndarray, apart: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

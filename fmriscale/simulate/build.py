@@ -11,11 +11,21 @@ from fmriscale.common.files import atomic_write, expand, fsync_folder, sha256_fi
 from fmriscale.common.version import __version__
 from fmriscale.config import SimulateConfig
 from fmriscale.config.recipe import config_hash, parse, to_dict
-from fmriscale.simulate.anatomy import ROI, Anatomy, anatomy
+from fmriscale.simulate.anatomy import ROI, Anatomy, make_anatomy
 from fmriscale.simulate.design import Design
 
 TRUTH = "simulation.json"
 """Sidecar with the settings (the known truth) and their hash; its presence says that the folder is whole."""
+LIMITS = (
+    ("n_subjects n_runs first_subject n_roi_voxels", lambda n: n >= 1, "it must be at least 1"),
+    ("seed", lambda seed: seed >= 0, "it must be at least 0"),
+    ("voxel_mm", lambda mm: mm > 0, "give the edge of a voxel, above 0 mm"),
+    ("shape", lambda sizes: len(sizes) == 3 and min(sizes) >= 6, "give three sizes of at least 6 voxels"),
+    ("individual", lambda share: 0 <= share <= 1, "it is a share from 0 to 1"),
+    ("autoregression", lambda correlation: 0 <= correlation < 1, "give 0 to below 1"),
+    ("smoothness motion", lambda mm: mm >= 0, "give 0 or more"),
+)
+"""Settings, what holds of them, and the remedy."""
 
 
 def main(args: list[str]) -> int:
@@ -27,14 +37,25 @@ def main(args: list[str]) -> int:
         print(f"{out}: already written with these settings, nothing to do")
         return EXIT_OK
     simulate(config, out)
-    runs = config.n_subjects * config.n_runs
     roi = f"ROI of {config.n_roi_voxels} voxels"
     print(
-        f"{out}: simulated {config.n_subjects} subjects x {config.n_runs} runs = {runs} runs of "
-        f"{config.n_volumes} volumes, "
+        f"{out}: simulated {config.n_subjects} subjects x {config.n_runs} runs = "
+        f"{config.n_subjects * config.n_runs} runs of {config.n_volumes} volumes, "
         + (f"{roi} in {out / ROI}" if config.form == "fmriprep" else f"a corpus of the {roi}")
     )
     return EXIT_OK
+
+
+def check(config: SimulateConfig) -> tuple[Anatomy, Design]:
+    """Refuse sizes and strengths that cannot make the experiment; return the anatomy and the events."""
+    for names, holds, remedy in LIMITS:
+        for name in names.split():
+            if not holds(value := getattr(config, name)):
+                raise UserError(f"simulate: {name} is {value}; {remedy}")
+    try:
+        return make_anatomy(config), Design(config)
+    except ValueError as error:
+        raise UserError(f"simulate: {error}; lower n_roi_voxels or enlarge shape") from error
 
 
 def identity(config: SimulateConfig) -> str:
@@ -44,7 +65,7 @@ def identity(config: SimulateConfig) -> str:
 
 
 def is_finished(config: SimulateConfig, out: Path) -> bool:
-    """Say whether `out` already holds exactly this experiment."""
+    """Tell whether `out` already holds exactly this experiment; refuse a folder that holds something else."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return False
     truth = out / TRUTH
@@ -64,46 +85,22 @@ def is_finished(config: SimulateConfig, out: Path) -> bool:
 
 def simulate(config: SimulateConfig, out: Path) -> None:
     """Write the experiment under a temporary name and rename it to `out`."""
-    place, design = check(config)
+    anatomy, design = check(config)
     # Imported here, as a refusal needs neither scipy nor nibabel.
-    from fmriscale.simulate.corpus import write_corpus
-    from fmriscale.simulate.derivative import json_text, write_derivative
+    if config.form == "corpus":
+        from fmriscale.simulate.corpus import write_corpus as write
+    else:
+        from fmriscale.simulate.derivative import write_derivative as write
 
     temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:
         with writing_to(temporary):
-            if config.form == "corpus":
-                write_corpus(config, place, design, temporary)
-            else:
-                write_derivative(config, place, design, temporary)
+            write(config, anatomy, design, temporary)
             truth = {"hash": identity(config), "config": to_dict(replace(config, out=""))}
-            atomic_write(temporary / TRUTH, json_text(truth))
+            atomic_write(temporary / TRUTH, json.dumps(truth, indent=1, sort_keys=True) + "\n")
             if out.exists():
                 out.rmdir()
             temporary.rename(out)
             fsync_folder(out.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def check(config: SimulateConfig) -> tuple[Anatomy, Design]:
-    """Refuse sizes and strengths that cannot make the experiment; return the anatomy and the events."""
-    lowest = dict.fromkeys(("n_subjects", "n_runs", "first_subject", "n_roi_voxels"), 1)
-    for name, low in (*lowest.items(), ("seed", 0)):
-        if getattr(config, name) < low:
-            raise UserError(f"simulate: {name} is {getattr(config, name)}; it must be at least {low}")
-    if not config.voxel_mm > 0:
-        raise UserError(f"simulate: voxel_mm is {config.voxel_mm}; give the edge of a voxel, above 0 mm")
-    if len(config.shape) != 3 or min(config.shape) < 6:
-        raise UserError(f"simulate: shape is {config.shape}; give three sizes of at least 6 voxels")
-    if not 0 <= config.individual <= 1:
-        raise UserError(f"simulate: individual is {config.individual}; it is a share from 0 to 1")
-    if not 0 <= config.autoregression < 1:
-        raise UserError(f"simulate: autoregression is {config.autoregression}; give 0 to below 1")
-    for name in ("smoothness", "motion"):
-        if getattr(config, name) < 0:
-            raise UserError(f"simulate: {name} is {getattr(config, name)}; give 0 or more")
-    try:
-        return anatomy(config), Design(config)
-    except ValueError as error:
-        raise UserError(f"simulate: {error}; lower n_roi_voxels or enlarge shape") from error

@@ -14,17 +14,32 @@ from fmriscale.common.version import __version__
 from fmriscale.common.workers import WorkerDied, available_cores, map_in_order
 from fmriscale.config import SimulateConfig
 from fmriscale.simulate import signal
-from fmriscale.simulate.anatomy import ROI, Anatomy, anatomy
+from fmriscale.simulate.anatomy import ROI, Anatomy, BrainTexture
 from fmriscale.simulate.design import Design, label
-from fmriscale.simulate.texture import BrainTexture
 
 SPACE = "space-MNI152NLin2009cAsym"
+DESCRIPTION = {
+    "Name": "Simulated heard-and-imagined timbre experiment (not brain data)",
+    "BIDSVersion": "1.8.0",
+    "DatasetType": "derivative",
+    "License": "CC0",
+    "GeneratedBy": [
+        {
+            "Name": "fmriscale simulate",
+            "Version": __version__,
+            "Description": "Simulated; laid out and named as fMRIPrep writes its derivatives.",
+        }
+    ],
+}
 
 
-def write_derivative(config: SimulateConfig, place: Anatomy, design: Design, folder: Path) -> None:
+def write_derivative(config: SimulateConfig, anatomy: Anatomy, design: Design, folder: Path) -> None:
     """Write images, confounds and events, subjects in parallel."""
-    write_root(config, folder, place, design)
-    work = [(config, folder, design, subject) for subject in design.subjects]
+    write_json(folder / "dataset_description.json", DESCRIPTION)
+    people = [f"{label(s)}\t{design.key(s)}" for s in design.subjects]
+    atomic_write(folder / "participants.tsv", "\n".join(["participant_id\tkey", *people]) + "\n")
+    write_image(folder / ROI, anatomy.roi.astype(np.uint8), anatomy.affine, config.t_r)
+    work = [(config, anatomy, design, folder, subject) for subject in design.subjects]
     for written in map_in_order(write_subject, work, min(config.n_subjects, available_cores())):
         if isinstance(written, WorkerDied):
             raise UserError(
@@ -32,62 +47,51 @@ def write_derivative(config: SimulateConfig, place: Anatomy, design: Design, fol
             )
 
 
-def write_root(config: SimulateConfig, folder: Path, place: Anatomy, design: Design) -> None:
-    """Write the description, the participants and the ROI at the root of the derivative."""
-    description = {
-        "Name": "Simulated heard-and-imagined timbre experiment (not brain data)",
-        "BIDSVersion": "1.8.0",
-        "DatasetType": "derivative",
-        "License": "CC0",
-        "GeneratedBy": [
-            {
-                "Name": "fmriscale simulate",
-                "Version": __version__,
-                "Description": "Simulated; laid out and named as fMRIPrep writes its derivatives.",
-            }
-        ],
-    }
-    atomic_write(folder / "dataset_description.json", json_text(description))
-    people = [f"{label(s)}\t{design.key(s)}" for s in design.subjects]
-    atomic_write(folder / "participants.tsv", "\n".join(["participant_id\tkey", *people]) + "\n")
-    write_image(folder / ROI, place.roi.astype(np.uint8), place.affine, config.t_r)
-
-
-def write_subject(config: SimulateConfig, folder: Path, design: Design, subject: int) -> None:
+def write_subject(
+    config: SimulateConfig, anatomy: Anatomy, design: Design, folder: Path, subject: int
+) -> None:
     """Write every run of one subject, counted from 0."""
-    place = anatomy(config)
-    texture = BrainTexture(place)
-    func = folder / label(subject) / "func"
+    texture, func = BrainTexture(anatomy), folder / label(subject) / "func"
     func.mkdir(parents=True, exist_ok=True)
     for number in range(config.n_runs):
         events = design.events(subject, number)
         task = events["condition"].iloc[0]
         stem = f"{label(subject)}_task-{task}_run-{number + 1:02d}"
         bold_TV, motion_T6 = signal.run(config, texture, subject, number, events)
-        image_XYZT = np.zeros((*config.shape, config.n_volumes), np.int16)
-        image_XYZT[place.brain] = np.rint(bold_TV.T)
-        preproc = func / f"{stem}_{SPACE}_desc-preproc_bold"
-        write_image(preproc.with_suffix(".nii.gz"), image_XYZT, place.affine, config.t_r)
-        sidecar = {
-            "RepetitionTime": config.t_r,
-            "TaskName": task,
-            "SkullStripped": False,
-            "StartTime": 0.0,
-            "SliceTimingCorrected": True,
-        }
-        atomic_write(preproc.with_suffix(".json"), json_text(sidecar))
-        mask = func / f"{stem}_{SPACE}_desc-brain_mask.nii.gz"
-        write_image(mask, place.brain.astype(np.uint8), place.affine, config.t_r)
-        tissues = {"global_signal": place.brain, "csf": place.csf, "white_matter": place.white_matter}
-        means = {
-            name: bold_TV[:, mask[place.brain]].mean(axis=1, dtype=float) for name, mask in tissues.items()
-        }
-        table = signal.confounds(means, motion_T6, config.t_r).assign(**signal.dvars(bold_TV))
-        confounds = func / f"{stem}_desc-confounds_timeseries"
+        write_bold(config, anatomy, bold_TV, func / f"{stem}_{SPACE}", task)
+        table = confounds_table(config, anatomy, bold_TV, motion_T6)
         tsv = {"sep": "\t", "index": False, "na_rep": "n/a", "lineterminator": "\n"}
+        confounds = func / f"{stem}_desc-confounds_timeseries"
         atomic_write(confounds.with_suffix(".tsv"), table.to_csv(float_format="%.8g", **tsv))
-        atomic_write(confounds.with_suffix(".json"), json_text({}))
+        write_json(confounds.with_suffix(".json"), {})
         atomic_write(func / f"{stem}_events.tsv", events.to_csv(**tsv))
+
+
+def write_bold(config: SimulateConfig, anatomy: Anatomy, bold_TV: np.ndarray, stem: Path, task: str) -> None:
+    """Write the image of a run, its sidecar and its brain mask."""
+    image_XYZT = np.zeros((*config.shape, config.n_volumes), np.int16)
+    image_XYZT[anatomy.brain] = np.rint(bold_TV.T)
+    preproc = stem.with_name(f"{stem.name}_desc-preproc_bold")
+    write_image(preproc.with_suffix(".nii.gz"), image_XYZT, anatomy.affine, config.t_r)
+    sidecar = {
+        "RepetitionTime": config.t_r,
+        "TaskName": task,
+        "SkullStripped": False,
+        "StartTime": 0.0,
+        "SliceTimingCorrected": True,
+    }
+    write_json(preproc.with_suffix(".json"), sidecar)
+    mask = stem.with_name(f"{stem.name}_desc-brain_mask.nii.gz")
+    write_image(mask, anatomy.brain.astype(np.uint8), anatomy.affine, config.t_r)
+
+
+def confounds_table(config: SimulateConfig, anatomy: Anatomy, bold_TV: np.ndarray, motion_T6: np.ndarray):
+    """Return the confounds of a run, with the means of tissues."""
+    tissues = {"global_signal": anatomy.brain, "csf": anatomy.csf, "white_matter": anatomy.white_matter}
+    means = {
+        name: bold_TV[:, mask[anatomy.brain]].mean(axis=1, dtype=float) for name, mask in tissues.items()
+    }
+    return signal.confounds(means, motion_T6, config.t_r).assign(**signal.dvars(bold_TV))
 
 
 def write_image(path: Path, array: np.ndarray, affine: np.ndarray, t_r: float) -> None:
@@ -104,6 +108,6 @@ def write_image(path: Path, array: np.ndarray, affine: np.ndarray, t_r: float) -
     atomic_write(path, packer.compress(buffer.getvalue()) + packer.flush())
 
 
-def json_text(value: object) -> str:
-    """Return JSON with sorted keys and a final newline."""
-    return json.dumps(value, indent=1, sort_keys=True) + "\n"
+def write_json(path: Path, value: object) -> None:
+    """Write JSON with sorted keys and a final newline."""
+    atomic_write(path, json.dumps(value, indent=1, sort_keys=True) + "\n")

@@ -2,7 +2,7 @@
 
 The events are those of the real experiment, from a table of them, or are generated likewise. In both, every
 run holds ONE condition and ONE timbre, so within one half of the runs "same timbre" is the same thing as
-"same run". Any study of it has to compare windows of different runs.
+"same run". Any study of it has to compare windows of different runs. Subjects and runs are counted from 0.
 """
 
 from __future__ import annotations
@@ -33,23 +33,23 @@ KEYS = {"E": 52, "F": 53}
 """Tonic of the lowest octave of each key, in the experiment's MIDI-like code (52 = E3)."""
 DEGREES = (2, 4, 5, 7, 9, 11, 12)
 """Semitones from the tonic to the seven targets of an octave (the second up to the octave)."""
-CELLS = (
-    ("heard", "trumpet"),
-    ("heard", "clarinet"),
-    ("imagined", "trumpet"),
-    ("imagined", "clarinet"),
-)
+CELLS = (("heard", "trumpet"), ("heard", "clarinet"), ("imagined", "trumpet"), ("imagined", "clarinet"))
 """Condition and timbre of runs 1 to 4; runs 5 to 8 repeat them."""
 
 
 def key_of(subject: int) -> str:
-    """Return the key (E or F) in which a subject, counted from 0, does the whole experiment."""
+    """Return the key (E or F) in which a subject does the whole experiment."""
     return "EF"[subject // 2 % 2]
 
 
 def cell_of(subject: int, run: int) -> tuple[str, str]:
-    """Return condition and timbre of a run, both counted from 0; odd subjects begin with clarinet."""
+    """Return condition and timbre of a run; odd subjects begin with clarinet."""
     return CELLS[(run % 4) ^ (subject % 2)]
+
+
+def label(subject: int) -> str:
+    """Return the BIDS label of a subject."""
+    return f"sub-{subject + 1:02d}"
 
 
 def n_cycles(n_volumes: int, t_r: float) -> int:
@@ -60,88 +60,70 @@ def n_cycles(n_volumes: int, t_r: float) -> int:
 
 def generated(subject: int, run: int, n_volumes: int, t_r: float, seed: int) -> pd.DataFrame:
     """Return events like those of a run of the experiment: a target and a probe a cycle."""
-    rng = np.random.default_rng([seed, 1, subject, run])
-    condition, timbre = cell_of(subject, run)
-    key = key_of(subject)
-    targets = [KEYS[key] + 12 * octave + degree for octave in range(3) for degree in DEGREES]
-    rows = []
-    cycles = n_cycles(n_volumes, t_r)
-    order = np.concatenate([rng.permutation(targets) for _ in range(-(-cycles // len(targets)))])
-    for cycle in range(cycles):
-        onset = FIRST_TARGET_S + CYCLE_S * cycle
-        probe = KEYS[key] + int(rng.integers(36))
-        rows.append((onset, TARGET_S, f"{condition}_{timbre}", condition, timbre, order[cycle], key))
-        rows.append((onset + PROBE_DELAY_S, PROBE_S, "probe", "probe", timbre, probe, key))
     import pandas as pd
 
+    rng = np.random.default_rng([seed, 1, subject, run])
+    (condition, timbre), key = cell_of(subject, run), key_of(subject)
+    targets = [KEYS[key] + 12 * octave + degree for octave in range(3) for degree in DEGREES]
+    cycles = n_cycles(n_volumes, t_r)
+    order = np.concatenate([rng.permutation(targets) for _ in range(-(-cycles // len(targets)))])
+    rows = []
+    for cycle in range(cycles):
+        onset, probe = FIRST_TARGET_S + CYCLE_S * cycle, KEYS[key] + int(rng.integers(36))
+        rows.append((onset, TARGET_S, f"{condition}_{timbre}", condition, timbre, order[cycle], key))
+        rows.append((onset + PROBE_DELAY_S, PROBE_S, "probe", "probe", timbre, probe, key))
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
 class Design:
-    """The events of every run of a simulation.
-
-    Parameters
-    ----------
-    config : SimulateConfig
-        Numbers of subjects, runs and volumes, and the table of events if there is one.
-
-    Raises
-    ------
-    UserError
-        The table is not readable, lacks columns or has not all of the runs, or the runs are too short.
-    """
+    """The events of every run of a simulation; refuses a table of events that does not suit its size."""
 
     def __init__(self, config: SimulateConfig) -> None:
         self._config = config
         self._given: dict[tuple[str, str], pd.DataFrame] = {}
         self.subjects = range(config.first_subject - 1, config.first_subject - 1 + config.n_subjects)
-        """Subjects, counted from 0."""
         if config.events is not None:
-            self._given = read_events(expand(config.events))
+            path = expand(config.events)
+            self._given = read_events(path)
             for subject in self.subjects:
-                self._check(subject, expand(config.events))
+                self._check(subject, path)
         elif n_cycles(config.n_volumes, config.t_r) < 1:
             raise UserError(
                 f"simulate: n_volumes {config.n_volumes} x t_r {config.t_r} s is too short; "
                 "one cycle needs 24 s"
             )
 
-    def _check(self, subject: int, path: Path) -> None:
-        """Refuse a subject whose runs are not all there, or longer than the simulated ones."""
-        seconds = self._config.n_volumes * self._config.t_r
-        for run in range(self._config.n_runs):
-            events = self._given.get(place := (label(subject), f"run-{run + 1:02d}"))
-            if events is None:
-                people = len({subject for subject, _ in self._given})
-                raise UserError(
-                    f"{path}: has no {' '.join(place)} (it has {people} subjects); lower n_subjects, "
-                    "first_subject or n_runs"
-                )
-            if (last := max(events["onset"] + events["duration"])) > seconds:
-                raise UserError(
-                    f"{path}: {' '.join(place)} lasts {last:g} s, but n_volumes {self._config.n_volumes} x "
-                    f"t_r {self._config.t_r} s is {seconds:g} s; raise n_volumes"
-                )
-
     def events(self, subject: int, run: int) -> pd.DataFrame:
-        """Return the events of a run, both counted from 0, as its BIDS events file has them (`COLUMNS`)."""
+        """Return the events of a run as its BIDS events file has them (`COLUMNS`)."""
         config = self._config
         if self._given:
             return self._given[label(subject), f"run-{run + 1:02d}"]
         return generated(subject, run, config.n_volumes, config.t_r, config.seed)
 
     def key(self, subject: int) -> str:
-        """Return the key of a subject, counted from 0."""
+        """Return the musical key of a subject."""
         return str(self.events(subject, 0)["key"].iloc[0])
 
-
-def label(subject: int) -> str:
-    """Return the BIDS label of a subject, counted from 0."""
-    return f"sub-{subject + 1:02d}"
+    def _check(self, subject: int, path: Path) -> None:
+        """Refuse a subject whose runs are not all there, or longer than the simulated ones."""
+        n_volumes, t_r = self._config.n_volumes, self._config.t_r
+        for run in range(self._config.n_runs):
+            name = (label(subject), f"run-{run + 1:02d}")
+            if (events := self._given.get(name)) is None:
+                people = len({subject for subject, _ in self._given})
+                raise UserError(
+                    f"{path}: has no {' '.join(name)} (it has {people} subjects); lower n_subjects, "
+                    "first_subject or n_runs"
+                )
+            if (last := max(events["onset"] + events["duration"])) > n_volumes * t_r:
+                raise UserError(
+                    f"{path}: {' '.join(name)} lasts {last:g} s, but n_volumes {n_volumes} x "
+                    f"t_r {t_r} s is {n_volumes * t_r:g} s; raise n_volumes"
+                )
 
 
 def read_events(path: Path) -> dict[tuple[str, str], pd.DataFrame]:
-    """Read the events of a whole experiment."""
+    """Read the events of a whole experiment, by labels of subject and run."""
     import pandas as pd
 
     try:

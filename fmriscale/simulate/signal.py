@@ -1,7 +1,7 @@
 """Simulated BOLD: evoked patterns with known strength under noise of the kinds that real scans have.
 
-Shapes: T volumes, V voxels (of the brain, or of the ROI alone). Units: everything is in standard deviations
-of the voxel noise until `run` turns it into scanner units.
+Shapes: T volumes, V voxels (of the brain, or of the ROI alone), E events. Units: everything is in standard
+deviations of the voxel noise until `run` turns it into scanner units.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ import pandas as pd
 from scipy.signal import lfilter
 
 from fmriscale.config import SimulateConfig
-from fmriscale.simulate.texture import Texture
+from fmriscale.simulate.anatomy import Texture
 
 BASELINE, NOISE_SD = 8000.0, 80.0
 """Mean of a brain voxel and standard deviation of its noise, scanner units (1 %)."""
@@ -22,17 +22,17 @@ PITCH_WIDTH = 5.0
 """Width of a voxel's pitch tuning, semitones."""
 TO_MM = np.array([1, 1, 1, 50, 50, 50])
 """Turns motion parameters into mm on a sphere of 50 mm."""
+STEP = 0.1
+"""Seconds between the points at which a response is computed."""
 
 
 @dataclass(frozen=True)
 class Patterns:
-    """What a tone evokes in the ROI of one subject; rows are unit-variance patterns [V_roi]."""
+    """What a tone evokes in the ROI of one subject; unit-variance patterns [V of the ROI]."""
 
-    sound: np.ndarray
-    """Common to all tones."""
+    sound: np.ndarray  # Common to all tones
     timbre: dict[str, np.ndarray]
-    preferred_pitch: np.ndarray
-    """Pitch to which each voxel responds most."""
+    preferred_pitch: np.ndarray  # Pitch to which each voxel responds most
 
 
 def patterns(config: SimulateConfig, subject: int) -> Patterns:
@@ -42,19 +42,11 @@ def patterns(config: SimulateConfig, subject: int) -> Patterns:
     """
     shared = np.random.default_rng([config.seed, 2])
     own = np.random.default_rng([config.seed, 3, subject])
-    n = config.n_roi_voxels
-    share, part = np.sqrt(1 - config.individual), np.sqrt(config.individual)
-
-    def draw() -> np.ndarray:
-        return share * shared.standard_normal(n) + part * own.standard_normal(n)
-
-    sound, trumpet, clarinet, tuning = draw(), draw(), draw(), draw()
-    preferred = 70.5 + 18 * np.tanh(tuning)
-    return Patterns(sound, {"trumpet": trumpet, "clarinet": clarinet}, preferred)
-
-
-STEP = 0.1
-"""Seconds between the points at which a response is computed."""
+    n, of_shared, of_own = config.n_roi_voxels, np.sqrt(1 - config.individual), np.sqrt(config.individual)
+    sound, trumpet, clarinet, tuning = (
+        of_shared * shared.standard_normal(n) + of_own * own.standard_normal(n) for _ in range(4)
+    )
+    return Patterns(sound, {"trumpet": trumpet, "clarinet": clarinet}, 70.5 + 18 * np.tanh(tuning))
 
 
 @cache
@@ -71,24 +63,14 @@ def response(duration: float) -> np.ndarray:
     return this / of_4_s.max()
 
 
-def haemodynamic_responses(
-    onsets: np.ndarray, durations: np.ndarray, n_volumes: int, t_r: float
-) -> np.ndarray:
-    """Return the response [T, E] to E events."""
-    frames = np.arange(n_volumes) * t_r
-    columns = np.zeros((n_volumes, len(onsets)))
-    for column, onset, duration in zip(columns.T, onsets, durations, strict=True):
-        curve = response(float(duration))
-        column[:] = np.interp(frames - onset, np.arange(len(curve)) * STEP, curve, left=0.0, right=0.0)
-    return columns
-
-
 def evoked(config: SimulateConfig, events: pd.DataFrame, subject_patterns: Patterns) -> np.ndarray:
-    """Return what the events of a run evoke in the ROI, [T, V_roi]."""
+    """Return what the events of a run evoke in the ROI, [T, V of the ROI]."""
     p = subject_patterns
-    responses_TE = haemodynamic_responses(
-        events["onset"].to_numpy(), events["duration"].to_numpy(), config.n_volumes, config.t_r
-    )
+    frames_T = np.arange(config.n_volumes) * config.t_r
+    responses_TE = np.zeros((config.n_volumes, len(events)))
+    for response_T, onset, duration in zip(responses_TE.T, events["onset"], events["duration"], strict=True):
+        curve = response(float(duration))
+        response_T[:] = np.interp(frames_T - onset, np.arange(len(curve)) * STEP, curve, left=0.0, right=0.0)
     distance_EV = (events["pitch"].to_numpy(float)[:, None] - p.preferred_pitch) / PITCH_WIDTH
     tuning_EV = np.exp(-0.5 * distance_EV**2) - 0.5
     timbre_EV = np.stack([p.timbre[name] for name in events["timbre"]])
@@ -117,7 +99,7 @@ def motion(rng: np.random.Generator, n_volumes: int, step: float) -> np.ndarray:
 def run(
     config: SimulateConfig, texture: Texture, subject: int, run_number: int, events: pd.DataFrame
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Simulate one run."""
+    """Simulate one run: its BOLD, float32 [T, V], and motion parameters [T, 6]."""
     rng = np.random.default_rng([config.seed, 4, subject, run_number])
     n = config.n_volumes
     signal_TV = autoregressive(texture.draw(rng, n, config.smoothness), config.autoregression)
@@ -147,7 +129,7 @@ def run(
 
 
 def confounds(tissues: dict[str, np.ndarray], motion_T6: np.ndarray, t_r: float) -> pd.DataFrame:
-    """Return a confounds table [T rows] with fMRIPrep's columns."""
+    """Return a confounds table [T rows] with fMRIPrep's columns; `tissues` are the mean signals of some."""
     n = len(motion_T6)
     names = ["trans_x", "trans_y", "trans_z", "rot_x", "rot_y", "rot_z"]
     table = tissues | dict(zip(names, motion_T6.T, strict=True))

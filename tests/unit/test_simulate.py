@@ -11,8 +11,7 @@ from fmriscale.cli import run
 from fmriscale.config import SimulateConfig
 from fmriscale.corpus.reader import Corpus
 from fmriscale.simulate import build, design, signal
-from fmriscale.simulate.anatomy import anatomy
-from fmriscale.simulate.texture import BrainTexture, RegionTexture
+from fmriscale.simulate.anatomy import BrainTexture, RegionTexture, make_anatomy
 
 SMALL = ["--n_subjects", "2", "--n_runs", "4", "--n_volumes", "60", "--shape", "[8,9,7]"]
 SMALL += ["--n_roi_voxels", "12"]
@@ -176,8 +175,8 @@ def quiet(**changed):
 
 def test_the_signal_is_where_and_what_it_is_said_to_be():
     strong, silent = quiet(timbre=3.0), quiet()
-    place = anatomy(strong)
-    texture = BrainTexture(place)
+    anatomy = make_anatomy(strong)
+    texture = BrainTexture(anatomy)
     events = design.generated(0, 0, 233, 2.0, strong.seed)
     difference = (
         signal.run(strong, texture, 0, 0, events)[0] - signal.run(silent, texture, 0, 0, events)[0]
@@ -197,8 +196,8 @@ def test_strengths_are_in_their_units(texture):
     events = design.generated(0, 0, 60, 2.0, 0)
 
     def runs(config, n=8):
-        place = texture(anatomy(config))
-        made = [signal.run(config, place, 0, number, events)[0] for number in range(n)]
+        voxels = texture(make_anatomy(config))
+        made = [signal.run(config, voxels, 0, number, events)[0] for number in range(n)]
         return np.stack(made).astype(float) / signal.NOISE_SD
 
     noise = runs(config)
@@ -215,8 +214,8 @@ def test_strengths_are_in_their_units(texture):
 
 
 def test_the_roi_alone_has_the_distribution_that_it_has_in_the_brain():
-    place = anatomy(SimulateConfig(out="", shape=[9, 10, 8], n_roi_voxels=30))
-    brain, region = BrainTexture(place), RegionTexture(place)
+    anatomy = make_anatomy(SimulateConfig(out="", shape=[9, 10, 8], n_roi_voxels=30))
+    brain, region = BrainTexture(anatomy), RegionTexture(anatomy)
     for smoothness in (0.0, 11.0, 28.0):
         of_brain = brain.draw(np.random.default_rng(1), 6000, smoothness)
         of_region = region.draw(np.random.default_rng(2), 6000, smoothness)
@@ -224,7 +223,7 @@ def test_the_roi_alone_has_the_distribution_that_it_has_in_the_brain():
         assert np.abs(difference).max() < 6 / np.sqrt(6000)
         assert of_brain.var(axis=0) == pytest.approx(1, abs=0.12)
     # A Gaussian kernel of FWHM f makes the correlation exp(-(d / f)^2 2 ln 2) at distance d.
-    neighbours = np.argwhere(place.roi)
+    neighbours = np.argwhere(anatomy.roi)
     of_region = region.draw(np.random.default_rng(3), 6000, 11.0)
     distance = np.linalg.norm(neighbours - neighbours[0], axis=1) * 6.0
     correlation = np.corrcoef(of_region.T)[0]

@@ -1,4 +1,4 @@
-"""The `fmriscale` command: verbs only, each handed on to the room that does the work."""
+"""The `fmriscale` command: each verb is handed on to the module that does the work."""
 
 import importlib
 import sys

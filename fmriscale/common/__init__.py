@@ -1,1 +1,1 @@
-"""What every room may use: errors, files, worker processes, random numbers, tasks of an array, MLflow."""
+"""What every part of the package may use: errors, files, worker processes, random numbers, array tasks."""

@@ -40,10 +40,8 @@ def _array_task(num_tasks: int | None, instead: tuple[str, ...]) -> tuple[int | 
     try:
         task, low, high, count = (int(os.environ[f"SLURM_ARRAY_TASK_{name}"]) for name in names)
     except (KeyError, ValueError) as error:
-        raise UserError(
-            f"SLURM_ARRAY_TASK_ID is set, but not what an array of Slurm sets ({error}): unset it, or give "
-            "--task-id and --num-tasks"
-        ) from error
+        what = f"SLURM_ARRAY_TASK_ID is set, but not what an array of Slurm sets ({error})"
+        raise UserError(f"{what}: unset it, or give --task-id and --num-tasks") from error
     if high - low + 1 != count:
         raise UserError("the Slurm array has gaps: give a whole range, e.g. --array=0-15; what is done stays")
     return task - low, num_tasks or count

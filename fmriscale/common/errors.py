@@ -1,4 +1,4 @@
-"""Errors a user can mend, and the exit codes that schedulers and scripts rely on."""
+"""Errors that a user can fix, and the exit codes that schedulers and scripts rely on."""
 
 import atexit
 import contextlib
@@ -28,11 +28,11 @@ OPTIONAL = {"deepspeed": "training needs deepspeed", "mlflow": "this needs mlflo
 
 
 class UserError(Exception):
-    """A mistake the user can mend: the message names the file, what is wrong and the remedy."""
+    """A mistake that the user can fix: the message names the file, what is wrong and the remedy."""
 
     exit_code = EXIT_USAGE
     agreed = False
-    """Raised on every rank at the same point: rank 0 tells it, for all."""
+    """Raised on every rank at the same point: rank 0 reports it, for all."""
 
 
 class DamageError(UserError):

@@ -15,9 +15,8 @@ def expand_variables(text: str, shown: str | None = None) -> str:
     """Fill in environment variables; one that is not set is a `UserError` about `shown`."""
     for name in re.findall(r"\$\{?(\w+)", text):
         if not os.environ.get(name) and not Path(text).exists():
-            raise UserError(
-                f"{shown or text}: the environment variable {name} is not set; export {name}=/path/to/data"
-            )
+            what = f"the environment variable {name} is not set; export {name}=/path/to/data"
+            raise UserError(f"{shown or text}: {what}")
     return os.path.expandvars(text)
 
 
@@ -96,10 +95,8 @@ def writing_to(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         remedy = _REMEDIES.get(error.errno or 0, "mend that")
-        raise UserError(
-            f"{error.filename or folder}: {error.strerror}; {remedy}, then run this again: "
-            "what is finished is kept"
-        ) from error
+        again = f"{remedy}, then run this again: what is finished is kept"
+        raise UserError(f"{error.filename or folder}: {error.strerror}; {again}") from error
 
 
 def allow_open_files(count: int) -> None:

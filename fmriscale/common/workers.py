@@ -73,9 +73,6 @@ def map_in_order(
         pool.close()
 
 
-# ---------------------------------------------------------------- in this process
-
-
 def _map_here(function: Callable[..., Any], work: Iterable[tuple], limit: float) -> Iterator[Any]:
     """Do one item after the other; with a limit in a thread, which is left behind where it hangs.
 
@@ -115,9 +112,6 @@ def _answer(function: Callable[..., Any], tasks: queue.SimpleQueue, answers: que
             except BaseException as error:  # whatever it is, the other thread raises it
                 answer = (None, error)
             answers.put(answer)
-
-
-# ---------------------------------------------------------------- in processes
 
 
 class _Pool:

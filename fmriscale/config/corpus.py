@@ -50,8 +50,8 @@ class FeatureConfig(Settings):
         kinds = ("labels_img", "labels_gii", "mask_img", "structures", "parcels", "columns")
         given = [k for k in kinds if getattr(self, k) is not None]
         if len(given) != 1:
-            told = ", ".join(given) or "none"
-            yield (), f"features '{self.name}': give exactly one of {', '.join(kinds)} (got {told})"
+            got = ", ".join(given) or "none"
+            yield (), f"features '{self.name}': give exactly one of {', '.join(kinds)} (got {got})"
         if self.columns is not None and self.columns < 1:
             yield ("columns",), f"features '{self.name}': columns must be 1 or more, not {self.columns}"
 
@@ -92,15 +92,11 @@ class DenoiseConfig(Settings):
 
     def _broken_rules(self) -> Iterator[Rule]:
         if self.high_pass is not None and self.low_pass is not None and self.high_pass >= self.low_pass:
-            yield (
-                ("high_pass", "low_pass"),
-                f"denoise: high_pass {self.high_pass:g} Hz must lie below low_pass {self.low_pass:g} Hz",
-            )
+            band = f"high_pass {self.high_pass:g} Hz must lie below low_pass {self.low_pass:g} Hz"
+            yield ("high_pass", "low_pass"), f"denoise: {band}"
         if self.dummy_volumes != "auto" and self.dummy_volumes < 0:
-            yield (
-                ("dummy_volumes",),
-                f"denoise.dummy_volumes must be 0 or more, or auto, not {self.dummy_volumes}",
-            )
+            text = f"denoise.dummy_volumes must be 0 or more, or auto, not {self.dummy_volumes}"
+            yield ("dummy_volumes",), text
         for name in ("high_pass", "low_pass", "resample_t_r"):
             value = getattr(self, name)
             if value is not None and not value > 0:

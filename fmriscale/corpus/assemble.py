@@ -142,9 +142,7 @@ def groups_of(cells: Iterable[tuple[str, str, Any]], column: str) -> dict[str, s
         group = f"{people}/{label}"
         if groups.setdefault(person, group) != group:
             both = " and ".join(sorted({groups[person].split("/", 1)[1], label}))
-            raise UserError(
-                f"split.group: column {column} gives two groups to {person}: {both}; give one to each person"
-            )
+            raise UserError(f"split.group: column {column} gives two groups to {person}: {both}; give one")
     return groups
 
 

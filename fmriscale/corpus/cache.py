@@ -164,10 +164,8 @@ class Cache:
         except OSError as error:
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)
             remedy = "free some, set data.cache_gb, or" if full else "mend that, or"
-            raise UserError(
-                f"{self.folder}: {error.strerror} ({_gb(item.size)} to write); {remedy} put the cache "
-                "elsewhere (data.cache or FMRISCALE_CACHE)"
-            ) from error
+            what = f"{error.strerror} ({_gb(item.size)} to write); {remedy} put the cache elsewhere"
+            raise UserError(f"{self.folder}: {what} (data.cache or FMRISCALE_CACHE)") from error
         finally:
             with contextlib.suppress(OSError):  # what is left in its buffer does not fit the disk either
                 part.close()
@@ -214,10 +212,8 @@ class Cache:
             what = f"held for {_LOCK_SECONDS:.0f} s; is a process stopped that uses it?"
             raise UserError(f"{self.folder}/lock: {what}") from None
         except OSError as error:
-            raise UserError(
-                f"{self.folder}: {error.strerror}; the cache needs a folder that can be written, on a file "
-                "system with locks: set data.cache or FMRISCALE_CACHE, best to a local disk"
-            ) from error
+            remedy = "set data.cache or FMRISCALE_CACHE, best to a local disk"
+            raise UserError(f"{self.folder}: {error.strerror}: no place for the cache; {remedy}") from error
 
 
 def _share(handle: BinaryIO) -> bool:

@@ -27,9 +27,9 @@ LABEL = re.compile("[A-Za-z0-9]+")
 
 
 class CorpusWriter:
-    """Write a corpus run by run; leaving the `with` block makes it real, an error makes nothing.
+    """Write a corpus run by run; the folder appears when the `with` block ends, and not after an error.
 
-    Until the block ends, everything lies in a hidden folder beside `folder`, which is then renamed.
+    Until then everything lies in a hidden folder beside `folder`.
 
     Parameters
     ----------
@@ -37,7 +37,7 @@ class CorpusWriter:
         The corpus; must not exist yet, or be empty.
     split : SplitConfig, optional
         Shares of people held out for validation and testing, drawn by a hash of the person; None = a tenth
-        each. `SplitConfig(group="family_id")` keeps people together whose `participant` says the same.
+        each. `SplitConfig(group="family_id")` keeps people together who share that value in `participant`.
     shard_mb : int
         Size at which a shard is closed, MiB.
     software : mapping of str to str, optional
@@ -117,7 +117,7 @@ class CorpusWriter:
         quality: Mapping[str, Any] | None = None,
         denoise: Mapping[str, Any] | None = None,
     ) -> None:
-        """Tell about a data set what corpus.json keeps; a data set that is not described has the defaults.
+        """Describe a data set for corpus.json; one that is not described has the defaults.
 
         Parameters
         ----------
@@ -126,8 +126,7 @@ class CorpusWriter:
         kind : str
             Where it came from.
         people : str, optional
-            Name space of the subject labels, which data sets share that share people; None = the data set's
-            name.
+            Name space of subject labels; data sets of the same people share it. None = the data set's name.
         weight : float, optional
             Weight in the pre-training mixture; None = proportional to the number of windows.
         licence : str
@@ -195,7 +194,7 @@ class CorpusWriter:
         participant : mapping, optional
             What is known of the person (age, diagnosis, family_id), kept with the run for studies.
         mean, std : array-like [V], optional
-            What undoes the standardisation of signals that are standardised already; both or neither.
+            Of signals that are standardised already: what undoes it; both or neither.
         quality : mapping, optional
             Figures of the run; `coverage` (0 to 1), `mean_fd` (mm) and `tsnr` also stand in runs.tsv.
         denoise : mapping, optional
@@ -213,13 +212,11 @@ class CorpusWriter:
         Raises
         ------
         UserError
-            NaN, infinite or constant features, another number of columns than the space has, a key that is
-            taken, a repetition time, label, event or volume that cannot be. Nothing was added then.
+            Values that are not finite, constant features, another number of columns than the space has, a key
+            that is taken, or an impossible repetition time, label, event or volume. Nothing was added then.
         """
         if self._stack is None:
-            raise UserError(
-                "a CorpusWriter is used in a with block: with CorpusWriter(folder) as corpus: ..."
-            )
+            raise UserError("a CorpusWriter is used in a with block: with CorpusWriter(folder) as corpus")
         labels = {"sub": subject, "ses": session, "task": task, "run": run}
         entities = {entity: _label(dataset, entity, label) for entity, label in labels.items() if label != ""}
         stem = "_".join(f"{entity}-{label}" for entity, label in entities.items())
@@ -258,7 +255,7 @@ class CorpusWriter:
         return key
 
     def leave_out(self, dataset: str, source: str, reason: str, detail: str) -> None:
-        """Note a run that is not in the corpus: a line of quarantine.tsv.
+        """List a run that is not in the corpus in quarantine.tsv.
 
         Parameters
         ----------
@@ -329,25 +326,17 @@ class CorpusWriter:
         self._check_name("feature space", space.name)
         for what, values in (("labels", space.labels), ("coordinates", space.coordinates)):
             if values is not None and len(values) != space.n_features:
-                raise UserError(
-                    f"feature space '{space.name}': {len(values)} {what} for {space.n_features} features; "
-                    "give one a feature"
-                )
+                count = f"{len(values)} {what} for {space.n_features} features"
+                raise UserError(f"feature space '{space.name}': {count}; give one a feature")
         known, other = self._spaces.get(space.name, space), self._space_of.get(dataset, space.name)
         if n_features != known.n_features:
-            raise UserError(
-                f"{key}: {n_features} columns, but feature space '{space.name}' has {known.n_features}; bold "
-                "is [volumes, features]"
-            )
+            what = f"{n_features} columns, but feature space '{space.name}' has {known.n_features}"
+            raise UserError(f"{key}: {what}; bold is [volumes, features]")
         if known.sha256 != space.sha256:
-            raise UserError(
-                f"{key}: feature space '{space.name}' was described otherwise before; name this one anew"
-            )
+            raise UserError(f"{key}: feature space '{space.name}' was described otherwise before; rename it")
         if other != space.name:
-            raise UserError(
-                f"{key}: data set '{dataset}' is in feature space '{other}', this run in '{space.name}'; "
-                "give each space a data set of its own, with the same people in `describe`"
-            )
+            what = f"data set '{dataset}' is in feature space '{other}', this run in '{space.name}'"
+            raise UserError(f"{key}: {what}; give each space a data set, with the same people in `describe`")
 
 
 def _label(dataset: str, entity: str, label: str) -> str:
@@ -366,9 +355,7 @@ def _event(key: str, event: Mapping[str, Any], seconds: float) -> dict[str, Any]
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise UserError(f"{key}: an event's {name} is {value!r}; give a number, s")
         if value > most or (name == "duration" and value < 0):
-            raise UserError(
-                f"{key}: an event's {name} is {value:g} s, but the run is {seconds:g} s long; give seconds "
-                "from its first volume"
-            )
+            what = f"an event's {name} is {value:g} s, but the run is {seconds:g} s long"
+            raise UserError(f"{key}: {what}; give seconds from its first volume")
         kept[name] = float(value)
     return kept

@@ -58,7 +58,7 @@ class PublishedAtlas:
 
 @dataclass(frozen=True)
 class FeatureSpace:
-    """What the V columns of a run mean.
+    """What the V features of a run are.
 
     Attributes
     ----------

@@ -145,11 +145,9 @@ class RemoteShards:
         """Refuse a limit below what has to be there at once."""
         size, limit = sum(self._item(shard).size for shard in needed), self._cache.limit
         if limit is not None and size > limit:
-            raise UserError(
-                f"{self.shown}: data.cache_gb is {limit / 1e9:g}, but shards of {size / 1e9:.3g} GB are "
-                f"needed at once; set it to {1.25 * size / 1e9:.3g}, or take data.shuffle: window and fewer "
-                "data.shuffle_shards"
-            )
+            what = f"data.cache_gb is {limit / 1e9:g}, but shards of {size / 1e9:.3g} GB are needed at once"
+            remedy = f"set it to {1.25 * size / 1e9:.3g}, or take data.shuffle: window with fewer shards"
+            raise UserError(f"{self.shown}: {what}; {remedy}")
 
     def _announce(self, needed: Iterable[str]) -> None:
         """Print how much has to be downloaded, once: the first step waits for it."""
@@ -234,10 +232,8 @@ def _fetch_manifest(server: RemoteFolder, cache: Path) -> Path:
         except UserError as error:
             raise type(error)(str(error).replace(str(draft), server.shown)) from None
         if fingerprint_of(corpus, runs) != corpus["fingerprint"]:
-            raise DamageError(
-                f"{server.shown}: runs.tsv does not fit the fingerprint {corpus['fingerprint'][:12]} of "
-                "corpus.json; upload both again"
-            )
+            what = "runs.tsv does not fit the fingerprint of corpus.json; upload both again"
+            raise DamageError(f"{server.shown}: {what}")
         with contextlib.suppress(OSError):  # another process was first
             draft.replace(final)
     fsync_folder(final.parent)
@@ -249,15 +245,11 @@ def _read(server: RemoteFolder, name: str) -> bytes:
     try:
         return read_whole(server, name, FIRST_GIVE_UP)
     except FileNotFoundError as error:
-        raise UserError(
-            f"{server.shown}: not a corpus (no {name}: {error}); give the URL of the folder that "
-            "fmriscale-shard wrote and you uploaded"
-        ) from None
+        remedy = "give the URL of a folder that fmriscale-shard wrote"
+        raise UserError(f"{server.shown}: not a corpus (no {name}: {error}); {remedy}") from None
     except PermissionError as error:
-        raise UserError(
-            f"{server.shown}/{name}: the server refuses it ({error}); check the URL and your access: "
-            "~/.netrc for https, AWS_* or ~/.aws for s3"
-        ) from None
+        remedy = "check the URL and your access: ~/.netrc for https, AWS_* or ~/.aws for s3"
+        raise UserError(f"{server.shown}/{name}: the server refuses it ({error}); {remedy}") from None
     except DamageError as error:
         raise UserError(str(error)) from None
 

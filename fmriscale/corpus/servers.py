@@ -96,10 +96,8 @@ def open_folder(url: str) -> RemoteFolder:
     shown = urlunsplit((parts.scheme, host, parts.path.rstrip("/"), "", ""))
     secrets = f"{login}{parts.query}"
     if secrets and "$" not in secrets:
-        raise UserError(
-            f"{shown}: the URL holds a user name, password or token, which would be kept with the run; put "
-            "it into ~/.netrc (https), AWS_* or ~/.aws (s3), or an environment variable (then $NAME here)"
-        )
+        remedy = "put it into ~/.netrc (https), AWS_* or ~/.aws (s3), or a variable ($NAME here)"
+        raise UserError(f"{shown}: the URL holds a user name, password or token, which is kept; {remedy}")
     kind = _HttpFolder if parts.scheme in ("http", "https") else _StoreFolder
     return kind(expand_variables(url, shown), shown)
 

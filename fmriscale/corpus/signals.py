@@ -38,10 +38,8 @@ def standardised(
     """Check the signals of a run [T, V] and standardise them, unless mean and std [V] are given."""
     values = np.asarray(bold)
     if values.ndim != 2 or values.dtype.kind not in "fiu" or not values.size:
-        raise UserError(
-            f"{key}: bold is {values.dtype} of shape {list(values.shape)}; give real numbers "
-            "[volumes, features]"
-        )
+        what = f"bold is {values.dtype} of shape {list(values.shape)}"
+        raise UserError(f"{key}: {what}; give real numbers [volumes, features]")
     n_volumes, n_features = values.shape
     missing = _numbers(key, "missing_features", missing_features, n_features)
     mask = None if sample_mask is None else _numbers(key, "sample_mask", sample_mask, n_volumes)
@@ -65,10 +63,8 @@ def standardised(
     with np.errstate(over="ignore"):
         z_TV[kept] = kept_TV
     if not np.isfinite(z_TV).all():
-        raise UserError(
-            f"{key}: values up to {np.abs(kept_TV).max():.3g} do not fit float16: they are not standardised; "
-            "leave out mean and std"
-        )
+        what = f"values up to {np.abs(kept_TV).max():.3g} do not fit float16: they are not standardised"
+        raise UserError(f"{key}: {what}; leave out mean and std")
     return Signals(z_TV, mean_V, std_V, mask, missing)
 
 
@@ -78,17 +74,13 @@ def _check_values(key: str, kept_TV: np.ndarray, kept: np.ndarray, missing: list
         raise UserError(f"{key}: {len(kept_TV)} kept volumes; a run has two or more")
     if not np.isfinite(kept_TV).all():
         volume, feature = np.argwhere(~np.isfinite(kept_TV))[0]
-        raise UserError(
-            f"{key}: bold is not finite, first at volume {kept[volume]}, feature {feature}; leave such "
-            "volumes out of sample_mask, or name such features in missing_features"
-        )
+        what = f"bold is not finite, first at volume {kept[volume]}, feature {feature}"
+        raise UserError(f"{key}: {what}; leave it out of sample_mask, or name it in missing_features")
     is_constant = np.ptp(kept_TV, axis=0) <= ROUNDING * np.abs(kept_TV).max(axis=0)
     constant = np.setdiff1d(np.flatnonzero(is_constant), missing)
     if len(constant):
-        raise UserError(
-            f"{key}: {len(constant)} of {kept_TV.shape[1]} features are constant, e.g. {constant[0]}; name "
-            "those without signal in missing_features"
-        )
+        what = f"{len(constant)} of {kept_TV.shape[1]} features are constant, e.g. {constant[0]}"
+        raise UserError(f"{key}: {what}; name those without signal in missing_features")
 
 
 def _one_a_feature(key: str, name: str, given: Any, n_features: int) -> np.ndarray:
@@ -96,10 +88,8 @@ def _one_a_feature(key: str, name: str, given: Any, n_features: int) -> np.ndarr
     values_V = np.array(given, np.float64)
     negative = name == "std" and (values_V < 0).any()
     if values_V.shape != (n_features,) or not np.isfinite(values_V).all() or negative:
-        raise UserError(
-            f"{key}: {name} of shape {list(values_V.shape)} is not {n_features} finite numbers, one a feature"
-            + (", 0 or more" if name == "std" else "")
-        )
+        what = f"{name} of shape {list(values_V.shape)} is not {n_features} finite numbers"
+        raise UserError(f"{key}: {what}" + (", 0 or more" if name == "std" else ""))
     return values_V
 
 
@@ -110,9 +100,8 @@ def _numbers(key: str, name: str, given: Sequence[int] | np.ndarray, count: int)
         numbers = np.flatnonzero(numbers)
     whole = numbers.ndim == 1 and (numbers.size == 0 or numbers.dtype.kind in "iu")
     if not whole or (np.diff(numbers) <= 0).any() or not set(numbers.tolist()) <= set(range(count)):
-        raise UserError(
-            f"{key}: {name} must be ascending numbers from 0 to {count - 1}, or {count} truth values"
-        )
+        what = f"must be ascending numbers from 0 to {count - 1}, or {count} truth values"
+        raise UserError(f"{key}: {name} {what}")
     return [int(number) for number in numbers]
 
 

@@ -59,10 +59,8 @@ class Backoff:
         """Wait, but not beyond the bound."""
         idle = time.monotonic() - self._since
         if idle > self.give_up_after:
-            raise error(
-                f"{self.what}: {reason}; given up after {idle:.0f} s; {remedy}, then start again (what is in "
-                "the cache stays)"
-            )
+            again = f"{remedy}, then start again (what is in the cache stays)"
+            raise error(f"{self.what}: {reason}; given up after {idle:.0f} s; {again}")
         self._stop.wait(min(seconds, self.give_up_after - idle + 0.01))
         if self._stop.is_set():
             raise Stopped
@@ -86,10 +84,8 @@ def fetch_shard(
     try:
         _fetch(folder, name, part, backoff, Entry(name, size), sha256)
     except WrongContent as error:
-        raise DamageError(
-            f"{at}: {error}, corpus.json says {size} bytes, sha256 {sha256} (fetched {WRONG_FILES} times); "
-            "upload the shard again, or the whole corpus if it was sharded anew"
-        ) from None
+        expected = f"corpus.json says {size} bytes, sha256 {sha256} (fetched {WRONG_FILES} times)"
+        raise DamageError(f"{at}: {error}, {expected}; upload the shard or the corpus again") from None
     except FileNotFoundError as error:
         raise DamageError(f"{at}: not on the server ({error}); upload the shard again") from None
     except PermissionError as error:

@@ -1,4 +1,4 @@
-"""Is every byte of a corpus what it should be? Shards are hashed and every member is read."""
+"""Find damage in a corpus: shards are hashed, and every member of every run is read."""
 
 from __future__ import annotations
 

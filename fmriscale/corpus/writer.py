@@ -54,10 +54,7 @@ def npy_bytes(array: np.ndarray) -> bytes:
 
 
 class ShardWriter:
-    """Write one shard to `path`; `commit` makes it real, leaving without it makes nothing.
-
-    `name` is its path below the corpus folder, once it is put there.
-    """
+    """Write one shard to `path`; without `commit` nothing is left. `name`: its path below the corpus."""
 
     def __init__(self, path: Path, name: str) -> None:
         self.path, self.name = path, name

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fmriscale.common.errors import UserError
+from fmriscale.common.files import expand_variables
 from fmriscale.common.quarantine import Rejected, Rejection
 from fmriscale.common.workers import map_in_order
 from fmriscale.config import CorpusConfig, DatasetConfig
@@ -56,6 +57,8 @@ class Plan(NamedTuple):
 
 def make_plan(config: CorpusConfig) -> Plan:
     """Check the recipe, find all runs and distribute them to shards."""
+    for dataset in config.datasets:
+        expand_variables(dataset.root)  # one that is not set is one mistake, whatever the number of data sets
     sweep_scratch()
     _check_recipe(config)
     plan, tree, with_column = Plan([], [], {}, []), Tree(), datasets_with_groups(config)

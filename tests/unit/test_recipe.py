@@ -10,6 +10,7 @@ import yaml
 
 from fmriscale import cli
 from fmriscale.common.errors import UserError
+from fmriscale.common.files import expand
 from fmriscale.config import CorpusConfig, DatasetConfig, PretrainConfig, StudyConfig
 from fmriscale.config.recipe import parse, save_config
 
@@ -312,3 +313,16 @@ def test_what_the_verb_finds_wrong_has_its_line_too(tmp_path, capsys):
         "R: line 9: datasets[0] 'A': denoise.strategy 'moton' is not offered",
     ):
         assert line in told
+
+
+def test_a_variable_that_is_not_set_is_named_with_the_remedy(tmp_path, monkeypatch):
+    monkeypatch.delenv("FMRISCALE_DATA", raising=False)
+    for path in ("$FMRISCALE_DATA/x", "~/${FMRISCALE_DATA}"):
+        with pytest.raises(
+            UserError, match=r"FMRISCALE_DATA is not set; export FMRISCALE_DATA=/path/to/data"
+        ):
+            expand(path)
+    monkeypatch.setenv("FMRISCALE_DATA", "/data")
+    assert expand("$FMRISCALE_DATA/x") == Path("/data/x")
+    (tmp_path / "a$b").mkdir()  # a name, and no variable
+    assert expand(tmp_path / "a$b") == tmp_path / "a$b"

@@ -27,12 +27,9 @@ class Yield:
 
     bytes_in: float = 0
     bytes_out: float = 0
-    recorded: float = 0
-    """Length of the recordings, s."""
-    seconds: float = 0
-    """Time that one process took, s."""
-    refused: str = "no time was left to read one of its runs"
-    """Why nothing is known, where `bytes_in` is 0."""
+    recorded: float = 0  # length of the recordings, s
+    seconds: float = 0  # time that one process took, s
+    refused: str = "no time was left to read one of its runs"  # why nothing is known, where `bytes_in` is 0
 
 
 def describe(config: CorpusConfig, num_tasks: int) -> str:

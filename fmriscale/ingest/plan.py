@@ -16,12 +16,7 @@ from fmriscale.ingest.clean.confounds import confounds_mistakes
 from fmriscale.ingest.find.checks import check_dataset, setting_mistakes
 from fmriscale.ingest.find.fetch import fetched
 from fmriscale.ingest.find.notes import notes
-from fmriscale.ingest.find.participants import (
-    check_groups,
-    datasets_with_groups,
-    with_group_column,
-    with_groups,
-)
+from fmriscale.ingest.find.participants import check_groups, datasets_with_groups
 from fmriscale.ingest.find.sources import Counts, FoundRuns, RunSource, find_runs
 from fmriscale.ingest.find.tree import Tree
 from fmriscale.ingest.read.mirror import named_by_url, sweep_scratch
@@ -34,25 +29,19 @@ MEMBER_BYTES = 4096
 class Shard:
     """A shard before it is built."""
 
-    name: str
-    """Path below the corpus folder."""
+    name: str  # path below the corpus folder
     dataset: DatasetConfig
     runs: tuple[RunSource, ...]
-    bytes_in: int
-    """Size of the sources; the runs of one archive share it."""
+    bytes_in: int  # size of the sources; the runs of one archive share it
 
 
 class Plan(NamedTuple):
     """What a recipe would build."""
 
-    shards: list[Shard]
-    """In corpus order."""
-    rejections: list[Rejection]
-    """Files that were found but are no usable run."""
-    counts: dict[str, Counts]
-    """By data set: what became of every scan that was listed."""
-    notes: list[str]
-    """What was decided and may be wrong, for the user to read."""
+    shards: list[Shard]  # in corpus order
+    rejections: list[Rejection]  # files that were found but are no usable run
+    counts: dict[str, Counts]  # by data set: what became of every scan that was listed
+    notes: list[str]  # what was decided and may be wrong, for the user to read
 
 
 def make_plan(config: CorpusConfig) -> Plan:
@@ -64,7 +53,8 @@ def make_plan(config: CorpusConfig) -> Plan:
     plan, tree, with_column = Plan([], [], {}, []), Tree(), datasets_with_groups(config)
     for dataset in sorted(config.datasets, key=lambda d: d.name):
         column = config.split.group if dataset.name in with_column else None
-        found = _find(dataset, column, tree)
+        with named_by_url():
+            found = find_runs(dataset, tree, column)
         _check_tasks(dataset, found)
         plan.rejections.extend(found.rejections)
         plan.counts[dataset.name] = found.counts
@@ -88,14 +78,6 @@ def shards_of_task(shards: list[Shard], task_id: int, num_tasks: int) -> list[Sh
         bytes_of_task[task] += shard.bytes_in + 1
         tasks[shard.name] = task
     return [shard for shard in shards if tasks[shard.name] == task_id]
-
-
-def _find(dataset: DatasetConfig, group_column: str | None, tree: Tree) -> FoundRuns:
-    with named_by_url():
-        if group_column is None:
-            return find_runs(dataset, tree)
-        found = find_runs(with_group_column(dataset, group_column), tree)
-        return found._replace(runs=with_groups(found.runs, dataset, group_column))
 
 
 # ---------------------------------------------------------------- mistakes in a recipe

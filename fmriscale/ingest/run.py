@@ -62,23 +62,18 @@ class _Checked:
     """Signals of a run that passed all checks, before they are cleaned."""
 
     signals: Signals
-    kept: np.ndarray
-    """Volumes that are not censored."""
-    far: list[int]
-    """Volumes that were censored because they are far from the level of the run."""
+    kept: np.ndarray  # volumes that are not censored
+    far: list[int]  # volumes that were censored because they are far from the level of the run
     stats: SignalStats
-    missing: np.ndarray
-    """[V] of bool."""
+    missing: np.ndarray  # [V] of bool
 
 
 @dataclasses.dataclass(frozen=True)
 class _Cleaned:
     """Cleaned signals of a run."""
 
-    bold: np.ndarray
-    """[T, V] float16, z-scored over the kept volumes; 0 in the others and in missing features."""
-    std: np.ndarray
-    """[V] before z-scoring; 0 in missing features."""
+    bold: np.ndarray  # [T, V] float16, z-scored over the kept volumes; 0 in others and in missing features
+    std: np.ndarray  # [V] before z-scoring; 0 in missing features
     resampler: Resampler
 
 

@@ -34,22 +34,15 @@ from fmriscale.ingest.read.timing import decide_t_r, read_sidecars, recipe_t_r, 
 class Signals:
     """A run as read, dummy volumes dropped."""
 
-    values: np.ndarray
-    """[T, V] float64, or float32 where they are large and stored so."""
-    covered: np.ndarray
-    """[V] share of each feature's voxels that hold data."""
-    t_r: float
-    """Repetition time, s."""
+    values: np.ndarray  # [T, V] float64, or float32 where they are large and stored so
+    covered: np.ndarray  # [V] share of each feature's voxels that hold data
+    t_r: float  # repetition time, s
     confounds: Confounds
-    dropped: int
-    """Dummy volumes."""
+    dropped: int  # dummy volumes
     is_image: bool
-    motion_measure: str | None
-    """What `confounds.mean_fd` is the mean of."""
-    affine_from: str | None
-    """Name of the image whose affine the run was given; None = it has its own."""
-    start_time: float | None
-    """When the first volume counts as acquired, s after the acquisition began; None = not known."""
+    motion_measure: str | None  # what `confounds.mean_fd` is the mean of
+    affine_from: str | None  # name of the image whose affine the run was given; None = it has its own
+    start_time: float | None  # of the first volume, s after the acquisition began; None = not known
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,10 +50,8 @@ class Opened:
     """A run whose header is read."""
 
     n_volumes: int
-    t_r: float | None
-    """Repetition time, s, where the header states it."""
-    reduce: Callable[[], tuple[np.ndarray, np.ndarray]]
-    """Reads the data: values [T, V] and coverage [V]."""
+    t_r: float | None  # repetition time, s, where the header states it
+    reduce: Callable[[], tuple[np.ndarray, np.ndarray]]  # reads the data: values [T, V] and coverage [V]
     affine_from: str | None = None
 
 
@@ -130,8 +121,7 @@ def _open_nifti(run: RunSource, dataset: DatasetConfig, features: Features) -> O
 
 def _open_cifti(run: RunSource, dataset: DatasetConfig, features: Features) -> Opened:
     series, members = open_series(run.path), features.members
-    if not isinstance(members, grayordinates.Members):
-        raise Rejected("n_features", f"features '{features.space.name}' are not for CIFTI files")
+    assert isinstance(members, grayordinates.Members)
     series = series.cut(volumes_of(run.cut, series.n_volumes))
     return Opened(
         series.n_volumes, series.t_r, lambda: reduce_series(series, members, features.space.n_features)
@@ -139,11 +129,9 @@ def _open_cifti(run: RunSource, dataset: DatasetConfig, features: Features) -> O
 
 
 def _open_gifti(run: RunSource, dataset: DatasetConfig, features: Features) -> Opened:
-    if run.right is None:
-        raise Rejected("unreadable", "the right hemisphere is missing; add it beside the left one")
-    members, left, right = features.members, open_hemisphere(run.path, "L"), open_hemisphere(run.right, "R")
-    if not isinstance(members, gifti.SurfaceMembers):
-        raise Rejected("n_features", f"features '{features.space.name}' are not for GIFTI files")
+    members = features.members
+    assert run.right is not None and isinstance(members, gifti.SurfaceMembers)
+    left, right = open_hemisphere(run.path, "L"), open_hemisphere(run.right, "R")
     left, right = (side.cut(volumes_of(run.cut, side.values.shape[1])) for side in (left, right))
     return Opened(
         left.values.shape[1],

@@ -18,19 +18,15 @@ class Array(NamedTuple):
     """An array of an archive."""
 
     name: str
-    fields: dict[str, str]
-    """Entities by their names in the recipe."""
+    fields: dict[str, str]  # entities by their names in the recipe
 
 
 class Contents(NamedTuple):
     """What an archive holds."""
 
-    arrays: list[Array]
-    """Those that are runs."""
-    empty: list[tuple[str, str]]
-    """Groups that look like runs but hold none: name and what is there instead."""
-    names: str
-    """Of the first arrays, for messages."""
+    arrays: list[Array]  # those that are runs
+    empty: list[tuple[str, str]]  # groups that look like runs but hold none: name and what is there instead
+    names: str  # of the first arrays, for messages
 
 
 def is_template(variable: str | None) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 from fmriscale.common.errors import UserError
 from fmriscale.common.quarantine import Rejection
 from fmriscale.config import DatasetConfig
-from fmriscale.ingest.find.choice import CHOICES, Listing, Scan, matches
+from fmriscale.ingest.find.choice import CHOICES, Listing, Scan, matches, none_usable
 from fmriscale.ingest.find.forms import file_ends, form_of, is_of_form
 from fmriscale.ingest.find.names import EntitySet, FileName, entity_set, parse_name, split_name
 from fmriscale.ingest.find.remedies import MISPLACED, NO_SERIES, name_problem, rename
@@ -199,9 +199,7 @@ def _no_scan(search: _Search) -> UserError:
     """Return the error of a tree without a scan that could be a run."""
     root, tree = search.root, search.tree
     if search.misfits:
-        first, n = search.misfits[0], len(search.misfits)
-        which = "the scan" if n == 1 else f"none of the {n} scans"
-        return UserError(f"{which} in {root} can be a run: {first.source}: {first.detail}")
+        return none_usable(f"in {root}", search.misfits)
     others = _other_forms([file for f in _all_func_folders(root, tree) for file in tree.folder(f).files])
     hint = f"there are {others}: choose features to fit, or root" if others else _where_else(root, tree)
     return UserError(f"no *_bold{search.ends[0]} in {root}/sub-*/[ses-*/]func; {hint}")

@@ -9,8 +9,7 @@ from fmriscale.common.errors import UserError
 from fmriscale.common.quarantine import Rejection
 from fmriscale.config import DatasetConfig
 from fmriscale.ingest.find.forms import form_of
-from fmriscale.ingest.find.names import ENTITY_ORDER, RENDERING
-from fmriscale.ingest.find.old_names import current_name
+from fmriscale.ingest.find.names import ENTITY_ORDER, RENDERING, current_name
 from fmriscale.ingest.read.cuts import Cut, cuts
 
 CHOICES = (*RENDERING, "rec", "echo")
@@ -21,39 +20,29 @@ class Scan(NamedTuple):
     """A file, or an array of an archive, that may be a run."""
 
     path: Path
-    source: str
-    """Path below the root of the data set, with `:array` for archives."""
+    source: str  # path below the root of the data set, with `:array` for archives
     entities: dict[str, str]
     array: str | None = None
-    right: Path | None = None
-    """GIFTI: the right hemisphere, once it is joined to the left one."""
-    identity: str = ""
-    """The run's id in the participants table."""
-    cut: Cut | None = None
-    """Which volumes of a file of several runs it is."""
+    right: Path | None = None  # GIFTI: the right hemisphere, once it is joined to the left one
+    identity: str = ""  # the run's id in the participants table
+    cut: Cut | None = None  # which volumes of a file of several runs it is
 
 
 class Listing(NamedTuple):
     """The scans of a data set before the recipe's choice."""
 
     scans: list[Scan]
-    misfits: Sequence[Rejection] = ()
-    """Scans that cannot be runs because of their name or folder."""
-    remarks: Sequence[Rejection] = ()
-    """What is missing or unused beside the scans: empty folders, events of no run."""
+    misfits: Sequence[Rejection] = ()  # scans that cannot be runs because of their name or folder
+    remarks: Sequence[Rejection] = ()  # empty folders, events of no run
 
 
 class Choice(NamedTuple):
     """The scans that the recipe asks for."""
 
-    chosen: list[Scan]
-    """One for each run."""
-    rejections: list[Rejection]
-    """Runs that exist, but not as the recipe wants them, and single hemispheres."""
-    n_unwanted: int
-    """Files that `entities` leaves out, and phase images."""
-    n_other: int
-    """Files that are another rendering or echo of a run."""
+    chosen: list[Scan]  # one for each run
+    rejections: list[Rejection]  # runs that exist, but not as the recipe wants them, and single hemispheres
+    n_unwanted: int  # files that `entities` leaves out, and phase images
+    n_other: int  # files that are another rendering or echo of a run
 
 
 def wanted_entities(dataset: DatasetConfig) -> dict[str, str]:
@@ -199,7 +188,14 @@ def cut_up(dataset: DatasetConfig, scans: list[Scan]) -> list[Scan]:
     return parts
 
 
-# ---------------------------------------------------------------- entities in messages
+# ---------------------------------------------------------------- refusals
+
+
+def none_usable(where: str, misfits: Sequence[Rejection]) -> UserError:
+    """Return the error of a data set in which every scan is a misfit; `where` they are."""
+    first, n = misfits[0], len(misfits)
+    which = "the scan" if n == 1 else f"none of the {n} scans"
+    return UserError(f"{which} {where} can be a run: {first.source}: {first.detail}")
 
 
 def nothing_fits(dataset: DatasetConfig, root: Path, scans: list[Scan], wanted: dict[str, str]) -> UserError:

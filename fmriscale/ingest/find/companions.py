@@ -28,12 +28,9 @@ class Kind(NamedTuple):
 
     suffixes: tuple[str, ...]
     extensions: tuple[str, ...]
-    desc: str | None
-    """None is a file without that entity."""
-    may_lack: tuple[str, ...]
-    """Entities of the run that its name may lack."""
-    reason: str = "no_confounds"
-    """Why a run is rejected that has two."""
+    desc: str | None  # none is a file without that entity
+    may_lack: tuple[str, ...]  # entities of the run that its name may lack
+    reason: str = "no_confounds"  # why a run is rejected that has two
 
 
 CONFOUNDS = Kind(("timeseries", "regressors"), (".tsv",), "confounds", CONFOUNDS_MAY_LACK)
@@ -50,10 +47,8 @@ MOTION = OUTLIERS._replace(suffixes=("motion",))
 class Identity(NamedTuple):
     """The entities by which a run's companions are recognised."""
 
-    named: dict[str, str]
-    """Those in the name of its file; a companion must have the same."""
-    known: dict[str, str]
-    """Those, and what pattern and table add; a companion may have it too."""
+    named: dict[str, str]  # those in the name of its file; a companion must have the same
+    known: dict[str, str]  # those, and what pattern and table add; a companion may have it too
 
     @classmethod
     def of(cls, path: Path, entities: dict[str, str], array: str | None = None) -> "Identity":

@@ -28,43 +28,32 @@ class NoRoom(UserError):
     """The disk of the cache is full: the build ends."""
 
 
-class _Archive:
-    """The archive that was fetched last: it holds many runs, which come one after the other."""
-
-    def __init__(self) -> None:
-        self.stack, self.copies = ExitStack(), dict[Path, Path]()
-
-    def delete(self) -> None:
-        """Delete it."""
-        self.copies = {}
-        self.stack.close()
-
-
-_archive = _Archive()
+_archive, _archive_files = dict[Path, Path](), ExitStack()
 _failed: set[str] = set()
 
 
 def delete_archive() -> None:
-    """Delete what this process keeps for the next run."""
-    _archive.delete()
+    """Delete the copy of an archive, which is kept as long as runs in it come one after the other."""
+    _archive.clear()
+    _archive_files.close()
 
 
 @contextmanager
 def fetched(run: "RunSource") -> Iterator["RunSource"]:
     """Yield the run with local copies of its files on a server, which are deleted afterwards."""
     remote = [file for file in dict.fromkeys(run.inputs()) if mirror_of(file)]
-    if run.path not in _archive.copies:
-        _archive.delete()
+    if run.path not in _archive:
+        delete_archive()
     if not remote:
         yield run
         return
     with ExitStack() as stack:
-        if run.array is not None and run.path not in _archive.copies:
-            _archive.copies = _fetch_all([run.path], _archive.stack)
+        if run.array is not None and run.path not in _archive:
+            _archive.update(_fetch_all([run.path], _archive_files))
         described = [] if run.confounds is None else [run.confounds.with_suffix(".json")]  # CompCor's masks
         remote += [file for file in described if file.exists()]
-        copies = _fetch_all([file for file in remote if file not in _archive.copies], stack)
-        yield _with_copies(run, _archive.copies | copies)
+        copies = _fetch_all([file for file in remote if file not in _archive], stack)
+        yield _with_copies(run, _archive | copies)
 
 
 @contextmanager

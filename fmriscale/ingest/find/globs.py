@@ -7,7 +7,7 @@ from fmriscale.common.errors import UserError
 from fmriscale.common.quarantine import Rejection
 from fmriscale.config import DatasetConfig
 from fmriscale.ingest.find.archives import ARCHIVES, arrays_in, is_template
-from fmriscale.ingest.find.choice import Listing, Scan
+from fmriscale.ingest.find.choice import Listing, Scan, none_usable
 from fmriscale.ingest.find.fetch import present
 from fmriscale.ingest.find.forms import file_ends, form_of, is_of_form
 from fmriscale.ingest.find.names import parse_name, short_names
@@ -41,9 +41,7 @@ def find_by_glob(dataset: DatasetConfig, root: Path) -> Listing:
     scans = [item for item in items if isinstance(item, Scan)]
     misfits += [item for item in items if isinstance(item, Rejection)]
     if not scans:
-        first, n = misfits[0], len(misfits)
-        which = f"no scan that matches {pattern}" if n == 1 else f"none of the {n} scans that match {pattern}"
-        raise UserError(f"{which} can be a run: {first.source}: {first.detail}")
+        raise none_usable(f"that matches {pattern}", misfits)
     return Listing(scans, misfits)
 
 

@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 from fmriscale.common.quarantine import Rejected
 from fmriscale.corpus.writer import MAX_KEY
-from fmriscale.ingest.find.old_names import current_name
 
 ENTITY_ORDER = ("sub", "ses", "task", "acq", "ce", "rec", "dir", "run", "echo", "part", "chunk")
 """Entities that tell runs apart, in BIDS order."""
@@ -26,6 +25,20 @@ INDICES = ("run", "echo", "chunk")
 
 _DOTTED_LABEL = re.compile(r"(?!1D\b)\d|.*_")
 """What follows the first dot of a name where that dot is part of a label: acq-2.5mm_bold.nii.gz."""
+
+_OLD_NAMES = [
+    (re.compile(rule), new)
+    for rule, new in (
+        (r"_bold((?:_space-[^_.]+)?)_variant-([^_.]+)_preproc(\.nii(?:\.gz)?)$", r"\1_desc-\2_bold\3"),
+        (r"_bold((?:_space-[^_.]+)?)_preproc(\.nii(?:\.gz)?)$", r"\1_desc-preproc_bold\2"),
+        (r"_bold((?:_space-[^_.]+)?)_brainmask(\.nii(?:\.gz)?)$", r"\1_desc-brain_mask\2"),
+        (r"_bold_(space-[^_.]+)\.([LR])\.func\.gii$", r"_\1_hemi-\2.func.gii"),
+        (r"_bold_confounds\.tsv$", r"_desc-confounds_regressors.tsv"),
+        (r"_bold((?:_[a-z]+-[^_.]+)*_timeseries\.[dp]tseries\.nii)$", r"\1"),
+        (r"_bold((?:_[a-z]+-[^_.]+)*)_roi(\.nii(?:\.gz)?)$", r"\1_dseg\2"),
+    )
+]
+"""Patterns of old file names, and the names that the same files have today."""
 
 EntitySet = frozenset[tuple[str, str]]
 """Entities for comparison: indices without leading zeros."""
@@ -74,6 +87,26 @@ def _split(stem: str, extension: str) -> FileName:
         else:
             entities[key] = f"{entities[key]}_{part}" if key in entities else part
     return FileName(entities, suffix, extension)
+
+
+def current_name(file: str) -> str:
+    """Return what a file of before BIDS derivatives would be called today; any other name unchanged.
+
+    fMRIPrep 1.0 and 1.1 and the ABCD-BIDS pipeline keep `_bold` in the middle of a name:
+
+        sub-01_task-rest_bold_space-MNI152NLin2009cAsym_preproc.nii.gz
+        sub-01_task-rest_bold_space-MNI152NLin2009cAsym_variant-smoothAROMAnonaggr_preproc.nii.gz
+        sub-01_task-rest_bold_space-MNI152NLin2009cAsym_brainmask.nii.gz
+        sub-01_task-rest_bold_space-fsaverage5.L.func.gii
+        sub-01_task-rest_bold_confounds.tsv
+        sub-01_ses-a_task-rest_run-1_bold_timeseries.dtseries.nii
+        sub-01_ses-a_task-rest_bold_atlas-HCP2016FreeSurferSubcortical_desc-filtered_timeseries.ptseries.nii
+    """
+    if "_bold_" in file:
+        for pattern, current in _OLD_NAMES:
+            if pattern.search(file):
+                return pattern.sub(current, file)
+    return file
 
 
 def entity_set(entities: dict[str, str], without: Iterable[str] = ()) -> EntitySet:

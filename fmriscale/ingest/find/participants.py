@@ -1,7 +1,6 @@
 """The participants table of a data set: a run's subject, repetition time, group, and what else is kept."""
 
 import csv
-import dataclasses
 import re
 import unicodedata
 from collections import defaultdict
@@ -26,12 +25,10 @@ class Participant(NamedTuple):
     """What the table says of a run."""
 
     subject: str
-    t_r: float | None
-    """Repetition time, s; None where the cell is no number."""
-    kept: dict[str, str]
-    """Columns that the recipe keeps."""
-    table_id: str = ""
-    """The id as the table has it, where it is written otherwise than the run's."""
+    t_r: float | None  # repetition time, s; None where the cell is no number
+    kept: dict[str, str]  # columns that the recipe keeps
+    group: str = ""  # the cell of the column `split.group`
+    table_id: str = ""  # the id as the table has it, where it is written otherwise than the run's
 
 
 class Participants:
@@ -41,8 +38,9 @@ class Participants:
     one row can be meant. UserError where the table is missing, lacks a column, or contradicts itself.
     """
 
-    def __init__(self, dataset: DatasetConfig, root: Path, labels: Iterable[str]) -> None:
+    def __init__(self, dataset: DatasetConfig, root: Path, labels: Iterable[str], group: str | None) -> None:
         self.dataset, self.subject = dataset, dataset.participants_subject or dataset.participants_key
+        self.group = group
         path = readable(expand(dataset.participants or "", relative_to=root))
         table = _read(path)
         key, t_r, kept = dataset.participants_key, dataset.participants_t_r, dataset.participants_columns
@@ -51,7 +49,7 @@ class Participants:
             if column is not None and column not in table:
                 existing = ", ".join(table.columns)
                 raise UserError(f"{path}: no column '{column}'; set participants_{field}, it has {existing}")
-        columns = [self.subject, *kept, *([t_r] if t_r is not None else [])]
+        columns = [self.subject, *kept, *(column for column in (t_r, group) if column is not None)]
         self.rows: dict[str, dict[str, str]] = {}
         for record in table.to_dict("records"):
             row = {column: record[column] for column in columns}
@@ -91,7 +89,8 @@ class Participants:
         except ValueError:
             t_r = None
         kept = {column: row[column] for column in dataset.participants_columns}
-        return Participant(row[self.subject].removeprefix("sub-"), t_r, kept)
+        group = "" if self.group is None else row[self.group]
+        return Participant(row[self.subject].removeprefix("sub-"), t_r, kept, group)
 
 
 def _read(path: Path) -> "pd.DataFrame":
@@ -138,24 +137,6 @@ def datasets_with_groups(config: CorpusConfig) -> set[str]:
             f"{tables or 'no data set has participants, the path of its table'}"
         )
     return names
-
-
-def with_group_column(dataset: DatasetConfig, column: str) -> DatasetConfig:
-    """Return the data set with the column among those that are kept."""
-    kept = dataset.participants_columns
-    return dataset if column in kept else dataclasses.replace(dataset, participants_columns=[*kept, column])
-
-
-def with_groups(runs: Iterable["RunSource"], dataset: DatasetConfig, column: str) -> list["RunSource"]:
-    """Give runs their group; the column stays among those kept only where the recipe names it."""
-    return [
-        dataclasses.replace(
-            run,
-            group=run.participant.get(column, ""),
-            participant={k: v for k, v in run.participant.items() if k in dataset.participants_columns},
-        )
-        for run in runs
-    ]
 
 
 def check_groups(config: CorpusConfig, runs: Iterable["RunSource"]) -> None:

@@ -15,11 +15,11 @@ from fmriscale.config import DatasetConfig
 from fmriscale.ingest.find.bids_tree import find_bids
 from fmriscale.ingest.find.checks import check_dataset
 from fmriscale.ingest.find.choice import (
-    Choice,
     Listing,
     Scan,
     choose,
     cut_up,
+    none_usable,
     nothing_fits,
     wanted_entities,
 )
@@ -41,41 +41,27 @@ class RunSource:
     """A run before it is read: its file, its companion files, and what names and tables say of it."""
 
     dataset: str
-    path: Path
-    """Image or array file; of GIFTI the left hemisphere."""
-    source: str
-    """Path below the root of the data set, with `:array` for archives and `[first:end]` for cut files."""
-    entities: dict[str, str]
-    """BIDS entities (short names)."""
-    array: str | None = None
-    """Name of the array in a file that holds several."""
-    cut: Cut | None = None
-    """Its volumes in a file of several runs end to end."""
-    shares_events: bool = False
-    """Whether `events` are those of the whole file, from which other runs are cut, too."""
-    t_r: float | None = None
-    """From the participants table, s."""
-    participant: dict[str, str] = field(default_factory=dict)
-    """Columns of that table that the recipe keeps."""
+    path: Path  # image or array file; of GIFTI the left hemisphere
+    source: str  # path below the root, with `:array` for archives and `[first:end]` for cut files
+    entities: dict[str, str]  # BIDS entities (short names)
+    array: str | None = None  # name of the array in a file that holds several
+    cut: Cut | None = None  # its volumes in a file of several runs end to end
+    shares_events: bool = False  # whether `events` are those of a file from which other runs are cut, too
+    t_r: float | None = None  # from the participants table, s
+    participant: dict[str, str] = field(default_factory=dict)  # columns of that table that the recipe keeps
     participant_id: str = ""
     """The id in that table where it is written otherwise than the run's; "" else."""
     group: str = ""
     """The cell of the column `split.group` of that table; "" = stands alone."""
-    sidecars: tuple[Path, ...] = ()
-    """JSON files that apply, the most specific last."""
+    sidecars: tuple[Path, ...] = ()  # JSON files that apply, the most specific last
     brain_mask: Path | None = None
     confounds: Path | None = None
     events: Path | None = None
-    form: str = "nifti"
-    """nifti, cifti, gifti or array (`form_of`)."""
-    right: Path | None = None
-    """GIFTI: the right hemisphere."""
-    motion: Path | None = None
-    """HCP and XCP-D: a table of head motion."""
-    outliers: Path | None = None
-    """XCP-D: a table of the volumes that moved too much."""
-    evs: tuple[Path, ...] = ()
-    """HCP: events of a task run, one file a condition."""
+    form: str = "nifti"  # nifti, cifti, gifti or array (`form_of`)
+    right: Path | None = None  # GIFTI: the right hemisphere
+    motion: Path | None = None  # HCP and XCP-D: a table of head motion
+    outliers: Path | None = None  # XCP-D: a table of the volumes that moved too much
+    evs: tuple[Path, ...] = ()  # HCP: events of a task run, one file a condition
     key: str = ""
     """Its name in the corpus; "" until the keys of all runs are known."""
 
@@ -114,17 +100,15 @@ class Counts:
 class FoundRuns(NamedTuple):
     """What a data set holds."""
 
-    runs: list[RunSource]
-    """Sorted by subject, session, task, run and key; keys are unique."""
-    rejections: list[Rejection]
-    """Scans that are no usable run; folders that cannot be read or hold no scan; events of no run."""
+    runs: list[RunSource]  # sorted by subject, session, task, run and key; keys are unique
+    rejections: list[Rejection]  # scans that are no usable run, folders without scans, events of no run
     counts: Counts
 
 
-def find_runs(dataset: DatasetConfig, tree: Tree | None = None) -> FoundRuns:
+def find_runs(dataset: DatasetConfig, tree: Tree | None = None, group_column: str | None = None) -> FoundRuns:
     """List the runs of a data set in corpus order, and account for every file that looks like a scan."""
     with _naming_dataset(dataset.name):
-        return _find_runs(dataset, tree or Tree())
+        return _find_runs(dataset, tree or Tree(), group_column)
 
 
 @contextlib.contextmanager
@@ -137,7 +121,7 @@ def _naming_dataset(name: str) -> Iterator[None]:
         raise type(error)("\n".join(lines)) from error
 
 
-def _find_runs(dataset: DatasetConfig, tree: Tree) -> FoundRuns:
+def _find_runs(dataset: DatasetConfig, tree: Tree, group_column: str | None) -> FoundRuns:
     root = check_dataset(dataset)
     listing = _list_scans(dataset, root, tree)
     scans, unnamed = _add_names(dataset, listing.scans)
@@ -146,7 +130,7 @@ def _find_runs(dataset: DatasetConfig, tree: Tree) -> FoundRuns:
     if not choice.chosen and all(r.reason == "not_rendered" for r in choice.rejections):
         raise nothing_fits(dataset, root, scans, wanted)
     labels = {label for scan in scans for label in (scan.identity, scan.entities.get("sub")) if label}
-    table = Participants(dataset, root, labels) if dataset.participants else None
+    table = Participants(dataset, root, labels, group_column) if dataset.participants else None
     chosen = cut_up(dataset, choice.chosen)
     runs, refused = _complete_all(chosen, _Context(dataset, root, tree, form_of(dataset), table))
     rejections = [*listing.misfits, *listing.remarks, *unnamed, *choice.rejections]
@@ -155,8 +139,19 @@ def _find_runs(dataset: DatasetConfig, tree: Tree) -> FoundRuns:
         if folder.is_relative_to(root):
             source = folder.relative_to(root).as_posix()
             rejections.append(Rejection(dataset.name, source, "unreadable", f"{why}; let it be read"))
-    n_quarantined = len(unnamed) + _n_files(scan for scan, _ in refused)
-    counts = _count(listing, choice, chosen, runs, n_quarantined)
+    n_quarantined = len(listing.misfits) + len(unnamed) + len(choice.rejections)
+    n_quarantined += _n_files(scan for scan, _ in refused)
+    counts = Counts(
+        # A file of several runs counts as several.
+        listed=len(listing.scans) + len(listing.misfits) + _n_files(chosen) - _n_files(choice.chosen),
+        in_runs=_n_files(runs),
+        quarantined=len(listing.misfits)
+        + len(unnamed)
+        + len(choice.rejections)
+        + _n_files(s for s, _ in refused),
+        unwanted=choice.n_unwanted,
+        other=choice.n_other,
+    )
     return FoundRuns(sorted(runs, key=_corpus_order), sorted(rejections, key=lambda r: r.source), counts)
 
 
@@ -166,19 +161,6 @@ def _list_scans(dataset: DatasetConfig, root: Path, tree: Tree) -> Listing:
     if dataset.kind == "arrays" or dataset.files is not None:
         return find_by_glob(dataset, root)
     return find_bids(dataset, root, tree)
-
-
-def _count(
-    listing: Listing, choice: Choice, chosen: list[Scan], runs: list[RunSource], n_quarantined: int
-) -> Counts:
-    """Account for every scan; those cut from one file count as several."""
-    return Counts(
-        listed=len(listing.scans) + len(listing.misfits) + _n_files(chosen) - _n_files(choice.chosen),
-        in_runs=_n_files(runs),
-        quarantined=len(listing.misfits) + len(choice.rejections) + n_quarantined,
-        unwanted=choice.n_unwanted,
-        other=choice.n_other,
-    )
 
 
 def _n_files(scans: Iterable[Scan | RunSource]) -> int:
@@ -218,9 +200,7 @@ def _add_names(dataset: DatasetConfig, scans: list[Scan]) -> tuple[list[Scan], l
             f"{scans[0].source}; mend it"
         )
     if not named:
-        first, n = rejections[0], len(rejections)
-        which = "the scan" if n == 1 else f"none of the {n} scans"
-        raise UserError(f"{which} in root can be a run: {first.source}: {first.detail}")
+        raise none_usable("in root", rejections)
     return named, rejections
 
 
@@ -293,6 +273,7 @@ def _complete(scan: Scan, context: _Context) -> RunSource:
         t_r=participant.t_r if participant else None,
         participant=participant.kept if participant else {},
         participant_id=participant.table_id if participant else "",
+        group=participant.group if participant else "",
         form=context.form,
         right=scan.right,
         **find_companions(scan, context.form, context.dataset, context.root, context.tree),

@@ -12,8 +12,7 @@ from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
-from fmriscale.ingest.find.names import EntitySet, entity_set, split_name
-from fmriscale.ingest.find.old_names import current_name
+from fmriscale.ingest.find.names import EntitySet, current_name, entity_set, split_name
 from fmriscale.ingest.read.mirror import mirror_of
 
 _BUCKET = ("sub", "task", "run")

@@ -30,7 +30,7 @@ class Contents(NamedTuple):
 
 
 def is_template(variable: str | None) -> bool:
-    """Tell `{subject}/timeseries`, which names many arrays, from the name of one."""
+    """Return whether a variable names many arrays, as `{subject}/timeseries` does."""
     return variable is not None and "{" in variable
 
 

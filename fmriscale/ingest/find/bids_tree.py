@@ -117,7 +117,7 @@ class _Search:
             self._misfit(folder, file, "no_name", f"{problem}; {rename(f'{below}/{file}', extension)}")
 
     def _is_derived(self, name: FileName, scanned: set[EntitySet]) -> bool:
-        """Tell a map of some other suffix that was made from a scan of the folder."""
+        """Return whether a file is a map of another suffix that was made from a scan of the folder."""
         is_plain = re.fullmatch("[A-Za-z0-9]+", name.suffix) and name.suffix.lower() not in self.suffixes
         return bool(is_plain) and _scan_entities(name) in scanned
 

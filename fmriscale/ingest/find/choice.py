@@ -60,7 +60,7 @@ def wanted_entities(dataset: DatasetConfig) -> dict[str, str]:
 
 
 def matches(entities: dict[str, str], wanted: dict[str, str]) -> bool:
-    """Tell whether a file has the wanted entities; 1 and 01 are the same index."""
+    """Return whether a file has the wanted entities; 1 and 01 are the same index."""
     pairs = ((entities.get(k, ""), v) for k, v in wanted.items())
     return all(a == b or (a.isdecimal() and b.isdecimal() and int(a) == int(b)) for a, b in pairs)
 

@@ -4,6 +4,7 @@ BIDS inherits metadata (JSON, and events) from files whose entities are among th
 are made from one run and are its own: they may lack only the entities that a file of their kind cannot have.
 """
 
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,78 +45,98 @@ MOTION = OUTLIERS._replace(suffixes=("motion",))
 """Of XCP-D."""
 
 
-class Identity(NamedTuple):
-    """The entities by which a run's companions are recognised."""
+class RunFiles:
+    """Finds the files that belong to a run, by the entities in the name of its file and by others of the run.
 
-    named: dict[str, str]  # those in the name of its file; a companion must have the same
-    known: dict[str, str]  # those, and what pattern and table add; a companion may have it too
+    What the name has (`named`), a companion must have as well; what pattern and table add (`known`), it may.
+    For an array of an archive, and a file whose name has no entities, pattern and table name the run.
+    """
 
-    @classmethod
-    def of(cls, path: Path, entities: dict[str, str], array: str | None = None) -> "Identity":
-        """Take it from the name of a file, then from pattern and table; of an array from these alone."""
-        name = split_name(path.name, extension_of(path))
-        # Of a file whose name has no entities, only what else is known tells runs apart.
-        is_unnamed = not name.entities and name.suffix != "bold"
-        return (
-            cls(entities, entities) if array or is_unnamed else cls(name.entities, entities | name.entities)
-        )
+    def __init__(self, tree: Tree, path: Path, entities: dict[str, str], array: str | None = None) -> None:
+        self.tree, self.path, self.folder = tree, path, tree.folder(path.parent)
+        self.named = entities if array else entities_of_file(path, entities)
+        self.known = entities | self.named
 
-    def file_name(self, kind: Kind, end: str) -> str:
+    def own(self, kind: Kind) -> Path | None:
+        """Return the run's own file of one kind; `Rejected` where two fit alike."""
+        for suffix, extension in product(kind.suffixes, kind.extensions):
+            candidates = self.folder.candidates(entity_set(self.known), suffix, extension)
+            fitting = [f for f in candidates if f.entities.get("desc") == kind.desc]
+            # Of run-1 and run-01 the one that is written as the run is; of others the one with most entities.
+            ranked = sorted((*self._rank(f), f.file) for f in fitting if not self._differing(f, kind))
+            if len(ranked) > 1 and ranked[-1][:2] == ranked[-2][:2]:
+                both = f"{ranked[-2][2]} and {ranked[-1][2]}"
+                raise Rejected(kind.reason, f"{both} fit the run alike; remove the one that is not its own")
+            if ranked:
+                return self.path.parent / ranked[-1][2]
+        return None
+
+    def _rank(self, file: NamedFile) -> tuple[int, int]:
+        """Count a file's entities, and those that are written as the run's are, zeros included."""
+        return len(file.entity_set), len(file.entities.items() & self.known.items())
+
+    def _differing(self, file: NamedFile, kind: Kind) -> list[str]:
+        """Return the entities that make a file another run's."""
+        differing = []
+        for key in {**self.named, **file.entities}:
+            labels = (entities.get(key) for entities in (file.entities, self.named, self.known))
+            own, named, known = (None if label is None else plain_label(key, label) for label in labels)
+            is_same = own == named or (named is None and own == known)
+            if not (is_same or key == "desc" or (own is None and key in kind.may_lack)):
+                differing.append(key)
+        return differing
+
+    def nearest(self, kind: Kind) -> str:
+        """Name the file that comes nearest to the run's own and what makes it another's; "" for none."""
+        kinds = product(kind.suffixes, kind.extensions)
+        files = [f for suffix, extension in kinds for f in self.folder.having(suffix, extension)[:_FEW]]
+        ranked = [(self._differing(f, kind), f) for f in files if f.entities.get("desc") == kind.desc]
+        if not ranked:
+            return ""
+        differing, nearest = min(ranked, key=lambda r: (len(r[0]), r[1].file))
+        own = nearest.entities
+        reasons = [
+            f"it is of {k}-{own[k]}" if k in own else f"it has no {k}-{self.named[k]}" for k in differing
+        ]
+        return f" ({nearest.file} is another run's: {', '.join(reasons)})"
+
+    def expected(self, kind: Kind, end: str) -> str:
         """Return what the run's own file of a kind would be called."""
         own = (f"{k}-{v}_" for k, v in self.named.items() if k and k not in kind.may_lack)
         return "".join(own) + end
 
+    def sidecars(self, root: Path, form: str) -> tuple[Path, ...]:
+        """Return the JSON files that apply by BIDS inheritance, the most specific last."""
+        own_end = f".{self.path.name.split('.')[-2]}.json"  # fMRIPrep writes .dtseries.json beside .json
+        wanted = entity_set(self.known | ({"hemi": "L"} if form == "gifti" else {}))
+        sidecars = [
+            level / file
+            for extension in ((".json",) if form == "nifti" else (own_end, ".json"))
+            for level in reversed(levels(self.path.parent, root))
+            for file in self.tree.folder(level).applying_to(wanted, "bold", extension)
+        ]
+        beside = self.path.parent / f"{stem_of(self.path)}.json"
+        if beside not in sidecars and beside.name in self.folder.files:
+            sidecars.append(beside)  # whatever the image is called
+        return tuple(sidecars)
 
-def own_file(tree: Tree, path: Path, run: Identity, kind: Kind) -> Path | None:
-    """Return a run's own file of one kind; `Rejected` where two fit alike."""
-    folder, wanted = tree.folder(path.parent), entity_set(run.known)
-    for suffix in kind.suffixes:
-        for extension in kind.extensions:
-            candidates = folder.candidates(wanted, suffix, extension)
-            fitting = [
-                f for f in candidates if f.entities.get("desc") == kind.desc and not _differing(f, run, kind)
-            ]
-            if not fitting:
-                continue
-            # Of run-1 and run-01 the one that is written as the run is; of others the one with most entities.
-            fitting.sort(key=lambda f: (*_rank(f, run), f.file))
-            if len(fitting) > 1 and _rank(fitting[-1], run) == _rank(fitting[-2], run):
-                both = " and ".join(f.file for f in fitting[-2:])
-                raise Rejected(kind.reason, f"{both} fit the run alike; remove the one that is not its own")
-            return path.parent / fitting[-1].file
-    return None
-
-
-def _rank(file: NamedFile, run: Identity) -> tuple[int, int]:
-    """Count a file's entities, and those that are written as the run's are, zeros included."""
-    return len(file.entity_set), len(file.entities.items() & run.known.items())
-
-
-def _differing(file: NamedFile, run: Identity, kind: Kind) -> list[str]:
-    """Return the entities that make a file another run's."""
-    differing = []
-    for key in {**run.named, **file.entities}:
-        labels = (entities.get(key) for entities in (file.entities, run.named, run.known))
-        own, named, known = (None if label is None else plain_label(key, label) for label in labels)
-        is_same = own == named or (named is None and own == known)
-        if not (is_same or key == "desc" or (own is None and key in kind.may_lack)):
-            differing.append(key)
-    return differing
+    def events(self, folder: Path, root: Path) -> Path | None:
+        """Return the events that apply by BIDS inheritance: in the nearest folder, the most specific."""
+        for level in levels(folder, root):
+            applying = self.tree.folder(level).applying_to(entity_set(self.known), "events", ".tsv")
+            n_entities = [len(split_name(file, ".tsv").entities) for file in applying[-2:]]
+            if len(n_entities) == 2 and n_entities[0] == n_entities[1]:
+                both = " and ".join(applying[-2:])
+                raise Rejected("bad_events", f"{both} apply to it alike; remove the one that is not its own")
+            if applying:
+                return level / applying[-1]
+        return None
 
 
-def _nearest(tree: Tree, path: Path, run: Identity, kind: Kind) -> str:
-    """Name the file that comes nearest to a run's own and what makes it another's; "" for none."""
-    folder = tree.folder(path.parent)
-    files = [f for s in kind.suffixes for e in kind.extensions for f in folder.having(s, e)[:_FEW]]
-    ranked = [(_differing(f, run, kind), f) for f in files if f.entities.get("desc") == kind.desc]
-    if not ranked:
-        return ""
-    differing, nearest = min(ranked, key=lambda r: (len(r[0]), r[1].file))
-    reasons = [
-        f"it is of {k}-{nearest.entities[k]}" if k in nearest.entities else f"it has no {k}-{run.named[k]}"
-        for k in differing
-    ]
-    return f" ({nearest.file} is another run's: {', '.join(reasons)})"
+def entities_of_file(path: Path, entities: dict[str, str]) -> dict[str, str]:
+    """Return the entities in the name of a file; those given where it has none."""
+    name = split_name(path.name, extension_of(path))
+    return name.entities if name.entities or name.suffix == "bold" else entities
 
 
 # ---------------------------------------------------------------- by layout
@@ -123,72 +144,72 @@ def _nearest(tree: Tree, path: Path, run: Identity, kind: Kind) -> str:
 
 def find_companions(scan: Scan, form: str, dataset: DatasetConfig, root: Path, tree: Tree) -> dict[str, Any]:
     """Return the fields of a run's `RunSource` that name files beside its image."""
-    path, run = scan.path, Identity.of(scan.path, scan.entities, scan.array)
-    events = _events_file(scan, run, dataset, root, tree)
-    if dataset.kind == "xcpd":
-        return {"events": events, **_mask(tree, path, run, form), **_xcpd_companions(tree, path, run)}
-    if form == "array":
-        return {"events": events}
+    run = RunFiles(tree, scan.path, scan.entities, scan.array)
+    fields: dict[str, Any] = {"events": _events_file(scan, run, dataset, root)}
     if dataset.kind == "hcp":
-        return {"events": events, **hcp.companions(tree, path, form, with_evs=events is None)}
-    fields = {"events": events, "sidecars": _sidecars(tree, path, root, run, form)}
-    fields |= _mask(tree, path, run, form)
+        return fields | hcp.companions(tree, scan.path, form, with_evs=fields["events"] is None)
+    if form == "nifti":
+        fields["brain_mask"] = run.own(MASK)
+    if dataset.kind == "xcpd":
+        return fields | _xcpd_companions(run)
+    if form != "array":
+        fields["sidecars"] = run.sidecars(root, form)
     if dataset.kind == "fmriprep":
-        fields["confounds"] = own_file(tree, path, run, CONFOUNDS) or _no_confounds(tree, path, run, dataset)
+        fields["confounds"] = run.own(CONFOUNDS) or _no_confounds(run, dataset)
     return fields
 
 
-def _mask(tree: Tree, path: Path, run: Identity, form: str) -> dict[str, Path | None]:
-    return {"brain_mask": own_file(tree, path, run, MASK) if form == "nifti" else None}
+def _events_file(scan: Scan, run: RunFiles, dataset: DatasetConfig, root: Path) -> Path | None:
+    """Return the events file: by the recipe's template, else by BIDS inheritance."""
+    if dataset.events is None:
+        return run.events(scan.path.parent, root)
+    fields = {SHORT_NAMES.get(k, k): v for k, v in scan.entities.items()}
+    fields |= {"root": str(root), "dir": str(scan.path.parent)}
+    fields |= {"stem": stem_of(scan.path), "array": scan.array or ""}
+    try:
+        path = Path(str(local_path(dataset.events)).format(**fields)).absolute()
+    except (KeyError, IndexError, ValueError) as error:
+        raise Rejected("no_events", f"the template events: {dataset.events} needs {error}") from error
+    run.tree.folder(path.parent)  # a file on a server is known once its folder is listed
+    if path.is_dir():
+        folders = [f"{k}-{run.known[k]}" for k in ("sub", "ses") if k in run.known]
+        return run.events(path.joinpath(*folders, "func"), path)
+    if not path.is_file():
+        detail = f"{path.name} is not where events: {dataset.events} says; add it, or correct events"
+        raise Rejected("no_events", detail)
+    return path
 
 
-def _sidecars(tree: Tree, path: Path, root: Path, run: Identity, form: str) -> tuple[Path, ...]:
-    """Return the JSON files that apply by BIDS inheritance, the most specific last."""
-    own_end = f".{path.name.split('.')[-2]}.json"  # fMRIPrep writes .dtseries.json beside .json
-    wanted = entity_set(run.known | ({"hemi": "L"} if form == "gifti" else {}))
-    sidecars = [
-        level / file
-        for extension in ((".json",) if form == "nifti" else (own_end, ".json"))
-        for level in reversed(levels(path.parent, root))
-        for file in tree.folder(level).applying_to(wanted, "bold", extension)
-    ]
-    beside = path.parent / f"{stem_of(path)}.json"
-    if beside not in sidecars and beside.name in tree.folder(path.parent).files:
-        sidecars.append(beside)  # whatever the image is called
-    return tuple(sidecars)
-
-
-def _xcpd_companions(tree: Tree, path: Path, run: Identity) -> dict[str, Any]:
+def _xcpd_companions(run: RunFiles) -> dict[str, Any]:
     """Return what XCP-D writes beside a series; the .json of another rendering states the same t_r."""
-    outliers = own_file(tree, path, run, OUTLIERS)
+    outliers = run.own(OUTLIERS)
     if outliers is None:
         raise Rejected(
             "no_confounds",
-            f"no {run.file_name(OUTLIERS, 'outliers.tsv')} beside the run, which says what volumes are left; "
+            f"no {run.expected(OUTLIERS, 'outliers.tsv')} beside the run, which says what volumes are left; "
             "add it, or, if nothing was censored, list the data set by kind bids or by kind arrays and files",
         )
-    motion = own_file(tree, path, run, MOTION) or own_file(tree, path, run, MOTION._replace(desc="filtered"))
-    folder, own = tree.folder(path.parent), entity_set(run.known, without=CONFOUNDS_MAY_LACK)
+    own = entity_set(run.known, without=CONFOUNDS_MAY_LACK)
     sidecars = [
         file.file
         for suffix in ("timeseries", "bold")
-        for file in folder.having(suffix, ".json")
+        for file in run.folder.having(suffix, ".json")
         if entity_set(file.entities, without=CONFOUNDS_MAY_LACK) == own
         and file.entities.get("stat", "mean") == "mean"
     ]
-    if (beside := f"{path.name.partition('.')[0]}.json") in folder.files:
+    if (beside := f"{run.path.name.partition('.')[0]}.json") in run.folder.files:
         sidecars = [beside]
     return {
         "outliers": outliers,
-        "motion": motion,
-        "sidecars": tuple(path.parent / file for file in sidecars[:1]),
+        "motion": run.own(MOTION) or run.own(MOTION._replace(desc="filtered")),
+        "sidecars": tuple(run.path.parent / file for file in sidecars[:1]),
     }
 
 
 # ---------------------------------------------------------------- what is missing
 
 
-def _no_confounds(tree: Tree, path: Path, run: Identity, dataset: DatasetConfig) -> None:
+def _no_confounds(run: RunFiles, dataset: DatasetConfig) -> None:
     """Reject a run without confounds where the recipe needs them."""
     if dataset.denoise.dummy_volumes == "auto":
         need = "denoise.dummy_volumes: auto reads it; add it or give a number"
@@ -198,56 +219,15 @@ def _no_confounds(tree: Tree, path: Path, run: Identity, dataset: DatasetConfig)
         need = "quality.max_mean_fd asks for its framewise displacement; add it or drop the limit"
     else:
         return
-    name = run.file_name(CONFOUNDS, "desc-confounds_timeseries.tsv")
-    nearest = _nearest(tree, path, run, CONFOUNDS)
-    raise Rejected("no_confounds", f"no {name} beside the run{nearest}; {need}")
+    name = run.expected(CONFOUNDS, "desc-confounds_timeseries.tsv")
+    raise Rejected("no_confounds", f"no {name} beside the run{run.nearest(CONFOUNDS)}; {need}")
 
 
-def check_no_mask(tree: Tree, path: Path, run: Identity, other: Path | None) -> None:
-    """Reject a run without a mask where another run (`other`) has one."""
-    nearest = _nearest(tree, path, run, MASK)
+def check_no_mask(run: RunFiles, other: Path | None) -> None:
+    """Reject a run without a mask where there is a mask of another run, such as `other`."""
+    nearest = run.nearest(MASK)
     if nearest or other:
-        name = run.file_name(MASK, "desc-brain_mask.nii.gz")
+        name = run.expected(MASK, "desc-brain_mask.nii.gz")
         where = nearest or f", where others have theirs ({other.name if other else ''})"
-        raise Rejected(
-            "no_mask",
-            f"no mask of its own, {name}{where}: its parcels would be other voxels; add it, or leave "
-            "the run out",
-        )
-
-
-# ---------------------------------------------------------------- events
-
-
-def _events_file(scan: Scan, run: Identity, dataset: DatasetConfig, root: Path, tree: Tree) -> Path | None:
-    """Return the events file: by the recipe's template, else by BIDS inheritance."""
-    if dataset.events is None:
-        return _inherited_events(tree, scan.path.parent, root, run)
-    fields = {SHORT_NAMES.get(k, k): v for k, v in scan.entities.items()}
-    fields |= {"root": str(root), "dir": str(scan.path.parent)}
-    fields |= {"stem": stem_of(scan.path), "array": scan.array or ""}
-    try:
-        path = Path(str(local_path(dataset.events)).format(**fields)).absolute()
-    except (KeyError, IndexError, ValueError) as error:
-        raise Rejected("no_events", f"the template events: {dataset.events} needs {error}") from error
-    tree.folder(path.parent)  # a file on a server is known once its folder is listed
-    if path.is_dir():
-        folders = [f"{k}-{run.known[k]}" for k in ("sub", "ses") if k in run.known]
-        return _inherited_events(tree, path.joinpath(*folders, "func"), path, run)
-    if not path.is_file():
-        detail = f"{path.name} is not where events: {dataset.events} says; add it, or mend events"
-        raise Rejected("no_events", detail)
-    return path
-
-
-def _inherited_events(tree: Tree, folder: Path, root: Path, run: Identity) -> Path | None:
-    """Return the events that apply by BIDS inheritance: in the nearest folder, the most specific."""
-    for level in levels(folder, root):
-        applying = tree.folder(level).applying_to(entity_set(run.known), "events", ".tsv")
-        n_entities = [len(split_name(file, ".tsv").entities) for file in applying[-2:]]
-        if len(n_entities) == 2 and n_entities[0] == n_entities[1]:
-            both = " and ".join(applying[-2:])
-            raise Rejected("bad_events", f"{both} apply to it alike; remove the one that is not its own")
-        if applying:
-            return level / applying[-1]
-    return None
+        remedy = "its parcels would be other voxels; add it, or leave the run out"
+        raise Rejected("no_mask", f"no mask of its own, {name}{where}: {remedy}")

@@ -103,7 +103,7 @@ def _fetch_all(files: Iterable[Path], stack: ExitStack) -> dict[Path, Path]:
             list(threads.map(_fetch, copies.keys(), copies.values()))
         return copies
     except OSError as error:
-        remedy = "free some" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "mend that"
+        remedy = "free some" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "repair that"
         raise NoRoom(
             f"{sources}: {error.strerror}; {remedy}, or put the cache elsewhere (FMRISCALE_CACHE), then run "
             "this again: what is finished is kept"

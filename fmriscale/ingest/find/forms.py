@@ -38,7 +38,7 @@ def file_ends(dataset: DatasetConfig) -> tuple[str, ...]:
 
 
 def is_of_form(name: str, form: str) -> bool:
-    """Tell volumes from grayordinates, whose names end in .nii as well."""
+    """Return whether a file has a form by its name; grayordinates end in .nii as volumes do."""
     return form != "nifti" or not name.endswith(_GRAYORDINATES)
 
 

@@ -103,10 +103,10 @@ def _in_file(dataset: DatasetConfig, path: Path, root: Path) -> Iterator[Scan | 
         own = entities | short_names(array.fields)
         yield Scan(path, f"{source}:{array.name}", own, array=array.name)
     for group, content in contents.empty:
-        detail = f"holds nothing that fits variable: '{variable}', but {content}; mend either"
+        detail = f"holds nothing that fits variable: '{variable}', but {content}; correct either"
         yield Rejection(dataset.name, f"{source}:{group}", "no_variable", detail)
     if not (contents.arrays or contents.empty):
         detail = f"no array fits variable: '{variable}'" if variable else "no array is in it"
         yield Rejection(
-            dataset.name, source, "no_variable", f"{detail}; it holds {contents.names}; mend either"
+            dataset.name, source, "no_variable", f"{detail}; it holds {contents.names}; correct either"
         )

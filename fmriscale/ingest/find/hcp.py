@@ -4,11 +4,11 @@
                                          <run>_Atlas[_MSMAll][_hp2000_clean].dtseries.nii
                                          brainmask_fs.2.nii.gz, Movement_RelativeRMS.txt, EVs/*.txt
 
-Which of the files of a run is taken, `entities: {desc: ...}` says: `desc` is what stands between the
-run's name and the extension without `_Atlas`, such as `hp2000_clean` or `MSMAll_hp2000_clean`, and '' where
-nothing does. A folder is a run if its name says the direction of phase encoding (`rfMRI_REST1_LR`,
-`tfMRI_MOVIE1_7T_AP`) or has BIDS entities (`task-rest_run-01_bold`); others hold several runs joined
-(`rfMRI_REST`) and are passed over, unless name_pattern says how runs are called.
+`entities: {desc: ...}` chooses among the files of a run: `desc` is what stands between the run's name and
+the extension without `_Atlas`, such as `hp2000_clean` or `MSMAll_hp2000_clean`, and '' where nothing does.
+A folder is a run if its name has the direction of phase encoding (`rfMRI_REST1_LR`, `tfMRI_MOVIE1_7T_AP`)
+or BIDS entities (`task-rest_run-01_bold`). Others hold several runs joined (`rfMRI_REST`) and are left out,
+unless name_pattern describes the names of runs.
 """
 
 import re

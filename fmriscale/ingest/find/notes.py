@@ -1,7 +1,7 @@
 """What was decided for the user and may be wrong: said once for each data set, on stderr or with --plan."""
 
 from fmriscale.config import DatasetConfig
-from fmriscale.ingest.find.companions import CONFOUNDS_MAY_LACK, Identity
+from fmriscale.ingest.find.companions import CONFOUNDS_MAY_LACK, entities_of_file
 from fmriscale.ingest.find.names import entity_set, split_name
 from fmriscale.ingest.find.sources import RunSource
 
@@ -22,7 +22,7 @@ def _participant_ids(runs: list[RunSource], dataset: DatasetConfig) -> list[str]
 
 def _shared_events(runs: list[RunSource]) -> list[str]:
     """Name events that are called as one run is, and by inheritance apply to others too."""
-    own = {run.source: Identity.of(run.path, run.entities).named for run in runs}
+    own = {run.source: entities_of_file(run.path, run.entities) for run in runs}
     own = {source: entity_set(named, without=CONFOUNDS_MAY_LACK) for source, named in own.items()}
     owners = {(run.path.parent, own[run.source]): run for run in runs}
     lines = []

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Participant(NamedTuple):
-    """What the table says of a run."""
+    """The row of a run."""
 
     subject: str
     t_r: float | None  # repetition time, s; None where the cell is no number
@@ -62,7 +62,7 @@ class Participants:
         self._similar_labels = _by_person(label.removeprefix("sub-") for label in labels)
 
     def look_up(self, identity: str, subject: str | None) -> Participant:
-        """Return what the table says of a run."""
+        """Return the row of a run."""
         exact = [identity, *([subject, f"sub-{subject}"] if subject else [])]
         for label in exact:
             if label in self.rows:

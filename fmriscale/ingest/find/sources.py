@@ -23,7 +23,7 @@ from fmriscale.ingest.find.choice import (
     nothing_fits,
     wanted_entities,
 )
-from fmriscale.ingest.find.companions import Identity, check_no_mask, find_companions
+from fmriscale.ingest.find.companions import RunFiles, check_no_mask, find_companions
 from fmriscale.ingest.find.fetch import present
 from fmriscale.ingest.find.forms import form_of, stem_of
 from fmriscale.ingest.find.globs import find_by_glob
@@ -145,10 +145,7 @@ def _find_runs(dataset: DatasetConfig, tree: Tree, group_column: str | None) -> 
         # A file of several runs counts as several.
         listed=len(listing.scans) + len(listing.misfits) + _n_files(chosen) - _n_files(choice.chosen),
         in_runs=_n_files(runs),
-        quarantined=len(listing.misfits)
-        + len(unnamed)
-        + len(choice.rejections)
-        + _n_files(s for s, _ in refused),
+        quarantined=n_quarantined,
         unwanted=choice.n_unwanted,
         other=choice.n_other,
     )
@@ -181,7 +178,7 @@ def _add_names(dataset: DatasetConfig, scans: list[Scan]) -> tuple[list[Scan], l
     for scan in scans:
         match = pattern.search(scan.source)
         if match is None:
-            detail = f"name_pattern '{dataset.name_pattern}' does not match; mend either"
+            detail = f"name_pattern '{dataset.name_pattern}' does not match; correct either"
             rejections.append(Rejection(dataset.name, scan.source, "no_name", detail))
             continue
         n_matching += 1
@@ -197,7 +194,7 @@ def _add_names(dataset: DatasetConfig, scans: list[Scan]) -> tuple[list[Scan], l
     if not n_matching:
         raise UserError(
             f"name_pattern '{dataset.name_pattern}' matches none of {len(scans)} paths below root, e.g. "
-            f"{scans[0].source}; mend it"
+            f"{scans[0].source}; correct it"
         )
     if not named:
         raise none_usable("in root", rejections)
@@ -241,7 +238,7 @@ def _complete_all(
                 remedy = tell_apart((other.source, other.entities), (run.source, run.entities))
                 raise Rejected("duplicate_key", f"{other.source} is already {other.key}; {remedy}")
             if run.form == "nifti" and run.brain_mask is None and dataset.kind != "hcp":
-                check_no_mask(context.tree, run.path, Identity.of(run.path, run.entities), some_mask)
+                check_no_mask(RunFiles(context.tree, run.path, run.entities), some_mask)
             shares = n_sharing[run.path, run.array, run.events] > 1
             runs[run_identity(run.entities)] = dataclasses.replace(run, key=key, shares_events=shares)
         except Rejected as why:

@@ -112,12 +112,12 @@ class Tree:
         return folder
 
     def is_dangling(self, path: Path) -> bool:
-        """Tell a link to content that was not fetched, as data sets under git-annex have them."""
+        """Return whether a file is a link to content that was not fetched, as git-annex has them."""
         return path.name in self.folder(path.parent).links and not path.exists()
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
-    """Tell a folder; a link with the name of a BIDS file is none, which spares a look at its target."""
+    """Return whether an entry is a folder; of a link named like a BIDS file the target is not looked up."""
     is_like_file = "." in entry.name and "_" in entry.name
     return not (is_like_file and entry.is_symlink()) and entry.is_dir()
 

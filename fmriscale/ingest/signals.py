@@ -194,7 +194,7 @@ def count_volumes(run: RunSource, dataset: DatasetConfig) -> int:
 def _read_motion(run: RunSource, dataset: DatasetConfig, n_volumes: int, dropped: int) -> Confounds:
     """Read head motion: fMRIPrep's confounds, XCP-D's motion table, or the relative RMS table of the HCP."""
     if dataset.kind == "fmriprep":
-        return read_confounds(run.confounds, dataset.denoise, n_volumes, run.cut)
+        return read_confounds(run.confounds, dataset.denoise, n_volumes, run.cut, dropped)
     if dataset.kind == "xcpd":
         return Confounds(mean_fd=mean_motion(run.motion, n_volumes, dropped))
     if run.motion is None:

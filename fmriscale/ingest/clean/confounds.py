@@ -90,15 +90,23 @@ def _load_rows(confounds: Path, cut: Cut | None) -> Table:
 
 
 def read_confounds(
-    confounds: Path | None, denoise: DenoiseConfig, n_volumes: int, cut: Cut | None = None
+    confounds: Path | None,
+    denoise: DenoiseConfig,
+    n_volumes: int,
+    cut: Cut | None = None,
+    dropped: int | None = None,
 ) -> Confounds:
-    """Read regressors, censoring and motion of an fMRIPrep run of n_volumes, dummy volumes included."""
+    """Read regressors, censoring and motion of an fMRIPrep run.
+
+    n_volumes counts the dummy volumes, which are `dropped`; None = counted here.
+    """
     if confounds is None:
         if denoise.strategy:
             what = "no desc-confounds_timeseries.tsv beside the run"
             raise Rejected("no_confounds", f"{what}; add it or empty denoise.strategy")
         return Confounds()
-    dropped, table = dropped_volumes(confounds, denoise, cut), _load_rows(confounds, cut)
+    dropped = dropped_volumes(confounds, denoise, cut) if dropped is None else dropped
+    table = _load_rows(confounds, cut)
     if table.n_rows != n_volumes:
         what = f"{confounds.name} has {table.n_rows} rows, the image {n_volumes} volumes"
         raise Rejected("confounds_length", f"{what}; both must come from one preprocessing")

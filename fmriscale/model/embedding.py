@@ -6,8 +6,7 @@ Shapes: B pairs, L volumes a sequence, V features, T = 2 L + 2 tokens, D width.
 import torch
 from torch import Tensor, nn
 
-N_FLAGS = 3
-"""Flag columns before the features of a raw token: CLS, (mask,) SEP."""
+from fmriscale.model.presets import N_FLAGS
 
 
 class RawEmbedding(nn.Module):

@@ -7,8 +7,9 @@ from typing import Any, Literal
 
 from fmriscale.common.errors import UserError
 from fmriscale.config import ModelConfig
-from fmriscale.model.embedding import N_FLAGS
 
+N_FLAGS = 3
+"""Flag columns before the features of a raw token: CLS, (mask,) SEP."""
 Pool = Literal["cls", "mean"]
 """One vector of all tokens: CLS, or the mean over those of volumes."""
 PairWay = Literal["joint", "siamese"]

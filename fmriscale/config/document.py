@@ -43,12 +43,9 @@ class Mistake:
 class Node:
     """A value of a recipe."""
 
-    value: Any
-    """A scalar as the core schema takes it, a list of nodes, or nodes by key."""
-    origin: Origin | None
-    """Where it was given; of a value in a mapping, the line of its key."""
-    text: str = ""
-    """The spelling of a scalar."""
+    value: Any  # A scalar as the core schema takes it, a list of nodes, or nodes by key
+    origin: Origin | None  # Where it was given; of a value in a mapping, the line of its key
+    text: str = ""  # The spelling of a scalar
 
     def child(self, key: str | int) -> "Node | None":
         """Return the node at a key or number; None where there is none."""

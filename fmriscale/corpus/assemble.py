@@ -39,10 +39,8 @@ NO_GROUP = ("", "n/a", "na", "nan", "none", "null")
 class RunRecord:
     """A run before it is encoded: its signals, and what is known of it."""
 
-    bold: np.ndarray
-    """float16 [T, V], standardised."""
-    mean: np.ndarray
-    """[V]; undoes the standardisation, together with std."""
+    bold: np.ndarray  # float16 [T, V], standardised
+    mean: np.ndarray  # [V]; undoes the standardisation, together with std
     std: np.ndarray
     key: str
     dataset: str

@@ -119,24 +119,17 @@ def _this_process() -> str:
 class ShardState:
     """A finished shard."""
 
-    name: str
-    """Path of the shard below the corpus."""
-    fingerprint: str
-    """Hash of its inputs and settings."""
+    name: str  # Path of the shard below the corpus
+    fingerprint: str  # Hash of its inputs and settings
     shard: dict[str, Any] | None
     """path, bytes, sha256 and n_runs for corpus.json; None where no run is left in it."""
-    mtime_ns: int
-    """Modification time of the file, ns."""
+    mtime_ns: int  # Modification time of the file, ns
     rows: list[dict[str, Any]]
     """Lines of runs.tsv of all its sound runs, also of those that were taken out again."""
-    excluded: list[str] = field(default_factory=list)
-    """Keys of the runs that were taken out."""
-    rejections: list[dict[str, Any]]
-    """Lines of quarantine.tsv."""
-    bytes_in: int
-    """Size of the sources."""
-    seconds: float
-    """Time that one process needs for its runs."""
+    excluded: list[str] = field(default_factory=list)  # Keys of the runs that were taken out
+    rejections: list[dict[str, Any]]  # Lines of quarantine.tsv
+    bytes_in: int  # Size of the sources
+    seconds: float  # Time that one process needs for its runs
 
     def runs(self) -> list[dict[str, Any]]:
         """Return the rows of the runs that are in the shard."""

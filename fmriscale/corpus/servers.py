@@ -51,8 +51,7 @@ class Entry(NamedTuple):
     """A file or folder on a server; its name is the path below the folder that was opened."""
 
     name: str
-    size: int = 0
-    """Bytes; 0 for a folder."""
+    size: int = 0  # Bytes; 0 for a folder
     time_ns: int = 0
     """When it was changed, with the server's tag of its content in the fraction of the second."""
     is_folder: bool = False
@@ -61,8 +60,7 @@ class Entry(NamedTuple):
 class RemoteFolder(ABC):
     """A folder on a server; files that are not there raise FileNotFoundError, refusals PermissionError."""
 
-    is_store: ClassVar[bool]
-    """One request lists all files below a folder."""
+    is_store: ClassVar[bool]  # One request lists all files below a folder
 
     def __init__(self, url: str, shown: str) -> None:
         self.url = url

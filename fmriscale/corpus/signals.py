@@ -17,12 +17,9 @@ ROUNDING = 1e-7
 class Signals:
     """A run as the corpus keeps it."""
 
-    bold: np.ndarray
-    """float16 [T, V], standardised."""
-    mean: np.ndarray
-    """[V]"""
-    std: np.ndarray
-    """[V]"""
+    bold: np.ndarray  # float16 [T, V], standardised
+    mean: np.ndarray  # [V]
+    std: np.ndarray  # [V]
     sample_mask: list[int] | None
     missing: list[int]
 

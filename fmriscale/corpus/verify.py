@@ -37,13 +37,10 @@ MANIFEST = ("corpus.json", "runs.tsv", "quarantine.tsv")
 class Damage:
     """One thing that is not as it should be."""
 
-    file: str
-    """Path below the corpus."""
+    file: str  # Path below the corpus
     what: str
-    key: str = ""
-    """The run it belongs to; "" = none."""
-    offset: int | None = None
-    """Byte of the file."""
+    key: str = ""  # The run it belongs to; "" = none
+    offset: int | None = None  # Byte of the file
 
     def __str__(self) -> str:
         run = f"run {self.key}" if self.key else ""

@@ -24,12 +24,9 @@ MAX_KEY = 88
 class EncodedRun:
     """A run ready for a shard."""
 
-    key: str
-    """Name of the run, unique in the corpus."""
-    row: dict[str, Any]
-    """Its line of runs.tsv, but for its offset in the shard, the person and the split."""
-    members: dict[str, bytes]
-    """`bold.npy`, `json`, `mean.npy`, `std.npy`, in this order."""
+    key: str  # Name of the run, unique in the corpus
+    row: dict[str, Any]  # Its line of runs.tsv, but for its offset in the shard, the person and the split
+    members: dict[str, bytes]  # `bold.npy`, `json`, `mean.npy`, `std.npy`, in this order
 
     @property
     def size(self) -> int:

@@ -22,11 +22,11 @@ from sklearn.linear_model import LogisticRegression
 
 from fmriscale.config import SimulateConfig, StudyConfig, TaskConfig
 from fmriscale.simulate.build import simulate
-from fmriscale.study.baselines import baselines, score
+from fmriscale.study.baselines import baselines
+from fmriscale.study.data import Study, open_study
 from fmriscale.study.folds import Fold, smaller
-from fmriscale.study.material import Material, conditions, fold_pairs, prepare, units
 from fmriscale.study.pairs import Pairs
-from fmriscale.study.pooling import by_unit, pooled
+from fmriscale.study.scores import by_unit, score, weighted_mean
 from fmriscale.study.statistics import ALPHA, compare, corrected_t
 
 N_FEATURES = 32
@@ -52,58 +52,57 @@ def study(corpus: Path, condition: str, protocol: str) -> StudyConfig:
     return StudyConfig(out="", corpus=str(corpus), pretrained=None, task=task, folds_by=by, n_folds=n_folds)
 
 
-def light_arm(
-    config: StudyConfig, material: Material, sides: list[tuple[Pairs, Pairs]], draw: int
-) -> list[dict]:
+def light_arm(study: Study, sides: list[tuple[Pairs, Pairs]], draw: int) -> list[dict]:
     """Return the rows of an arm's scores, as those of a cell, in all folds."""
     rows = []
-    for fold, (train, test) in zip(material.folds, sides, strict=True):
+    for fold, (train, test) in zip(study.folds, sides, strict=True):
         members = np.unique(np.concatenate([train.left_P, train.right_P]))
-        rows += light_cell(config, material, fold, test, members, [draw, 7])
+        rows += light_cell(study, fold, test, members, [draw, 7])
     return [{**row, "seed": 0} for row in rows]
 
 
-def light_cell(
-    config: StudyConfig, material: Material, fold: Fold, test: Pairs, members: np.ndarray, draw: list[int]
-) -> list[dict]:
+def light_cell(study: Study, fold: Fold, test: Pairs, members: np.ndarray, draw: list[int]) -> list[dict]:
     """Return the rows of scores of one training, on some of the windows."""
-    mean_NV = material.windows.bold_NLV.mean(axis=1, dtype=np.float32)
+    mean_NV = study.windows.bold_NLV.mean(axis=1, dtype=np.float32)
     to_features = np.random.default_rng(draw).standard_normal((mean_NV.shape[1], N_FEATURES))
     feature_NF = np.tanh(mean_NV @ to_features / mean_NV.shape[1] ** 0.5)
-    guess = LogisticRegression(C=0.1).fit(feature_NF[members], material.windows.label_N[members])
+    guess = LogisticRegression(C=0.1).fit(feature_NF[members], study.windows.label_N[members])
     lean_N = guess.decision_function(feature_NF)
     agree_P = lean_N[test.left_P] * lean_N[test.right_P]
-    scored = score(
-        agree_P, 0.0, test.same_P, units(config, material, fold, test), conditions(config, material, test)
-    )
+    scored = score(agree_P, 0.0, test.same_P, study.units(fold, test), study.conditions(test))
     return [{**row, "fold": fold.number} for row in scored.rows]
 
 
 _SIDES: dict[tuple[str, ...], tuple[np.ndarray, list[tuple[Pairs, Pairs]]]] = {}
 
 
-def all_pairs(config: StudyConfig, material: Material) -> list[tuple[Pairs, Pairs]]:
+def all_pairs(study: Study) -> list[tuple[Pairs, Pairs]]:
     """Return the pairs of every fold; they depend on the design alone, so that studies share them."""
-    windows = material.windows
+    windows = study.windows
     design = np.stack([windows.run_N, windows.start_N, windows.label_N])
-    place = (config.task.protocol, str(config.n_folds), *windows.conditions)
+    place = (study.config.task.protocol, str(study.config.n_folds), *windows.conditions)
     if place not in _SIDES or not np.array_equal(_SIDES[place][0], design):
-        _SIDES[place] = design, [fold_pairs(config, material, fold) for fold in material.folds]
+        _SIDES[place] = design, [study.pairs(fold) for fold in study.folds]
     return _SIDES[place][1]
+
+
+def by_cell(rows: list[dict], by: list[str]) -> np.ndarray:
+    """Return the accuracy of every cell."""
+    return np.array(list(weighted_mean(rows, "accuracy", by).values()))
 
 
 def p_values(config: StudyConfig, seed: int, with_shuffled: bool) -> dict[str, Any]:
     """Run a study with two light arms; return its p-values, and whether its intervals hold the truth."""
-    material = prepare(config)
-    sides = all_pairs(config, material)
-    first, second = (light_arm(config, material, sides, 2 * seed + arm) for arm in (0, 1))
+    opened = open_study(config)
+    sides = all_pairs(opened)
+    first, second = (light_arm(opened, sides, 2 * seed + arm) for arm in (0, 1))
     ratio = float(np.mean([len(test.same_P) / len(train.same_P) for train, test in sides]))
 
     def tested(left: list[dict], right: list[dict] | None) -> tuple[float, float | None, bool]:
         units = list(by_unit(left, "accuracy").values())
-        cells = np.array(list(pooled(left, "accuracy", ["fold"]).values()))
+        cells = by_cell(left, ["fold"])
         other = [0.5] * len(units) if right is None else list(by_unit(right, "accuracy").values())
-        other_cells = 0.5 if right is None else np.array(list(pooled(right, "accuracy", ["fold"]).values()))
+        other_cells = 0.5 if right is None else by_cell(right, ["fold"])
         found = compare(units, other)
         covers = found.low is not None and found.high is not None and found.low <= 0 <= found.high
         return found.p, corrected_t(cells - other_cells, ratio)[1], covers
@@ -114,17 +113,11 @@ def p_values(config: StudyConfig, seed: int, with_shuffled: bool) -> dict[str, A
         "accuracy": float(np.mean(list(by_unit(first, "accuracy").values()))),
     }
     if with_shuffled:
-        windows = material.windows
         shuffled = [
             {**row, "fold": fold.number, "seed": 0}
-            for fold, (train, test) in zip(material.folds, sides, strict=True)
+            for fold, (train, test) in zip(opened.folds, sides, strict=True)
             for row in baselines(
-                windows,
-                train,
-                test,
-                units(config, material, fold, test),
-                conditions(config, material, test),
-                seed,
+                opened.windows, train, test, opened.units(fold, test), opened.conditions(test), seed
             )["shuffled"].rows
         ]
         result["shuffled"] = tested(shuffled, None)
@@ -198,19 +191,19 @@ def with_few(
 
 def equal_arms(config: StudyConfig, seed: int, shared: bool) -> Iterator[dict[str, Any]]:
     """Yield comparisons of two arms that draw their features in the same way, by training people."""
-    material = prepare(config)
-    windows = material.windows
-    runs = material.corpus.runs.loc[np.unique(windows.run_N)]
-    tests = [test for _, test in all_pairs(config, material)]
+    opened = open_study(config)
+    windows = opened.windows
+    runs = opened.runs.loc[np.unique(windows.run_N)]
+    tests = [test for _, test in all_pairs(opened)]
     for draw, size in product(range(N_DRAWS), FEW):
         rows: list[list[dict]] = [[], []]
-        for fold, training, arm in product(material.folds, range(N_TRAININGS), (0, 1)):
+        for fold, training, arm in product(opened.folds, range(N_TRAININGS), (0, 1)):
             kept = np.isin(windows.run_N, smaller(fold, runs, "subject", size, training))
             place = [seed, draw, arm, *(() if shared else (fold.number,)), training]
-            cell = light_cell(config, material, fold, tests[fold.number], kept.nonzero()[0], place)
+            cell = light_cell(opened, fold, tests[fold.number], kept.nonzero()[0], place)
             rows[arm] += [{**row, "seed": training} for row in cell]
         people = [list(by_unit(of_arm, "accuracy").values()) for of_arm in rows]
-        first, second = (np.array(list(pooled(r, "accuracy", ["fold", "seed"]).values())) for r in rows)
+        first, second = (by_cell(of_arm, ["fold", "seed"]) for of_arm in rows)
         share = len(people[0]) / config.n_folds / size
         yield {
             **{"n_folds": config.n_folds, "size": size, "p": compare(people[0], people[1]).p},

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from search_targets import TARGETS, Target
 from sklearn.linear_model import LogisticRegression
@@ -37,12 +38,12 @@ from fmriscale.model.classifier import PairClassifier, build
 from fmriscale.model.encoder import Encoder
 from fmriscale.sampling.batch import Batch
 from fmriscale.sampling.loader import NTPLoader
-from fmriscale.study.cells import Cell
+from fmriscale.study.data import Study, open_study
+from fmriscale.study.encoders import build_model
 from fmriscale.study.fit import fit
 from fmriscale.study.folds import Fold, make_folds
-from fmriscale.study.material import Material, fold_pairs, prepare
-from fmriscale.study.pairs import Windows
-from fmriscale.study.start import classifier
+from fmriscale.study.jobs import Cell
+from fmriscale.study.windows import Windows
 from fmriscale.tracking import Tracker
 from fmriscale.training.objective import Objective
 from fmriscale.training.schedule import learning_rate
@@ -58,7 +59,7 @@ QUICK = {
     "N_HELD_OUT": 256,
     "CHANGED": {
         "pretrain": ["--train.steps", "2", "--train.global_batch", "8", "--train.max_micro_batch", "8"],
-        "study": ["--train.epochs", "2", "--train.probe_epochs", "0"],
+        "study": ["--train.epochs", "2"],
     },
 }
 QUICK_VARIANTS = ["base", "masked_half", "probe", "fresh_probe"]
@@ -153,9 +154,10 @@ def compute(target: Target, given: argparse.Namespace, name: str, fold: int, fol
     ]
     # None of the encoders of the study itself is needed here.
     none = ["--pretrained", "null", "--controls", "{}"]
-    study = parse(StudyConfig, [*options, *none, *CHANGED["study"], *adaptation(target, name)])
-    material, unseen = inside(target, study, fold)
-    unseen += beyond(target.amount.get(name, 1.0), material.corpus, unseen)
+    config = parse(StudyConfig, [*options, *none, *CHANGED["study"], *adaptation(target, name)])
+    corpus = Corpus.open(given.corpus)
+    study, unseen = inside(target, config, fold)
+    unseen += beyond(target.amount.get(name, 1.0), study.runs, unseen)
     options = ["--config", str(CONFIGS / f"{target.pretrain}.yaml"), "--data.corpus", given.corpus]
     held_out = ["--data.holdout_runs", json.dumps(unseen), "--out", str(folder / f"{name}_fold{fold}")]
     recipe = parse(
@@ -166,21 +168,20 @@ def compute(target: Target, given: argparse.Namespace, name: str, fold: int, fol
     if name in target.adapt:
         encoder = folder / f"base_fold{fold}" / "encoder"
     elif is_fresh(name):
-        write_fresh(encoder, recipe, material.corpus)
+        write_fresh(encoder, recipe, corpus)
     else:
-        found |= pretrain(encoder, recipe, material.corpus)
+        found |= pretrain(encoder, recipe, corpus)
     loaded = Encoder.from_pretrained(encoder)
-    found["probes"] = probes(loaded, material.corpus, material.windows, target.probes)
-    study = dataclasses.replace(study, pretrained=str(encoder))
+    found["probes"] = probes(loaded, corpus, study.windows, target.probes)
+    study = dataclasses.replace(study, config=dataclasses.replace(config, pretrained=str(encoder)))
     arm = "fresh" if is_fresh(name) else "pretrained"
     found["curves"] = {}
     for size in target.sizes:
         curves = []
         for seed in range(given.seeds):
             cell = Cell(arm, 0, seed, size)
-            train, test = fold_pairs(study, material, material.folds[0], size, seed)
-            model, space = classifier(study, material, cell)
-            curve = fit(study, material, cell, model, space, train, test).curve
+            train, test = study.pairs(study.folds[0], size, seed)
+            curve = fit(study, cell, *build_model(study, cell), train, test).curve
             curves.append([epoch["auc"] for epoch in curve])
         found["curves"][str(size or "all")] = curves
     found["cpu_seconds"] = time.process_time() - began
@@ -197,22 +198,22 @@ def adaptation(target: Target, name: str) -> list[str]:
     return target.adapt.get(name.removeprefix("fresh_"), [])
 
 
-def inside(target: Target, study: StudyConfig, fold: int) -> tuple[Material, list[str]]:
+def inside(target: Target, config: StudyConfig, fold: int) -> tuple[Study, list[str]]:
     """Return the training side of an outer fold, and the keys of runs that pre-training must not see.
 
     Its only fold has the number 0: that of the inner division.
     """
     if target.apart:  # the people whom the study tests are in other splits
-        whole = prepare(dataclasses.replace(study, splits=["train"]))
-        runs = whole.corpus.runs
+        whole = open_study(dataclasses.replace(config, splits=["train"]))
+        runs = whole.runs
         people = runs.loc[np.unique(whole.windows.run_N)]
         rows = make_folds(people, "subject", round(1 / target.apart))[fold].test
         closed = np.union1d(rows, np.flatnonzero(runs["split"] != "train"))
     else:
-        whole = prepare(study)
-        runs = whole.corpus.runs
+        whole = open_study(config)
+        runs = whole.runs
         rows, closed = whole.folds[fold].train, whole.folds[fold].test
-    inner = make_folds(runs.loc[np.sort(rows)], study.folds_by, target.inner_folds)[0]
+    inner = make_folds(runs.loc[np.sort(rows)], config.folds_by, target.inner_folds)[0]
     unseen = np.union1d(closed, inner.test)
     keep = np.isin(whole.windows.run_N, rows)
     windows = dataclasses.replace(
@@ -225,12 +226,12 @@ def inside(target: Target, study: StudyConfig, fold: int) -> tuple[Material, lis
     )
     only = Fold(0, inner.train, inner.test, inner.left_out)
     keys = runs["key"].iloc[unseen].tolist()
-    return Material(whole.corpus, whole.space, windows, [only]), keys
+    return dataclasses.replace(whole, config=config, windows=windows, folds=[only]), keys
 
 
-def beyond(share: float, corpus: Corpus, unseen: list[str]) -> list[str]:
+def beyond(share: float, runs: pd.DataFrame, unseen: list[str]) -> list[str]:
     """Return keys of the runs of all but a share of the people whose runs are not unseen anyway."""
-    seen = corpus.runs.loc[~corpus.runs["key"].isin(unseen)]
+    seen = runs.loc[~runs["key"].isin(unseen)]
     people = np.random.default_rng(0).permutation(sorted(seen["person"].unique()))
     return seen.loc[seen["person"].isin(people[round(share * len(people)) :]), "key"].tolist()
 

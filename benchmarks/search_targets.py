@@ -78,9 +78,6 @@ ALICE = {
 }
 ADAPT = {
     "probe": ["--train.adapt", "probe", "--train.lr", "2e-3"],
-    "probe_first": ["--train.probe_epochs", "2"],
-    "layer_decay": ["--train.layer_decay", "0.3"],
-    "last_block": ["--train.adapt", "last_blocks"],
     "low_rank": ["--train.adapt", "lora"],
 }
 TARGETS = {

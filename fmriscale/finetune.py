@@ -1,8 +1,8 @@
 """`fmriscale finetune`: fresh and pre-trained arms on a same-label task, over folds and seeds, with controls.
 
-Reads top to bottom: prepare, refuse what would fool us, run what is missing, then tables, report and MLflow.
-Every piece (a cell, the baselines of a fold, the final fit) stands alone: processes, tasks of an array and
-later runs of the same command share the work, and only all of them together make a summary.
+Reads top to bottom: open the study, refuse what would fool us, run what is missing, then tables, report and
+MLflow. Every job (a cell, the baselines of a fold, the final fit) stands alone: processes, tasks of an array
+and later runs of the same command share the work, and only all of them together make a summary.
 """
 
 import argparse
@@ -24,10 +24,12 @@ from fmriscale.corpus.manifest import require_corpus
 from fmriscale.corpus.servers import is_url
 
 if TYPE_CHECKING:
-    from fmriscale.study.cells import Piece
-    from fmriscale.study.material import Material
-    from fmriscale.study.mlflow_log import Logbook
+    from fmriscale.study.data import Study
+    from fmriscale.study.jobs import Job
+    from fmriscale.study.mlflow_log import StudyLog
     from fmriscale.study.pairs import Pairs
+    from fmriscale.study.results import Results
+    from fmriscale.study.run import Runner
 
 FINISHED = "finished.json"
 """File of a study's folder that says it is complete."""
@@ -45,50 +47,42 @@ def main(args: list[str]) -> int:
         require_corpus(expand(config.corpus))
     # One thread a process: cells run side by side, and results do not depend on the number of cores.
     os.environ["OMP_NUM_THREADS"] = "1"
-    from fmriscale.study import material as materials
-    from fmriscale.study import runner as study
-    from fmriscale.study import start
-    from fmriscale.study.cells import SUMMARY, arms, pieces, sizes
-    from fmriscale.study.mlflow_log import Logbook
+    from fmriscale.corpus.reader import Corpus
+    from fmriscale.study.data import open_study
+    from fmriscale.study.jobs import SUMMARY, jobs
+    from fmriscale.study.mlflow_log import StudyLog
+    from fmriscale.study.results import Results, study_hash
+    from fmriscale.study.run import Runner
 
-    material = materials.prepare(config)
-    print(headlines(config, material))
-    for arm in arms(config):
-        for fold in material.folds:
-            start.check_encoder(config, material, fold, arm)
-    # The design has pairs in every fold, on the smallest training side too, or it is refused here.
-    full = sizes(config)[-1]
-    pairs = {
-        size: [materials.fold_pairs(config, material, fold, size, config.seeds[0]) for fold in material.folds]
-        for size in {sizes(config)[0], full}
-    }
-    fingerprint, work = material.corpus.fingerprint, pieces(config)
-    identity = study.study_hash(config, fingerprint)
-    whole = all(study.finished(config, fingerprint, piece) for piece in work)
-    if whole and flags.task_id is None and (earlier := finished_study(out, identity)):
+    corpus = Corpus.open(config.corpus)
+    study = open_study(config, corpus)
+    print(headlines(study))
+    pairs = check_design(study)
+    results, all_jobs = Results.of(study), jobs(config)
+    identity, alone = study_hash(study, results), flags.task_id is None
+    if alone and all(results.load(job) for job in all_jobs) and (earlier := finished_text(out, identity)):
         print(f"finished already, nothing to do\n\n{earlier}")
         return EXIT_OK
-    materials.verify(material)
+    study.verify(corpus)
     with writing_to(out):
         for stale in (FINISHED, SUMMARY):  # of another recipe, or of cells that are gone
             (out / stale).unlink(missing_ok=True)
 
-    alone = flags.task_id is None
-    part = [] if flags.finish else work[flags.task_id or 0 :: flags.num_tasks or 1]
-    with Logbook(config, material, identity, alone=alone) as logbook:
-        if logbook.uri and not flags.finish:
-            print(f"progress: mlflow ui --backend-store-uri {logbook.uri}", flush=True)
-        run_missing(config, fingerprint, part, logbook)
-        if complaint := study.complain(config, fingerprint, work if alone else part):
+    own = [] if flags.finish else all_jobs[flags.task_id or 0 :: flags.num_tasks or 1]
+    with StudyLog(study, identity, alone=alone) as log:
+        if log.uri and not flags.finish:
+            print(f"progress: mlflow ui --backend-store-uri {log.uri}", flush=True)
+        run_missing(Runner(study, results), own, log)
+        if missing := results.describe_missing(all_jobs if alone else own):
             again = shlex.join(["fmriscale", "finetune", *recipe])
-            raise UserError(f"{out}: {complaint}. This runs them, and nothing else: {again}")
+            raise UserError(f"{out}: {missing}. This runs them, and nothing else: {again}")
         if alone:
             with writing_to(out):
-                finish(config, material, pairs[full], identity, logbook)
+                finish(study, results, pairs, identity, log)
     if not alone:
         print(
-            f"task {flags.task_id} of {flags.num_tasks}: its {len(part)} of {len(work)} results are there; "
-            "--finish writes the summary when every task is done"
+            f"task {flags.task_id} of {flags.num_tasks}: its {len(own)} of {len(all_jobs)} results are "
+            "there; --finish writes the summary when every task is done"
         )
     return EXIT_OK
 
@@ -113,27 +107,44 @@ def read_flags(args: list[str]) -> tuple[argparse.Namespace, list[str]]:
     return flags, recipe
 
 
-def headlines(config: StudyConfig, material: "Material") -> str:
+def headlines(study: "Study") -> str:
     """Say what is asked of which data."""
-    windows = material.windows
-    told = (
-        f"same {config.task.label}? {len(windows.label_N)} windows of {config.task.length} volumes, labels "
+    task, windows = study.config.task, study.windows
+    lines = [
+        f"same {task.label}? {len(windows.label_N)} windows of {task.length} volumes, labels "
         f"{', '.join(windows.labels)}; {len(set(windows.person_N))} people, {len(set(windows.run_N))} runs, "
-        f"{config.task.protocol} pairs, {config.n_folds} folds by {config.folds_by}"
-    )
+        f"{task.protocol} pairs, {study.config.n_folds} folds by {study.config.folds_by}"
+    ]
     if windows.n_lost:
-        told += f"\n{windows.n_lost} events left out: their window leaves the run or meets a censored volume"
+        lines.append(
+            f"{windows.n_lost} events left out: their window leaves the run or meets a censored volume"
+        )
     times = sorted({f"{t_r:g}" for t_r in windows.t_r_N.tolist()})
-    if config.task.label_of == "run" and len(times) > 1:
-        told += (
-            f"\nwarning: windows differ in repetition time ({', '.join(times)} s), which rotary positions "
+    if task.label_of == "run" and len(times) > 1:
+        lines.append(
+            f"warning: windows differ in repetition time ({', '.join(times)} s), which rotary positions "
             "show; where they go with the label, name data sets of one t_r in `datasets`"
         )
-    return told
+    return "\n".join(lines)
 
 
-def finished_study(out: Path, identity: str) -> str | None:
-    """Return what a finished study told at its end; None where it is not finished, or was another one."""
+def check_design(study: "Study") -> list[tuple["Pairs", "Pairs"]]:
+    """Refuse encoders that do not suit, and folds without pairs; return the pairs of every fold."""
+    from fmriscale.study.encoders import check_encoder
+    from fmriscale.study.jobs import arms, sizes
+
+    for arm in arms(study.config):
+        for fold in study.folds:
+            check_encoder(study, fold, arm)
+    smallest, full, seed = sizes(study.config)[0], sizes(study.config)[-1], study.config.seeds[0]
+    if smallest != full:
+        for fold in study.folds:
+            study.pairs(fold, smallest, seed)
+    return [study.pairs(fold, full, seed) for fold in study.folds]
+
+
+def finished_text(out: Path, identity: str) -> str | None:
+    """Return what a finished study printed at its end; None where it is not finished, or was another one."""
     try:
         finished = json.loads((out / FINISHED).read_text())
     except (OSError, ValueError):
@@ -144,40 +155,38 @@ def finished_study(out: Path, identity: str) -> str | None:
 # ---------------------------------------------------------------- the work
 
 
-def run_missing(config: StudyConfig, fingerprint: str, part: list["Piece"], logbook: "Logbook") -> None:
-    """Run the pieces that have no valid result yet, side by side; tell each result on a line, and log it."""
-    from fmriscale.study import runner as study
-
+def run_missing(runner: "Runner", own: list["Job"], log: "StudyLog") -> None:
+    """Run the jobs that have no valid result yet, side by side; print each result on a line, and log it."""
     missing = []
-    for piece in part:
-        if (earlier := study.finished(config, fingerprint, piece)) is None:
-            missing.append(piece)
+    for job in own:
+        if (result := runner.results.load(job)) is None:
+            missing.append(job)
         else:
-            logbook.add(piece, earlier)
-    if len(missing) < len(part):
-        print(f"{len(part) - len(missing)} of {len(part)} results are there and reused", flush=True)
-    jobs = min(config.jobs or available_cores(), len(missing))
-    work = [(config, fingerprint, piece) for piece in missing]
+            log.add(job, result)
+    if len(missing) < len(own):
+        print(f"{len(own) - len(missing)} of {len(own)} results are there and reused", flush=True)
+    processes = max(1, min(runner.study.config.jobs or available_cores(), len(missing)))
     started = time.monotonic()
-    results = map_in_order(study.attempt, work, max(1, jobs))
-    for count, (piece, result) in enumerate(zip(missing, results, strict=True), 1):
+    attempts = map_in_order(runner.attempt, [(job,) for job in missing], processes)
+    for count, (job, result) in enumerate(zip(missing, attempts, strict=True), 1):
         if isinstance(result, WorkerDied):
             result = "two processes were killed over it (out of memory?): fewer --jobs"
-            study.give_up(config, piece, result)
+            runner.results.save_failure(job, result)
         left = (time.monotonic() - started) / count * (len(missing) - count)
         ahead = f"; {duration(left)} left" if count < len(missing) else ""
-        print(f"{count}/{len(missing)} {piece.name}: {headline(result)}{ahead}", flush=True)
-        logbook.add(piece, result)
+        print(f"{count}/{len(missing)} {job.name}: {headline(result)}{ahead}", flush=True)
+        log.add(job, result)
 
 
 def headline(result: dict[str, Any] | str) -> str:
-    """Say on one line what a piece gave."""
+    """Say on one line what a job gave."""
     if isinstance(result, str):
         return f"FAILED, {result}"
     if "epochs" not in result:
-        auc = result["scores"]["category"]["auc"]
+        names, auc = result["left_out"], result["scores"]["category"]["auc"]
+        more = f" and {len(names) - 4} more" if len(names) > 4 else ""
         return (
-            f"left out {some(result['left_out'])}; {result['n_train']} training and {result['n_test']} "
+            f"left out {' '.join(names[:4])}{more}; {result['n_train']} training and {result['n_test']} "
             f"test pairs; window classifier AUC {auc:.3f}"
         )
     last = result["epochs"][result.get("reported", 0) - 1]
@@ -185,13 +194,8 @@ def headline(result: dict[str, Any] | str) -> str:
     return f"AUC {last['auc']:.3f}, accuracy {last['accuracy']:.3f}{tested} ({last['seconds']:.0f} s)"
 
 
-def some(names: list[str], most: int = 4) -> str:
-    """Name a few of many."""
-    return " ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
-
-
 def duration(seconds: float) -> str:
-    """Return a time as people say it."""
+    """Return a time in a unit that reads well."""
     for unit, size in (("h", 3600), ("min", 60)):
         if seconds >= 2 * size:
             return f"about {seconds / size:.0f} {unit}"
@@ -202,53 +206,51 @@ def duration(seconds: float) -> str:
 
 
 def finish(
-    config: StudyConfig,
-    material: "Material",
+    study: "Study",
+    results: "Results",
     pairs: list[tuple["Pairs", "Pairs"]],
     identity: str,
-    logbook: "Logbook",
+    log: "StudyLog",
 ) -> None:
     """Make tables, summary and report from results that are all there, and end the study's MLflow run."""
     from fmriscale.reports.study import write_page
-    from fmriscale.study import printed as report
-    from fmriscale.study import runner as study
     from fmriscale.study import shuffled_order
-    from fmriscale.study.baselines import Score
-    from fmriscale.study.cells import SUMMARY, Baselines, cells
     from fmriscale.study.design import describe
-    from fmriscale.study.summary import summarise
-    from fmriscale.study.tables import tables
+    from fmriscale.study.jobs import SUMMARY, Baselines, cells
+    from fmriscale.study.results import provenance
+    from fmriscale.study.scores import Score
+    from fmriscale.study.summary import summarise, tables
+    from fmriscale.study.text import report_text
 
-    out, fingerprint = expand(config.out), material.corpus.fingerprint
+    config, out = study.config, results.out
     for left in out.glob("*/.*.tmp"):  # by processes that were killed while they wrote
         left.unlink(missing_ok=True)
-    results = [study.finished(config, fingerprint, cell) or {} for cell in cells(config)]
-    folds = [study.finished(config, fingerprint, Baselines(fold)) or {} for fold in range(config.n_folds)]
-    controls = [{name: Score(**score) for name, score in fold["scores"].items()} for fold in folds]
-    summary = summarise(config, results, controls, study.provenance(config, material))
-    summary["design"] = describe(config, material, pairs)
-    summary["to_run"] = shuffled_order.commands(config) if shuffled_order.is_lacking(summary) else []
-    told = report.printed(summary)
+    of_cells = [results.load(cell) or {} for cell in cells(config)]
+    of_folds = [results.load(Baselines(fold)) or {} for fold in range(config.n_folds)]
+    baselines = [{name: Score(**score) for name, score in fold["scores"].items()} for fold in of_folds]
+    summary = summarise(config, of_cells, baselines, provenance(study))
+    summary["design"] = describe(study, pairs)
+    summary["to_run"] = shuffled_order.commands(config) if shuffled_order.is_missing(summary) else []
+    text = report_text(summary)
 
     save_config(config, out / "config.yaml")
-    for name, table in tables(results, folds).items():
+    for name, table in tables(of_cells, of_folds).items():
         atomic_write(out / name, table.to_csv(sep="\t", index=False, lineterminator="\n"))
     atomic_write(out / SUMMARY, json.dumps(summary, indent=1, allow_nan=False) + "\n")
-    atomic_write(out / "report.txt", told + "\n")
-    report.draw(out / "figure.png", summary)
-    write_page(out)
+    atomic_write(out / "report.txt", text + "\n")
+    write_page(out, out / "report.html")
 
-    logbook.finish(results, summary)
-    ending = f"{told}\n\n{where(out, logbook.uri)}"
+    log.finish(of_cells, summary)
+    text = f"{text}\n\n{where(out, log.uri)}"
     # Written last: its presence says that tables, report and MLflow have everything.
-    atomic_write(out / FINISHED, json.dumps({"hash": identity, "told": ending}, indent=1) + "\n")
-    print(f"\n{ending}")
+    atomic_write(out / FINISHED, json.dumps({"hash": identity, "told": text}, indent=1) + "\n")
+    print(f"\n{text}")
 
 
 def where(out: Path, uri: str | None) -> str:
-    """Tell where the results lie and how each is opened."""
+    """Tell where the results are and how each is opened."""
     lines = [
-        f"report   {out / 'report.html'}   (any browser), {out / 'figure.png'}",
+        f"report   {out / 'report.html'}   (any browser)",
         f"results  {out / 'results.tsv'}, {out / 'curves.tsv'}   (column -t -s $'\\t' {out / 'results.tsv'})",
     ]
     if uri is not None:

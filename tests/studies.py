@@ -7,11 +7,11 @@ from factory import write_corpus
 
 from fmriscale.config import FinetuneTrainConfig, StudyConfig, TaskConfig
 from fmriscale.simulate.design import cell_of
-from fmriscale.study.baselines import Score
-from fmriscale.study.cells import cells
+from fmriscale.study.data import open_study
 from fmriscale.study.design import describe
-from fmriscale.study.material import fold_pairs, prepare
-from fmriscale.study.shuffled_order import commands, is_lacking
+from fmriscale.study.jobs import cells
+from fmriscale.study.scores import Score
+from fmriscale.study.shuffled_order import commands, is_missing
 from fmriscale.study.summary import summarise
 
 CROSS_RUN = {
@@ -51,8 +51,8 @@ def design(settings: StudyConfig):
     if not folder.exists():
         spec = {"subjects": N_PEOPLE, "runs": 8, "n_volumes": 240, "events": events}
         write_corpus(folder, datasets={"timbre": spec}, n_features=4)
-    material = prepare(settings)
-    return describe(settings, material, [fold_pairs(settings, material, fold) for fold in material.folds])
+    study = open_study(settings)
+    return describe(study, [study.pairs(fold) for fold in study.folds])
 
 
 def summary(settings: StudyConfig, truth=CROSS_RUN, conditions=("heard", "imagined", "heard to imagined")):
@@ -121,5 +121,5 @@ def summary(settings: StudyConfig, truth=CROSS_RUN, conditions=("heard", "imagin
         "date": "2026-11-23",
     }
     found = summarise(settings, records, baselines, provenance)
-    to_run = commands(settings) if is_lacking(found) else []
+    to_run = commands(settings) if is_missing(found) else []
     return {**found, "design": design(settings), "to_run": to_run}

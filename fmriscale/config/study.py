@@ -52,17 +52,17 @@ class TaskConfig(Settings):
         if self.length < 1:
             yield ("length",), f"task.length is {self.length}; it must be at least 1"
         if self.pairs_per_window < 2 or self.pairs_per_window % 2:
-            told = f"task.pairs_per_window is {self.pairs_per_window}; give an even number"
-            yield ("pairs_per_window",), told
+            text = f"task.pairs_per_window is {self.pairs_per_window}; give an even number"
+            yield ("pairs_per_window",), text
         if self.windows_per_run < 1:
-            told = f"task.windows_per_run is {self.windows_per_run}; it must be at least 1"
-            yield ("windows_per_run",), told
+            text = f"task.windows_per_run is {self.windows_per_run}; it must be at least 1"
+            yield ("windows_per_run",), text
         if self.condition is None and (self.conditions or self.train_conditions or self.test_conditions):
             given = ("conditions", "train_conditions", "test_conditions")
             yield given, "task: values of a condition are given, but no column; set task.condition"
         if self.protocol == "paper" and self.partners == "other_person":
-            told = "task.protocol: paper pairs within a person; use cross_run with other_person"
-            yield ("protocol", "partners"), told
+            text = "task.protocol: paper pairs within a person; use cross_run with other_person"
+            yield ("protocol", "partners"), text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,19 +79,13 @@ class FinetuneTrainConfig(Settings):
     """Learning rate of the encoder."""
     head_lr: float | None = None
     """Learning rate of the new head; None = lr."""
-    layer_decay: float = 1.0
-    """Factor on the learning rate from each block to the one below it; 1 = the same for all."""
     weight_decay: float = 0.01
     """AdamW weight decay."""
-    adapt: Literal["full", "probe", "last_blocks", "lora"] = "full"
-    """What learns beside the head, in every arm: all, nothing (linear probe), the last blocks, or low-rank
-    additions to the matrices (LoRA)."""
-    last_blocks: int = 1
-    """With adapt: last_blocks, how many."""
+    adapt: Literal["full", "probe", "lora"] = "full"
+    """What learns beside the head, in every arm: all, nothing (linear probe), or low-rank additions to the
+    matrices (LoRA)."""
     lora_rank: int = 8
     """With adapt: lora, rank of the additions."""
-    probe_epochs: int = 0
-    """The head alone learns in the first so many of the epochs, in either arm."""
     projection_epochs: int = 0
     """Give a feature space that the encoder has not seen a new projection, and train it and the head alone
     in the first so many of the epochs; 0 = refuse such a space."""
@@ -102,23 +96,14 @@ class FinetuneTrainConfig(Settings):
     """What the head reads: CLS, or the mean over the tokens of volumes."""
 
     def _broken_rules(self) -> Iterator[Rule]:
-        for name, low in (
-            ("epochs", 1),
-            ("batch", 1),
-            ("last_blocks", 1),
-            ("lora_rank", 1),
-            ("probe_epochs", 0),
-        ):
-            if getattr(self, name) < low:
-                yield (name,), f"train.{name} is {getattr(self, name)}; it must be at least {low}"
+        for name in ("epochs", "batch", "lora_rank"):
+            if getattr(self, name) < 1:
+                yield (name,), f"train.{name} is {getattr(self, name)}; it must be at least 1"
         for name, rate in (("lr", self.lr), ("head_lr", self.head_lr)):
             if rate is not None and not 0 < rate < math.inf:
                 yield (name,), f"train.{name} is {rate}; it must be above 0, and finite"
         if not 0 <= self.weight_decay < math.inf:
             yield ("weight_decay",), f"train.weight_decay is {self.weight_decay}; give 0 or more"
-        if not 0 < self.layer_decay <= 1:
-            told = f"train.layer_decay is {self.layer_decay}; give a factor above 0, at most 1"
-            yield ("layer_decay",), told
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +111,7 @@ class StudyConfig(Settings):
     """`fmriscale finetune`: fresh and pre-trained arms over folds and seeds, with controls."""
 
     out: PathText
-    """Study folder: config, results.tsv, curves.tsv, figure, MLflow store."""
+    """Study folder: config, results.tsv, curves.tsv, report.html, MLflow store."""
     corpus: PathText
     """Folder of the corpus with the labelled runs, or its URL."""
     pretrained: PathText | None
@@ -166,23 +151,16 @@ class StudyConfig(Settings):
 
     def _broken_rules(self) -> Iterator[Rule]:
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
-            told = f"seeds is {self.seeds}; give one or more, each once: a seed is a training"
-            yield ("seeds",), told
+            yield ("seeds",), f"seeds is {self.seeds}; give one or more, each once: a seed is a training"
         if min(self.seeds, default=0) < 0:
             yield ("seeds",), f"seeds is {self.seeds}; give numbers of 0 or more"
         if unknown := [split for split in self.splits if split not in SPLITS]:
             yield ("splits",), f"splits has '{unknown[0]}'; choose from {', '.join(SPLITS)}"
         if self.train_sizes == []:
-            yield (
-                ("train_sizes",),
-                "train_sizes is empty; give sizes, or null for one study of all there are",
-            )
+            yield ("train_sizes",), "train_sizes is empty; give sizes, or null for all there are"
         if self.jobs < 0:
             yield ("jobs",), f"jobs is {self.jobs}; it must be 0 or more"
         for name in self.controls:
             if not re.fullmatch("[a-z][a-z0-9_]*", name) or name in ("fresh", "pretrained"):
-                yield (
-                    ("controls",),
-                    f"controls names an arm '{name}'; give lower-case letters, digits and _, and neither "
-                    "fresh nor pretrained",
-                )
+                text = "give lower-case letters, digits and _, and neither fresh nor pretrained"
+                yield ("controls",), f"controls names an arm '{name}'; {text}"

@@ -1,4 +1,4 @@
-"""What of a pre-trained encoder learns: all, nothing, its last blocks, or low-rank additions.
+"""What of a pre-trained encoder learns: all of it, nothing, or low-rank additions.
 
 Shapes: a matrix [O, I], rank R.
 """
@@ -53,20 +53,9 @@ def merge_low_rank(encoder: Encoder) -> None:
             parametrize.remove_parametrizations(module, name)
 
 
-def learning(encoder: Encoder, adapt: str, last_blocks: int) -> list[nn.Parameter]:
-    """Return the parameters of an encoder that learn."""
+def adapted_parameters(encoder: Encoder, adapt: str) -> list[nn.Parameter]:
+    """Return the parameters that learn: all (full), none (probe), or the low-rank additions (lora)."""
     if adapt == "full":
         return list(encoder.parameters())
-    if adapt == "last_blocks":
-        return [*encoder.blocks[-last_blocks:].parameters(), *encoder.norm.parameters()]
     added = (module for module in encoder.modules() if isinstance(module, LowRank))
     return [parameter for module in added for parameter in module.parameters()]
-
-
-def depths(encoder: Encoder) -> dict[nn.Parameter, int]:
-    """Return how many blocks lie above each parameter: 0 in the last block, all below the first."""
-    n_blocks = len(encoder.blocks)
-    found = dict.fromkeys(encoder.parameters(), 0) | dict.fromkeys(encoder.embedding.parameters(), n_blocks)
-    for place, block in enumerate(encoder.blocks):
-        found |= dict.fromkeys(block.parameters(), n_blocks - 1 - place)
-    return found

@@ -27,9 +27,9 @@ def main(args: list[str] | None = None) -> int:
 
         write_page(folder, path)
     elif (folder / "metrics.jsonl").exists():
-        from fmriscale.reports.training import write_report
+        from fmriscale.reports.training import write_page
 
-        write_report(folder, path)
+        write_page(folder, path)
     elif (folder / "cells").exists():
         raise UserError(f"{folder}: no summary.json, so a study that is not finished; finish it first")
     else:

@@ -1,4 +1,4 @@
-"""The page: facts, sentences and figures gathered for a template that escapes all text."""
+"""A corpus as one self-contained HTML page: facts, sentences and figures gathered for its template."""
 
 import base64
 from pathlib import Path
@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 
 from fmriscale.common.errors import UserError
-from fmriscale.common.files import atomic_write
 from fmriscale.corpus.inspect import read_quarantine
 from fmriscale.corpus.manifest import parse_segments
 from fmriscale.corpus.reader import Corpus
@@ -17,7 +16,7 @@ from fmriscale.reports import corpus_figures as figures
 from fmriscale.reports import corpus_sentences as sentences
 from fmriscale.reports.brains import presence
 from fmriscale.reports.carpets import CENSORED_COLOUR, carpet
-from fmriscale.reports.page import environment
+from fmriscale.reports.page import write_html
 
 MOST_CARPETS = 24
 """Data sets that carpet plots are drawn of, the longest ones: the file stays small."""
@@ -29,68 +28,48 @@ RAREST_FEATURES = 10
 """Features that are named where runs lack them."""
 
 
-def write_report(corpus: Corpus, path: Path) -> None:
+def write_page(corpus: Corpus, path: Path) -> None:
     """Write the report of a corpus: the same corpus gives the same bytes."""
     if not path.parent.is_dir():
         raise UserError(f"{path.parent}: no such folder; make it first or choose another place for --report")
     if path.is_dir():
         raise UserError(f"{path}: is a folder; give --report the name of a file, e.g. {path / 'report.html'}")
-    page = render(corpus, read_quarantine(corpus.folder))
-    try:
-        atomic_write(path, page)
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; choose another place for --report") from error
-
-
-def render(corpus: Corpus, quarantine: pd.DataFrame) -> str:
-    """Return the report as HTML."""
+    quarantine = read_quarantine(corpus.folder)
     runs = facts.with_durations(corpus.runs)
     table = facts.by_dataset(corpus, runs, quarantine)
-    found, extra = facts.read_records(corpus) if len(runs) else ({}, pd.DataFrame())
-    runs = runs.join(extra)
-    templates = environment()
-    templates.filters.update(
-        say=sentences.counted,
-        words=sentences.reason_in_words,
-        begin=sentences.first_upper,
-    )
-    return templates.get_template("corpus.html.jinja").render(
-        name=str(corpus.remote.shown if corpus.remote else corpus.folder.resolve())
-        .rstrip("/")
-        .rpartition("/")[2],
+    present, figures_of_records = facts.read_records(corpus) if len(runs) else ({}, pd.DataFrame())
+    runs = runs.join(figures_of_records)
+    where = str(corpus.remote.shown if corpus.remote else corpus.folder.resolve())
+    write_html(
+        path,
+        "corpus.html.jinja",
+        "--report",
+        say=sentences,
+        name=where.rstrip("/").rpartition("/")[2],
         manifest=corpus.manifest,
         tiles=_tiles(corpus, runs, table),
-        spaces=_spaces(corpus, found),
+        spaces=[_space(corpus, name, present[name]) for name in sorted(present)],
         datasets=_datasets(table, runs),
-        recordings=_recordings(runs),
-        quality=_quality(runs, table, list(extra.columns)),
+        recordings=_recordings(runs) if len(runs) else None,
+        quality=_quality(runs, table, list(figures_of_records.columns)) if len(runs) else None,
         carpets=_carpets(corpus, runs, table),
         quarantine=_quarantine(quarantine, len(runs)),
     )
 
 
-# ---------------------------------------------------------------- sections
-
-
-def _tiles(corpus: Corpus, runs: pd.DataFrame, table: pd.DataFrame) -> list[tuple[str, str]]:
-    """Return the totals as (figure, what it counts)."""
+def _tiles(corpus: Corpus, runs: pd.DataFrame, table: pd.DataFrame) -> list[tuple[str, str, str]]:
+    """Return the totals as (figure, what it counts, note)."""
     n_people, hours = int(runs.person.nunique()), float(table.hours.sum())
     size = sum(shard["bytes"] for shard in corpus.manifest["shards"])
+    units = ((40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB"))
+    power, unit = next(((power, unit) for power, unit in units if size >= 2**power), units[-1])
     return [
-        (f"{len(table):,}", "data set" if len(table) == 1 else "data sets"),
-        (f"{n_people:,}", "person" if n_people == 1 else "people"),
-        (f"{len(runs):,}", "run" if len(runs) == 1 else "runs"),
-        (f"{hours:,.1f}" if hours < 1000 else f"{hours:,.0f}", "hours"),
-        _size(size),
+        (f"{len(table):,}", "data set" if len(table) == 1 else "data sets", ""),
+        (f"{n_people:,}", "person" if n_people == 1 else "people", ""),
+        (f"{len(runs):,}", "run" if len(runs) == 1 else "runs", ""),
+        (f"{hours:,.1f}" if hours < 1000 else f"{hours:,.0f}", "hours", ""),
+        (f"{size / 2**power:.1f}", f"{unit} in shards", ""),
     ]
-
-
-def _size(size: int) -> tuple[str, str]:
-    """Write a number of bytes with its unit."""
-    for power, unit in ((40, "TiB"), (30, "GiB"), (20, "MiB")):
-        if size >= 2**power:
-            return f"{size / 2**power:.1f}", f"{unit} in shards"
-    return f"{size / 2**10:.1f}", "KiB in shards"
 
 
 def _datasets(table: pd.DataFrame, runs: pd.DataFrame) -> dict[str, Any]:
@@ -104,60 +83,46 @@ def _datasets(table: pd.DataFrame, runs: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def _recordings(runs: pd.DataFrame) -> dict[str, Any] | None:
+def _recordings(runs: pd.DataFrame) -> dict[str, Any]:
     """Return sentence and charts on t_r and length."""
-    if runs.empty:
-        return None
     return {"sentence": sentences.on_recordings(runs), "chart": figures.recordings(runs)}
 
 
-def _quality(runs: pd.DataFrame, table: pd.DataFrame, extra: list[str]) -> dict[str, Any] | None:
+def _quality(runs: pd.DataFrame, table: pd.DataFrame, more: list[str]) -> dict[str, Any]:
     """Return sentences, chart and the runs to look at first."""
-    if runs.empty:
-        return None
-    measures = {m.column: m for m in facts.measures_of(runs, extra)}
-    shown = [m for m in measures.values() if facts.differs(runs, m)]
+    measures = facts.measures_of(runs, more)
+    shown = [measure for measure in measures if facts.differs(runs, measure)]
     outlying = [
-        {
-            "measure": measures[column],
-            "runs": worst.assign(value=worst[column]).to_dict("records"),
-        }
-        for column, worst in facts.outlying_runs(runs, shown).items()
+        {"measure": measure, "runs": facts.worst_runs(runs, measure).to_dict("records")}
+        for measure in shown
+        if measure.worst is not None
     ]
     return {
-        "sentences": [sentences.on_measure(runs, m) for m in measures.values()],
+        "sentences": [sentences.on_measure(runs, measure) for measure in measures],
         "chart": figures.quality_by_dataset(runs, list(table.index), shown) if shown else None,
         "outlying": outlying,
     }
 
 
-def _spaces(corpus: Corpus, found: dict[str, facts.Presence]) -> list[dict[str, Any]]:
-    """Return for each feature space its sentence, picture and rarest features."""
-    sections = []
-    for name, space in sorted(corpus.spaces.items()):
-        if name not in found:
-            continue
-        share = found[name].share
-        rare = [i for i in np.argsort(share, kind="stable")[:RAREST_FEATURES].tolist() if share[i] < 1]
-        sections.append(
-            {
-                "name": name,
-                "n_features": space.n_features,
-                "sha256": space.sha256,
-                "sentence": sentences.on_presence(space, found[name]),
-                "chart": presence(space, found[name]),
-                "on_brain": space.coordinates is not None,
-                "rarest": [
-                    {
-                        "name": sentences.feature_name(space, i),
-                        "percent": 100 * share[i],
-                        "position": None if space.coordinates is None else space.coordinates[i],
-                    }
-                    for i in rare
-                ],
-            }
-        )
-    return sections
+def _space(corpus: Corpus, name: str, present: facts.Presence) -> dict[str, Any]:
+    """Return sentence, picture and rarest features of a feature space."""
+    space, share = corpus.spaces[name], present.share
+    rarest = [
+        {
+            "name": sentences.feature_name(space, i),
+            "percent": 100 * share[i],
+            "position": None if space.coordinates is None else space.coordinates[i],
+        }
+        for i in np.argsort(share, kind="stable")[:RAREST_FEATURES].tolist()
+        if share[i] < 1
+    ]
+    return {
+        "name": name,
+        "sentence": sentences.on_presence(space, present),
+        "chart": presence(space, present),
+        "on_brain": space.coordinates is not None,
+        "rarest": rarest,
+    }
 
 
 def _carpets(corpus: Corpus, runs: pd.DataFrame, table: pd.DataFrame) -> dict[str, Any]:
@@ -166,9 +131,8 @@ def _carpets(corpus: Corpus, runs: pd.DataFrame, table: pd.DataFrame) -> dict[st
     names = [str(name) for name in table.index if name in groups]
     drawn = []
     for name in names[:MOST_CARPETS]:
-        own = groups[name]
-        measure = facts.deciding_measure(own)
-        typical, worst = facts.typical_and_worst(own, measure)
+        measure = facts.deciding_measure(groups[name])
+        typical, worst = facts.typical_and_worst(groups[name], measure)
         drawn.append(
             {
                 "name": name,
@@ -177,12 +141,11 @@ def _carpets(corpus: Corpus, runs: pd.DataFrame, table: pd.DataFrame) -> dict[st
                 "worst": None if worst is None else _carpet(corpus, runs, worst, measure),
             }
         )
-    colour = "rgb({}, {}, {})".format(*CENSORED_COLOUR)
     return {
         "drawn": drawn,
         "n_open": OPEN_CARPETS,
         "n_datasets": len(names),
-        "colour": colour,
+        "colour": "rgb({}, {}, {})".format(*CENSORED_COLOUR),
         "measures": [m.short for m in facts.MEASURES],
     }
 
@@ -198,29 +161,25 @@ def _carpet(corpus: Corpus, runs: pd.DataFrame, index: int, measure: facts.Measu
         "key": run.key,
         "picture": f"data:image/png;base64,{picture}",
         "minutes": float(run.minutes),
-        "n_volumes": int(run.n_volumes),
-        "n_features": int(run.n_features),
-        "n_censored": int(run.n_censored),
+        **{name: int(run[name]) for name in ("n_volumes", "n_features", "n_censored")},
         "value": None if measure is None else float(run[measure.column]),
     }
 
 
 def _quarantine(quarantine: pd.DataFrame, n_kept: int) -> dict[str, Any]:
     """Return the sentence and, reason by reason, the rejected runs; the most frequent reason first."""
-    counts = quarantine.reason.value_counts()
-    order = sorted(counts.index, key=lambda reason: (-counts[reason], reason))
     groups = [
         {
             "reason": reason,
-            "n": int(counts[reason]),
-            "n_datasets": int(own.dataset.nunique()),
-            "rows": own.head(MOST_REJECTED).to_dict("records"),
+            "n": len(rejected),
+            "n_datasets": int(rejected.dataset.nunique()),
+            "rows": rejected.head(MOST_REJECTED).to_dict("records"),
         }
-        for reason in order
-        for own in [quarantine.loc[quarantine.reason == reason]]
+        for reason, rejected in quarantine.groupby("reason")
     ]
+    groups.sort(key=lambda group: -group["n"])
     return {
         "sentence": sentences.on_quarantine(quarantine, n_kept),
         "groups": groups,
-        "most": max(counts, default=1),
+        "most": groups[0]["n"] if groups else 1,
     }

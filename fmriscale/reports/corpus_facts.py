@@ -1,7 +1,7 @@
-"""What the report tells, as numbers: by data set, by feature and by run. No drawing, no markup."""
+"""What the page of a corpus tells, as numbers: by data set, by feature and by run."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -11,29 +11,22 @@ from fmriscale.corpus.reader import Corpus
 
 MOST_RECORDS = 5_000
 """Runs of a feature space whose records are read for missing features; of more, some are drawn."""
+MOST_WORST = 8
+"""Worst runs that are named."""
 
 
 @dataclass(frozen=True)
 class Measure:
-    """A figure of quality that every run may have.
-
-    Attributes
-    ----------
-    column : str
-        Its column in the table of runs.
-    title, short : str
-        Its name in words, and for narrow places.
-    unit : str
-        mm, %, or nothing.
-    worst : str or None
-        Whether the `highest` or the `lowest` runs are the ones to look at; None where that is not known.
-    """
+    """A figure of quality that every run may have."""
 
     column: str
+    """In the table of runs."""
     title: str
     short: str
-    unit: str
-    worst: str | None
+    """Its name for narrow places."""
+    unit: str = ""
+    worst: Literal["highest", "lowest"] | None = None
+    """The runs to look at; None where that is not known."""
 
 
 MEASURES = (
@@ -51,19 +44,14 @@ STRATEGIES_WITH_A_CHOICE = ("motion", "wm_csf", "global_signal", "compcor")
 
 @dataclass(frozen=True)
 class Presence:
-    """Which features the runs of a feature space have.
-
-    Attributes
-    ----------
-    share : ndarray [V]
-        Share of the runs that have each feature, 0 to 1.
-    n_read, n_runs : int
-        Runs that were looked at, and runs of the space.
-    """
+    """Which features the runs of a feature space have."""
 
     share: np.ndarray
+    """Share of the runs that have each feature, [V], 0 to 1."""
     n_read: int
+    """Runs that were looked at."""
     n_runs: int
+    """Runs of the space."""
 
 
 def with_durations(runs: pd.DataFrame) -> pd.DataFrame:
@@ -77,9 +65,9 @@ def with_durations(runs: pd.DataFrame) -> pd.DataFrame:
 
 def measures_of(runs: pd.DataFrame, figures: list[str]) -> list[Measure]:
     """Return the measures that runs have a column for; `figures` are the columns of their records."""
-    named = [m for m in MEASURES if m.column in runs]
-    more = sorted(set(figures) - {m.column for m in named})
-    return named + [Measure(c, c.replace("_", " "), c.replace("_", " "), "", None) for c in more]
+    named = [measure for measure in MEASURES if measure.column in runs]
+    more = sorted(set(figures) - {measure.column for measure in named})
+    return named + [Measure(c, c.replace("_", " "), c.replace("_", " ")) for c in more]
 
 
 def differs(runs: pd.DataFrame, measure: Measure) -> bool:
@@ -101,14 +89,12 @@ def by_dataset(corpus: Corpus, runs: pd.DataFrame, quarantine: pd.DataFrame) -> 
             **{split: float(hours.get(split, 0.0)) for split in SPLITS},
             "t_r": spelled_range(own.t_r),
             "space": entry["space"],
-            "kind": entry.get("kind", ""),
             "licence": entry.get("licence") or "unknown",
             "denoising": spelled_denoising(entry.get("denoise", {})),
             "rejected": int((quarantine.dataset == name).sum()),
         }
     table = pd.DataFrame.from_dict(rows, orient="index")
-    order = sorted(table.index, key=lambda name: (-table.hours[name], name))
-    return table.loc[order]
+    return table.loc[sorted(table.index, key=lambda name: (-table.hours[name], name))]
 
 
 def spelled_range(values: pd.Series) -> str:
@@ -121,26 +107,25 @@ def spelled_range(values: pd.Series) -> str:
 
 def spelled_denoising(denoise: dict[str, Any]) -> str:
     """Say in a few words how the runs of a data set were cleaned."""
-    said = []
-    dummies = denoise.get("dummy_volumes", 0)
-    if dummies:
+    steps = []
+    if dummies := denoise.get("dummy_volumes", 0):
         which = "non-steady-state" if dummies == "auto" else f"first {dummies}"
-        said.append(f"{which} volumes dropped")
+        steps.append(f"{which} volumes dropped")
     for strategy in denoise.get("strategy", []):
         choice = denoise.get(strategy) if strategy in STRATEGIES_WITH_A_CHOICE else None
         if strategy == "scrub" and "fd_threshold" in denoise:
             choice = f"FD above {denoise['fd_threshold']:g} mm"
-        said.append(f"{strategy} ({choice})" if choice else strategy)
+        steps.append(f"{strategy} ({choice})" if choice else strategy)
     low, high = denoise.get("high_pass"), denoise.get("low_pass")
     if low is not None and high is not None:
-        said.append(f"{low:g}–{high:g} Hz")  # noqa: RUF001
+        steps.append(f"{low:g}–{high:g} Hz")  # noqa: RUF001
     elif low is not None or high is not None:
-        said.append(f"above {low:g} Hz" if low is not None else f"below {high:g} Hz")
+        steps.append(f"above {low:g} Hz" if low is not None else f"below {high:g} Hz")
     if denoise.get("detrend"):
-        said.append("detrended")
+        steps.append("detrended")
     if denoise.get("resample_t_r"):
-        said.append(f"resampled to {denoise['resample_t_r']:g} s")
-    return ", ".join(said) or "none"
+        steps.append(f"resampled to {denoise['resample_t_r']:g} s")
+    return ", ".join(steps) or "none"
 
 
 def read_records(corpus: Corpus, most: int = MOST_RECORDS) -> tuple[dict[str, Presence], pd.DataFrame]:
@@ -167,15 +152,10 @@ def read_records(corpus: Corpus, most: int = MOST_RECORDS) -> tuple[dict[str, Pr
     return presence, pd.DataFrame.from_dict(figures, orient="index").sort_index()
 
 
-def outlying_runs(runs: pd.DataFrame, measures: list[Measure], most: int = 8) -> dict[str, pd.DataFrame]:
-    """Return, by column of a measure, the runs to look at first: its worst, the very worst on top."""
-    found = {}
-    for m in measures:
-        if m.worst is not None and differs(runs, m):
-            known = runs.loc[runs[m.column].notna()]
-            order = known.sort_values([m.column, "key"], ascending=[m.worst == "lowest", True], kind="stable")
-            found[m.column] = order.head(most)
-    return found
+def worst_runs(runs: pd.DataFrame, measure: Measure) -> pd.DataFrame:
+    """Return the worst runs by a measure (column `value`), the very worst on top."""
+    known = runs.assign(value=runs[measure.column]).dropna(subset="value")
+    return known.sort_values(["value", "key"], ascending=[measure.worst == "lowest", True]).head(MOST_WORST)
 
 
 def deciding_measure(runs: pd.DataFrame) -> Measure | None:
@@ -185,11 +165,11 @@ def deciding_measure(runs: pd.DataFrame) -> Measure | None:
 
 def typical_and_worst(runs: pd.DataFrame, measure: Measure | None) -> tuple[int, int | None]:
     """Return the row numbers of a typical and of the worst run."""
-    own = runs if measure is None else runs.loc[runs[measure.column].notna()]
-    values = own["minutes" if measure is None else measure.column].to_numpy(float)
+    known = runs if measure is None else runs.loc[runs[measure.column].notna()]
+    values = known["minutes" if measure is None else measure.column].to_numpy(float)
     distance = np.abs(values - np.median(values))
     if measure is None:
-        return int(own.index[distance.argmin()]), None
+        return int(known.index[distance.argmin()]), None
     worst = int(values.argmax() if measure.worst == "highest" else values.argmin())
     distance[worst] = np.inf
-    return int(own.index[distance.argmin()]), int(own.index[worst])
+    return int(known.index[distance.argmin()]), int(known.index[worst])

@@ -1,4 +1,4 @@
-"""Charts of the report as inline SVG whose inks follow the page, in the light and in the dark."""
+"""Charts of a corpus's page, as inline SVG."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from fmriscale.config import SPLITS
 from fmriscale.reports.corpus_facts import Measure
-from fmriscale.reports.page import ACCENT, GREY, MUTED, STYLE, WARM, WIDTH, svg
+from fmriscale.reports.page import ACCENT, GREY, MUTED, STYLE, WARM, WIDTH, panels, svg
 
 SPLIT_COLOURS = dict(zip(SPLITS, (ACCENT, WARM, GREY), strict=True))
 ROW = 0.2
@@ -25,23 +25,16 @@ FEW_RUNS, MOST_DOTS = 60, 1_500
 @matplotlib.rc_context(STYLE)
 def hours_by_dataset(table: pd.DataFrame) -> str:
     """Draw the hours of every data set, divided by split."""
-    figure = Figure(figsize=(WIDTH, _height(len(table))), layout="constrained")
-    axes = figure.subplots()
-    _rows(axes, table.index)
+    figure, (axes,) = _rows(table.index, 1)
     left = np.zeros(len(table))
     for split, colour in SPLIT_COLOURS.items():
         values = table[split].to_numpy(float)
         axes.barh(range(len(table)), values, left=left, height=0.66, color=colour, label=split)
         left += values
     for place, hours in enumerate(table.hours):
-        axes.annotate(
-            f"{hours:.1f}" if hours < 1000 else f"{hours:,.0f}",
-            (hours, place),
-            xytext=(4, 0),
-            textcoords="offset points",
-            va="center",
-            color=MUTED,
-        )
+        text = f"{hours:.1f}" if hours < 1000 else f"{hours:,.0f}"
+        offset = {"xytext": (4, 0), "textcoords": "offset points"}
+        axes.annotate(text, (hours, place), va="center", color=MUTED, **offset)
     axes.set_xlim(0, max(left.max() * 1.08, 1e-9))
     axes.set_xlabel("hours")
     axes.grid(visible=True, axis="x")
@@ -52,9 +45,8 @@ def hours_by_dataset(table: pd.DataFrame) -> str:
 @matplotlib.rc_context(STYLE)
 def recordings(runs: pd.DataFrame) -> str:
     """Draw hours by t_r, and the length of runs in minutes and in volumes."""
-    figure = Figure(figsize=(WIDTH, 2.5), layout="constrained")
+    figure, (by_t_r, minutes, volumes) = panels(3, WIDTH, 2.5)
     figure.get_layout_engine().set(wspace=0.06)  # pyright: ignore[reportOptionalMemberAccess, reportCallIssue]
-    by_t_r, minutes, volumes = figure.subplots(1, 3)
     hours = (runs.minutes / 60).groupby(runs.t_r.round(3)).sum()
     if len(hours) <= 12:
         by_t_r.bar(range(len(hours)), hours.to_numpy(), width=0.7, color=ACCENT)
@@ -65,17 +57,13 @@ def recordings(runs: pd.DataFrame) -> str:
     else:
         by_t_r.hist(runs.t_r, bins=30, weights=runs.minutes / 60, color=ACCENT)
     by_t_r.set(title="hours by t_r", xlabel="t_r (s)")
-    for axes, values, title in (
-        (minutes, runs.minutes, "runs by minutes"),
-        (volumes, runs.n_volumes, "runs by volumes"),
-    ):
-        spread = float(values.max() - values.min())
-        pad = 0.0 if spread > 0 else 0.5 * float(values.max())
-        limits = (float(values.min()) - pad, float(values.max()) + pad)
-        axes.hist(values, bins=24 if spread > 0 else 9, range=limits, color=ACCENT, rwidth=0.92)
-        axes.set(title=title, xlabel=title.split()[-1])
+    for axes, values, unit in ((minutes, runs.minutes, "minutes"), (volumes, runs.n_volumes, "volumes")):
+        low, high = float(values.min()), float(values.max())
+        alike = low == high
+        limits = (0.5 * low, 1.5 * low) if alike else (low, high)
+        axes.hist(values, bins=9 if alike else 24, range=limits, color=ACCENT, rwidth=0.92)
+        axes.set(title=f"runs by {unit}", xlabel=unit)
     for axes in (by_t_r, minutes, volumes):
-        axes.grid(visible=True, axis="y")
         axes.tick_params(axis="y", colors=MUTED)
         axes.yaxis.set_major_locator(MaxNLocator(nbins=5, integer=axes is not by_t_r))
     return svg(figure, "recordings", "Hours by repetition time; runs by minutes and by volumes")
@@ -84,32 +72,29 @@ def recordings(runs: pd.DataFrame) -> str:
 @matplotlib.rc_context(STYLE)
 def quality_by_dataset(runs: pd.DataFrame, names: Sequence[str], measures: list[Measure]) -> str:
     """Draw every measure by data set: runs as dots, or their spread where they are many."""
-    figure = Figure(figsize=(WIDTH, _height(len(names))), layout="constrained")
-    panels = figure.subplots(1, len(measures), sharey=True, squeeze=False)[0]
+    figure, all_axes = _rows(names, len(measures))
     groups = dict(tuple(runs.groupby("dataset")))
-    for axes, measure in zip(panels, measures, strict=True):
+    for axes, measure in zip(all_axes, measures, strict=True):
         for place, name in enumerate(names):
             own = groups[name][measure.column] if name in groups else pd.Series(dtype=float)
-            known = own.dropna().to_numpy(float)
+            known = np.sort(own.dropna().to_numpy(float))
             if known.size:
-                _strip(axes, place, np.sort(known), min(FEW_RUNS, MOST_DOTS // len(names)))
+                _strip(axes, place, known, min(FEW_RUNS, MOST_DOTS // len(names)))
             else:
-                axes.annotate(
-                    "unknown", (0, place), xycoords=("axes fraction", "data"), va="center", color=MUTED
-                )
+                at = {"xy": (0, place), "xycoords": ("axes fraction", "data")}
+                axes.annotate("unknown", va="center", color=MUTED, **at)
         axes.set_xlabel(f"{measure.short} ({measure.unit})" if measure.unit else measure.short)
         axes.grid(visible=True)
         axes.margins(x=0.06)
         axes.tick_params(labeltop=len(names) > MANY_ROWS)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=4))
-        _rows(axes, names)
     return svg(figure, "quality", "Figures of quality by data set")
 
 
 def _strip(axes: Axes, place: int, values: np.ndarray, most_dots: int) -> None:
     """Draw sorted values on one line: dots, or 5-95 %, quartiles and the runs beyond; and the median."""
     if len(values) <= most_dots:
-        jitter = 0.22 * np.sin(2.4 * np.arange(len(values)))  # neighbours in value lie apart
+        jitter = 0.22 * np.sin(2.4 * np.arange(len(values)))  # neighbours in value stay apart
         axes.scatter(values, place + jitter, s=11, color=ACCENT, alpha=0.6, lw=0)
     else:
         low, first, third, high = np.quantile(values, (0.05, 0.25, 0.75, 0.95))
@@ -120,17 +105,16 @@ def _strip(axes: Axes, place: int, values: np.ndarray, most_dots: int) -> None:
     axes.plot([np.median(values)] * 2, [place - 0.34, place + 0.34], color=WARM, lw=1.8)
 
 
-def _rows(axes: Axes, names: Sequence[str] | pd.Index) -> None:
-    """Give every data set a line, the first on top."""
-    axes.set_yticks(range(len(names)), [clipped(str(name), 34) for name in names])
-    axes.set_ylim(len(names) - 0.4, -0.6)
+def _rows(names: Sequence[str] | pd.Index, n_panels: int) -> tuple[Figure, list[Axes]]:
+    """Return a figure whose panels have a line a data set, the first on top."""
+    height = 0.75 + ROW * max(len(names), 2)
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    found = list(figure.subplots(1, n_panels, sharey=True, squeeze=False)[0])
+    found[0].set_yticks(range(len(names)), [_clipped(str(name), 34) for name in names])
+    found[0].set_ylim(len(names) - 0.4, -0.6)
+    return figure, found
 
 
-def _height(n_rows: int) -> float:
-    """Return the height of a figure with a line a data set, inches."""
-    return 0.75 + ROW * max(n_rows, 2)
-
-
-def clipped(text: str, most: int) -> str:
+def _clipped(text: str, most: int) -> str:
     """Shorten a text in the middle."""
     return text if len(text) <= most else f"{text[: most - most // 3 - 1]}…{text[-(most // 3) :]}"

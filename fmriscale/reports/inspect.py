@@ -23,9 +23,9 @@ def main(args: list[str] | None = None) -> int:
     if given.report is None:
         print(table(corpus.manifest, read_quarantine(corpus.folder)))
         return EXIT_OK
-    from fmriscale.reports.corpus import write_report  # here: drawing is slow to import
+    from fmriscale.reports.corpus import write_page  # here: drawing is slow to import
 
     path = expand(given.report)
-    write_report(corpus, path)
+    write_page(corpus, path)
     print(f"{path}: {path.stat().st_size / 2**20:.1f} MiB")
     return EXIT_OK

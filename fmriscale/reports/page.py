@@ -3,12 +3,17 @@
 import html
 import io
 import re
+from pathlib import Path
 from typing import Any
 
 import jinja2
 import matplotlib
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+
+from fmriscale.common.errors import UserError
+from fmriscale.common.files import atomic_write
 
 INK, MUTED, GRID, ACCENT = "#010203", "#040506", "#070809", "#0a0b0c"
 """Stand-ins that become the page's own colours; matplotlib itself needs numbers."""
@@ -38,19 +43,42 @@ STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "fmriscale",
 }
+CURVE_STYLE = {**STYLE, "axes.grid.axis": "y", "ytick.color": MUTED}
+"""Of charts whose values go up the y axis."""
 WIDTH = 11.0
 """Width of a figure, inches."""
 
 
-def environment() -> jinja2.Environment:
-    """Return what renders the templates beside this file; all text in them is escaped."""
-    return jinja2.Environment(
+def write_html(path: Path, template: str, option: str, **content: Any) -> None:
+    """Render one of the templates beside this file, in which all text is escaped, into a file."""
+    environment = jinja2.Environment(
         loader=jinja2.PackageLoader("fmriscale.reports", "."),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["minus"] = lambda text: re.sub(r"(?<!\w)-(?=\d)", "\N{MINUS SIGN}", str(text))
+    environment.filters["begin"] = first_upper
+    page = environment.get_template(template).render(**content)
+    try:
+        atomic_write(path, page)
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; choose another place for {option}") from error
+
+
+def first_upper(text: str) -> str:
+    """Start a sentence without touching the other letters (tSNR)."""
+    return text[:1].upper() + text[1:]
+
+
+def panels(n: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
+    """Return a figure of n panels side by side, each with lines across."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    found = list(figure.subplots(1, n, squeeze=False)[0])
+    for axes in found:
+        axes.grid(visible=True, axis="y")
+    return figure, found
 
 
 def svg(figure: Figure, name: str, description: str) -> str:

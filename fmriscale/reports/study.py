@@ -1,9 +1,9 @@
-"""A study as one self-contained HTML page: `fmriscale report STUDY`."""
+"""A study as one self-contained HTML page."""
 
 import json
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -11,88 +11,71 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 
 from fmriscale.common.errors import DamageError, UserError
-from fmriscale.common.files import atomic_write
 from fmriscale.reports import study_charts as charts
-from fmriscale.reports.page import environment
+from fmriscale.reports.page import write_html
 from fmriscale.study import wording
-from fmriscale.study.cells import SUMMARY
+from fmriscale.study.jobs import SUMMARY
 
 SHORT = 24
 """Characters of a value that shares its line of the provenance with others."""
 MOST_FOLDS = 12
 """Folds whose maps are drawn."""
 
+Summary = dict[str, Any]
 
-def write_page(folder: Path, path: Path | None = None) -> Path:
+
+def write_page(folder: Path, path: Path) -> None:
     """Draw a study into an HTML file."""
-    path = path or folder / "report.html"
+    file, settings = folder / SUMMARY, folder / "config.yaml"
     try:
-        summary = json.loads((folder / SUMMARY).read_text())
+        summary = json.loads(file.read_text())
     except FileNotFoundError as error:
-        raise UserError(f"{folder / SUMMARY}: no such file; finish the study first") from error
+        raise UserError(f"{file}: no such file; finish the study first") from error
     except ValueError as error:
-        raise DamageError(f"{folder / SUMMARY}: not JSON ({error}); run the study again") from error
+        raise DamageError(f"{file}: not JSON ({error}); run the study again") from error
     if not isinstance(summary, dict) or not {"verdict", "arms", "provenance"} <= summary.keys():
-        raise DamageError(f"{folder / SUMMARY}: not as fmriscale finetune writes it; run the study again")
-    settings = folder / "config.yaml"
-    config = settings.read_text(errors="replace") if settings.exists() else ""
-    try:
-        atomic_write(path, page(summary, folder.resolve().name, config))
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; choose another place for --out") from error
-    return path
-
-
-def page(summary: dict[str, Any], name: str, config: str = "") -> str:
-    """Return the page of a study."""
-    template_environment = environment()
-    template_environment.filters |= {
-        "minus": lambda text: re.sub(r"(?<!\w)-(?=\d)", "\N{MINUS SIGN}", str(text)),
-        "begin": lambda text: text[:1].upper() + text[1:],
-    }
-    conditions = wording.conditions_of(summary)
-    arms = summary["arms"]
-    return template_environment.get_template("study.html.jinja").render(
-        name=name,
+        raise DamageError(f"{file}: not as fmriscale finetune writes it; run the study again")
+    first, _, more = summary["verdict"]["sentence"].partition("; ")
+    several_sizes = len(summary["sizes"]) > 1
+    write_html(
+        path,
+        "study.html.jinja",
+        "--out",
+        name=folder.resolve().name,
         summary=summary,
-        arms=arms,
+        arms=summary["arms"],
         **_differences(summary),
-        conditions=conditions,
-        verdict=_split(summary["verdict"]["sentence"]),
+        conditions=wording.conditions_of(summary),
+        verdict=(f"{first}." if more else first, more),
         setting=wording.setting(summary),
         say=wording,
         tiles=_tiles(summary),
-        scale=_scale(_ends(_accuracies(summary)), summary["chance"]),
-        effects=_scale(_ends(summary["comparisons"]), 0.0),
-        by_chance=_scale(_ends(summary["against_chance"]), 0.0),
-        by_size=_scale(_ends(summary["size_comparisons"]), 0.0),
+        scale=scale_of(_accuracies(summary), summary["chance"], sign=""),
+        effects=scale_of(summary["comparisons"], 0.0),
+        by_chance=scale_of(summary["against_chance"], 0.0),
+        by_size=scale_of(summary["size_comparisons"], 0.0),
         strongest=_strongest(summary),
         reversal=wording.on_reversal(summary),
-        lacking=wording.on_lacking(summary),
+        lacking=wording.on_missing_control(summary),
         inks=charts.LABELS,
         speed=wording.on_speed(summary),
         power=wording.on_power(summary),
         seeds=wording.on_seeds(summary),
         caveats=wording.caveats(summary),
-        design=_design(summary),
-        units=_units(summary),
+        design=_design(summary) if "design" in summary else None,
+        units=_units(summary) if {"fresh", "pretrained"} <= set(summary["arms"]) else None,
         curves=[
-            charts.curve(summary, key, title)
-            for key, title in (
-                ("auc", "AUC on left-out data"),
-                ("accuracy", "accuracy on left-out data"),
-                ("loss", "training loss"),
-            )
+            charts.curve(summary, "auc", "AUC on left-out data"),
+            charts.curve(summary, "accuracy", "accuracy on left-out data"),
+            charts.curve(summary, "loss", "training loss"),
         ],
         sizes=[
-            charts.sizes(summary, key, title) for key, title in (("accuracy", "accuracy, %"), ("auc", "AUC"))
-        ]
-        if len(summary["sizes"]) > 1
-        else [],
+            charts.sizes(summary, "accuracy", "accuracy, %"), charts.sizes(summary, "auc", "AUC")
+        ] if several_sizes else [],
         n_cells=_n_cells(summary),
         provenance=list(flattened(summary["provenance"])),
-        config=config,
-    )
+        config=settings.read_text(errors="replace") if settings.exists() else "",
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -101,86 +84,83 @@ class Scale:
 
     low: float
     high: float
-    ticks: tuple[tuple[float, bool], ...]
-    """Value, and whether it may go where there is little room."""
+    ticks: tuple[tuple[float, bool, str], ...]
+    """Value, whether it may go where there is little room, and its label."""
 
     def at(self, value: float) -> str:
-        """Return where a value lies, as an SVG length."""
+        """Return where a value is, as an SVG length."""
         return f"{100 * (value - self.low) / (self.high - self.low):.2f}%"
 
 
-def _scale(values: list[float], line: float) -> Scale:
-    """Return an axis on which values and a line have room, with round ticks of which the line is one."""
+def scale_of(figures: list[dict[str, Any]], line: float, sign: str = "+") -> Scale:
+    """Return an axis on which figures and a line have room, with round ticks of which the line is one."""
+    values = _ends(figures)
     low, high = min([line, *values]), max([line, *values])
     room = max(0.1 * (high - low), 0.005)
     low, high = low - room, high + room
-    away = np.array(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]).tick_values(low - line, high - line))
-    edge = room / 2  # a tick's number has to fit
-    ticks = [(round(line + step, 6), round(step / (away[1] - away[0])) % 2 == 1) for step in away.tolist()]
-    return Scale(low, high, tuple(tick for tick in ticks if low + edge <= tick[0] <= high - edge))
+    steps = np.array(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]).tick_values(low - line, high - line))
+    ticks = []
+    for step in steps.tolist():
+        value = round(line + step, 6)
+        if low + room / 2 <= value <= high - room / 2:  # a tick's number has to fit
+            odd = round(step / (steps[1] - steps[0])) % 2 == 1
+            ticks.append((value, odd, f"{100 * value:{sign if value else ''}g}"))
+    return Scale(low, high, tuple(ticks))
 
 
-def _accuracies(summary: dict[str, Any]) -> list[dict[str, Any]]:
+def _accuracies(summary: Summary) -> list[dict[str, Any]]:
     return [by["accuracy"] for content in summary["arms"].values() for by in content["by_condition"].values()]
 
 
 def _ends(figures: list[dict[str, Any]]) -> list[float]:
     """Return all that an axis has to hold: figures and the ends of their intervals."""
-    found = [content.get(key) for content in figures for key in ("mean", "effect", "low", "high")]
-    return [value for value in found if value is not None]
+    ends = [content.get(key) for content in figures for key in ("mean", "effect", "low", "high")]
+    return [value for value in ends if value is not None]
 
 
-def _split(sentence: str) -> tuple[str, str]:
-    """Return the verdict proper, its first clause, and what is said to it."""
-    first, _, more = sentence.partition("; ")
-    return (f"{first}." if more else first), more
-
-
-def _tiles(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """Return number, what it is, and its interval: the arms, their difference, the units."""
+def _tiles(summary: Summary) -> list[tuple[str, str, str]]:
+    """Return (figure, what it is, interval): the arms, their difference, the units."""
     tiles = []
     for arm in ("pretrained", "fresh"):
         if arm in summary["arms"]:
             accuracy = summary["arms"][arm]["by_condition"]["all"]["accuracy"]
-            between = wording.bounds(accuracy, wording.percent)
-            tiles.append((f"{wording.percent(accuracy['mean'])} %", summary["arms"][arm]["title"], between))
+            interval = wording.bounds(accuracy, wording.percent)
+            tiles.append((f"{wording.percent(accuracy['mean'])} %", summary["arms"][arm]["title"], interval))
     for row in summary["comparisons"]:
         if (row["condition"], row["first"], row["second"]) == ("all", "pretrained", "fresh"):
-            between = wording.bounds(row, wording.points)
-            tiles.append((wording.points(row["effect"]), "difference, points", between))
-    tiles.append((f"{summary['n_units']}", wording.plural(summary["unit"]), ""))
-    return tiles
+            interval = wording.bounds(row, wording.points)
+            tiles.append((wording.points(row["effect"]), "difference, points", interval))
+    return [*tiles, (f"{summary['n_units']}", wording.plural(summary["unit"]), "")]
 
 
-def _strongest(summary: dict[str, Any]) -> dict[str, Any] | None:
+def _strongest(summary: Summary) -> dict[str, Any] | None:
     """Return the baseline with the highest accuracy; None where there is no baseline."""
-    baselines = [content for content in summary["arms"].values() if content["kind"] == "baseline"]
-    best = max(
-        baselines, key=lambda content: content["by_condition"]["all"]["accuracy"]["mean"], default=None
-    )
-    return best and {"title": best["title"], **best["by_condition"]["all"]}
+    baselines = [
+        {"title": content["title"], **content["by_condition"]["all"]}
+        for content in summary["arms"].values()
+        if content["kind"] == "baseline"
+    ]
+    return max(baselines, key=lambda content: content["accuracy"]["mean"], default=None)
 
 
-def _design(summary: dict[str, Any]) -> dict[str, Any] | None:
+def _design(summary: Summary) -> dict[str, Any]:
     """Return what the page says and draws of the design."""
-    design = summary.get("design")
-    if design is None:
-        return None
+    design, label = summary["design"], summary["label"]
     same, different = design["relation"]["same"], design["relation"]["different"]
     by_run = (same["one_run"] + different["n"] - different["one_run"]) / (same["n"] + different["n"])
+    sentence = _on_runs(label, same["one_run"] / same["n"], different["one_run"] / different["n"])
     return {
         **design,
-        "chart": charts.pairs(design, summary["label"]),
-        "sentence": _on_runs(summary, same["one_run"] / same["n"], different["one_run"] / different["n"]),
+        "chart": charts.pairs(design, label),
+        "sentence": sentence,
         "by_run": by_run,
         "has_neither": any("x" in row for rows in design["places"] for row in rows),
         "maps": [_map(rows) for rows in design["places"][:MOST_FOLDS]],
     }
 
 
-def _on_runs(summary: dict[str, Any], same: float, different: float) -> str:
+def _on_runs(label: str, same: float, different: float) -> str:
     """Say how far the label of a pair can be told from whether both windows are of one run."""
-    label = summary["label"]
     if same == 1 and different == 0:
         return (
             f"Both windows of every same-{label} pair are of one run, those of every different-{label} pair "
@@ -201,55 +181,48 @@ def _on_runs(summary: dict[str, Any], same: float, different: float) -> str:
 
 def _map(rows: list[str]) -> dict[str, Any]:
     """Return rectangles (x, y, width, side) of one fold: a row a person, a column a run."""
-    rectangles = []
+    sides, rectangles = {"-": "train", "#": "test", "x": "neither"}, []
     for y, row in enumerate(rows):
         x = 0
-        while x < len(row):
-            end = x + 1
-            while end < len(row) and row[end] == row[x]:
-                end += 1
-            side = {"-": "train", "#": "test", "x": "neither"}.get(row[x])
-            if side:
-                rectangles.append((x, y, end - x, side))
-            x = end
+        for mark, alike in groupby(row):
+            width = len(list(alike))
+            if mark in sides:
+                rectangles.append((x, y, width, sides[mark]))
+            x += width
     return {"rectangles": rectangles, "width": len(rows[0]), "height": len(rows)}
 
 
-def _units(summary: dict[str, Any]) -> dict[str, Any] | None:
-    """Return charts and table of every unit, fresh beside pre-trained; None where there is one arm."""
-    arms = summary["arms"]
-    if not {"fresh", "pretrained"} <= set(arms):
-        return None
+def _units(summary: Summary) -> dict[str, Any]:
+    """Return charts and table of every unit, fresh beside pre-trained."""
     conditions = wording.conditions_of(summary)
-    found = {
-        condition: [arms[arm]["by_condition"][condition]["by_unit"] for arm in ("fresh", "pretrained")]
-        for condition in conditions
-    }
-    accuracies = [
-        arms[arm]["by_condition"][c]["accuracy"] for arm in ("fresh", "pretrained") for c in conditions
-    ]
-    values = _ends(accuracies) + [value for both in found.values() for by in both for value in by.values()]
+    both = [summary["arms"][arm]["by_condition"] for arm in ("fresh", "pretrained")]
+    by_unit = [[arm[condition]["by_unit"] for arm in both] for condition in conditions]
+    values = _ends([arm[condition]["accuracy"] for arm in both for condition in conditions])
+    values += [value for arms in by_unit for units in arms for value in units.values()]
     room = 0.05 * (max(values) - min(values)) + 0.005
     limits = 100 * (min(values) - room), 100 * (max(values) + room)
-    names = list(dict.fromkeys(unit for both in found.values() for unit in both[0]))
+    names = dict.fromkeys(unit for fresh, _ in by_unit for unit in fresh)
     table = [
-        (unit, [(fresh.get(unit), pretrained.get(unit)) for fresh, pretrained in found.values()])
-        for unit in names
+        (name, [(fresh.get(name), pretrained.get(name)) for fresh, pretrained in by_unit]) for name in names
     ]
-    gain = {unit: values[0][1] - values[0][0] for unit, values in table if None not in values[0]}
+
+    def gain(row: tuple[str, list[tuple[float | None, float | None]]]) -> float:
+        fresh, pretrained = row[1][0]
+        return -np.inf if fresh is None or pretrained is None else pretrained - fresh
+
     return {
         "charts": [charts.units(summary, condition, limits) for condition in conditions],
-        "table": sorted(table, key=lambda row: -gain.get(row[0], -np.inf)),
+        "table": sorted(table, key=gain, reverse=True),
     }
 
 
-def _n_cells(summary: dict[str, Any]) -> int:
+def _n_cells(summary: Summary) -> int:
     """Return how many trainings the numbers stand on."""
     n_arms = sum(content["kind"] != "baseline" for content in summary["arms"].values())
     return n_arms * summary["n_folds"] * len(summary["seeds"]) * len(summary["sizes"])
 
 
-def _differences(summary: dict[str, Any]) -> dict[str, Any]:
+def _differences(summary: Summary) -> dict[str, Any]:
     """Return the rows of every table of differences, with their names, under their headings."""
     titles = {arm: content["title"] for arm, content in summary["arms"].items()} | {"chance": "chance"}
 
@@ -257,15 +230,18 @@ def _differences(summary: dict[str, Any]) -> dict[str, Any]:
         return [(f"{titles[row['first']]} \N{MINUS SIGN} {titles[row['second']]}", row) for row in rows]
 
     rows, conditions = summary["comparisons"], wording.conditions_of(summary)
-    groups = [
-        (wording.part(summary, c), named([row for row in rows if row["condition"] == c])) for c in conditions
-    ]
+    groups = [(wording.lone_condition(summary), named(rows))]
+    if len(conditions) > 1:
+        groups = [
+            (wording.condition_title(summary, c), named([row for row in rows if row["condition"] == c]))
+            for c in conditions
+        ]
     sizes = [
         ("all" if row["size"] is None else wording.counted(row["size"], wording.trained_on(summary)), row)
         for row in summary["size_comparisons"]
     ]
     return {
-        "comparisons": groups if len(conditions) > 1 else [(wording.lone_condition(summary), named(rows))],
+        "comparisons": groups,
         "against_chance": [("", named(summary["against_chance"]))],
         "size_comparisons": [("", sizes)],
     }
@@ -275,12 +251,10 @@ def flattened(content: dict[str, Any], above: str = "") -> Iterator[tuple[str, s
     """Yield name and value of everything in nested dictionaries; short values of one dictionary together."""
     for name, value in content.items():
         title = " \N{MIDDLE DOT} ".join(filter(None, (above, name.replace("_", " "))))
-        if isinstance(value, dict):
-            if all(
-                isinstance(what, str | int | float) and len(str(what)) <= SHORT for what in value.values()
-            ):
-                yield title, ", ".join(f"{key} {what}" for key, what in value.items())
-            else:
-                yield from flattened(value, title)
-        elif value is not None:
-            yield title, ", ".join(str(part) for part in value) if isinstance(value, list) else str(value)
+        if not isinstance(value, dict):
+            if value is not None:
+                yield title, ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+        elif all(isinstance(v, str | int | float) and len(str(v)) <= SHORT for v in value.values()):
+            yield title, ", ".join(f"{key} {v}" for key, v in value.items())
+        else:
+            yield from flattened(value, title)

@@ -8,19 +8,20 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from fmriscale.reports.page import ACCENT, GREY, GRID, INK, MUTED, STYLE, WARM, svg
-from fmriscale.study.wording import clipped, part, plural, trained_on
+from fmriscale.reports.page import ACCENT, CURVE_STYLE, GREY, GRID, INK, MUTED, STYLE, WARM, panels, svg
+from fmriscale.study.wording import clipped, condition_title, plural, trained_on
 
 ARMS = {"pretrained": (ACCENT, "o", "-"), "fresh": (WARM, "s", "-")}
 """Ink, mark and line of the arms; every further one has one of `OTHERS`."""
 OTHERS = ((GREY, "D", "--"), ("#a05195", "^", "-."), ("#7a9a3a", "v", ":"))
 LABELS = ("#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#0072b2", "#d55e00", "#f0e442", "#7a7a7a")
 """Inks of labels that the colour-blind can tell apart (Okabe and Ito); with more labels they come again."""
-PANEL = 3.45
-"""Width of a panel that stands beside others, inches."""
-BELOW = {**STYLE, "axes.grid.axis": "y", "ytick.color": MUTED}
+PANEL = 3.45, 2.7
+"""Size of a panel that stands beside others, inches."""
 FEW_UNITS = 40
 """Up to so many units have a full line each."""
+
+Summary = dict[str, Any]
 
 
 @matplotlib.rc_context(STYLE)
@@ -32,54 +33,49 @@ def pairs(design: dict[str, Any], label: str) -> str:
     bars, same, different = figure.subplots(1, 3, sharey=True, width_ratios=[2.1, 1, 1])
     _bars(bars, design)
     for axes, value, title in ((same, 1, f"same {label}"), (different, 0, f"different {label}")):
-        _arcs(axes, [tie for tie in design["arcs"] if tie[2] == value], design)
+        _arcs(axes, [arc for arc in design["arcs"] if arc[2] == value], design)
         axes.set_title(clipped(title, 20))
-    told = [f"run {run['place']} ({_holds(run, design) or 'several labels'}, {run['side']})" for run in runs]
-    ties = [
+    text = [f"run {run['place']} ({_holds(run, design) or 'several labels'}, {run['side']})" for run in runs]
+    arcs = [
         f"{a + 1} and {b + 1}: {n} {'same' if value else 'different'}" for a, b, value, n in design["arcs"]
     ]
-    return svg(figure, "pairs", f"Runs: {'; '.join(told)}. Pairs by row of runs: {'; '.join(ties)}.")
+    return svg(figure, "pairs", f"Runs: {'; '.join(text)}. Pairs by row of runs: {'; '.join(arcs)}.")
 
 
 def _holds(run: dict[str, Any], design: dict[str, Any]) -> str:
     """Name the condition of a run, and its label, where it has only one."""
-    found = []
+    names = []
     for place, key in ((2, "conditions"), (1, "labels")):
-        values = sorted({window[place] for window in run["windows"]})
-        names = [design[key][value] for value in values if design[key][value]]
-        if names:
-            found.append(names[0] if len(names) == 1 else "")
-    return " ".join(filter(None, found))
+        values = {design[key][window[place]] for window in run["windows"]} - {""}
+        names += values if len(values) == 1 else []
+    return " ".join(names)
 
 
 def _bars(axes: Axes, design: dict[str, Any]) -> None:
     """Draw a bar a run, with its windows in the inks of their labels."""
-    runs, length = design["runs"], design["length"]
-    people = {run["person"] for run in runs}
-    names = []
+    runs, names = design["runs"], []
     longest = max(run["n_volumes"] for run in runs)
+    several_people = len({run["person"] for run in runs}) > 1
     for row, run in enumerate(runs):
         axes.barh(row, run["n_volumes"], height=0.62, color=GRID)
         for start, value, _ in run["windows"]:
-            axes.barh(row, length, left=start, height=0.62, color=LABELS[value % len(LABELS)])
-        who = f"{run['person'].split('/')[-1]} " if len(people) > 1 else ""
+            axes.barh(row, design["length"], left=start, height=0.62, color=LABELS[value % len(LABELS)])
+        who = f"{run['person'].split('/')[-1]} " if several_people else ""
         holds = _holds(run, design)
         names.append(clipped(f"{who}{run['place']} {holds}" if holds else f"{who}run {run['place']}", 24))
-        side = {"xytext": (5, 0), "textcoords": "offset points", "va": "center", "color": MUTED}
-        axes.annotate(run["side"], (longest, row), **side)
+        offset = {"xytext": (5, 0), "textcoords": "offset points"}
+        axes.annotate(run["side"], (longest, row), va="center", color=MUTED, **offset)
     axes.set_yticks(range(len(runs)), names)
-    axes.set_ylim(len(runs) - 0.4, -0.6)
-    axes.set_xlim(0, longest * 1.24)
     axes.set_xticks([])
-    axes.set_title("run, windows, side of fold 0")
+    axes.set(ylim=(len(runs) - 0.4, -0.6), xlim=(0, longest * 1.24), title="run, windows, side of fold 0")
 
 
-def _arcs(axes: Axes, ties: list[list[int]], design: dict[str, Any]) -> None:
+def _arcs(axes: Axes, arcs: list[list[int]], design: dict[str, Any]) -> None:
     """Draw arcs between rows, thicker where pairs are more; a loop where both windows are of one run."""
     n_rows = len(design["runs"])
     most = max((n for *_, n in design["arcs"]), default=1)
     turn = np.linspace(0, np.pi, 40)
-    for first, second, _, n in ties:
+    for first, second, _, n in arcs:
         apart = second - first
         if apart:
             x = (0.1 + 0.85 * apart / max(n_rows - 1, 1)) * np.sin(turn)
@@ -87,37 +83,29 @@ def _arcs(axes: Axes, ties: list[list[int]], design: dict[str, Any]) -> None:
         else:
             x, y = 0.26 * np.sin(turn), first + 0.3 * np.sin(2 * turn)
         axes.plot(x, y, color=INK, lw=0.5 + 0.9 * n / most, alpha=0.8, solid_capstyle="round")
-    ends = sorted({row for tie in ties for row in tie[:2]})
+    ends = sorted({row for arc in arcs for row in arc[:2]})
     axes.plot([0] * len(ends), ends, "o", color=INK, ms=3)
     axes.set_xlim(-0.08, 1.02)
     axes.set_xticks([])
     axes.tick_params(labelleft=False)
-    if not ties:
+    if not arcs:
         axes.annotate("none", (0.1, (n_rows - 1) / 2), color=MUTED, va="center")
 
 
-@matplotlib.rc_context(BELOW)
-def units(summary: dict[str, Any], condition: str, limits: tuple[float, float]) -> str:
+@matplotlib.rc_context(CURVE_STYLE)
+def units(summary: Summary, condition: str, limits: tuple[float, float]) -> str:
     """Draw fresh and pre-trained accuracy of every unit, joined by a line, beside means with intervals."""
-    figure, axes = _panel(2.62, 3.1)
-    both = [summary["arms"][arm]["by_condition"][condition] for arm in ("fresh", "pretrained")]
-    fresh, pretrained = (content["by_unit"] for content in both)
-    shared = [unit for unit in fresh if unit in pretrained]
+    figure, (axes,) = panels(1, 2.62, 3.1)
+    fresh, pretrained = (summary["arms"][arm]["by_condition"][condition] for arm in ("fresh", "pretrained"))
+    others = pretrained["by_unit"]
+    shared = {unit: (value, others[unit]) for unit, value in fresh["by_unit"].items() if unit in others}
     strong = min(1.0, FEW_UNITS / max(len(shared), 1))
-    n_up = sum(pretrained[unit] > fresh[unit] for unit in shared)
-    for unit in shared:
-        up = pretrained[unit] > fresh[unit]
-        axes.plot(
-            [0, 1],
-            [100 * fresh[unit], 100 * pretrained[unit]],
-            color=ACCENT if up else WARM,
-            ls="-" if up else "--",
-            lw=0.9,
-            alpha=0.65 * strong,
-        )
-    for place, arm, content in ((0, "fresh", both[0]), (1, "pretrained", both[1])):
+    for before, after in shared.values():
+        look = {"color": ACCENT, "ls": "-"} if after > before else {"color": WARM, "ls": "--"}
+        axes.plot([0, 1], [100 * before, 100 * after], lw=0.9, alpha=0.65 * strong, **look)
+    for place, arm, content in ((0, "fresh", fresh), (1, "pretrained", pretrained)):
         colour, mark, _ = ARMS[arm]
-        values = [100 * content["by_unit"][unit] for unit in shared]
+        values = [100 * both[place] for both in shared.values()]
         axes.plot([place] * len(values), values, mark, color=colour, ms=3.6, mew=0, alpha=0.8 * strong)
         accuracy, beside = content["accuracy"], place + (-0.2, 0.2)[place]
         if accuracy["low"] is not None:
@@ -125,55 +113,48 @@ def units(summary: dict[str, Any], condition: str, limits: tuple[float, float]) 
         axes.plot(beside, 100 * accuracy["mean"], mark, color=colour, ms=6.5)
     _chance(axes, 100 * summary["chance"])
     axes.set_xticks([0, 1], [summary["arms"][arm]["title"] for arm in ("fresh", "pretrained")])
-    axes.set_xlim(-0.5, 1.5)
-    axes.set_ylim(*limits)
+    axes.set(xlim=(-0.5, 1.5), ylim=limits)
     axes.yaxis.set_major_locator(MaxNLocator(nbins=7, steps=[1, 2, 5, 10]))
-    axes.set_title(f"{clipped(part(summary, condition), 24)}: {n_up} of {len(shared)} better")
-    text = (
-        f"Accuracy of {len(shared)} {plural(summary['unit'])} ({part(summary, condition)}), {n_up} better "
-        "with the pre-trained arm"
-    )
-    return svg(figure, f"units-{condition}", text)
+    title = condition_title(summary, condition)
+    n_up = sum(after > before for before, after in shared.values())
+    axes.set_title(f"{clipped(title, 24)}: {n_up} of {len(shared)} better")
+    who = f"{len(shared)} {plural(summary['unit'])} ({title})"
+    return svg(figure, f"units-{condition}", f"Accuracy of {who}, {n_up} better with the pre-trained arm")
 
 
-@matplotlib.rc_context(BELOW)
-def curve(summary: dict[str, Any], key: str, title: str) -> str:
+@matplotlib.rc_context(CURVE_STYLE)
+def curve(summary: Summary, key: str, title: str) -> str:
     """Draw a figure of every arm by epoch; AUC with its interval and the target of the fresh arm."""
-    figure, axes = _panel(PANEL, 2.7)
+    figure, (axes,) = panels(1, *PANEL)
+    last = []
     for name, lines in summary["curves"].items():
         colour, _, style = _look(summary, name)
-        epoch = [line["epoch"] for line in lines]
-        if key == "auc":
-            low, high = ([line[side] for line in lines] for side in ("auc_low", "auc_high"))
-            if None not in low:
-                axes.fill_between(
-                    epoch, np.clip(low, 0, 1), np.clip(high, 0, 1), color=colour, alpha=0.16, lw=0
-                )
-        values = [line[key] for line in lines]
-        axes.plot(epoch, values, color=colour, ls=style, lw=1.8, label=summary["arms"][name]["title"])
+        epoch, values = ([line[column] for line in lines] for column in ("epoch", key))
+        low, high = ([line[side] for line in lines] for side in ("auc_low", "auc_high"))
+        if key == "auc" and None not in low:
+            band = np.clip(low, 0, 1), np.clip(high, 0, 1)
+            axes.fill_between(epoch, *band, color=colour, alpha=0.16, lw=0)
+        arm = summary["arms"][name]["title"]
+        axes.plot(epoch, values, color=colour, ls=style, lw=1.8, label=arm)
+        last.append(f"{arm} {values[-1]:.3f}")
     if key == "loss":
         axes.axhline(float(np.log(2)), color=MUTED, lw=0.9, ls=":")
     else:
         _chance(axes, summary["chance"])
     if key == "auc":
         axes.axhline(summary["speed"]["target_auc"], color=WARM, lw=0.8, ls=(0, (1, 3)))
-    axes.set_title(title)
-    axes.set_xlabel("epoch")
+    axes.set(title=title, xlabel="epoch")
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
-    _key(figure, axes)
-    last = [
-        f"{summary['arms'][name]['title']} {lines[-1][key]:.3f}" for name, lines in summary["curves"].items()
-    ]
+    _legend(figure, axes)
     return svg(figure, f"curve-{key}", f"{title} by epoch; after the last: {', '.join(last)}")
 
 
-@matplotlib.rc_context(BELOW)
-def sizes(summary: dict[str, Any], key: str, title: str) -> str:
+@matplotlib.rc_context(CURVE_STYLE)
+def sizes(summary: Summary, key: str, title: str) -> str:
     """Draw a figure of every arm by size of the training side; accuracy with its interval."""
-    figure, axes = _panel(PANEL, 2.7)
-    order = summary["sizes"]
+    figure, (axes,) = panels(1, *PANEL)
+    order, ends = summary["sizes"], []
     factor = 100 if key == "accuracy" else 1
-    told = []
     for shift, name in enumerate(summary["arms"]):
         rows = [row for row in summary["by_size"] if row["arm"] == name and row[key] is not None]
         if not rows:
@@ -184,32 +165,23 @@ def sizes(summary: dict[str, Any], key: str, title: str) -> str:
         if key == "accuracy" and rows[0]["low"] is not None:
             low, high = (factor * np.array([row[side] for row in rows]) for side in ("low", "high"))
             axes.vlines(x, low, high, color=colour, lw=1.6, alpha=0.7)
-        title_of = summary["arms"][name]["title"]
-        axes.plot(x, values, color=colour, marker=mark, ls=style, lw=1.5, ms=5, label=title_of)
-        told.append(f"{title_of} {values[0]:.3g} to {values[-1]:.3g}")
+        arm = summary["arms"][name]["title"]
+        axes.plot(x, values, color=colour, marker=mark, ls=style, lw=1.5, ms=5, label=arm)
+        ends.append(f"{arm} {values[0]:.3g} to {values[-1]:.3g}")
     _chance(axes, factor * summary["chance"])
     axes.set_xticks(range(len(order)), ["all" if size is None else f"{size}" for size in order])
-    axes.set_xlabel(f"training {plural(trained_on(summary))}")
-    axes.set_title(title)
-    _key(figure, axes)
-    return svg(figure, f"sizes-{key}", f"{title} by size of the training side: {'; '.join(told)}")
+    axes.set(title=title, xlabel=f"training {plural(trained_on(summary))}")
+    _legend(figure, axes)
+    return svg(figure, f"sizes-{key}", f"{title} by size of the training side: {'; '.join(ends)}")
 
 
-def _panel(width: float, height: float) -> tuple[Figure, Axes]:
-    """Return a figure with one panel and lines across."""
-    figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.subplots()
-    axes.grid(visible=True, axis="y")
-    return figure, axes
-
-
-def _look(summary: dict[str, Any], name: str) -> tuple[str, str, str]:
+def _look(summary: Summary, name: str) -> tuple[str, str, str]:
     """Return ink, mark and line of an arm or a control."""
     others = [arm for arm in summary["arms"] if arm not in ARMS]
     return ARMS[name] if name in ARMS else OTHERS[others.index(name) % len(OTHERS)]
 
 
-def _key(figure: Figure, axes: Axes) -> None:
+def _legend(figure: Figure, axes: Axes) -> None:
     """Name the arms below their curves, where they hide none."""
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower left", frameon=False, ncols=2)
 

@@ -6,12 +6,9 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from fmriscale.common.errors import DamageError, UserError
-from fmriscale.common.files import atomic_write
-from fmriscale.reports.page import ACCENT, GREY, INK, MUTED, STYLE, WARM, WIDTH, environment, svg
+from fmriscale.reports.page import ACCENT, CURVE_STYLE, GREY, INK, MUTED, WARM, WIDTH, panels, svg, write_html
 
 STEP = {"step", "loss", "finite", "seen", "pairs_per_s"}
 """What the line of a step has at least."""
@@ -20,193 +17,163 @@ POINTS = 400
 MOST_DATASETS = 12
 """Data sets that have a curve of their own, those with most pairs."""
 COLOURS = (ACCENT, WARM, "#7a9a3a", "#a05195", GREY, "#c94f4f")
-BELOW = {**STYLE, "axes.grid.axis": "y", "ytick.color": MUTED}
+
+Lines = list[dict[str, Any]]
 
 
-def write_report(folder: Path, path: Path) -> None:
+def write_page(folder: Path, path: Path) -> None:
     """Draw a run into an HTML file."""
     steps, evals = read_metrics(folder / "metrics.jsonl")
     if not steps:
         raise UserError(f"{folder / 'metrics.jsonl'}: no step yet; come back when the run has made some")
     settings = folder / "config.yaml"
-    page = (
-        environment()
-        .get_template("training.html.jinja")
-        .render(
-            name=folder.resolve().name,
-            tiles=_tiles(steps, evals),
-            charts=_charts(steps, evals),
-            bad=[line["step"] for line in steps if not line["finite"]],
-            config=settings.read_text(errors="replace") if settings.exists() else "",
-        )
+    write_html(
+        path,
+        "training.html.jinja",
+        "--out",
+        name=folder.resolve().name,
+        tiles=_tiles(steps, evals),
+        charts=_charts(steps, evals),
+        bad=[line["step"] for line in steps if not line["finite"]],
+        config=settings.read_text(errors="replace") if settings.exists() else "",
     )
-    try:
-        atomic_write(path, page)
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; choose another place for --out") from error
 
 
-def read_metrics(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def read_metrics(path: Path) -> tuple[Lines, Lines]:
     """Return the lines of steps and those of evaluations, in the order of steps."""
-    lines = path.read_text().splitlines()
-    found = []
-    for number, line in enumerate(lines, 1):
+    texts = path.read_text().splitlines()
+    steps, evals = [], []
+    for number, text in enumerate(texts, 1):
         try:
-            content = json.loads(line)
+            line = json.loads(text)
         except ValueError as error:
-            if number < len(lines):
-                raise DamageError(f"{path}: line {number} is not JSON ({error}); remove it") from error
-            continue
-        if not isinstance(content, dict) or not ("event" in content or content.keys() >= STEP):
+            if number == len(texts):  # being written
+                break
+            raise DamageError(f"{path}: line {number} is not JSON ({error}); remove it") from error
+        if isinstance(line, dict) and "event" in line:
+            evals += [line] if line["event"] == "eval" else []
+        elif isinstance(line, dict) and line.keys() >= STEP:
+            steps.append(line)
+        else:
             raise DamageError(f"{path}: line {number} is no step that train.py wrote; remove it")
-        found.append(content)
-    steps = [line for line in found if "event" not in line]
-    return steps, [line for line in found if line.get("event") == "eval"]
+    return steps, evals
 
 
-def curve(lines: list[dict[str, Any]], *keys: str) -> tuple[np.ndarray, np.ndarray]:
+def curve(lines: Lines, *keys: str) -> tuple[np.ndarray, np.ndarray]:
     """Return steps and values of a (nested) number, averaged over neighbours to `POINTS` at most.
 
     Values that are missing or not finite (null) are left out.
     """
-    steps, values = [], []
+    points = []
     for line in lines:
         value: Any = line
         for key in keys:
             value = value.get(key) if isinstance(value, dict) else None
         if value is not None:
-            steps.append(line["step"])
-            values.append(value)
-    blocks = min(POINTS, len(steps))
-    if blocks == 0:
+            points.append((line["step"], value))
+    if not points:
         return np.empty(0), np.empty(0)
-    step, value = (
-        [part.mean() for part in np.array_split(np.array(x, float), blocks)] for x in (steps, values)
-    )
-    return np.array(step), np.array(value)
+    blocks = np.array_split(np.array(points, float), min(POINTS, len(points)))
+    step, value = np.array([block.mean(axis=0) for block in blocks]).T
+    return step, value
 
 
-def _tiles(steps: list[dict[str, Any]], evals: list[dict[str, Any]]) -> list[tuple[str, str]]:
-    last = steps[-1]
-    rate = np.median([line["pairs_per_s"] for line in steps])
+def _tiles(steps: Lines, evals: Lines) -> list[tuple[str, str, str]]:
+    """Return (figure, what it is, note)."""
+    last, loss = steps[-1], curve(steps, "loss")[1]
     tiles = [
-        (f"{last['step']:,}", "steps"),
-        (f"{sum(last['seen'].values()):,}", "pairs seen"),
-        (f"{loss[-1]:.4f}" if len(loss := curve(steps, "loss")[1]) else "none", "training loss"),
+        (f"{last['step']:,}", "steps", ""),
+        (f"{sum(last['seen'].values()):,}", "pairs seen", ""),
+        (f"{loss[-1]:.4f}" if len(loss) else "none", "training loss", ""),
     ]
     if evals:
-        best = max(evals, key=lambda line: line["acc"])
-        tiles.append((f"{evals[-1]['acc']:.1%}", f"held-out accuracy (best {best['acc']:.1%})"))
-    return [*tiles, (f"{rate:,.0f}", "pairs/s (median)")]
+        best = max(line["acc"] for line in evals)
+        tiles.append((f"{evals[-1]['acc']:.1%}", f"held-out accuracy (best {best:.1%})", ""))
+    rate = np.median([line["pairs_per_s"] for line in steps])
+    return [*tiles, (f"{rate:,.0f}", "pairs/s (median)", "")]
 
 
-def _charts(steps: list[dict[str, Any]], evals: list[dict[str, Any]]) -> list[dict[str, str]]:
+def _charts(steps: Lines, evals: Lines) -> list[tuple[str, str, str]]:
     """Return title, sentence and picture of each chart."""
-    kinds = _names(steps, "acc_by_kind")
-    datasets = _names(steps, "acc_by_dataset")
-    seen = steps[-1]["seen"]
-    shown = sorted(datasets, key=lambda name: -seen.get(name, 0))[:MOST_DATASETS]
+    datasets, pairs_seen = _names(steps, "acc_by_dataset"), steps[-1]["seen"]
+    shown = sorted(datasets, key=lambda name: -pairs_seen.get(name, 0))[:MOST_DATASETS]
+    more = f" The {MOST_DATASETS} with most pairs." if len(datasets) > MOST_DATASETS else ""
     charts = [
-        {
-            "title": "Loss and accuracy",
-            "text": "Lines are training pairs, dots held-out ones; dotted: chance, and what autocorrelation "
-            "alone reaches (persistence).",
-            "chart": _pair(steps, evals, "loss", "acc"),
-        },
-        {
-            "title": "Accuracy by kind of pair",
-            "text": "A positive is right where it is said to follow, a negative where it is said not to.",
-            "chart": _groups(steps, evals, "acc_by_kind", kinds, "kinds"),
-        },
+        (
+            "Loss and accuracy",
+            "Lines are training pairs, dots held-out ones; dotted: chance, and what autocorrelation alone "
+            "reaches (persistence).",
+            _loss_and_accuracy(steps, evals),
+        ),
+        (
+            "Accuracy by kind of pair",
+            "A positive is right where it is said to follow, a negative where it is said not to.",
+            _groups(steps, evals, "acc_by_kind", _names(steps, "acc_by_kind"), "kinds"),
+        ),
+        (
+            "Accuracy by data set",
+            f"Over all kinds of pairs.{more}",
+            _groups(steps, evals, "acc_by_dataset", shown, "datasets"),
+        ),
+        (
+            "Learning rate and gradient",
+            "The norm is that before clipping; steps that were not finite have none.",
+            _two(steps, ("lr", "learning rate", 1), ("grad_norm", "gradient norm", 1), "rate"),
+        ),
+        (
+            "Speed",
+            "Share of a step in which the first rank waited for data.",
+            _two(steps, ("pairs_per_s", "pairs/s", 1), ("data_wait_share", "waiting, %", 100), "speed"),
+        ),
     ]
-    if len(datasets) > 1:
-        more = f" The {MOST_DATASETS} with most pairs." if len(datasets) > MOST_DATASETS else ""
-        charts.append(
-            {
-                "title": "Accuracy by data set",
-                "text": f"Over all kinds of pairs.{more}",
-                "chart": _groups(steps, evals, "acc_by_dataset", shown, "datasets"),
-            }
-        )
-    charts.append(
-        {
-            "title": "Learning rate and gradient",
-            "text": "The norm is that before clipping; steps that were not finite have none.",
-            "chart": _two(steps, ("lr", "learning rate", 1), ("grad_norm", "gradient norm", 1), "rate"),
-        }
-    )
-    charts.append(
-        {
-            "title": "Speed",
-            "text": "Share of a step in which the first rank waited for data.",
-            "chart": _two(
-                steps, ("pairs_per_s", "pairs/s", 1), ("data_wait_share", "waiting, %", 100), "speed"
-            ),
-        }
-    )
-    return charts
+    return [chart for chart in charts if len(datasets) > 1 or chart[0] != "Accuracy by data set"]
 
 
-def _names(lines: list[dict[str, Any]], key: str) -> list[str]:
+def _names(lines: Lines, key: str) -> list[str]:
     return list(dict.fromkeys(name for line in lines for name in line.get(key, {})))
 
 
-@matplotlib.rc_context(BELOW)
-def _pair(steps: list[dict[str, Any]], evals: list[dict[str, Any]], *keys: str) -> str:
-    """Draw loss and accuracy side by side."""
-    figure, panels = _figure(2)
-    for axes, key, title in zip(panels, keys, ("loss", "accuracy"), strict=True):
+@matplotlib.rc_context(CURVE_STYLE)
+def _loss_and_accuracy(steps: Lines, evals: Lines) -> str:
+    figure, (loss, accuracy) = panels(2, WIDTH, 2.9)
+    for axes, key, title in ((loss, "loss", "loss"), (accuracy, "acc", "accuracy")):
         axes.plot(*curve(steps, key), color=ACCENT, lw=1.4, label="training")
         if evals:
             axes.plot(*curve(evals, key), "o-", color=WARM, ms=3.5, lw=0.8, label="held out")
-        axes.set_title(title)
-    panels[0].axhline(np.log(2), color=MUTED, lw=0.8, ls=":")
-    panels[1].axhline(0.5, color=MUTED, lw=0.8, ls=":")
+        axes.set(title=title, xlabel="step")
+    loss.axhline(np.log(2), color=MUTED, lw=0.8, ls=":")
+    accuracy.axhline(0.5, color=MUTED, lw=0.8, ls=":")
     if evals and evals[-1].get("persistence"):
-        panels[1].axhline(evals[-1]["persistence"]["acc"], color=INK, lw=0.8, ls=":")
-    panels[0].legend(frameon=False)
+        accuracy.axhline(evals[-1]["persistence"]["acc"], color=INK, lw=0.8, ls=":")
+    loss.legend(frameon=False)
     return svg(figure, "loss", "Loss and accuracy by step")
 
 
-@matplotlib.rc_context(BELOW)
-def _groups(
-    steps: list[dict[str, Any]], evals: list[dict[str, Any]], key: str, names: list[str], name: str
-) -> str:
+@matplotlib.rc_context(CURVE_STYLE)
+def _groups(steps: Lines, evals: Lines, key: str, names: list[str], name: str) -> str:
     """Draw the accuracy of groups: training on the left, held out on the right."""
-    figure, panels = _figure(2)
-    for axes, lines, title, marker in zip(
-        panels, (steps, evals), ("training", "held out"), ("", "o"), strict=True
+    figure, (training, held_out) = panels(2, WIDTH, 2.9)
+    for axes, lines, title, marker in (
+        (training, steps, "training", ""),
+        (held_out, evals, "held out", "o"),
     ):
         for number, group in enumerate(names):
-            style = "--" if number >= len(COLOURS) else "-"
-            colour = COLOURS[number % len(COLOURS)]
-            data = curve(lines, key, group)
-            axes.plot(*data, marker=marker, ls=style, color=colour, ms=3.5, lw=1.3, label=group)
+            colour, style = COLOURS[number % len(COLOURS)], "--" if number >= len(COLOURS) else "-"
+            step, value = curve(lines, key, group)
+            axes.plot(step, value, marker=marker, ls=style, color=colour, ms=3.5, lw=1.3, label=group)
         axes.axhline(0.5, color=MUTED, lw=0.8, ls=":")
-        axes.set_title(title)
-        axes.set_ylim(-0.03, 1.03)
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", frameon=False, ncols=6)
+        axes.set(title=title, xlabel="step", ylim=(-0.03, 1.03))
+    figure.legend(*training.get_legend_handles_labels(), loc="outside lower center", frameon=False, ncols=6)
     return svg(figure, name, f"Accuracy by group ({name}) and step")
 
 
-@matplotlib.rc_context(BELOW)
-def _two(
-    steps: list[dict[str, Any]], left: tuple[str, str, int], right: tuple[str, str, int], name: str
-) -> str:
+@matplotlib.rc_context(CURVE_STYLE)
+def _two(steps: Lines, left: tuple[str, str, int], right: tuple[str, str, int], name: str) -> str:
     """Draw two numbers side by side: (key, title, factor)."""
-    figure, panels = _figure(2)
-    for axes, (key, title, factor) in zip(panels, (left, right), strict=True):
+    figure, both = panels(2, WIDTH, 2.9)
+    for axes, (key, title, factor) in zip(both, (left, right), strict=True):
         step, value = curve(steps, key)
         axes.plot(step, factor * value, color=ACCENT, lw=1.4)
-        axes.set_title(title)
+        axes.set(title=title, xlabel="step")
         axes.set_ylim(bottom=0)
     return svg(figure, name, f"{left[1]} and {right[1]} by step")
-
-
-def _figure(n_panels: int) -> tuple[Figure, list[Axes]]:
-    figure = Figure(figsize=(WIDTH, 2.9), layout="constrained")
-    panels = list(figure.subplots(1, n_panels))
-    for axes in panels:
-        axes.grid(visible=True, axis="y")
-        axes.set_xlabel("step")
-    return figure, panels

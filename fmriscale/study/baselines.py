@@ -4,18 +4,17 @@ Everything is fitted on the training side of the fold. N windows, L volumes, P p
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from scipy.stats import rankdata
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 
-from fmriscale.study.pairs import Pairs, Windows
+from fmriscale.study.pairs import Pairs
+from fmriscale.study.scores import Score, mean_score, score
+from fmriscale.study.windows import Windows
 
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1)
 """Values of C of the support vector machine, of which inner folds choose."""
@@ -31,71 +30,8 @@ BLOCK = 2048
 """Pairs whose features are computed at a time."""
 
 
-@dataclass(frozen=True)
-class Score:
-    """How well scores tell same-label from different-label pairs."""
-
-    auc: float
-    """Area under the ROC curve; 0.5 = chance; nan where the pairs are all of one class."""
-    accuracy: float
-    rows: list[dict[str, Any]]
-    """One a (condition, unit): condition, unit, n (pairs), accuracy, auc (None with one class only)."""
-
-
-def score(
-    value_P: np.ndarray, threshold: float, same_P: np.ndarray, unit_P: np.ndarray, condition_P: np.ndarray
-) -> Score:
-    """Score pairs by a value that is high for "same"."""
-    value_P, same_P = np.asarray(value_P), np.asarray(same_P)
-    right_P = (value_P > threshold) == (same_P == 1)
-    rows = []
-    for condition, unit in sorted(set(zip(condition_P.tolist(), unit_P.tolist(), strict=True))):
-        here = (condition_P == condition) & (unit_P == unit)
-        area = auc(value_P[here], same_P[here])
-        rows.append(
-            {
-                "condition": str(condition),
-                "unit": str(unit),
-                "n": int(here.sum()),
-                "accuracy": float(right_P[here].mean()),
-                "auc": None if np.isnan(area) else area,
-            }
-        )
-    return Score(auc(value_P, same_P), float(right_P.mean()), rows)
-
-
-def auc(value_P: np.ndarray, same_P: np.ndarray) -> float:
-    """Return the area under the ROC curve from ranks (Mann-Whitney); nan where one class is missing."""
-    n_same = int(np.sum(same_P == 1))
-    n_different = len(same_P) - n_same
-    if not n_same or not n_different:
-        return float("nan")
-    rank_sum = rankdata(value_P)[same_P == 1].sum()
-    return float((rank_sum - n_same * (n_same + 1) / 2) / (n_same * n_different))
-
-
-def mean_score(scores: list[Score]) -> Score:
-    """Return the mean of several scores of the same pairs."""
-    rows = []
-    for same in zip(*(s.rows for s in scores), strict=True):
-        areas = [row["auc"] for row in same]
-        rows.append(
-            same[0]
-            | {
-                "accuracy": float(np.mean([row["accuracy"] for row in same])),
-                "auc": None if None in areas else float(np.mean(areas)),
-            }
-        )
-    return Score(float(np.mean([s.auc for s in scores])), float(np.mean([s.accuracy for s in scores])), rows)
-
-
 def baselines(
-    windows: Windows,
-    train: Pairs,
-    test: Pairs,
-    unit_P: np.ndarray,
-    condition_P: np.ndarray,
-    seed: int,
+    windows: Windows, train: Pairs, test: Pairs, unit_P: np.ndarray, condition_P: np.ndarray, seed: int
 ) -> dict[str, Score]:
     """Fit every baseline on the training pairs and score the test pairs."""
     mean_NV = windows.bold_NLV.mean(axis=1, dtype=np.float32)
@@ -157,9 +93,9 @@ def svm(penalty: float) -> Pipeline:
     return make_pipeline(StandardScaler(), LinearSVC(C=penalty))
 
 
-def decisions(machine: Pipeline, x_NV: np.ndarray) -> np.ndarray:
+def decisions(fitted: Pipeline, x_NV: np.ndarray) -> np.ndarray:
     """Return decision values centred over the K labels, [N, K]."""
-    value = machine.decision_function(x_NV)
+    value = fitted.decision_function(x_NV)
     value_NK = np.stack([-value, value], axis=1) if value.ndim == 1 else value
     return value_NK - value_NK.mean(axis=1, keepdims=True)
 
@@ -197,10 +133,10 @@ def correlation(mean_NV: np.ndarray, train: Pairs, test: Pairs) -> tuple[np.ndar
     centred_NV = mean_NV - mean_NV.mean(axis=1, keepdims=True)
     unit_NV = centred_NV / np.maximum(np.linalg.norm(centred_NV, axis=1, keepdims=True), 1e-6)
 
-    def of(pairs: Pairs) -> np.ndarray:
+    def value(pairs: Pairs) -> np.ndarray:
         return np.einsum("pv,pv->p", unit_NV[pairs.left_P], unit_NV[pairs.right_P])
 
-    return in_blocks(test, of), midpoint(in_blocks(train, of), train.same_P)
+    return in_blocks(test, value), midpoint(in_blocks(train, value), train.same_P)
 
 
 # ---------------------------------------------------------------- shortcuts and controls
@@ -214,11 +150,11 @@ def run_means(windows: Windows, train: Pairs, test: Pairs) -> np.ndarray:
     """
     mean_NV = np.round(windows.run_mean_NV / SMALLEST_MEAN) * SMALLEST_MEAN
 
-    def apart(pairs: Pairs) -> np.ndarray:
+    def distance(pairs: Pairs) -> np.ndarray:
         return np.abs(mean_NV[pairs.left_P] - mean_NV[pairs.right_P])
 
-    fitted = pair_logistic().fit(apart(train), train.same_P)
-    return in_blocks(test, lambda pairs: fitted.decision_function(apart(pairs)))
+    fitted = pair_logistic().fit(distance(train), train.same_P)
+    return in_blocks(test, lambda pairs: fitted.decision_function(distance(pairs)))
 
 
 def persistence(windows: Windows, train: Pairs, test: Pairs) -> tuple[np.ndarray, float]:
@@ -244,10 +180,10 @@ def persistence(windows: Windows, train: Pairs, test: Pairs) -> tuple[np.ndarray
         surprise_PV = np.square(now_PV - r_V * then_PV) / (1 - r_V**2) + np.log(1 - r_V**2)
         return (np.square(now_PV) - surprise_PV).sum(axis=1) / 2
 
-    def of(pairs: Pairs) -> np.ndarray:
+    def value(pairs: Pairs) -> np.ndarray:
         return np.maximum(continues(pairs.left_P, pairs.right_P), continues(pairs.right_P, pairs.left_P))
 
-    return in_blocks(test, of), midpoint(in_blocks(train, of), train.same_P)
+    return in_blocks(test, value), midpoint(in_blocks(train, value), train.same_P)
 
 
 def unrelated_labels(same_P: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -273,17 +209,12 @@ def midpoint(value_P: np.ndarray, same_P: np.ndarray) -> float:
 def some_pairs(pairs: Pairs, n_features: int, rng: np.random.Generator) -> Pairs:
     """Return the pairs, or as many drawn from them as keep their features within MOST_VALUES."""
     most = max(2, MOST_VALUES // n_features)
-    if len(pairs.same_P) <= most:
+    if len(pairs) <= most:
         return pairs
-    kept = np.sort(rng.choice(len(pairs.same_P), most, replace=False))
-    return Pairs(pairs.left_P[kept], pairs.right_P[kept], pairs.same_P[kept])
+    return pairs.take(np.sort(rng.choice(len(pairs), most, replace=False)))
 
 
 def in_blocks(pairs: Pairs, value_of: Callable[[Pairs], np.ndarray]) -> np.ndarray:
     """Return a value of each pair, [P], without the features of all pairs in memory at a time."""
-    return np.concatenate(
-        [
-            value_of(Pairs(pairs.left_P[block], pairs.right_P[block], pairs.same_P[block]))
-            for block in np.array_split(np.arange(len(pairs.same_P)), -(-len(pairs.same_P) // BLOCK))
-        ]
-    )
+    blocks = np.array_split(np.arange(len(pairs)), -(-len(pairs) // BLOCK))
+    return np.concatenate([value_of(pairs.take(block)) for block in blocks])

@@ -1,6 +1,7 @@
 """Cross-validation folds: subjects, runs or halves of the runs are left out; nothing crosses the border."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -8,7 +9,6 @@ import numpy as np
 import pandas as pd
 
 from fmriscale.common.errors import UserError
-from fmriscale.study.pairs import run_order
 
 
 @dataclass(frozen=True)
@@ -20,8 +20,21 @@ class Fold:
     train: np.ndarray
     test: np.ndarray
     left_out: tuple[str, ...]
-    """Persons (or groups of kin), or places of runs in their person's sequence (from 1), or the half; for
-    people to read."""
+    """For people to read: persons (or groups of kin), positions of runs (from 1), or the half."""
+
+
+def run_order(runs: pd.DataFrame) -> np.ndarray:
+    """Return each run's position in its person's sequence: by session, run number, task and key."""
+    number = [int(run) if run.isdecimal() else np.inf for run in runs["run"]]
+    columns = (runs["person"], runs["session"], number, runs["run"], runs["task"], runs["key"])
+    keys = list(zip(*columns, strict=True))
+    order = np.zeros(len(runs), np.int64)
+    seen: Counter[str] = Counter()
+    for row in sorted(range(len(runs)), key=keys.__getitem__):
+        person = keys[row][0]
+        order[row] = seen[person]
+        seen[person] += 1
+    return order
 
 
 def make_folds(runs: pd.DataFrame, by: str, n_folds: int) -> list[Fold]:
@@ -35,20 +48,21 @@ def make_folds(runs: pd.DataFrame, by: str, n_folds: int) -> list[Fold]:
     """
     rows = runs.index.to_numpy()
     if by == "half":
-        return halves(runs, n_folds)
+        return half_folds(runs, n_folds)
     if by == "subject":
-        unit = kin(runs)
-        units = sorted(set(unit), key=lambda person: hashlib.sha256(person.encode()).hexdigest())
+        unit = runs["group" if "group" in runs else "person"].to_numpy(str)
+        units = sorted(set(unit), key=lambda name: hashlib.sha256(name.encode()).hexdigest())
     else:
         unit = run_order(runs) + 1
         units = sorted(set(unit.tolist()))
-    if n_folds < 2 or n_folds > len(units):
+    if not 2 <= n_folds <= len(units):
+        one, many = (by, f"{by}s")
+        if by == "subject" and "group" in runs:
+            one, many = "group of kin", "groups of kin"
         remedy = f"give from 2 to {len(units)} folds"
-        together = by == "subject" and "group" in runs
-        what, many = ("group of kin", "groups of kin") if together else (by, f"{by}s")
         if len(units) == 1:
-            remedy = f"one {what} cannot be shared out" + (": take folds_by: run" if by == "subject" else "")
-        counted = f"{len(units)} {what if len(units) == 1 else many}"
+            remedy = f"one {one} cannot be shared out" + (": take folds_by: run" if by == "subject" else "")
+        counted = f"{len(units)} {one if len(units) == 1 else many}"
         raise UserError(f"n_folds is {n_folds}, but {counted} take part; {remedy}")
     folds = []
     for number in range(n_folds):
@@ -58,12 +72,7 @@ def make_folds(runs: pd.DataFrame, by: str, n_folds: int) -> list[Fold]:
     return folds
 
 
-def kin(runs: pd.DataFrame) -> np.ndarray:
-    """Return whom each run's person must not be parted from: the group of kin, or the person alone."""
-    return runs["group" if "group" in runs else "person"].to_numpy(str)
-
-
-def halves(runs: pd.DataFrame, n_folds: int) -> list[Fold]:
+def half_folds(runs: pd.DataFrame, n_folds: int) -> list[Fold]:
     """Return the fold that tests the second half of each person's runs and, of two, the reverse."""
     if n_folds not in (1, 2):
         raise UserError(
@@ -104,11 +113,10 @@ def refuse_seen_runs(fold: Fold, runs: pd.DataFrame, seen: Iterable[str], encode
         "so the test would not be of unseen data; pre-train without them (data.holdout_runs, and {fold} in "
         "`pretrained`), test other splits, or set allow_seen_runs: true"
     )
-    leaked = sorted(runs["key"][saw & tested])
-    if leaked:
+    if (leaked := saw & tested).any():
         raise UserError(
-            f"{encoder}: its pre-training saw {len(leaked)} of the {len(fold.test)} runs that fold "
-            f"{fold.number} tests ({_some(leaked)}), {remedy}"
+            f"{encoder}: its pre-training saw {leaked.sum()} of the {len(fold.test)} runs that fold "
+            f"{fold.number} tests ({some_keys(runs, leaked)}), {remedy}"
         )
     if "group" not in runs:
         return
@@ -117,10 +125,11 @@ def refuse_seen_runs(fold: Fold, runs: pd.DataFrame, seen: Iterable[str], encode
     if related.any():
         raise UserError(
             f"{encoder}: its pre-training saw {related.sum()} runs of kin of the people that fold "
-            f"{fold.number} tests ({_some(sorted(runs['key'][related]))}), {remedy}"
+            f"{fold.number} tests ({some_keys(runs, related)}), {remedy}"
         )
 
 
-def _some(keys: list[str]) -> str:
-    """Name the first of many."""
+def some_keys(runs: pd.DataFrame, chosen: np.ndarray) -> str:
+    """Name the first of the chosen runs."""
+    keys = sorted(runs["key"][chosen])
     return ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")

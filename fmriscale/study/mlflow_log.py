@@ -1,7 +1,7 @@
 """A study in MLflow while it runs: a parent run, a child run for every cell as it ends, the report at last.
 
 MLflow is a view: all of it may fail, and stops nothing. However often a study is killed and taken up again,
-it has one parent, whose id lies in the study's folder, and one child a cell, with the hash of its result.
+it has one parent, whose id is in the study's folder, and one child a cell, with the hash of its result.
 """
 
 import contextlib
@@ -10,38 +10,32 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
+import numpy as np
 from filelock import FileLock
 
 from fmriscale.common.files import atomic_write, expand, writing_to
 from fmriscale.common.version import __version__
-from fmriscale.config import StudyConfig
 from fmriscale.config.recipe import flatten, to_dict
-from fmriscale.study.cells import Cell, Piece, cells
-from fmriscale.study.runner import digest
+from fmriscale.study.data import Study
+from fmriscale.study.jobs import Cell, Job, cells
+from fmriscale.study.results import digest
 from fmriscale.tracking import Tracker
 
-if TYPE_CHECKING:
-    import numpy as np
-
-    from fmriscale.study.material import Material
-
-BEGUN = "mlflow_run"
+RUN_FILE = "mlflow_run"
 """File of a study's folder with the hash of the study that is logged to MLflow, and the id of its run."""
-TOLD = (".yaml", ".tsv", ".txt", ".png", ".html", ".json")
+LOGGED_FILES = (".yaml", ".tsv", ".txt", ".html", ".json")
 """Files of a study's folder that are results: MLflow gets a copy."""
 
 
-class Logbook:
+class StudyLog:
     """The MLflow run of a study, from before its first cell to its end.
 
     Parameters
     ----------
-    config : StudyConfig
+    study : Study
         The study.
-    material : Material
-        What it is made from.
     identity : str
         Hash of the study: another one in the same folder has a run of its own.
     alone : bool
@@ -49,60 +43,58 @@ class Logbook:
         and logs nothing where the store is a file of the study's folder, which one process writes.
     """
 
-    def __init__(self, config: StudyConfig, material: "Material", identity: str, *, alone: bool) -> None:
-        self.config, self.material, self.identity, self.alone = config, material, identity, alone
-        self.out = expand(config.out)
-        self.wanted = config.tracking.enabled and (alone or config.tracking.uri is not None)
-        self._open()
-
-    def _open(self) -> None:
-        """Go on with the study's run, or make it; learn which cells it has."""
+    def __init__(self, study: Study, identity: str, *, alone: bool) -> None:
+        self.study, self.config, self.identity, self.alone = study, study.config, identity, alone
+        self.out = expand(self.config.out)
+        tracking = self.config.tracking
+        self.wanted = tracking.enabled and (alone or tracking.uri is not None)
         self._tracker: Tracker | None = None
         self._children: defaultdict[str, dict[str, str]] = defaultdict(dict)
         """By cell the ids of its child runs, each with the hash of its result; "" where it was cut short."""
-        if not self.wanted:
-            return
+        if self.wanted:
+            self._open()
+
+    def _open(self) -> None:
+        """Go on with the study's run, or make it; learn which cells it has."""
         with writing_to(self.out), self._one_at_a_time():
-            begun = self.out / BEGUN
-            logged, _, run_id = begun.read_text().strip().partition(" ") if begun.exists() else ("", "", "")
+            file = self.out / RUN_FILE
+            logged, _, run_id = file.read_text().strip().partition(" ") if file.exists() else ("", "", "")
             known = run_id if logged == self.identity else None
             name = f"study {self.out.resolve().name}"
-            tracker = Tracker(self.config.tracking, self.out, name, run_id=known, tags={"fmriscale": "study"})
-            if tracker.run_id and tracker.run_id != known:
-                atomic_write(begun, f"{self.identity} {tracker.run_id}\n")
-        self._tracker = tracker
-        for child in tracker.children():
+            tags = {"fmriscale": "study"}
+            self._tracker = Tracker(self.config.tracking, self.out, name, run_id=known, tags=tags)
+            if self._tracker.run_id and self._tracker.run_id != known:
+                atomic_write(file, f"{self.identity} {self._tracker.run_id}\n")
+        self._children.clear()
+        for child in self._tracker.children():
             whole = child["status"] == "FINISHED"
             self._children[child.get("cell", "")][child["run_id"]] = child.get("result", "") if whole else ""
-        self._log_settings(tracker)
+        self._log_settings(self._tracker)
 
     @contextlib.contextmanager
     def _one_at_a_time(self) -> Iterator[None]:
         """Let tasks of an array, which start together, look one after the other whether there is a run."""
         self.out.mkdir(parents=True, exist_ok=True)
-        if self.config.tracking.uri is None:
-            yield
-            return
-        with FileLock(self.out / f".{BEGUN}.lock"):
+        array = self.config.tracking.uri is not None
+        with FileLock(self.out / f".{RUN_FILE}.lock") if array else contextlib.nullcontext():
             yield
 
     def _log_settings(self, tracker: Tracker) -> None:
         """Log the recipe, the number of cells, and the corpus."""
-        config, corpus, space = self.config, self.material.corpus, self.material.space
+        config, study = self.config, self.study
         settings = flatten(to_dict(config))
-        tracker.log_params(
-            settings | {"corpus_fingerprint": corpus.fingerprint, "n_cells": len(cells(config))}
-        )
+        settings |= {"corpus_fingerprint": study.fingerprint, "n_cells": len(cells(config))}
+        tracker.log_params(settings)
         tracker.log_dataset(
             Path(config.corpus).name,
-            digest=corpus.fingerprint,
+            digest=study.fingerprint,
             source=config.corpus,
-            schema={"space": space.name, "n_features": space.n_features},
+            schema={"space": study.space.name, "n_features": study.space.n_features},
             profile={
-                "n_runs": len(corpus.runs),
-                "n_people": corpus.runs["person"].nunique(),
-                "n_windows": len(self.material.windows.label_N),
-                "fingerprint": corpus.fingerprint,
+                "n_runs": len(study.runs),
+                "n_people": study.runs["person"].nunique(),
+                "n_windows": len(study.windows.label_N),
+                "fingerprint": study.fingerprint,
             },
         )
 
@@ -120,28 +112,28 @@ class Logbook:
         """Where the run can be looked at; None where nothing is logged."""
         return self._tracker.uri if self._tracker and not self._tracker.off else None
 
-    def add(self, piece: Piece, result: dict[str, Any] | str) -> None:
+    def add(self, job: Job, result: dict[str, Any] | str) -> None:
         """Log a cell that has ended, unless that is done: its place in the design, and its curve by epoch."""
-        if self._tracker is None or not isinstance(piece, Cell):
+        if self._tracker is None or not isinstance(job, Cell):
             return
-        mark, known = digest(result), self._children[piece.name]
-        if mark in known.values():
+        result_hash, known = digest(result), self._children[job.name]
+        if result_hash in known.values():
             return
         for run_id in known:
             self._tracker.delete(run_id)
         known.clear()
-        place = {"arm": piece.arm, "fold": piece.fold, "seed": piece.seed, "size": piece.size}
-        tags = {"cell": piece.name, "result": mark, **{k: str(v) for k, v in place.items()}}
+        cell = {"arm": job.arm, "fold": job.fold, "seed": job.seed, "size": job.size}
+        tags = {"cell": job.name, "result": result_hash, **{k: str(v) for k, v in cell.items()}}
         if isinstance(result, str):
-            child = self._tracker.child(piece.name, tags | {"failure": result[:500]})
+            child = self._tracker.child(job.name, tags | {"failure": result[:500]})
             child.close("FAILED")
             known[child.run_id or ""] = ""
             return
-        ended = (self.out / piece.file).stat().st_mtime
+        ended = (self.out / job.file).stat().st_mtime
         started = ended - result["seconds"]
-        child = self._tracker.child(piece.name, tags, started)
+        child = self._tracker.child(job.name, tags, started)
         counts = ("n_train", "n_test", "n_parameters", "n_trained", "reported")
-        child.log_params({**place, **{name: result[name] for name in counts}})
+        child.log_params({**cell, **{name: result[name] for name in counts}})
         child.log_history(
             [
                 (epoch["epoch"], started + epoch["seconds"], {k: v for k, v in epoch.items() if k != "epoch"})
@@ -149,12 +141,12 @@ class Logbook:
             ]
         )
         child.close(ended=ended)
-        known[child.run_id or ""] = mark
-        finished = sum(any(marks.values()) for marks in self._children.values())
+        known[child.run_id or ""] = result_hash
+        finished = sum(any(hashes.values()) for hashes in self._children.values())
         self._tracker.log_metrics({"cells_finished": finished}, step=finished)
 
     def finish(self, results: list[dict[str, Any]], summary: dict[str, Any]) -> None:
-        """Log the cells, means, figures, report and model that are not logged yet."""
+        """Log the cells, means, report and model that are not logged yet."""
         if self.wanted and (self._tracker is None or self._tracker.off):
             self._open()  # a server that was down may be back
         if self._tracker is None:
@@ -162,10 +154,10 @@ class Logbook:
         for cell, result in zip(cells(self.config), results, strict=True):
             self.add(cell, result)
         for name, arm in summary["arms"].items():
-            whole = arm["by_condition"]["all"]
-            means = {f"{name}_{figure}": whole[figure]["mean"] for figure in ("auc", "accuracy")}
+            figures = arm["by_condition"]["all"]
+            means = {f"{name}_{figure}": figures[figure]["mean"] for figure in ("auc", "accuracy")}
             self._tracker.log_metrics({k: v for k, v in means.items() if v is not None}, step=0)
-        for path in sorted(p for p in self.out.iterdir() if p.suffix in TOLD):
+        for path in sorted(p for p in self.out.iterdir() if p.suffix in LOGGED_FILES):
             self._tracker.log_artifact(path)
         if self.config.keep_model:
             # The folder's name is that of the study; what a registry cannot hold in a name is left out of it.
@@ -174,15 +166,16 @@ class Logbook:
                 self.out / "model",
                 "fmriscale.model.classifier",
                 name,
-                example(self.material),
+                example(self.study),
                 f"fmriscale=={__version__}",
             )
         self._tracker.close()
 
 
-def example(material: "Material", count: int = 2) -> dict[str, "np.ndarray"]:
-    """Return what a model of the study can be asked: some pairs of windows and their repetition times, s."""
-    windows = material.windows
-    first, second = windows.bold_NLV[:count], windows.bold_NLV[-count:]
-    named = {"left": first, "right": second, "t_r": windows.t_r_N[:count]}
-    return {name: value.astype("float32") for name, value in named.items()}
+def example(study: Study, count: int = 2) -> dict[str, np.ndarray]:
+    """Return the input of a model of the study: some pairs of windows and their repetition times, s."""
+    windows = study.windows
+    inputs = {
+        "left": windows.bold_NLV[:count], "right": windows.bold_NLV[-count:], "t_r": windows.t_r_N[:count]
+    }  # fmt: skip
+    return {name: value.astype("float32") for name, value in inputs.items()}

@@ -32,13 +32,6 @@ class Comparison:
     """Effect that so many units with such differences detect with 80 % power at p < 0.05; None where no
     effect can give such a p."""
 
-    def __str__(self) -> str:
-        between = "" if self.low is None else f" [{self.low:+.3f}, {self.high:+.3f}]"
-        text = f"{self.effect:+.3f}{between}, p = {self.p:.2g} (n = {self.n})"
-        if lowest_p(self.n) <= ALPHA:
-            return text
-        return text + f"; {self.n} unit{'s' * (self.n > 1)} cannot give p below {lowest_p(self.n):.2g}"
-
 
 def compare(first: ArrayLike, second: ArrayLike, seed: int = 0) -> Comparison:
     """Compare two arms on the same units."""
@@ -76,16 +69,16 @@ def interval(value_U: ArrayLike, seed: int = 0) -> tuple[float | None, float | N
     if np.ptp(values) <= 1e-12:
         return mean, mean
     if len(values) < FEW_UNITS:
-        found = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+        bounds = stats.ttest_1samp(values, 0).confidence_interval(0.95)
     else:
-        found = stats.bootstrap(
+        bounds = stats.bootstrap(
             (values,), np.mean, method="BCa", n_resamples=N_RESAMPLES, rng=np.random.default_rng(seed)
         ).confidence_interval
-    return float(found.low), float(found.high)
+    return float(bounds.low), float(bounds.high)
 
 
-def corrected_t(difference_J: ArrayLike, test_over_train: float) -> tuple[float | None, float | None]:
-    """Return the corrected resampled t and its two-sided p.
+def corrected_t(difference_J: ArrayLike, test_over_train: float | None) -> tuple[float | None, float | None]:
+    """Return the corrected resampled t and its two-sided p; None where there is nothing to resample.
 
     Repeated cross-validation trains on overlapping data, so its J differences are not independent and the
     plain t test finds too much. The correction adds n_test / n_train to 1 / J:
@@ -96,7 +89,7 @@ def corrected_t(difference_J: ArrayLike, test_over_train: float) -> tuple[float 
     """
     difference = np.asarray(difference_J, float)
     n = len(difference)
-    if n < 2 or np.ptp(difference) <= 1e-12:
+    if test_over_train is None or n < 2 or np.ptp(difference) <= 1e-12:
         return None, None
     t = float(difference.mean() / np.sqrt((1 / n + test_over_train) * difference.var(ddof=1)))
     return t, float(2 * stats.t.sf(abs(t), n - 1))
@@ -133,9 +126,3 @@ def detectable(sd: float, n: int) -> float | None:
 def lowest_p(n: int) -> float:
     """Return the smallest p of the sign-flip test of n units: that of differences of one sign."""
     return min(1.0, 2 / 2**n)
-
-
-def epochs_to(target: float, curve: ArrayLike) -> int | None:
-    """Return the first epoch (from 1) at which a curve reaches a target; None if it never does."""
-    reached = np.flatnonzero(np.asarray(curve) >= target)
-    return int(reached[0]) + 1 if len(reached) else None

@@ -1,16 +1,24 @@
-"""A study in numbers: one dictionary from its cells and baselines, for its text, page and verdict."""
+"""A study in numbers: one dictionary, for its text, page and verdict; and tables."""
 
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from fmriscale.common.errors import UserError
 from fmriscale.config import StudyConfig
 from fmriscale.study import shuffled_order
-from fmriscale.study.baselines import Score
-from fmriscale.study.cells import Cell, arms, cells, sizes
-from fmriscale.study.pooling import CHANCE, Row, adjusted, comparison, figures, of, tested
+from fmriscale.study.jobs import arms, sizes
+from fmriscale.study.scores import (
+    CHANCE,
+    Row,
+    Score,
+    all_rows,
+    comparison,
+    figures,
+    holm_adjusted,
+    select,
+)
 from fmriscale.study.speed import speed
 from fmriscale.study.statistics import compare, interval
 from fmriscale.study.verdict import verdict
@@ -35,28 +43,28 @@ NO_RIVALS = ("same_run", "shuffled")
 
 def summarise(
     config: StudyConfig,
-    records: list[dict[str, Any]],
+    results: list[dict[str, Any]],
     baselines: list[dict[str, Score]],
     provenance: dict[str, Any],
 ) -> dict[str, Any]:
-    """Return all numbers of a finished study."""
-    check(config, records, baselines)
+    """Return all numbers of a finished study; results: of its cells, baselines: by fold."""
     full = sizes(config)[-1]
-    rows = tested(records, baselines, full)
-    whole = [record for record in records if record["size"] == full]
-    ratio = test_over_train(config)
+    # n_test / n_train as the folds are cut, None with one fold. Also where a training side is made smaller:
+    # what is corrected for is the data that splits share, and test sides do not share more by it.
+    ratio = 1 / (config.n_folds - 1) if config.n_folds > 1 else None
+    rows = all_rows(results, baselines, full)
+    at_full = [result for result in results if result["size"] == full]
     conditions = sorted({row["condition"] for row in rows})
-    parts = ["all", *(conditions if len(conditions) > 1 else [])]
-    trained = ["pretrained", "fresh"] if config.pretrained is not None else ["fresh"]
-    controls = [arm for arm in arms(config) if arm not in trained]
-    order = [*trained, *controls, *(name for name in TITLES if name in baselines[0])]
-
-    opponents = [(trained[0], name) for name in order if name not in (trained[0], *NO_RIVALS)]
+    all_and_each = ["all", *(conditions if len(conditions) > 1 else [])]
+    main_arms = ["fresh"] if config.pretrained is None else ["pretrained", "fresh"]
+    controls = [arm for arm in arms(config) if arm not in main_arms]
+    order = [*main_arms, *controls, *(name for name in TITLES if name in baselines[0])]
     comparisons = []
-    for first, second in opponents:
-        of_parts = parts if second in ("fresh", "category", *controls) else ["all"]
-        found = [comparison(rows, first, second, part, full, ratio) for part in of_parts]
-        comparisons += adjusted(found, "condition")
+    for name in order[1:]:
+        if name not in NO_RIVALS:
+            of = all_and_each if name in ("fresh", "category", *controls) else ["all"]
+            compared = [comparison(rows, main_arms[0], name, condition, full, ratio) for condition in of]
+            comparisons += holm_adjusted(compared, "condition")
     summary: dict[str, Any] = {
         "question": f"Were two windows of brain activity recorded under the same {config.task.label}?",
         "protocol": config.task.protocol,
@@ -76,141 +84,129 @@ def summarise(
         "arms": {
             name: {
                 "title": TITLES.get(name, name.replace("_", " ")),
-                "kind": "arm" if name in trained else "control" if name in controls else "baseline",
-                "by_condition": {part: figures(of(rows, name, part, full)) for part in parts},
-                "reversed": backwards([r for r in whole if r["arm"] == name]),
+                "kind": "arm" if name in main_arms else "control" if name in controls else "baseline",
+                "by_condition": {c: figures(select(rows, name, c, full)) for c in all_and_each},
+                "reversed": backwards(of_arm(at_full, name)),
             }
             for name in order
         },
         **by_size(config, rows, ratio),
         "comparisons": comparisons,
         "against_chance": [comparison(rows, name, "chance", "all", full, ratio) for name in order],
-        "speed": speed(whole, ratio),
-        "curves": {arm: curve([r for r in whole if r["arm"] == arm]) for arm in arms(config)},
-        "folds": folds(whole, baselines),
+        "speed": speed(at_full, ratio),
+        "curves": {arm: mean_curve(of_arm(at_full, arm)) for arm in arms(config)},
+        "folds": by_fold(at_full, baselines),
         "provenance": provenance,
     }
     return summary | {"verdict": verdict(summary)}
 
 
-def check(config: StudyConfig, records: list[dict[str, Any]], baselines: list[dict[str, Score]]) -> None:
-    """Refuse to summarise what is not the whole of one study."""
-    found = [Cell(r["arm"], r["fold"], r["seed"], r["size"]).name for r in records]
-    planned = [cell.name for cell in cells(config)]
-    lost = sorted(set(planned) - set(found))
-    if lost:
-        raise UserError(
-            f"{config.out}: {len(lost)} of {len(planned)} cells have no result ({', '.join(lost[:3])}"
-            f"{', ...' if len(lost) > 3 else ''}); run the study again: finished cells are kept"
-        )
-    if len(found) > len(planned):
-        foreign = sorted(set(found) - set(planned)) or sorted({n for n in found if found.count(n) > 1})
-        raise UserError(f"{config.out}: {', '.join(foreign[:3])}: not (or twice) among the study's cells")
-    if len(baselines) != config.n_folds:
-        raise UserError(f"{config.out}: baselines of {len(baselines)} folds, but there are {config.n_folds}")
-    of_fold = {(fold, pairs(s.rows)) for fold, scores in enumerate(baselines) for s in scores.values()}
-    of_fold |= {(record["fold"], pairs(record["scores"])) for record in records}
-    if len(of_fold) > config.n_folds:
-        raise UserError(
-            f"{config.out}: cells or baselines of one fold tested different pairs; delete its cells/ and "
-            "baselines/ and run the study again"
-        )
+def of_arm(results: list[Row], arm: str) -> list[Row]:
+    """Return the results of one arm."""
+    return [result for result in results if result["arm"] == arm]
 
 
-def test_over_train(config: StudyConfig) -> float | None:
-    """Return n_test / n_train as the folds cut them; None with one fold: nothing is resampled.
-
-    Also where a training side is made smaller: what is corrected for is the data that splits have in common,
-    and test sides do not share more because less of the rest is used.
-    """
-    return 1 / (config.n_folds - 1) if config.n_folds > 1 else None
-
-
-def pairs(rows: list[dict[str, Any]]) -> tuple[tuple[str, str, int], ...]:
-    """Return which pairs scores are of: condition, unit and number."""
-    return tuple(sorted((row["condition"], row["unit"], row["n"]) for row in rows))
-
-
-def by_size(config: StudyConfig, rows: list[Row], ratio: float | None) -> dict[str, list[dict[str, Any]]]:
+def by_size(config: StudyConfig, rows: list[Row], ratio: float | None) -> dict[str, list[Row]]:
     """Return the arms at every size of the training side, and their difference at each."""
-    found, differences = [], []
+    accuracies, differences = [], []
     for size in sizes(config):
         for arm in arms(config):
-            content = figures(of(rows, arm, "all", size))
+            content = figures(select(rows, arm, "all", size))
             accuracy = content["accuracy"]
-            found.append(
-                {
-                    **{"arm": arm, "size": size, "accuracy": accuracy["mean"]},
-                    **{"low": accuracy["low"], "high": accuracy["high"], "auc": content["auc"]["mean"]},
-                }
-            )
+            row = {"arm": arm, "size": size, "accuracy": accuracy["mean"]}
+            row |= {"low": accuracy["low"], "high": accuracy["high"], "auc": content["auc"]["mean"]}
+            accuracies.append(row)
         if config.pretrained is not None and config.train_sizes is not None:
             differences.append({"size": size, **comparison(rows, "pretrained", "fresh", "all", size, ratio)})
-    return {"by_size": found, "size_comparisons": adjusted(differences, "size")}
+    return {"by_size": accuracies, "size_comparisons": holm_adjusted(differences, "size")}
 
 
-def backwards(records: list[dict[str, Any]]) -> dict[str, Any] | None:
+def backwards(results: list[Row]) -> dict[str, Any] | None:
     """Return what an arm scores on windows that run backwards, and over folds what it loses by it (drop).
 
     None for baselines. The four figures are means over cells, of all pairs of a cell.
     """
-    if not records:
+    if not results:
         return None
-    told: dict[str, Any] = {}
+    content: dict[str, Any] = {}
     for figure in ("auc", "accuracy"):
-        told[figure] = float(np.mean([record["reversed"][figure] for record in records]))
-        told[f"forward_{figure}"] = float(np.mean([at_end(record)[figure] for record in records]))
-    lost = by_fold(records, [at_end(r)["accuracy"] - r["reversed"]["accuracy"] for r in records])
-    return told | {"drop": asdict(compare(lost, [0.0] * len(lost)))}
+        content[figure] = float(np.mean([result["reversed"][figure] for result in results]))
+        content[f"forward_{figure}"] = float(np.mean([reported_epoch(r)[figure] for r in results]))
+    loss = [reported_epoch(r)["accuracy"] - r["reversed"]["accuracy"] for r in results]
+    loss_by_fold = fold_means(results, loss)
+    return content | {"drop": asdict(compare(loss_by_fold, np.zeros(len(loss_by_fold))))}
 
 
-def curve(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def mean_curve(results: list[Row]) -> list[dict[str, Any]]:
     """Return the mean learning curve of an arm.
 
     Its interval is over folds, each the mean of its seeds; with one fold over seeds (None with one seed).
     """
     points = []
-    for place, first in enumerate(records[0]["epochs"]):
-        now = [record["epochs"][place] for record in records]
-        auc = [epoch["auc"] for epoch in now]
-        of_folds = by_fold(records, auc)
+    for epochs in zip(*(result["epochs"] for result in results), strict=True):
+        auc = [epoch["auc"] for epoch in epochs]
+        of_folds = fold_means(results, auc)
         low, high = interval(of_folds if len(of_folds) > 1 else auc)
-        means = {
-            k: float(np.mean([epoch[k] for epoch in now])) for k in ("auc", "accuracy", "loss", "seconds")
-        }
-        points.append({"epoch": first["epoch"], **means, "auc_low": low, "auc_high": high})
+        names = ("auc", "accuracy", "loss", "seconds")
+        means = {name: float(np.mean([epoch[name] for epoch in epochs])) for name in names}
+        points.append({"epoch": epochs[0]["epoch"], **means, "auc_low": low, "auc_high": high})
     return points
 
 
-def folds(records: list[dict[str, Any]], baselines: list[dict[str, Score]]) -> list[dict[str, Any]]:
+def by_fold(results: list[Row], baselines: list[dict[str, Score]]) -> list[dict[str, Any]]:
     """Return for each fold what it left out, and AUC and accuracy of all its pairs, means over seeds."""
-    found = []
+    folds = []
     for fold, scores in enumerate(baselines):
-        here = [record for record in records if record["fold"] == fold]
-        content: dict[str, Any] = {"fold": fold, **{k: here[0][k] for k in ("left_out", "n_train", "n_test")}}
+        own = [result for result in results if result["fold"] == fold]
+        content: dict[str, Any] = {"fold": fold, **{k: own[0][k] for k in ("left_out", "n_train", "n_test")}}
         for figure in ("accuracy", "auc"):
-            names = dict.fromkeys(record["arm"] for record in here)
-            values = {n: [at_end(r)[figure] for r in here if r["arm"] == n] for n in names}
-            values |= {name: [getattr(of_baseline, figure)] for name, of_baseline in scores.items()}
-            content[figure] = {name: finite(float(np.mean(value))) for name, value in values.items()}
-        found.append(content)
-    return found
+            names = dict.fromkeys(result["arm"] for result in own)
+            means = {n: np.mean([reported_epoch(r)[figure] for r in of_arm(own, n)]) for n in names}
+            means |= {name: getattr(score, figure) for name, score in scores.items()}
+            # JSON has no nan.
+            content[figure] = {n: float(v) if np.isfinite(v) else None for n, v in means.items()}
+        folds.append(content)
+    return folds
 
 
-def at_end(record: dict[str, Any]) -> dict[str, Any]:
+def reported_epoch(result: Row) -> dict[str, Any]:
     """Return the line of the reported epoch of a cell."""
-    return record["epochs"][record["reported"] - 1]
+    return result["epochs"][result["reported"] - 1]
 
 
-def by_fold(records: list[dict[str, Any]], values: list[float]) -> list[float]:
+def fold_means(results: list[Row], values: list[float]) -> list[float]:
     """Return the mean over the cells of each fold of one value a cell."""
-    numbers = sorted({record["fold"] for record in records})
+    numbers = [result["fold"] for result in results]
     return [
-        float(np.mean([v for r, v in zip(records, values, strict=True) if r["fold"] == number]))
-        for number in numbers
+        float(np.mean([v for v, n in zip(values, numbers, strict=True) if n == number]))
+        for number in sorted(set(numbers))
     ]
 
 
-def finite(value: float) -> float | None:
-    """Return a figure, or None in place of nan, which JSON has not."""
-    return value if np.isfinite(value) else None
+# ---------------------------------------------------------------- tables
+
+
+def tables(results: list[Row], baselines: list[Row]) -> dict[str, pd.DataFrame]:
+    """Return tables to compute further with: results, units and curves, by the name of their file."""
+    whole, units, curves = [], [], []
+    for result in results:
+        cell = {name: result[name] for name in ("arm", "size", "fold", "seed")}
+        reported = reported_epoch(result)
+        figures = {name: reported[name] for name in ("auc", "accuracy", "seconds")}
+        whole.append(cell | counts(result) | figures)
+        units += [cell | row for row in result["scores"]]
+        curves += [cell | epoch for epoch in result["epochs"]]
+    for fold in baselines:
+        for name, score in fold["scores"].items():
+            cell = {"arm": name, "size": None, "fold": fold["fold"], "seed": None}
+            whole.append(cell | counts(fold) | {"auc": score["auc"], "accuracy": score["accuracy"]})
+            units += [cell | row for row in score["rows"]]
+    content = {"results.tsv": whole, "units.tsv": units, "curves.tsv": curves}
+    integers = {"size": "Int64", "seed": "Int64"}
+    return {name: pd.DataFrame(rows).astype(integers) for name, rows in content.items()}
+
+
+def counts(result: Row) -> Row:
+    """Return what a result was fitted on and tested with."""
+    counted = {name: result[name] for name in ("n_train", "n_test")}
+    return {"left_out": " ".join(result["left_out"]), **counted}

@@ -6,9 +6,9 @@ verdict asks what else could make it: leaking labels, runs that give the label a
 
 from typing import Any
 
-from fmriscale.study import shuffled_order
+from fmriscale.study.shuffled_order import is_missing
 from fmriscale.study.statistics import ALPHA, lowest_p
-from fmriscale.study.wording import bounds, counted, lone_condition, p_told, percent, points
+from fmriscale.study.wording import bounds, counted, lone_condition, p_equals, percent, points
 
 SIMPLE = {
     "category": "a linear SVM on single windows",
@@ -22,180 +22,174 @@ LEAK = 0.05
 SAME = 0.1
 """Backward windows that lose less than this share of what an arm has over chance score "the same"."""
 
+Summary = Row = dict[str, Any]
 
-def verdict(summary: dict[str, Any]) -> dict[str, Any]:
+
+def verdict(summary: Summary) -> dict[str, Any]:
     """Judge a study by its summary."""
     gain = row_of(summary, "pretrained", "fresh")
     survives = None
     if gain is None:
-        told = [alone(summary)]
+        reasons = [without_pretrained(summary)]
     elif fault := flaw(summary, gain):
-        told = [fault]
+        reasons = [fault]
     else:
         survives, reason = judge(summary, gain)
-        told = [reason, *doubts(summary), *rivals(summary, survives), *where(summary)]
-        told += [*sooner(summary), *backwards(summary)]
-    return {"sentence": "; ".join([*told, *cautions(summary)]) + ".", "survives": survives}
+        oracle = run_oracle(summary)
+        may_be_run = f"part may be run: a same-run oracle scores {percent(oracle)} %"
+        reasons = [reason, *([may_be_run] if oracle > 0.5 + LEAK else []), *rivals(summary, survives)]
+        reasons += [*by_condition(summary), *by_size(summary), *speed(summary), *backwards(summary)]
+    return {"sentence": "; ".join([*reasons, *cautions(summary)]) + ".", "survives": survives}
 
 
-def alone(summary: dict[str, Any]) -> str:
+def without_pretrained(summary: Summary) -> str:
     """Say how the fresh arm does where nothing is pre-trained."""
-    units = counted(summary["n_units"], summary["unit"])
+    level = "too few to tell from chance" if lowest_p(summary["n_units"]) > ALPHA else "at chance"
     if above_chance(summary, "fresh"):
         level = "above chance"
-    else:
-        level = "too few to tell from chance" if lowest_p(summary["n_units"]) > ALPHA else "at chance"
-    return f"No pre-trained arm to judge: {within(summary, 'fresh')}, {units}, {level}"
+    units = counted(summary["n_units"], summary["unit"])
+    return f"No pre-trained arm to judge: {arm_within(summary, 'fresh')}, {units}, {level}"
 
 
-def flaw(summary: dict[str, Any], gain: dict[str, Any]) -> str | None:
+def flaw(summary: Summary, gain: Row) -> str | None:
     """Say why no figure of the study can speak of the label at all; None where nothing forbids it."""
-    protocol, label = summary["protocol"], summary["label"]
-    shuffled = accuracy(summary, "shuffled")
-    if abs(shuffled["mean"] - 0.5) > LEAK and not covers_chance(shuffled):
+    label, shuffled = summary["label"], accuracy(summary, "shuffled")
+    covers_chance = shuffled["low"] is None or shuffled["low"] <= 0.5 <= shuffled["high"]
+    if abs(shuffled["mean"] - 0.5) > LEAK and not covers_chance:
         return (
             f"Open: classifiers trained on shuffled labels score {percent(shuffled['mean'])} %, so something "
             f"but the {label} gives the answer away"
         )
-    told_by_run = run_tells(summary)
-    if told_by_run > 0.5 + LEAK and told_by_run >= accuracy(summary, "pretrained")["mean"]:
+    oracle, protocol = run_oracle(summary), summary["protocol"]
+    if oracle > 0.5 + LEAK and oracle >= accuracy(summary, "pretrained")["mean"]:
         return (
             f"Open: this protocol ({protocol}) cannot tell {label} from run: a same-run oracle scores "
-            f"{percent(told_by_run)} %, so the difference of the arms ({difference(gain)}) says nothing of "
-            f"{label}"
+            f"{percent(oracle)} %, so the difference of the arms ({difference(gain)}) says nothing of {label}"
         )
     return None
 
 
-def judge(summary: dict[str, Any], gain: dict[str, Any]) -> tuple[bool | None, str]:
-    """Return whether the claim survives (None: open) and why; the first reason that applies."""
+def judge(summary: Summary, gain: Row) -> tuple[bool | None, str]:
+    """Return whether the claim survives (None: open) and why; the first reason that applies.
+
+    Units of a fold are tested by the same trained models, so units agree too readily: a training that failed
+    by chance is seen in all of them. So a difference must stand over folds and seeds too; differences that
+    are all the same have no t, and agree.
+    """
     protocol, units = summary["protocol"], counted(gain["n"], summary["unit"])
-    if only := lone_condition(summary):
-        protocol += f" ({only})"
+    if condition := lone_condition(summary):
+        protocol += f" ({condition})"
     size = f"{difference(gain)}, {units}"
     if lowest_p(gain["n"]) > ALPHA:
         return None, (
             f"Open: {units} cannot give p below {lowest_p(gain['n']):.2g}, whatever the difference; under "
             f"{protocol} it is {difference(gain)}{beside(gain)}"
         )
+    power, trainings = "", over_trainings(gain)
+    if gain["detectable"]:
+        power = f"a true difference of {points(gain['detectable'], '')} would show in 80 % of such studies"
     if not above_chance(summary, "pretrained") and not above_chance(summary, "fresh"):
-        both = " and ".join(within(summary, name) for name in ("pretrained", "fresh"))
-        return False, f"No: both arms are at chance under {protocol} ({both}), {units}{seen(gain)}"
-    if gain["effect"] < 0 and gain["p"] < ALPHA and trainings_agree(gain):
+        both = " and ".join(arm_within(summary, name) for name in ("pretrained", "fresh"))
+        return False, f"No: both arms are at chance under {protocol} ({both}), {units}{bracketed(power)}"
+    significant = gain["p"] < ALPHA
+    trainings_agree = gain["corrected_p"] is None or gain["corrected_p"] < ALPHA
+    if gain["effect"] < 0 and significant and trainings_agree:
         return False, f"No: under {protocol} the pre-trained arm is worse than the fresh one: {size}"
-    if gain["effect"] < 0 or gain["p"] >= ALPHA:
-        beyond = corrected(gain) if gain["p"] < ALPHA else seen(gain)
-        return False, f"No: the pre-trained arm's advantage does not survive {protocol}: {size}{beyond}"
+    if gain["effect"] < 0 or not significant:
+        aside = bracketed(trainings if significant else power)
+        return False, f"No: the pre-trained arm's advantage does not survive {protocol}: {size}{aside}"
+    doubt = None
     if above_chance(summary, "run_means") and standing(summary, "run_means"):
-        return None, (
-            f"Open: under {protocol} the pre-trained arm is ahead of the fresh one by {size}, but run means "
-            f"alone score {within(summary, 'run_means', '')} against its "
+        doubt = (
+            f"run means alone score {arm_within(summary, 'run_means', '')} against its "
             f"{percent(accuracy(summary, 'pretrained')['mean'])} %, so it may be runs that are told apart"
         )
-    if summary["n_folds"] == 1:
-        return None, (
-            f"Open: under {protocol} the pre-trained arm is ahead of the fresh one by {size}, but all share "
-            "the trained models of one fold, and what these owe to luck is not known: more folds would tell"
+    elif summary["n_folds"] == 1:
+        doubt = (
+            "all share the trained models of one fold, and what these owe to luck is not known: more folds "
+            "would tell"
         )
-    if not trainings_agree(gain):
-        return None, (
-            f"Open: under {protocol} the pre-trained arm is ahead of the fresh one by {size}, but those of a "
-            "fold share one trained model, and trainings do not agree (corrected resampled t over folds and "
-            f"seeds: {p_told(gain['corrected_p'])}): more seeds or folds would tell"
+    elif not trainings_agree:
+        doubt = (
+            f"those of a fold share one trained model, and trainings do not agree ({trainings}): more "
+            "seeds or folds would tell"
         )
-    return True, f"Yes: the pre-trained arm's advantage survives {protocol}: {size}{corrected(gain)}"
+    if doubt:
+        ahead = f"under {protocol} the pre-trained arm is ahead of the fresh one by {size}"
+        return None, f"Open: {ahead}, but {doubt}"
+    return True, f"Yes: the pre-trained arm's advantage survives {protocol}: {size}{bracketed(trainings)}"
 
 
-def doubts(summary: dict[str, Any]) -> list[str]:
-    """Say what weakens a difference that the tests found."""
-    if run_tells(summary) > 0.5 + LEAK:
-        return [f"part may be run: a same-run oracle scores {percent(run_tells(summary))} %"]
-    return []
-
-
-def trainings_agree(row: dict[str, Any]) -> bool:
-    """Say whether a difference over units also stands over folds and seeds.
-
-    Units of a fold are tested by the same trained models, so units agree too readily: a training that failed
-    by chance is seen in all of them. Differences that are all the same have no t, and agree.
-    """
-    return row["corrected_p"] is None or row["corrected_p"] < ALPHA
-
-
-def rivals(summary: dict[str, Any], survives: bool | None) -> list[str]:
+def rivals(summary: Summary, survives: bool | None) -> list[str]:
     """Name controls, and the best of the simple baselines, that the pre-trained arm does not beat."""
     decoding = [name for name in SIMPLE if above_chance(summary, name)]
     best_first = sorted(decoding, key=lambda name: -accuracy(summary, name)["mean"])
     if not above_chance(summary, "pretrained"):
         return [
-            f"yet there is something to decode: {SIMPLE[name]} reaches {within(summary, name, '')}"
+            f"yet there is something to decode: {SIMPLE[name]} reaches {arm_within(summary, name, '')}"
             for name in best_first[:1]
         ]
-    told = []
-    controls = [name for name, content in summary["arms"].items() if content["kind"] == "control"]
-    for name in controls if survives else []:
-        if how := standing(summary, name):
-            told.append(
-                f"the control '{summary['arms'][name]['title']}' {how} ({within(summary, name, '')}), "
-                "so what it lacks is not shown to help"
-            )
-    matching = [name for name in best_first if standing(summary, name)]
-    told += [
-        f"{SIMPLE[name]} {standing(summary, name)} ({within(summary, name, '')})" for name in matching[:1]
+    controls = [
+        f"the control '{content['title']}' {how} ({arm_within(summary, name, '')}), "
+        "so what it lacks is not shown to help"
+        for name, content in summary["arms"].items()
+        if survives and content["kind"] == "control" and (how := standing(summary, name))
     ]
-    return told
+    simple = [
+        f"{SIMPLE[name]} {how} ({arm_within(summary, name, '')})"
+        for name in best_first
+        if (how := standing(summary, name))
+    ]
+    return controls + simple[:1]
 
 
-def where(summary: dict[str, Any]) -> list[str]:
-    """Give the difference in each condition, and the sizes of the training side at which there is one."""
-    rows = [
-        row
+def by_condition(summary: Summary) -> list[str]:
+    """Give the difference in each condition."""
+    each = [
+        f"{row['condition']} {points(row['effect'])} ({p_equals(row['p_holm'])})"
         for row in summary["comparisons"]
         if (row["first"], row["second"]) == ("pretrained", "fresh") and row["condition"] != "all"
     ]
-    told = []
-    if rows:
-        each = ", ".join(f"{r['condition']} {points(r['effect'])} ({p_told(r['p_holm'])})" for r in rows)
-        told.append(f"by condition, Holm-adjusted: {each}")
-    small = [
-        row
+    return [f"by condition, Holm-adjusted: {', '.join(each)}"] if each else []
+
+
+def by_size(summary: Summary) -> list[str]:
+    """Name the smaller training sides at which the pre-trained arm is ahead."""
+    unit = "run" if summary["folds_by"] == "run" else "subject"
+    each = [
+        f"{points(row['effect'])} with {counted(row['size'], unit)}"
         for row in summary["size_comparisons"]
         if row["size"] != summary["sizes"][-1]
         and summary["n_folds"] > 1
-        and row["p_holm"] < ALPHA
         and row["effect"] > 0
+        and row["p_holm"] < ALPHA
         and (row["corrected_p_holm"] is None or row["corrected_p_holm"] < ALPHA)
     ]
-    if small:
-        what = "run" if summary["folds_by"] == "run" else "subject"
-        each = ", ".join(f"{points(row['effect'])} with {counted(row['size'], what)}" for row in small)
-        told.append(f"trained on fewer, it is ahead (Holm-adjusted, both tests): {each}")
-    return told
+    return [f"trained on fewer, it is ahead (Holm-adjusted, both tests): {', '.join(each)}"] if each else []
 
 
-def sooner(summary: dict[str, Any]) -> list[str]:
+def speed(summary: Summary) -> list[str]:
     """Compare how soon the arms reach the fresh arm's best, where that one learns anything."""
-    row = summary["speed"]["epochs"]
+    row, reached = summary["speed"]["epochs"], summary["speed"]["reached"]
+    arms = [reached[arm] for arm in ("pretrained", "fresh")]
     if row["low"] is None or not above_chance(summary, "fresh"):
         return []
-    reached = summary["speed"]["reached"]
-    if all(reached[arm]["median_epochs"] is None for arm in ("pretrained", "fresh")):
+    if all(arm["median_epochs"] is None for arm in arms):
         return []
-    never = [reached[arm]["n_never"] for arm in ("pretrained", "fresh")]
+    never = [arm["n_never"] for arm in arms]
     few = ", too few to show it" if lowest_p(row["n"]) > ALPHA else ""
     counts = f", {never[0]} pre-trained and {never[1]} fresh cells never do" if any(never) else ""
     return [
         f"to reach the fresh arm's best AUC it needs {row['effect']:+.1f} epochs [{row['low']:+.1f}, "
-        f"{row['high']:+.1f}] ({p_told(row['p'])}, {counted(row['n'], 'fold')}{few}{counts}{beside(row)})"
+        f"{row['high']:+.1f}] ({p_equals(row['p'])}, {counted(row['n'], 'fold')}{few}{counts}{beside(row)})"
     ]
 
 
-def backwards(summary: dict[str, Any]) -> list[str]:
+def backwards(summary: Summary) -> list[str]:
     """Say so where windows that run backwards score the same."""
     content = summary["arms"]["pretrained"]["reversed"]
-    if not above_chance(summary, "pretrained"):
-        return []
-    if content["drop"]["effect"] >= SAME * (content["forward_accuracy"] - 0.5):
+    over_chance = content["forward_accuracy"] - 0.5
+    if not above_chance(summary, "pretrained") or content["drop"]["effect"] >= SAME * over_chance:
         return []
     return [
         f"windows that run backwards score the same ({percent(content['accuracy'])} %): "
@@ -203,34 +197,34 @@ def backwards(summary: dict[str, Any]) -> list[str]:
     ]
 
 
-def cautions(summary: dict[str, Any]) -> list[str]:
+def cautions(summary: Summary) -> list[str]:
     """Name the settings that flatter, and the control that was left out."""
-    told = []
-    if summary["allow_seen_runs"]:
-        told.append("pre-training may have seen the test runs")
-    if summary["reported"] == "best":
-        told.append("the reported epoch was chosen on the test pairs")
-    if summary["standardize"] == "subject":
-        told.append("test runs took part in standardisation")
-    if shuffled_order.is_lacking(summary):
-        told.append("not run: the control that is pre-trained on volumes in shuffled order")
-    return told
+    sentences = {
+        "pre-training may have seen the test runs": summary["allow_seen_runs"],
+        "the reported epoch was chosen on the test pairs": summary["reported"] == "best",
+        "test runs took part in standardisation": summary["standardize"] == "subject",
+        "not run: the control that is pre-trained on volumes in shuffled order": is_missing(summary),
+    }
+    return [sentence for sentence, applies in sentences.items() if applies]
 
 
-def row_of(summary: dict[str, Any], first: str, second: str, part: str = "all") -> dict[str, Any] | None:
-    """Return the comparison of two arms; None where there is none."""
-    wanted = (part, first, second)
+# ---------------------------------------------------------------- numbers
+
+
+def row_of(summary: Summary, first: str, second: str) -> Row | None:
+    """Return the comparison of two arms over all pairs; None where there is none."""
     rows = [*summary["comparisons"], *summary["against_chance"]]
+    wanted = ("all", first, second)
     return next((r for r in rows if (r["condition"], r["first"], r["second"]) == wanted), None)
 
 
-def above_chance(summary: dict[str, Any], name: str) -> bool:
+def above_chance(summary: Summary, name: str) -> bool:
     """Say whether an arm or baseline is above chance at p < 0.05."""
     row = row_of(summary, name, "chance")
     return row is not None and row["effect"] > 0 and row["p"] < ALPHA
 
 
-def standing(summary: dict[str, Any], name: str) -> str | None:
+def standing(summary: Summary, name: str) -> str | None:
     """Say how a baseline or control stands against the pre-trained arm; None where it is beaten."""
     row = row_of(summary, "pretrained", name)
     if row is None or (row["effect"] > 0 and row["p"] < ALPHA):
@@ -240,51 +234,42 @@ def standing(summary: dict[str, Any], name: str) -> str | None:
     return "does as well" if row["effect"] <= 0 else "is not told apart from it"
 
 
-def run_tells(summary: dict[str, Any]) -> float:
+def run_oracle(summary: Summary) -> float:
     """Return the accuracy of who knows which windows are of one run, and nothing else."""
     mean = accuracy(summary, "same_run")["mean"]
     return max(mean, 1 - mean)
 
 
-def accuracy(summary: dict[str, Any], name: str) -> dict[str, Any]:
+def accuracy(summary: Summary, name: str) -> dict[str, Any]:
     """Return accuracy and interval over all pairs."""
     return summary["arms"][name]["by_condition"]["all"]["accuracy"]
 
 
-def covers_chance(figure: dict[str, Any]) -> bool:
-    """Say whether an interval covers chance; one that there is not does."""
-    return figure["low"] is None or figure["low"] <= 0.5 <= figure["high"]
-
-
-def within(summary: dict[str, Any], name: str, title: str | None = None) -> str:
+def arm_within(summary: Summary, name: str, title: str | None = None) -> str:
     """Return an accuracy with its interval, percent, after its title."""
     figure = accuracy(summary, name)
-    head = summary["arms"][name]["title"] if title is None else title
-    return f"{head} {percent(figure['mean'])} % {bounds(figure, percent)}".strip()
+    title = summary["arms"][name]["title"] if title is None else title
+    return f"{title} {percent(figure['mean'])} % {bounds(figure, percent)}".strip()
 
 
-def difference(row: dict[str, Any]) -> str:
+def difference(row: Row) -> str:
     """Return a difference in accuracy with interval and p."""
     size = f"{points(row['effect'])} points of accuracy {bounds(row, points)}".strip()
-    return f"{size}, {p_told(row['p'])}"
+    return f"{size}, {p_equals(row['p'])}"
 
 
-def seen(row: dict[str, Any]) -> str:
-    """Say which difference would have been seen."""
-    if not row["detectable"]:
-        return ""
-    return f" (a true difference of {points(row['detectable'], '')} would show in 80 % of such studies)"
+def over_trainings(row: Row) -> str:
+    """Give the corrected t's p; nothing where there is none."""
+    p = row["corrected_p"]
+    return "" if p is None else f"corrected resampled t over folds and seeds: {p_equals(p)}"
 
 
-def corrected(row: dict[str, Any]) -> str:
-    """Give the corrected t's p after that over units."""
-    if row["corrected_p"] is None:
-        return ""
-    return f" (corrected resampled t over folds and seeds: {p_told(row['corrected_p'])})"
-
-
-def beside(row: dict[str, Any]) -> str:
+def beside(row: Row) -> str:
     """Give the corrected t's p where units are too few for a p of their own."""
-    if row["corrected_p"] is None or lowest_p(row["n"]) <= ALPHA:
-        return ""
-    return f"; corrected resampled t over folds and seeds: {p_told(row['corrected_p'])}"
+    text = over_trainings(row)
+    return f"; {text}" if text and lowest_p(row["n"]) > ALPHA else ""
+
+
+def bracketed(text: str) -> str:
+    """Put a text, if there is one, into brackets."""
+    return f" ({text})" if text else ""

@@ -12,7 +12,7 @@ from toystudy import options, without_times, write_toy
 from fmriscale.cli import run
 from fmriscale.config import StudyConfig
 from fmriscale.config.recipe import parse, to_dict
-from fmriscale.study.cells import pieces
+from fmriscale.study.jobs import jobs
 
 pytestmark = pytest.mark.slurm
 
@@ -51,7 +51,7 @@ def test_a_node_loses_power_in_the_middle_of_a_cell(slurm_cluster, place, tmp_pa
         cwd=repository,
         PATH=f"{Path(sys.executable).parent}:{slurm_cluster.path}",
     )
-    mine = [tmp_path / "c" / piece.file for piece in pieces(config)[1::N_TASKS]]
+    mine = [tmp_path / "c" / each.file for each in jobs(config)[1::N_TASKS]]
     end = time.monotonic() + 60
     while not mine[0].exists():
         assert time.monotonic() < end, (tmp_path / "task-1.txt").read_text()

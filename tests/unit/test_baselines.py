@@ -7,16 +7,16 @@ from sklearn.metrics import roc_auc_score
 
 from fmriscale.config import TaskConfig
 from fmriscale.study.baselines import (
-    auc,
     baselines,
     category,
     inner_splits,
     persistence,
     run_means,
-    score,
     some_pairs,
 )
-from fmriscale.study.pairs import Pairs, Windows, draw_pairs
+from fmriscale.study.pairs import Pairs, draw_label_pairs
+from fmriscale.study.scores import auc, score
+from fmriscale.study.windows import Windows
 
 
 def timbre_windows(timbre: float, run_offset: float, seed: int = 0, n_persons: int = 12) -> Windows:
@@ -50,7 +50,8 @@ def areas(windows: Windows, pairs: Literal["cross_run", "paper", "any"]) -> dict
     task = TaskConfig(protocol=pairs)
     test_side = windows.person_N.astype(int) % 2 == 0
     train, test = (
-        draw_pairs(windows, np.flatnonzero(side), task, [i]) for i, side in enumerate((~test_side, test_side))
+        draw_label_pairs(windows, np.flatnonzero(side), task, [i])
+        for i, side in enumerate((~test_side, test_side))
     )
     scores = baselines(
         windows, train, test, windows.person_N[test.left_P], np.full(len(test.left_P), ""), seed=0
@@ -96,7 +97,9 @@ def test_runs_standardised_one_by_one_have_no_means_to_tell_them_by():
 
 def sides(windows: Windows, task: TaskConfig) -> tuple[Pairs, Pairs]:
     test_side = windows.person_N.astype(int) % 2 == 0
-    train, test = (draw_pairs(windows, np.flatnonzero(side), task, [0]) for side in (~test_side, test_side))
+    train, test = (
+        draw_label_pairs(windows, np.flatnonzero(side), task, [0]) for side in (~test_side, test_side)
+    )
     return train, test
 
 

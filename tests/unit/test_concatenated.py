@@ -6,9 +6,9 @@ from factory import write_corpus
 from scipy import signal
 
 from fmriscale.config import TaskConfig
-from fmriscale.study import concatenated
-from fmriscale.study.concatenated import line, standards_of
-from fmriscale.study.sequences import cut_windows
+from fmriscale.study import subject_scale
+from fmriscale.study.subject_scale import fit_line, subject_scales
+from fmriscale.study.windows import cut_windows
 
 
 def scale(subject, run):
@@ -40,14 +40,14 @@ def expected(corpus, subject):
 
 
 def test_a_subject_is_detrended_and_scaled_as_one(corpus, monkeypatch):
-    monkeypatch.setattr(concatenated, "FEATURES", 5)  # 12 features are more than one block
-    standards = standards_of(corpus, [4, 1, 0, 5, 2, 3])  # in any order
+    monkeypatch.setattr(subject_scale, "BLOCK", 5)  # 12 features are more than one block
+    scales = subject_scales(corpus, [4, 1, 0, 5, 2, 3])  # in any order
     for row in range(6):
-        made = standards[row].apply(corpus.bold(row), 0)
+        made = scales[row].apply(corpus.bold(row))
         assert made.dtype == np.float16
         np.testing.assert_allclose(made, expected(corpus, row // 3)[row % 3], atol=5e-3)
     # Offsets of runs stay in, where one standard a run takes them out.
-    assert np.abs([standards[row].apply(corpus.bold(row), 0).mean() for row in range(3)]).max() > 0.2
+    assert np.abs([scales[row].apply(corpus.bold(row)).mean() for row in range(3)]).max() > 0.2
 
 
 def test_windows_are_cut_out_of_it(corpus):
@@ -62,7 +62,7 @@ def test_windows_are_cut_out_of_it(corpus):
 
 
 def test_a_subject_depends_on_nobody_else(corpus):
-    both, alone = standards_of(corpus, range(6)), standards_of(corpus, range(3))
+    both, alone = subject_scales(corpus, range(6)), subject_scales(corpus, range(3))
     np.testing.assert_array_equal(both[1].shift_V, alone[1].shift_V)
 
 
@@ -75,8 +75,8 @@ def test_censored_volumes_keep_their_time_and_take_no_part(tmp_path):
     slope, level = np.polyfit(time[part], raw[part], 1)
     left = raw - level - slope * time[:, None]
     left /= left[part].std(axis=0, ddof=1)
-    standards = standards_of(corpus, [0, 1])
-    made = np.concatenate([standards[row].apply(corpus.bold(row), 0) for row in (0, 1)])
+    scales = subject_scales(corpus, [0, 1])
+    made = np.concatenate([scales[row].apply(corpus.bold(row)) for row in (0, 1)])
     np.testing.assert_allclose(made, left, atol=1e-2)
 
 
@@ -86,7 +86,7 @@ def test_a_line_is_fitted_to_what_is_there():
     there = np.ones(x.shape, bool)
     there[20:35, 1] = False
     x[~there] = 1e6
-    level, middle, slope, deviation = line(x, time, there)
+    level, middle, slope, deviation = fit_line(x, time, there)
     for v in range(3):
         kept = there[:, v]
         fit = np.polyfit(time[kept, 0], x[kept, v], 1)
@@ -94,4 +94,4 @@ def test_a_line_is_fitted_to_what_is_there():
         left = x[kept, v] - np.polyval(fit, time[kept, 0])
         assert deviation[v] == pytest.approx(left.std(ddof=1)) and middle[v] == time[kept, 0].mean()
     # Nothing there at all: 0 stays 0.
-    assert line(np.zeros((9, 1)), np.arange(9.0)[:, None], np.zeros((9, 1), bool))[3].tolist() == [1]
+    assert fit_line(np.zeros((9, 1)), np.arange(9.0)[:, None], np.zeros((9, 1), bool))[3].tolist() == [1]

@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 
 from fmriscale.common.errors import UserError
 from fmriscale.config import StudyConfig, TaskConfig
-from fmriscale.study import pairs as labelled
-from fmriscale.study.material import fold_pairs, prepare
-from fmriscale.study.pairs import Windows, draw_pairs, members_of, place_in_run, run_order
-from fmriscale.study.sequences import cut_windows, spread
+from fmriscale.study import pairs as study_pairs
+from fmriscale.study.data import open_study
+from fmriscale.study.folds import run_order
+from fmriscale.study.pairs import draw_label_pairs, position_in_run
+from fmriscale.study.windows import Windows, cut_windows, spread, windows_of_side
 
 CELLS = [("heard", "trumpet"), ("heard", "clarinet"), ("imagined", "trumpet"), ("imagined", "clarinet")]
 
@@ -93,7 +94,7 @@ def test_windows_that_meet_censored_volumes_or_leave_the_run_are_left_out(tmp_pa
 
 def test_cross_run_pairs_are_balanced_true_and_from_different_runs(windows):
     members = np.arange(len(windows.label_N))
-    pairs = draw_pairs(windows, members, TIMBRE, [0])
+    pairs = draw_label_pairs(windows, members, TIMBRE, [0])
     left, right, same = pairs.left_P, pairs.right_P, pairs.same_P
     assert len(same) == 4 * len(members) and same.mean() == 0.5
     assert (same == (windows.label_N[left] == windows.label_N[right])).all()
@@ -110,21 +111,23 @@ def test_cross_run_pairs_are_balanced_true_and_from_different_runs(windows):
 
 def test_pairs_are_a_function_of_the_seed(windows):
     members = np.arange(len(windows.label_N))
-    first, again, other = (draw_pairs(windows, members, TIMBRE, seed) for seed in ([0, 1], [0, 1], [0, 2]))
+    first, again, other = (
+        draw_label_pairs(windows, members, TIMBRE, seed) for seed in ([0, 1], [0, 1], [0, 2])
+    )
     np.testing.assert_array_equal(first.right_P, again.right_P)
     assert (first.right_P != other.right_P).any()
 
 
 def test_positives_and_negatives_are_equally_far_apart_where_the_design_permits():
     design = blocks()
-    pairs = draw_pairs(design, np.arange(24), TaskConfig(), [0])
+    pairs = draw_label_pairs(design, np.arange(24), TaskConfig(), [0])
     apart = np.abs(design.order_N[pairs.left_P] - design.order_N[pairs.right_P])
     assert sorted(apart[pairs.same_P == 1]) == sorted(apart[pairs.same_P == 0])
 
 
 def test_any_pairs_may_share_a_run_but_never_a_volume(windows):
     members = np.arange(len(windows.label_N))
-    pairs = draw_pairs(windows, members, replace(TIMBRE, protocol="any", pairs_per_window=8), [0])
+    pairs = draw_label_pairs(windows, members, replace(TIMBRE, protocol="any", pairs_per_window=8), [0])
     one_run = windows.run_N[pairs.left_P] == windows.run_N[pairs.right_P]
     apart = np.abs(windows.start_N[pairs.left_P] - windows.start_N[pairs.right_P])
     assert one_run.any() and (apart[one_run] >= 5).all()
@@ -150,7 +153,7 @@ def test_whatever_the_design_pairs_obey_the_rules(
     design = blocks(n_persons, n_runs, n_labels)
     members = np.flatnonzero(design.order_N >= 1)
     task = TaskConfig(protocol=protocol, partners=partners, pairs_per_window=per_window)
-    pairs = draw_pairs(design, members, task, [seed])
+    pairs = draw_label_pairs(design, members, task, [seed])
     left, right, same = pairs.left_P, pairs.right_P, pairs.same_P
     assert set(left) | set(right) <= set(members)
     assert (same == (design.label_N[left] == design.label_N[right])).all()
@@ -185,13 +188,13 @@ def test_no_pair_crosses_the_border_of_a_fold(tiny, folds_by, protocol, partners
         folds_by=folds_by,
         n_folds=2,
     )
-    material = prepare(config)
-    for fold in material.folds:
-        train, test = fold_pairs(config, material, fold, size, seed)
+    study = open_study(config)
+    for fold in study.folds:
+        train, test = study.pairs(fold, size, seed)
         for pairs, rows in ((train, fold.train), (test, fold.test)):
-            assert set(material.windows.run_N[np.r_[pairs.left_P, pairs.right_P]]) <= set(rows)
+            assert set(study.windows.run_N[np.r_[pairs.left_P, pairs.right_P]]) <= set(rows)
         if size is not None:
-            unit = material.windows.order_N if folds_by == "run" else material.windows.person_N
+            unit = study.windows.order_N if folds_by == "run" else study.windows.person_N
             assert len(set(unit[train.left_P].tolist())) == size
 
 
@@ -199,10 +202,10 @@ def test_sizes_that_there_are_not_are_refused_before_anything_is_trained(tiny):
     task = TaskConfig(label="stimulus")
     config = StudyConfig(out="", corpus=str(tiny), pretrained=None, task=task, n_folds=2, train_sizes=[1, 4])
     with pytest.raises(UserError, match=r"train_sizes has 4, .* fold 0 has 3 subjects; give from 1 to 3"):
-        prepare(config)
+        open_study(config)
     by_run = replace(config, folds_by="run", train_sizes=[2, 5])
     with pytest.raises(UserError, match=r"train_sizes has 5, .* fold 0 has 4 run places"):
-        prepare(by_run)
+        open_study(by_run)
 
 
 @pytest.fixture(scope="module")
@@ -221,7 +224,7 @@ def test_pairs_of_a_person_depend_on_nobody_else():
     design = blocks(3)
     first = design.person_N == "0"
     alone, all_three = (
-        draw_pairs(design, members, TaskConfig(), [4])
+        draw_label_pairs(design, members, TaskConfig(), [4])
         for members in (np.flatnonzero(first), np.arange(len(first)))
     )
     own = first[all_three.left_P]
@@ -234,8 +237,8 @@ def test_pairs_of_a_person_depend_on_nobody_else():
 
 def test_of_very_many_windows_some_are_looked_at(monkeypatch):
     design, task = blocks(20, 4, 3), TaskConfig(partners="other_person")
-    monkeypatch.setattr(labelled, "MOST_OTHERS", 30)
-    pairs = draw_pairs(design, np.arange(240), task, [0])
+    monkeypatch.setattr(study_pairs, "MOST_OTHERS", 30)
+    pairs = draw_label_pairs(design, np.arange(240), task, [0])
     assert len(pairs.same_P) > 0.9 * 4 * 240 and pairs.same_P.mean() == 0.5
     assert (design.person_N[pairs.left_P] != design.person_N[pairs.right_P]).all()
     assert (pairs.same_P == (design.label_N[pairs.left_P] == design.label_N[pairs.right_P])).all()
@@ -246,7 +249,9 @@ def test_published_partners_are_drawn_from_all_there_are():
     design = blocks(1, 4, 2)
     rights = {0: set(), 1: set()}
     for seed in range(60):
-        pairs = draw_pairs(design, np.arange(8), TaskConfig(protocol="paper", pairs_per_window=2), [seed])
+        pairs = draw_label_pairs(
+            design, np.arange(8), TaskConfig(protocol="paper", pairs_per_window=2), [seed]
+        )
         assert sorted(pairs.left_P) == sorted(2 * list(range(8)))
         for right, same in zip(
             pairs.right_P[pairs.left_P == 0], pairs.same_P[pairs.left_P == 0], strict=True
@@ -276,7 +281,7 @@ def test_windows_are_spread_over_runs_that_have_a_label(tmp_path):
     cut = cut_windows(corpus, RUNS, range(len(corpus.runs)))
     assert len(cut.label_N) == 3 * 21 and cut.n_lost == 0 and cut.labels == ("1", "2")
     assert cut.start_N[:3].tolist() == [0, 26, 52]  # 60 volumes: first, middle, last
-    assert place_in_run(cut)[:6].tolist() == [0, 1, 2, 0, 1, 2]
+    assert position_in_run(cut)[:6].tolist() == [0, 1, 2, 0, 1, 2]
     assert (cut.dataset_N[:27] == "few").all()
     # A column of runs.tsv serves as well.
     by_site = cut_windows(corpus, replace(RUNS, label="dataset"), range(len(corpus.runs)))
@@ -303,9 +308,9 @@ def test_spread_windows_share_no_volume_and_stay_in_a_stretch(stretches, length,
 def test_neither_data_set_nor_place_in_the_run_tells_the_label(tmp_path):
     corpus = sites(tmp_path)
     cut = cut_windows(corpus, RUNS, range(len(corpus.runs)))
-    pairs = draw_pairs(cut, np.arange(len(cut.label_N)), RUNS, [0])
+    pairs = draw_label_pairs(cut, np.arange(len(cut.label_N)), RUNS, [0])
     assert (cut.person_N[pairs.left_P] != cut.person_N[pairs.right_P]).all()
-    place = place_in_run(cut)
+    place = position_in_run(cut)
 
     def told(same):
         of = pairs.same_P == same
@@ -324,17 +329,17 @@ def test_where_the_data_set_is_the_label_it_is_not_matched(tmp_path):
     corpus = sites(tmp_path)
     task = replace(RUNS, label="dataset")
     cut = cut_windows(corpus, task, range(len(corpus.runs)))
-    pairs = draw_pairs(cut, np.arange(len(cut.label_N)), task, [0])
+    pairs = draw_label_pairs(cut, np.arange(len(cut.label_N)), task, [0])
     assert ((cut.dataset_N[pairs.left_P] == cut.dataset_N[pairs.right_P]) == pairs.same_P).all()
-    place = place_in_run(cut)[pairs.right_P]
+    place = position_in_run(cut)[pairs.right_P]
     assert sorted(place[pairs.same_P == 1]) == sorted(place[pairs.same_P == 0])
 
 
 def test_people_hear_the_same_thing_at_the_same_time_in_other_runs(windows):
     task = replace(TIMBRE, partners="other_person")
     with pytest.raises(UserError, match=r"there are 2 people; use fewer folds, or .* task.protocol: any"):
-        draw_pairs(windows, np.flatnonzero(windows.order_N == 0), task, [0])
-    pairs = draw_pairs(windows, np.arange(len(windows.label_N)), task, [0])
+        draw_label_pairs(windows, np.flatnonzero(windows.order_N == 0), task, [0])
+    pairs = draw_label_pairs(windows, np.arange(len(windows.label_N)), task, [0])
     assert (windows.order_N[pairs.left_P] != windows.order_N[pairs.right_P]).all()
 
 
@@ -344,7 +349,7 @@ def test_people_hear_the_same_thing_at_the_same_time_in_other_runs(windows):
 def test_sides_may_have_other_conditions(windows):
     task = replace(TIMBRE, conditions=None, train_conditions=["heard"], test_conditions=["imagined", "heard"])
     names = np.array(windows.conditions)
-    heard, both = (members_of(windows, task, np.arange(4), side) for side in ("train", "test"))
+    heard, both = (windows_of_side(windows, task, np.arange(4), side) for side in ("train", "test"))
     assert set(names[windows.condition_N[heard]]) == {"heard"} and set(windows.run_N[heard]) == {0, 1}
     assert set(windows.run_N[both]) == {0, 1, 2, 3}
 
@@ -376,7 +381,7 @@ def test_mistakes_are_named(corpus, windows):
     # One half of the runs has each timbre of a condition in one run only: same timbre would be same run.
     half = np.flatnonzero(windows.order_N < 4)
     with pytest.raises(UserError, match=r"no cross_run pairs among 32 windows of 8 runs"):
-        draw_pairs(windows, half, TIMBRE, [0])
+        draw_label_pairs(windows, half, TIMBRE, [0])
 
 
 def test_a_corpus_without_events_is_refused(tmp_path):

@@ -10,7 +10,7 @@ from factory import write_corpus
 from fmriscale.config import PretrainConfig, StudyConfig
 from fmriscale.config.recipe import parse
 from fmriscale.sampling.loader import NTPLoader
-from fmriscale.study.material import conditions, fold_pairs, prepare, units
+from fmriscale.study.data import open_study
 
 pytestmark = pytest.mark.realdata
 
@@ -29,22 +29,22 @@ def corpus(data_root, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def study(corpus, repository):
+def config(corpus, repository):
     return parse(
         StudyConfig, [f"--config={repository}/configs/timbre_paper.yaml", f"--corpus={corpus.folder}"]
     )
 
 
 @pytest.fixture(scope="module")
-def material(study):
-    return prepare(study)
+def study(config):
+    return open_study(config)
 
 
-def test_fine_tuning_has_2856_pairs_on_either_side(study, material):
-    windows = material.windows
+def test_fine_tuning_has_2856_pairs_on_either_side(study):
+    windows = study.windows
     assert len(windows.label_N) == 17 * 8 * 21 and windows.n_lost == 0
     assert sorted(set(windows.start_N.tolist())) == [8 + 11 * cycle for cycle in range(21)]
-    train, test = fold_pairs(study, material, material.folds[0])
+    train, test = study.pairs(study.folds[0])
     for pairs, places in ((train, {0, 1, 2, 3}), (test, {4, 5, 6, 7})):
         left, right, same = pairs.left_P, pairs.right_P, pairs.same_P
         assert len(same) == 2856 and same.sum() == 1428
@@ -62,18 +62,18 @@ def test_fine_tuning_has_2856_pairs_on_either_side(study, material):
         # Partners are drawn, not matched: any other cycle of the run may be the positive one.
         apart = np.abs(windows.start_N[left] - windows.start_N[right])[same == 1]
         assert apart.min() == 11 and apart.max() == 220
-    assert len(set(units(study, material, material.folds[0], test))) == 17
-    assert dict(zip(*np.unique(conditions(study, material, test), return_counts=True), strict=True)) == {
+    assert len(set(study.units(study.folds[0], test))) == 17
+    assert dict(zip(*np.unique(study.conditions(test), return_counts=True), strict=True)) == {
         "heard": 1428,
         "imagined": 1428,
     }
 
 
-def test_both_ways_the_halves_change_places(study, corpus):
-    both = prepare(replace(study, n_folds=2))
+def test_both_ways_the_halves_change_places(config):
+    both = open_study(replace(config, n_folds=2))
     first, second = both.folds
     assert set(first.train) == set(second.test) and set(first.test) == set(second.train)
-    assert [len(pairs.same_P) for fold in both.folds for pairs in fold_pairs(study, both, fold)] == [2856] * 4
+    assert [len(pairs.same_P) for fold in both.folds for pairs in both.pairs(fold)] == [2856] * 4
 
 
 def test_pre_training_has_15096_pairs_on_either_side(corpus, repository):
@@ -90,13 +90,12 @@ def test_pre_training_has_15096_pairs_on_either_side(corpus, repository):
     assert places == [{1, 2, 3, 4}, {5, 6, 7, 8}]
 
 
-def test_across_runs_the_trap_is_gone(study, corpus):
-    task = replace(study.task, protocol="cross_run", delay=4.0, standardize="run")
-    config = replace(study, task=task, folds_by="subject", n_folds=4)
-    material = prepare(config)
-    windows = material.windows
-    for fold in material.folds:
-        for pairs in fold_pairs(config, material, fold):
+def test_across_runs_the_trap_is_gone(config):
+    task = replace(config.task, protocol="cross_run", delay=4.0, standardize="run")
+    study = open_study(replace(config, task=task, folds_by="subject", n_folds=4))
+    windows = study.windows
+    for fold in study.folds:
+        for pairs in study.pairs(fold):
             left, right = pairs.left_P, pairs.right_P
             assert (windows.run_N[left] != windows.run_N[right]).all()
             assert pairs.same_P.mean() == 0.5
@@ -107,13 +106,12 @@ def test_across_runs_the_trap_is_gone(study, corpus):
             assert set(apart[pairs.same_P == 1]) == {4} and set(apart[pairs.same_P == 0]) == {3, 5}
 
 
-def test_from_heard_to_imagined(study, corpus):
-    task = replace(study.task, train_conditions=["heard"], test_conditions=["imagined"])
-    config = replace(study, task=task)
-    material = prepare(config)
-    train, test = fold_pairs(config, material, material.folds[0])
-    of = np.array(material.windows.conditions)[material.windows.condition_N]
+def test_from_heard_to_imagined(config):
+    task = replace(config.task, train_conditions=["heard"], test_conditions=["imagined"])
+    study = open_study(replace(config, task=task))
+    train, test = study.pairs(study.folds[0])
+    of = np.array(study.windows.conditions)[study.windows.condition_N]
     assert set(of[train.left_P]) | set(of[train.right_P]) == {"heard"}
     assert set(of[test.left_P]) | set(of[test.right_P]) == {"imagined"}
     assert len(train.same_P) == len(test.same_P) == 1428
-    assert set(conditions(config, material, test)) == {"heard to imagined"}
+    assert set(study.conditions(test)) == {"heard to imagined"}

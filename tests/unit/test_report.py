@@ -90,7 +90,7 @@ class Reader(HTMLParser):
 def test_the_report_tells_what_the_corpus_holds(corpus, text):
     page = Reader(text).words
     for fact in (
-        "data sets 2 people 7 runs 14 hours 0.8",
+        "2 data sets 7 people 14 runs 0.8 hours",
         "The longest of 2 data sets, alpha, holds 70 % of the hours. The licence of 1 of them is unknown",
         "70 % of the hours have a t_r of 2 s; it ranges from 1.5 to 2 s.",
         "Mean framewise displacement: median 0.25 mm for the 8 of 14 runs that tell it, highest 0.4 mm",

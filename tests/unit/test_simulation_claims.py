@@ -11,12 +11,12 @@ from scipy.stats import binom
 
 from fmriscale.config import FinetuneTrainConfig, ModelConfig, SimulateConfig, StudyConfig, TaskConfig
 from fmriscale.simulate.build import simulate
-from fmriscale.study.baselines import Score, baselines
-from fmriscale.study.cells import Cell
+from fmriscale.study.baselines import baselines
+from fmriscale.study.data import open_study
+from fmriscale.study.encoders import build_model
 from fmriscale.study.fit import fit
-from fmriscale.study.material import conditions, fold_pairs, prepare, units
-from fmriscale.study.pooling import by_unit
-from fmriscale.study.start import classifier
+from fmriscale.study.jobs import Cell
+from fmriscale.study.scores import by_unit
 from fmriscale.study.statistics import compare, interval
 
 OFFSETS = {"timbre": 0.0, "run_offset": 1.0}
@@ -60,25 +60,24 @@ def study(corpus, protocol, conditions=("heard", "imagined"), **changed):
 
 def light(config) -> dict[str, dict[str, float]]:
     """Accuracy by person of every baseline, over all folds."""
-    material = prepare(config)
+    opened = open_study(config)
     rows: dict[str, list[dict]] = {}
-    for fold in material.folds:
-        train, test = fold_pairs(config, material, fold)
-        of_test = units(config, material, fold, test), conditions(config, material, test)
-        for name, found in baselines(material.windows, train, test, *of_test, seed=fold.number).items():
+    for fold in opened.folds:
+        train, test = opened.pairs(fold)
+        of_test = opened.units(fold, test), opened.conditions(test)
+        for name, found in baselines(opened.windows, train, test, *of_test, seed=fold.number).items():
             rows.setdefault(name, []).extend({**row, "seed": 0} for row in found.rows)
     return {name: by_unit(found, "accuracy") for name, found in rows.items()}
 
 
 def encoder(config) -> dict[str, float]:
     """Accuracy by person of a fresh encoder, over all folds."""
-    material = prepare(config)
+    opened = open_study(config)
     rows = []
-    for fold in material.folds:
+    for fold in opened.folds:
         cell = Cell("fresh", fold.number, 0)
-        train, test = fold_pairs(config, material, fold)
-        tested: Score = fit(config, material, cell, *classifier(config, material, cell), train, test).score
-        rows += [{**row, "seed": 0} for row in tested.rows]
+        fitted = fit(opened, cell, *build_model(opened, cell), *opened.pairs(fold))
+        rows += [{**row, "seed": 0} for row in fitted.score.rows]
     return by_unit(rows, "accuracy")
 
 

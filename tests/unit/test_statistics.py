@@ -9,7 +9,6 @@ from fmriscale.study.statistics import (
     compare,
     corrected_t,
     detectable,
-    epochs_to,
     holm,
     interval,
     lowest_p,
@@ -29,8 +28,7 @@ def test_few_units_are_enumerated_exactly():
     # Of the 16 sign patterns four have a sum as far from 0 as .75: all of one sign, and all but the .05's.
     result = compare([0.3, 0.2, 0.25, -0.05], [0.0, 0.0, 0.0, 0.0])
     assert result.p == pytest.approx(4 / 16)
-    assert str(result).startswith("+0.175 [-0.072, +0.422], p = 0.25 (n = 4)")
-    assert "cannot give p below 0.12" in str(result)
+    assert (result.low, result.high) == (pytest.approx(-0.0725, abs=1e-3), pytest.approx(0.4225, abs=1e-3))
     assert result.detectable is None
 
 
@@ -45,7 +43,6 @@ def test_no_difference_and_one_unit_are_no_evidence():
     assert compare([0.5, 0.6], [0.5, 0.6]).p == 1.0
     alone = compare([0.9], [0.1])
     assert (alone.p, alone.low, alone.high, alone.detectable) == (1.0, None, None, None)
-    assert "[" not in str(alone) and "1 unit cannot" in str(alone)
 
 
 def test_what_cannot_be_paired_is_refused():
@@ -167,8 +164,3 @@ def test_a_detectable_effect_is_detected_four_times_in_five():
     assert smallest
     found = [compare(rng.normal(smallest, 1, 9), np.zeros(9)).p < 0.05 for _ in range(150)]
     assert 0.7 < np.mean(found) < 0.9
-
-
-def test_epochs_to_a_target():
-    assert epochs_to(0.7, [0.5, 0.7, 0.6]) == 2
-    assert epochs_to(0.9, [0.5, 0.7, 0.6]) is None

@@ -1,4 +1,4 @@
-"""Studies in pieces: shared by tasks, killed and taken up again, never summed up while a cell is missing."""
+"""Jobs of a study: shared by tasks, killed and taken up again, never summed up while a cell is missing."""
 
 import contextlib
 import json
@@ -23,17 +23,18 @@ from fmriscale.config import DataConfig, PretrainConfig, StudyConfig, TaskConfig
 from fmriscale.config.recipe import parse, save_config
 from fmriscale.model.classifier import HEAD, PairClassifier, SameLabel, load_classifier, save_classifier
 from fmriscale.model.encoder import Encoder
-from fmriscale.study import runner as study
 from fmriscale.study import shuffled_order
-from fmriscale.study.cells import Baselines, Cell, Final, arms, cells, pieces
+from fmriscale.study.data import open_study
+from fmriscale.study.jobs import Baselines, Cell, Final, arms, cells, jobs
+from fmriscale.study.results import job_hash
 
-N_PIECES = 2 + 12 + 1
+N_JOBS = 2 + 12 + 1
 """Baselines of two folds, three arms x two folds x two seeds, the final fit."""
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    root = write_toy(tmp_path_factory.mktemp("pieces"))
+    root = write_toy(tmp_path_factory.mktemp("jobs"))
     write_encoder(root / "other", seed=3)
     return root
 
@@ -78,7 +79,7 @@ def config_of(place, **changed) -> StudyConfig:
 def test_every_arm_control_seed_and_size_is_a_cell(place):
     config = config_of(place, train__epochs=1)
     assert arms(config) == ["fresh", "pretrained", "shuffled_volumes"]
-    assert len(pieces(config)) == N_PIECES
+    assert len(jobs(config)) == N_JOBS
     sized = cells(config_of(place, train_sizes=[2, 1]))
     assert len(sized) == 24 and len({cell.name for cell in sized}) == 24
     assert sized[0].name == "fresh_fold0_seed0_n1" and sized[-1].size == 2
@@ -130,10 +131,10 @@ def test_a_control_that_is_not_there_yet_is_refused_with_its_command_and_may_be_
 def test_tasks_of_an_array_and_a_finish_are_the_same_study(place, undisturbed, capsys):
     command = design(place, "tasks")
     assert run([*command, "--task-id", "1", "--num-tasks", "2"]) == 0
-    assert f"task 1 of 2: its {N_PIECES // 2} of {N_PIECES} results are there" in capsys.readouterr().out
+    assert f"task 1 of 2: its {N_JOBS // 2} of {N_JOBS} results are there" in capsys.readouterr().out
     assert run([*command, "--finish"]) == 2
     told = capsys.readouterr().err
-    assert f"8 of {N_PIECES} results are missing" in told and "baselines_fold0" in told
+    assert f"8 of {N_JOBS} results are missing" in told and "baselines_fold0" in told
     assert told.count("\n") == 1 and not (place / "tasks/results.tsv").exists()
     assert run([*command, "--task-id", "0", "--num-tasks", "2"]) == 0
     assert run([*command, "--finish"]) == 0
@@ -170,10 +171,10 @@ def test_a_cell_that_fails_is_named_and_nothing_is_summed_up_without_it(place, u
     (place / "fails/cells/fresh_fold0_seed0.json").unlink()
     assert run([*design(place, "fails"), "--finish"]) == 2
     assert (
-        f"1 of {N_PIECES} results are missing, so there is no summary: fresh_fold0_seed0"
+        f"1 of {N_JOBS} results are missing, so there is no summary: fresh_fold0_seed0"
         in capsys.readouterr().err
     )
-    assert run([*design(place, "fails"), "--task-id", "2", "--num-tasks", str(N_PIECES)]) == 0
+    assert run([*design(place, "fails"), "--task-id", "2", "--num-tasks", str(N_JOBS)]) == 0
     assert not (place / "fails/failed/fresh_fold0_seed0.txt").exists()
 
 
@@ -205,7 +206,7 @@ def test_workers_and_the_parent_are_killed_and_the_next_run_does_what_is_missing
             if process.is_running():
                 process.kill()
     done = {p: p.stat().st_mtime_ns for p in (place / "killed").glob("*/*.json") if p.name != "config.json"}
-    assert 5 <= len(done) < N_PIECES and not (place / "killed/results.tsv").exists()
+    assert 5 <= len(done) < N_JOBS and not (place / "killed/results.tsv").exists()
     study_run, before = logged(place / "killed")
     assert study_run.info.status == "RUNNING" and study_run.data.params["n_cells"] == "12"
     whole = {r.data.tags["cell"]: r.info.run_id for r in before if r.info.status == "FINISHED"}
@@ -214,7 +215,7 @@ def test_workers_and_the_parent_are_killed_and_the_next_run_does_what_is_missing
     client(place / "killed").update_run(whole[cut], "RUNNING")
 
     assert run(watched) == 0
-    assert f"{len(done)} of {N_PIECES} results are there and reused" in capsys.readouterr().out
+    assert f"{len(done)} of {N_JOBS} results are there and reused" in capsys.readouterr().out
     assert {p: p.stat().st_mtime_ns for p in done} == done
     assert same_results(place / "killed", undisturbed)
     again, children = logged(place / "killed")
@@ -255,12 +256,11 @@ def logged(folder):
 def test_a_hash_knows_what_a_result_depends_on(place):
     """Every setting of the recipe changes the results of a cell, or is known to change none."""
     config = config_of(place)
-    cell = Cell("pretrained", 0, 0)
+    study, cell = open_study(config), Cell("pretrained", 0, 0)
 
-    def changes(piece=cell, of=config, fingerprint="a", **changed):
-        return study.piece_hash(replace(of, **changed), fingerprint, piece) != study.piece_hash(
-            config, "a", piece
-        )
+    def changes(job=cell, fingerprint=study.fingerprint, **changed):
+        other = replace(study, config=replace(config, **changed), fingerprint=fingerprint)
+        return job_hash(other, job) != job_hash(study, job)
 
     none = {"out": "y", "jobs": 7, "corpus": "elsewhere", "allow_seen_runs": True, "keep_model": False}
     none |= {"seeds": [5], "train_sizes": [1], "controls": {}}
@@ -288,8 +288,8 @@ def test_the_final_model_saw_everybody_and_answers_in_numpy(undisturbed, place):
     assert told["arm"] == "pretrained" and len(told["epochs"]) == 3
     model = SameLabel(undisturbed / "model")
     assert len(model.meta["train_runs"]) == 12 and model.meta["labels"] == ["a", "b"]
-    bold = study.opened(config, model.meta["corpus_fingerprint"]).windows
-    pairs = {"left": bold.bold_NLV[:6], "right": bold.bold_NLV[-6:], "t_r": bold.t_r_N[:6]}
+    windows = open_study(config).windows
+    pairs = {"left": windows.bold_NLV[:6], "right": windows.bold_NLV[-6:], "t_r": windows.t_r_N[:6]}
     chance = model.predict(pairs)
     assert chance.dtype == np.float32 and chance.shape == (6,) and 0 < chance.min() < chance.max() < 1
     encoder = Encoder.from_pretrained(undisturbed / "model")  # is an encoder/ folder as well

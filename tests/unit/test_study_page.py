@@ -16,10 +16,10 @@ from PIL import Image
 
 from fmriscale.cli import run
 from fmriscale.config import StudyConfig, TaskConfig
-from fmriscale.study import printed as report
 from fmriscale.study import wording
+from fmriscale.study.data import open_study
 from fmriscale.study.design import MOST_RUNS, describe
-from fmriscale.study.material import fold_pairs, prepare
+from fmriscale.study.text import COLUMNS, report_text
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
@@ -112,8 +112,8 @@ def test_pairs_of_two_people_are_drawn_with_the_partners(tmp_path):
         out="x", corpus=str(tmp_path / "corpus"), pretrained=None, n_folds=2,
         task=TaskConfig(label="sex", protocol="any", partners="other_person", pairs_per_window=28),
     )  # fmt: skip
-    material = prepare(config)
-    design = describe(config, material, [fold_pairs(config, material, fold) for fold in material.folds])
+    study = open_study(config)
+    design = describe(study, [study.pairs(fold) for fold in study.folds])
     assert design["n_lost"] == 30 and design["n_windows"] == 30
     people = [r["person"] for r in design["runs"]]
     assert 2 < len(people) == len(set(people)) <= MOST_RUNS
@@ -125,8 +125,8 @@ def test_pairs_of_two_people_are_drawn_with_the_partners(tmp_path):
 
 def test_the_printed_table_holds_every_arm_and_fits_a_terminal(cross_run, paper):
     for summary in (cross_run, paper):
-        lines = report.printed(summary).splitlines()
-        assert max(map(len, lines)) <= report.COLUMNS and len(lines) <= 46
+        lines = report_text(summary).splitlines()
+        assert max(map(len, lines)) <= COLUMNS and len(lines) <= 46
         text = " ".join(lines)
         for content in summary["arms"].values():
             found = content["by_condition"]["all"]
@@ -148,13 +148,6 @@ def test_numbers_are_told_as_people_read_them():
     one = {"accuracy": {"mean": 0.5, "low": None, "high": None}}
     assert wording.within(one) == "50.0" and wording.within(None) == "-"
     assert (wording.counted(1, "person"), wording.counted(2, "person")) == ("1 person", "2 people")
-
-
-def test_the_figure_is_a_picture_that_does_not_change(cross_run, tmp_path):
-    for name in ("a.png", "b.png"):
-        report.draw(tmp_path / name, cross_run)
-    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
-    assert Image.open(tmp_path / "a.png").width > 1000
 
 
 # ---- the page
@@ -210,7 +203,7 @@ def test_a_protocol_that_confuses_label_and_run_says_so_at_once(pages):
 
 
 def test_a_control_that_was_not_run_is_named_beside_the_result_with_its_commands(cross_run, paper, pages):
-    page, told = Reader(pages[1]["paper"]).words, " ".join(report.printed(paper).split())
+    page, told = Reader(pages[1]["paper"]).words, " ".join(report_text(paper).split())
     for command in (
         "deepspeed fmriscale/train.py --config RECIPE \\ --data.volume_order shuffled --data.access memory "
         "--out runs/ntp_shuffled",
@@ -223,13 +216,13 @@ def test_a_control_that_was_not_run_is_named_beside_the_result_with_its_commands
     assert lacks in paper["verdict"]["sentence"]
     # Where it was run it is an arm like others.
     assert cross_run["arms"]["shuffled_order"]["title"] == title
-    assert "not run" not in Reader(pages[1]["cross"]).words + report.printed(cross_run)
+    assert "not run" not in Reader(pages[1]["cross"]).words + report_text(cross_run)
 
 
 def test_a_condition_that_is_the_only_one_is_named_everywhere(root, tmp_path):
     settings = studies.config(root, train_sizes=None, controls={})
     summary = studies.summary(settings, conditions=("heard to imagined",))
-    told = report.printed(summary)
+    told = report_text(summary)
     assert "cross_run pairs, heard to imagined; 17 subjects" in " ".join(told.split())
     assert re.search(r"accuracy, % \[95 %\] +heard to imagined +AUC", told)
     assert "under cross_run (heard to imagined) the pre-trained arm" in summary["verdict"]["sentence"]
@@ -250,7 +243,7 @@ def test_one_arm_few_units_and_no_design_still_make_a_page(root, tmp_path):
     del summary["design"]
     page = Reader(written(summary, tmp_path / "study")).words
     assert "No pre-trained arm to judge" in page and "Design" not in page
-    assert "pre-trained - fresh" not in report.printed(summary)
+    assert "pre-trained - fresh" not in report_text(summary)
 
 
 def test_one_subject_has_no_interval(tmp_path, monkeypatch):
@@ -258,8 +251,7 @@ def test_one_subject_has_no_interval(tmp_path, monkeypatch):
     halves = {"folds_by": "half", "n_folds": 1, "train_sizes": None, "seeds": [0]}
     settings = studies.config(tmp_path, task={"protocol": "paper"}, **halves)
     summary = studies.summary(settings, truth=studies.PAPER, conditions=("heard", "imagined"))
-    report.draw(tmp_path / "figure.png", summary)
-    for words in (report.printed(summary), Reader(written(summary, tmp_path / "page")).words):
+    for words in (report_text(summary), Reader(written(summary, tmp_path / "page")).words):
         assert "1 subject cannot give a p below 1, however large the difference" in words
         assert wording.percent(summary["arms"]["fresh"]["by_condition"]["all"]["accuracy"]["mean"]) in words
 

@@ -12,7 +12,7 @@ from fmriscale.config import CorpusConfig, StudyConfig
 from fmriscale.config.recipe import parse
 from fmriscale.corpus.reader import Corpus
 from fmriscale.ingest.build import build
-from fmriscale.study.material import fold_pairs, prepare
+from fmriscale.study.data import open_study
 
 N_VOLUMES = 80
 GENRES = ["jazz", "classical", "hiphop", "blues"]
@@ -125,12 +125,12 @@ def test_from_the_download_to_the_pairs(
     assert len(corpus.runs) == n_runs and set(corpus.runs["n_features"]) == {3 * 3 * 2}
     config = parse(StudyConfig, ["--config", str(repository / f"configs/{study}.yaml")])
     config = dataclasses.replace(config, corpus=str(corpus.folder), splits=["train", "val", "test"])
-    material = prepare(config)
-    assert list(material.windows.labels) == labels
-    assert len(material.windows.label_N) == n_windows
-    for fold in material.folds:
-        for pairs in fold_pairs(config, material, fold):
-            one_run = material.windows.run_N[pairs.left_P] == material.windows.run_N[pairs.right_P]
+    opened = open_study(config)
+    assert list(opened.windows.labels) == labels
+    assert len(opened.windows.label_N) == n_windows
+    for fold in opened.folds:
+        for pairs in opened.pairs(fold):
+            one_run = opened.windows.run_N[pairs.left_P] == opened.windows.run_N[pairs.right_P]
             assert pairs.same_P.mean() == 0.5
             # As published, "same timbre" is "same run"; else no pair is of one run.
             assert (one_run == (pairs.same_P == 1)).all() if study == "timbre_paper" else not one_run.any()
@@ -143,13 +143,13 @@ def test_any_column_of_the_events_is_a_label(repository, data, tmp_path):
     recipe = ["--config", str(repository / "configs/genre_ds003720.yaml"), "--pretrained", "null"]
     given = ["--corpus", str(tmp_path / "corpus"), "--controls", "{}", "--task.label", "voice"]
     config = parse(StudyConfig, [*recipe, *given])
-    material = prepare(config)
-    assert list(material.windows.labels) == ["instrumental", "vocal"]
-    record = material.corpus.record(0)
+    opened = open_study(config)
+    assert list(opened.windows.labels) == ["instrumental", "vocal"]
+    record = Corpus.open(config.corpus).record(0)
     heard = [event["voice"] for event in record["events"][1:]]
-    of_first = material.windows.label_N[material.windows.run_N == 0]
-    assert [material.windows.labels[label] for label in of_first] == heard
-    train, test = fold_pairs(config, material, material.folds[0])
+    of_first = opened.windows.label_N[opened.windows.run_N == 0]
+    assert [opened.windows.labels[label] for label in of_first] == heard
+    train, test = opened.pairs(opened.folds[0])
     for pairs in (train, test):
-        same = material.windows.label_N[pairs.left_P] == material.windows.label_N[pairs.right_P]
+        same = opened.windows.label_N[pairs.left_P] == opened.windows.label_N[pairs.right_P]
         np.testing.assert_array_equal(same, pairs.same_P == 1)

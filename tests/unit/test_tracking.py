@@ -24,9 +24,9 @@ from fmriscale.cli import run
 from fmriscale.config import StudyConfig, TrackingConfig
 from fmriscale.config.recipe import parse
 from fmriscale.model.classifier import SameLabel
-from fmriscale.study.cells import cells
-from fmriscale.study.material import Material, prepare
-from fmriscale.study.mlflow_log import Logbook
+from fmriscale.study.data import Study, open_study
+from fmriscale.study.jobs import cells
+from fmriscale.study.mlflow_log import StudyLog
 from fmriscale.tracking import MAX_VALUE, Tracker
 
 
@@ -121,11 +121,11 @@ def test_load_and_memory_of_the_machine_are_logged_on_request(store: Path):
         TrackingConfig(system_metrics=0)
 
 
-def begin(gate: Barrier, config: StudyConfig, material: Material, task: int) -> None:
+def begin(gate: Barrier, study: Study, task: int) -> None:
     """Be a task of an array that logs one cell, once all processes are ready."""
     gate.wait(60)
-    with Logbook(config, material, "study", alone=False) as logbook:
-        logbook.add(cells(config)[task], "nothing came of it")
+    with StudyLog(study, "study", alone=False) as log:
+        log.add(cells(study.config)[task], "nothing came of it")
 
 
 def all_begin(place: Path, uri: str) -> dict[str, list[str]]:
@@ -135,7 +135,7 @@ def all_begin(place: Path, uri: str) -> dict[str, list[str]]:
     for name, task in (("array", 0), ("array", 1), ("other", 0)):
         changed = {"tracking__enabled": True, "tracking__uri": uri, "tracking__experiment": "at once"}
         config = parse(StudyConfig, options(place, name, **changed)[1:])
-        started.append(processes.Process(target=begin, args=(gate, config, prepare(config), task)))
+        started.append(processes.Process(target=begin, args=(gate, open_study(config), task)))
     for process in started:
         process.start()
     for process in started:
@@ -214,7 +214,7 @@ def test_a_study_of_tasks_on_a_server_has_cells_corpus_report_and_a_model_to_ask
     assert run([*command, "--finish"]) == 0
     parent, children = logged()
     assert len(children) == 4 and all(r.info.status == "FINISHED" for r in (parent, *children))
-    assert {"report.html", "figure.png"} <= {a.path for a in client.list_artifacts(parent.info.run_id)}
+    assert {"report.html", "report.txt"} <= {a.path for a in client.list_artifacts(parent.info.run_id)}
     [data] = [used.dataset for used in parent.inputs.dataset_inputs]
     fingerprint = json.loads((place / "corpus/corpus.json").read_text())["fingerprint"]
     assert data.name == "corpus" and fingerprint.startswith(data.digest) and len(data.digest) == 36

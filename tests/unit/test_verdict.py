@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from fmriscale.config import FinetuneTrainConfig, StudyConfig, TaskConfig
-from fmriscale.study.baselines import Score
-from fmriscale.study.cells import cells
+from fmriscale.study.jobs import cells
+from fmriscale.study.scores import Score
 from fmriscale.study.summary import summarise
 from fmriscale.study.verdict import verdict
 

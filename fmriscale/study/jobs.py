@@ -1,4 +1,4 @@
-"""The pieces of a study, each independent of the others.
+"""The jobs of a study, each independent of the others.
 
 Cells (arms x folds x seeds x sizes: one training each), the baselines of every fold, a last fit on everybody.
 """
@@ -32,24 +32,24 @@ class Cell:
 
     @property
     def file(self) -> str:
-        """Where its result lies in the study's folder."""
+        """File of its result in the study's folder."""
         return f"cells/{self.name}.json"
 
 
 @dataclass(frozen=True)
 class Baselines:
-    """The baselines and controls without training of an encoder, of one fold."""
+    """The baselines and controls of one fold that train no encoder."""
 
     fold: int
 
     @property
     def name(self) -> str:
-        """Name in what is printed."""
+        """Name in messages."""
         return f"baselines_fold{self.fold}"
 
     @property
     def file(self) -> str:
-        """Where their scores lie in the study's folder."""
+        """File of their scores in the study's folder."""
         return f"baselines/fold{self.fold}.json"
 
 
@@ -61,7 +61,7 @@ class Final:
     file = "model/fit.json"
 
 
-Piece = Cell | Baselines | Final
+Job = Cell | Baselines | Final
 
 
 def arms(config: StudyConfig) -> list[str]:
@@ -90,13 +90,10 @@ def final_cell(config: StudyConfig) -> Cell:
     return Cell("fresh" if config.pretrained is None else "pretrained", 0, config.seeds[0])
 
 
-def pieces(config: StudyConfig) -> list[Piece]:
+def jobs(config: StudyConfig) -> list[Job]:
     """Return everything that a study computes before its summary."""
-    return [
-        *(Baselines(fold) for fold in range(config.n_folds)),
-        *cells(config),
-        *([Final()] if config.keep_model else []),
-    ]
+    baselines = [Baselines(fold) for fold in range(config.n_folds)]
+    return [*baselines, *cells(config), *([Final()] if config.keep_model else [])]
 
 
 def encoder_folder(config: StudyConfig, arm: str, fold: int) -> Path | None:

@@ -1,0 +1,162 @@
+"""The results of jobs: what they depend on, where they are kept, and which of them are missing."""
+
+import hashlib
+import json
+import platform
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import sklearn
+import torch
+
+from fmriscale.common.files import atomic_write, expand
+from fmriscale.common.version import __version__
+from fmriscale.config import StudyConfig
+from fmriscale.config.recipe import to_dict
+from fmriscale.study.data import Study
+from fmriscale.study.jobs import Baselines, Cell, Final, Job, arms, encoder_folder, final_cell, jobs, sizes
+
+WITHOUT_EFFECT = ("out", "corpus", "jobs", "tracking", "allow_seen_runs", "keep_model")
+"""Settings that change no result: places, and how the work is done."""
+OF_THE_JOB = ("pretrained", "controls", "seeds", "train_sizes")
+"""Settings of which a job has its own share."""
+MOST_NAMED = 8
+"""Missing results that are named."""
+
+
+@dataclass(frozen=True)
+class Results:
+    """Files of a study's folder; a result is valid as long as its hash is that of its job."""
+
+    out: Path
+    hashes: dict[Job, str]
+
+    @classmethod
+    def of(cls, study: Study) -> "Results":
+        """Hash every job of a study."""
+        config = study.config
+        return cls(expand(config.out), {job: job_hash(study, job) for job in jobs(config)})
+
+    def load(self, job: Job) -> dict[str, Any] | None:
+        """Return the result of a job; None where there is none, or one of other settings."""
+        try:
+            result = json.loads((self.out / job.file).read_text())
+            return result if result["hash"] == self.hashes[job] else None
+        except (OSError, ValueError, TypeError, KeyError):
+            return None
+
+    def save(self, job: Job, content: dict[str, Any]) -> dict[str, Any]:
+        """Write and return the result of a job."""
+        result = {"hash": self.hashes[job], **content}
+        atomic_write(self.out / job.file, json.dumps(result, indent=1) + "\n")
+        self._reason_file(job).unlink(missing_ok=True)
+        return result
+
+    def save_failure(self, job: Job, reason: str) -> None:
+        """Keep the reason why a job has no result, so that no later step takes it for one that never was."""
+        atomic_write(self._reason_file(job), reason + "\n")
+
+    def _reason_file(self, job: Job) -> Path:
+        return self.out / "failed" / f"{job.name}.txt"
+
+    def describe_missing(self, wanted: Iterable[Job]) -> str | None:
+        """Name the jobs without a result, each with the reason if known; None where none is missing."""
+        missing = [job for job in wanted if self.load(job) is None]
+        if not missing:
+            return None
+        failed, unknown = [], []
+        for job in missing:
+            file = self._reason_file(job)
+            if file.exists():
+                failed.append(f"{job.name} ({file.read_text().strip()})")
+            else:
+                unknown.append(job.name)
+        names = failed + unknown
+        shown = "; ".join(names[:MOST_NAMED])
+        if len(names) > MOST_NAMED:
+            shown += f"; and {len(names) - MOST_NAMED} more"
+        return f"{len(missing)} of {len(self.hashes)} results are missing, so there is no summary: {shown}"
+
+
+# ---------------------------------------------------------------- what a result depends on
+
+
+def digest(content: Any) -> str:
+    """Return the sha256 of JSON values."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def settings_of_results(config: StudyConfig) -> dict[str, Any]:
+    """Return the settings that results depend on."""
+    return {name: value for name, value in to_dict(config).items() if name not in WITHOUT_EFFECT}
+
+
+def recipe_hash(config: StudyConfig) -> str:
+    """Return the first 12 hexadecimal digits of the sha256 of the settings that results depend on."""
+    return digest(settings_of_results(config))[:12]
+
+
+def job_hash(study: Study, job: Job) -> str:
+    """Return a hash of everything that the result of a job depends on."""
+    config = study.config
+    settings = {k: v for k, v in settings_of_results(config).items() if k not in OF_THE_JOB}
+    match job:
+        case Cell():
+            own = [asdict(job), start_of(study, job)]
+        case Final():
+            cell = final_cell(config)
+            own = [job.name, asdict(cell), start_of(study, cell)]
+        case Baselines():
+            del settings["model"], settings["train"]
+            own = [asdict(job), sizes(config)[-1], sklearn.__version__]
+    versions = [__version__, torch.__version__, np.__version__]
+    return digest([settings, own, study.fingerprint, versions])
+
+
+def start_of(study: Study, cell: Cell) -> list[Any]:
+    """Return what the encoder that a cell starts from depends on: architecture, spaces, weights."""
+    folder = encoder_folder(study.config, cell.arm, cell.fold)
+    if folder is None:
+        return []
+    content = study.encoder_meta(folder)
+    weights = None if cell.arm == "fresh" else content["weights_sha256"]
+    return [content["encoder"], content["meta"].get("feature_spaces"), weights]
+
+
+def study_hash(study: Study, results: Results) -> str:
+    """Return a hash of everything that a whole study depends on, and of where it is logged."""
+    return digest([to_dict(study.config.tracking), list(results.hashes.values())])
+
+
+def provenance(study: Study) -> dict[str, Any]:
+    """Return what a study was made from and with: software, recipe, corpus, encoders; no host, no user."""
+    names = ("fmriscale", "torch", "numpy", "scipy", "scikit-learn", "nilearn", "mlflow")
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "software": {"python": platform.python_version(), **{name: version(name) for name in names}},
+        "recipe": recipe_hash(study.config),
+        "corpus": {"path": study.config.corpus, "fingerprint": study.fingerprint},
+        "encoders": {arm: encoder_origins(study, arm) for arm in arms(study.config) if arm != "fresh"},
+    }
+
+
+def encoder_origins(study: Study, arm: str) -> dict[str, dict[str, Any]]:
+    """Return folder, weights and origin of the encoder that an arm starts from, by fold if folds differ."""
+    given = study.config.controls.get(arm, study.config.pretrained) or ""
+    by_fold = "{fold}" in given
+    origins = {}
+    for fold in range(study.config.n_folds if by_fold else 1):
+        content = study.encoder_meta(encoder_folder(study.config, arm, fold) or Path())
+        meta = content["meta"]
+        origins[f"fold {fold}" if by_fold else "every fold"] = {
+            "folder": given.replace("{fold}", str(fold)),
+            "weights_sha256": content["weights_sha256"],
+            **{key: meta.get(key) for key in ("step", "corpus_fingerprint", "config_hash")},
+            "volume_order": meta.get("config", {}).get("data", {}).get("volume_order"),
+        }
+    return origins

@@ -17,23 +17,21 @@ COLOURS = LinearSegmentedColormap.from_list("presence", ["#b3261e", WARM, "#e7c6
 """From features that few runs have to those that all have."""
 MOST_VECTORS = 300
 """Beyond so many features the dots are a picture: the file would grow with every one."""
-
-
 VIEWS = {"l": "left", "y": "back", "r": "right", "z": "top"}
 """What the views of a glass brain are seen from."""
 
 
 @matplotlib.rc_context(STYLE)
-def presence(space: FeatureSpace, found: Presence) -> str | None:
+def presence(space: FeatureSpace, present: Presence) -> str | None:
     """Draw the share of runs that have each feature of a space, on a glass brain.
 
     A space without positions is drawn along its features as stored: the share of runs that lack each; there
     is nothing to draw where no run lacks any.
     """
     if space.coordinates is not None:
-        figure = _glass_brain(np.asarray(space.coordinates), found.share)
-    elif found.share.min() < 1:
-        figure = _line(found.share)
+        figure = _glass_brain(np.asarray(space.coordinates), present.share)
+    elif present.share.min() < 1:
+        figure = _line(present.share)
     else:
         return None
     return svg(figure, f"presence-{space.name}", f"Share of runs that have each feature of {space.name}")

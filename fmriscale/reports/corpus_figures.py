@@ -109,10 +109,10 @@ def _rows(names: Sequence[str] | pd.Index, n_panels: int) -> tuple[Figure, list[
     """Return a figure whose panels have a line a data set, the first on top."""
     height = 0.75 + ROW * max(len(names), 2)
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
-    found = list(figure.subplots(1, n_panels, sharey=True, squeeze=False)[0])
-    found[0].set_yticks(range(len(names)), [_clipped(str(name), 34) for name in names])
-    found[0].set_ylim(len(names) - 0.4, -0.6)
-    return figure, found
+    row = list(figure.subplots(1, n_panels, sharey=True, squeeze=False)[0])
+    row[0].set_yticks(range(len(names)), [_clipped(str(name), 34) for name in names])
+    row[0].set_ylim(len(names) - 0.4, -0.6)
+    return figure, row
 
 
 def _clipped(text: str, most: int) -> str:

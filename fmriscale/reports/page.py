@@ -75,10 +75,10 @@ def first_upper(text: str) -> str:
 def panels(n: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
     """Return a figure of n panels side by side, each with lines across."""
     figure = Figure(figsize=(width, height), layout="constrained")
-    found = list(figure.subplots(1, n, squeeze=False)[0])
-    for axes in found:
+    row = list(figure.subplots(1, n, squeeze=False)[0])
+    for axes in row:
         axes.grid(visible=True, axis="y")
-    return figure, found
+    return figure, row
 
 
 def svg(figure: Figure, name: str, description: str) -> str:

@@ -101,8 +101,8 @@ def units(summary: Summary, condition: str, limits: tuple[float, float]) -> str:
     shared = {unit: (value, others[unit]) for unit, value in fresh["by_unit"].items() if unit in others}
     strong = min(1.0, FEW_UNITS / max(len(shared), 1))
     for before, after in shared.values():
-        look = {"color": ACCENT, "ls": "-"} if after > before else {"color": WARM, "ls": "--"}
-        axes.plot([0, 1], [100 * before, 100 * after], lw=0.9, alpha=0.65 * strong, **look)
+        colour, style = (ACCENT, "-") if after > before else (WARM, "--")
+        axes.plot([0, 1], [100 * before, 100 * after], style, color=colour, lw=0.9, alpha=0.65 * strong)
     for place, arm, content in ((0, "fresh", fresh), (1, "pretrained", pretrained)):
         colour, mark, _ = ARMS[arm]
         values = [100 * both[place] for both in shared.values()]

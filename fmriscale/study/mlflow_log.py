@@ -7,12 +7,9 @@ it has one parent, whose id is in the study's folder, and one child a cell, with
 import contextlib
 import re
 from collections import defaultdict
-from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
-import numpy as np
 from filelock import FileLock
 
 from fmriscale.common.files import atomic_write, expand, writing_to
@@ -56,28 +53,23 @@ class StudyLog:
 
     def _open(self) -> None:
         """Go on with the study's run, or make it; learn which cells it has."""
-        with writing_to(self.out), self._one_at_a_time():
-            file = self.out / RUN_FILE
-            logged, _, run_id = file.read_text().strip().partition(" ") if file.exists() else ("", "", "")
-            known = run_id if logged == self.identity else None
-            name = f"study {self.out.resolve().name}"
-            tags = {"fmriscale": "study"}
-            self._tracker = Tracker(self.config.tracking, self.out, name, run_id=known, tags=tags)
-            if self._tracker.run_id and self._tracker.run_id != known:
-                atomic_write(file, f"{self.identity} {self._tracker.run_id}\n")
+        file, tracking = self.out / RUN_FILE, self.config.tracking
+        # Tasks of an array, which start together, look one after the other whether there is a run.
+        lock = FileLock(self.out / f".{RUN_FILE}.lock") if tracking.uri else contextlib.nullcontext()
+        with writing_to(self.out):
+            self.out.mkdir(parents=True, exist_ok=True)
+            with lock:
+                logged, _, run_id = file.read_text().strip().partition(" ") if file.exists() else ("", "", "")
+                known = run_id if logged == self.identity else None
+                name, tags = f"study {self.out.resolve().name}", {"fmriscale": "study"}
+                self._tracker = Tracker(tracking, self.out, name, run_id=known, tags=tags)
+                if self._tracker.run_id and self._tracker.run_id != known:
+                    atomic_write(file, f"{self.identity} {self._tracker.run_id}\n")
         self._children.clear()
         for child in self._tracker.children():
             whole = child["status"] == "FINISHED"
             self._children[child.get("cell", "")][child["run_id"]] = child.get("result", "") if whole else ""
         self._log_settings(self._tracker)
-
-    @contextlib.contextmanager
-    def _one_at_a_time(self) -> Iterator[None]:
-        """Let tasks of an array, which start together, look one after the other whether there is a run."""
-        self.out.mkdir(parents=True, exist_ok=True)
-        array = self.config.tracking.uri is not None
-        with FileLock(self.out / f".{RUN_FILE}.lock") if array else contextlib.nullcontext():
-            yield
 
     def _log_settings(self, tracker: Tracker) -> None:
         """Log the recipe, the number of cells, and the corpus."""
@@ -101,9 +93,7 @@ class StudyLog:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is not None and self._tracker and self.alone:
             self._tracker.close("KILLED" if issubclass(kind, KeyboardInterrupt) else "FAILED")
 
@@ -162,20 +152,9 @@ class StudyLog:
         if self.config.keep_model:
             # The folder's name is that of the study; what a registry cannot hold in a name is left out of it.
             name = re.sub(r"[^\w.-]", "_", self.out.resolve().name)
-            self._tracker.log_model(
-                self.out / "model",
-                "fmriscale.model.classifier",
-                name,
-                example(self.study),
-                f"fmriscale=={__version__}",
-            )
+            windows = self.study.windows
+            pairs = {"left": windows.bold_NLV[:2], "right": windows.bold_NLV[-2:], "t_r": windows.t_r_N[:2]}
+            example = {side: value.astype("float32") for side, value in pairs.items()}
+            loader, requirement = "fmriscale.model.classifier", f"fmriscale=={__version__}"
+            self._tracker.log_model(self.out / "model", loader, name, example, requirement)
         self._tracker.close()
-
-
-def example(study: Study, count: int = 2) -> dict[str, np.ndarray]:
-    """Return the input of a model of the study: some pairs of windows and their repetition times, s."""
-    windows = study.windows
-    inputs = {
-        "left": windows.bold_NLV[:count], "right": windows.bold_NLV[-count:], "t_r": windows.t_r_N[:count]
-    }  # fmt: skip
-    return {name: value.astype("float32") for name, value in inputs.items()}

@@ -126,7 +126,11 @@ class EncoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         if not hasattr(self, "encoder_"):
             self.fit()
         if isinstance(X, np.ndarray) and X.ndim == 3:
-            return self._embed(self._checked(X))
+            self._check_features(X)
+            if self.length is not None and X.shape[1] != self.length:
+                raise ValueError(f"windows have {X.shape[1]} volumes, but length is {self.length}")
+            self._check_length(self.encoder_, X.shape[1])
+            return self._embed(X)
         if isinstance(X, list | tuple):
             rows = [self._embed(self._windows(run)).mean(axis=0) for run in X]
             return np.stack(rows) if rows else np.empty((0, self._n_features_out), np.float32)
@@ -143,6 +147,13 @@ class EncoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         tags.no_validation = True
         tags.input_tags.three_d_array = True
         return tags
+
+    def _check_features(self, volumes: np.ndarray) -> None:
+        if volumes.shape[-1] != self.n_features_in_:
+            raise ValueError(
+                f"X has {volumes.shape[-1]} features, but {type(self).__name__} is expecting "
+                f"{self.n_features_in_} features as input (feature space '{self.space_}')"
+            )
 
     def _check_length(self, encoder: Encoder, length: int) -> None:
         if encoder.config.positions == "learned" and length != encoder.config.length:
@@ -162,9 +173,9 @@ class EncoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
 
     def _ready_masker(self) -> Any:
         """Return the masker, fitted; made from the labels_img where that was given."""
-        if self.masker is None:
-            return None
         masker: Any = self.masker
+        if masker is None:
+            return None
         if isinstance(masker, str | Path):
             from nilearn.maskers import NiftiLabelsMasker
 
@@ -177,12 +188,13 @@ class EncoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         return masker
 
     def _check_atlas(self, labels_img: str | Path) -> None:
-        """Refuse an atlas whose parcels lie elsewhere than those of the encoder's feature space."""
+        """Refuse an atlas whose parcels are not where those of the encoder's feature space are."""
         known = self.encoder_.meta.get("feature_spaces", {}).get(self.space_, {}).get("coordinates")
-        lie = load_features(FeatureConfig(name=self.space_, labels_img=str(labels_img))).space.coordinates
-        if known is not None and [list(place) for place in lie or ()] != [list(place) for place in known]:
+        space = load_features(FeatureConfig(name=self.space_, labels_img=str(labels_img))).space
+        given = [list(xyz) for xyz in space.coordinates or ()]
+        if known is not None and given != [list(xyz) for xyz in known]:
             raise ValueError(
-                f"{labels_img}: its {len(lie or ())} parcels are not the {self.n_features_in_} of the "
+                f"{labels_img}: its {len(given)} parcels are not the {self.n_features_in_} of the "
                 f"encoder's feature space '{self.space_}'"
             )
 
@@ -197,40 +209,19 @@ class EncoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
             run = np.asarray(self.masker_.transform(str(run) if isinstance(run, Path) else run))
         if run.ndim != 2:
             raise ValueError(f"shape {run.shape}: give windows [N, L, V], a run [T, V], or a list of runs")
-        run_1TV = self._checked(run[None], of_run=True)
-        if self.standardize:
-            run_1TV = self._standardised(run_1TV[0])[None]
-        starts = range(0, run.shape[0] - self.length_ + 1, self.stride or self.length_)
-        return np.stack([run_1TV[0, start : start + self.length_] for start in starts])
-
-    def _checked(self, volumes: np.ndarray, of_run: bool = False) -> np.ndarray:
-        """Refuse what the encoder cannot read."""
-        n_volumes, n_features = volumes.shape[1:]
-        if n_features != self.n_features_in_:
-            raise ValueError(
-                f"X has {n_features} features, but {type(self).__name__} is expecting "
-                f"{self.n_features_in_} features as input (feature space '{self.space_}')"
-            )
-        if of_run and n_volumes < self.length_:
-            raise ValueError(f"a run has {n_volumes} volumes, fewer than a window of {self.length_}")
-        if not of_run:
-            if self.length is not None and n_volumes != self.length:
-                raise ValueError(f"windows have {n_volumes} volumes, but length is {self.length}")
-            self._check_length(self.encoder_, n_volumes)
-        return volumes
+        self._check_features(run)
+        if len(run) < self.length_:
+            raise ValueError(f"a run has {len(run)} volumes, fewer than a window of {self.length_}")
+        run_TV = self._standardised(run) if self.standardize else run
+        starts = range(0, len(run) - self.length_ + 1, self.stride or self.length_)
+        return np.stack([run_TV[start : start + self.length_] for start in starts])
 
     def _standardised(self, run_TV: np.ndarray) -> np.ndarray:
-        """Do what was done to the runs of pre-training; features without variance are 0.
-
-        Raises
-        ------
-        ValueError
-            Pre-training standardised over all runs of a subject, which one run cannot tell.
-        """
+        """Do what was done to the runs of pre-training; features without variance are 0."""
         how = self.encoder_.meta.get("config", {}).get("data", {}).get("standardize", "run")
         if how == "none":
             return run_TV
-        if how == "subject":
+        if how == "subject":  # which one run cannot tell
             raise ValueError(
                 "pre-training standardised over all runs of a subject: do so, and set standardize=False"
             )
@@ -247,8 +238,8 @@ class EncoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         if not np.isfinite(windows_NLV).all():
             raise ValueError("X holds NaN, infinity, or values beyond 65,504, which are not standardised")
         device = next(self.encoder_.parameters()).device
-        rows = []
-        for part in torch.from_numpy(windows_NLV).split(BATCH):
-            t_r_B = torch.full((len(part),), self.t_r_, device=device)
-            rows.append(self.encoder_.embed(part.to(device), t_r_B, self.space_, self.pool))
-        return torch.cat(rows).float().cpu().numpy()
+        vectors = []
+        for windows in torch.from_numpy(windows_NLV).split(BATCH):
+            t_r_B = torch.full((len(windows),), self.t_r_, device=device)
+            vectors.append(self.encoder_.embed(windows.to(device), t_r_B, self.space_, self.pool))
+        return torch.cat(vectors).float().cpu().numpy()

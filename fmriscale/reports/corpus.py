@@ -14,7 +14,6 @@ from fmriscale.corpus.reader import Corpus
 from fmriscale.reports import corpus_facts as facts
 from fmriscale.reports import corpus_figures as figures
 from fmriscale.reports import corpus_sentences as sentences
-from fmriscale.reports.brains import presence
 from fmriscale.reports.carpets import CENSORED_COLOUR, carpet
 from fmriscale.reports.page import write_html
 
@@ -119,7 +118,7 @@ def _space(corpus: Corpus, name: str, present: facts.Presence) -> dict[str, Any]
     return {
         "name": name,
         "sentence": sentences.on_presence(space, present),
-        "chart": presence(space, present),
+        "chart": figures.presence(space, present),
         "on_brain": space.coordinates is not None,
         "rarest": rarest,
     }

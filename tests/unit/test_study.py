@@ -287,7 +287,8 @@ def test_the_final_model_saw_everybody_and_answers_in_numpy(undisturbed, place):
     config = config_of(place)
     assert told["arm"] == "pretrained" and len(told["epochs"]) == 3
     model = SameLabel(undisturbed / "model")
-    assert len(model.meta["train_runs"]) == 12 and model.meta["labels"] == ["a", "b"]
+    meta = model.model.encoder.meta
+    assert len(meta["train_runs"]) == 12 and meta["labels"] == ["a", "b"]
     windows = open_study(config).windows
     pairs = {"left": windows.bold_NLV[:6], "right": windows.bold_NLV[-6:], "t_r": windows.t_r_N[:6]}
     chance = model.predict(pairs)

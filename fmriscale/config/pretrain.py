@@ -15,18 +15,12 @@ _SECONDS = re.compile(r"(\d+(?:\.\d*)?|\.\d+) ?s")
 
 
 def seconds_of(value: int | str) -> float | None:
-    """Return the seconds of a duration such as "10 s"; None where it is a number of volumes.
-
-    Raises
-    ------
-    ValueError
-        Text that is no duration.
-    """
+    """Return the seconds of a duration such as "10 s"; None where it is a number of volumes."""
     if isinstance(value, int):
         return None
-    if not (found := _SECONDS.fullmatch(value.strip())):
+    if not (duration := _SECONDS.fullmatch(value.strip())):
         raise ValueError(f"'{value}' is neither a number of volumes nor a duration such as '10 s'")
-    return float(found[1])
+    return float(duration[1])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,20 +97,21 @@ class DataConfig(Settings):
 
     def _broken_rules(self) -> Iterator[Rule]:
         if self.weights and self.mixture != "weights":
-            told = f"data.weights is given, but data.mixture is {self.mixture}; use one of them"
-            yield ("mixture", "weights"), told
+            yield (
+                ("mixture", "weights"),
+                f"data.weights is given, but data.mixture is {self.mixture}; use one of them",
+            )
         if any(weight < 0 for weight in self.weights.values()):
             yield ("weights",), "data.weights: give weights of 0 or more"
         if not 0 <= self.temperature <= 1:
             yield ("temperature",), f"data.temperature is {self.temperature}; it must be between 0 and 1"
         if self.volume_order == "shuffled" and self.access == "mmap":
-            told = "data.volume_order shuffled changes a copy of the runs: set data.access memory"
-            yield ("volume_order", "access"), told
-        if self.shuffle_shards < 1:
             yield (
-                ("shuffle_shards",),
-                f"data.shuffle_shards is {self.shuffle_shards}; it must be at least 1",
+                ("volume_order", "access"),
+                "data.volume_order shuffled changes a copy of the runs: set data.access memory",
             )
+        if (n := self.shuffle_shards) < 1:
+            yield ("shuffle_shards",), f"data.shuffle_shards is {n}; it must be at least 1"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,21 +212,7 @@ class TrainConfig(Settings):
     def _broken_rules(self) -> Iterator[Rule]:
         if self.zero_stage not in (0, 1, 2, 3):
             yield ("zero_stage",), f"train.zero_stage is {self.zero_stage}; choose 0, 1, 2 or 3"
-        weights = ("ntp_weight", "masked_weight")
-        if min(self.ntp_weight, self.masked_weight) < 0 or self.ntp_weight + self.masked_weight <= 0:
-            yield weights, "train.ntp_weight and masked_weight: give 0 or more, and not both 0"
-        elif self.masked_weight == 0 and self.ntp_weight != 1:
-            yield (
-                weights,
-                f"train.ntp_weight is {self.ntp_weight}, but nothing else is learnt: leave it at 1, or give "
-                "train.masked_weight",
-            )
-        if self.masked_weight > 0 and self.pair == "siamese":
-            told = "train.pair siamese reads no masked volumes: use joint, or masked_weight 0"
-            yield ("pair", "masked_weight"), told
-        if not 0 < self.masked_share <= 1:
-            told = f"train.masked_share is {self.masked_share}; give a share above 0, at most 1"
-            yield ("masked_share",), told
+        yield from self._broken_weights()
         if not 0 < self.lr < math.inf:
             yield ("lr",), f"train.lr is {self.lr}; it must be above 0, and finite"
         if not 0 <= self.weight_decay < math.inf:
@@ -251,11 +232,34 @@ class TrainConfig(Settings):
             if (minutes := getattr(self, name)) is not None and minutes <= 0:
                 yield (name,), f"train.{name} is {minutes:g}; it must be above 0"
         if self.offload != "none" and self.zero_stage == 0:
-            told = f"train.offload {self.offload} needs train.zero_stage 1, 2 or 3; use 1, or none"
-            yield ("offload", "zero_stage"), told
+            yield (
+                ("offload", "zero_stage"),
+                f"train.offload {self.offload} needs train.zero_stage 1, 2 or 3; use 1, or none",
+            )
         elif self.offload == "nvme" and (self.zero_stage != 3 or not self.nvme_path):
-            told = "train.offload nvme needs train.zero_stage 3 and a folder in train.nvme_path"
-            yield ("offload", "zero_stage", "nvme_path"), told
+            yield (
+                ("offload", "zero_stage", "nvme_path"),
+                "train.offload nvme needs train.zero_stage 3 and a folder in train.nvme_path",
+            )
+
+    def _broken_weights(self) -> Iterator[Rule]:
+        """Yield the rules of the two tasks and their weights."""
+        weights = ("ntp_weight", "masked_weight")
+        if min(self.ntp_weight, self.masked_weight) < 0 or self.ntp_weight + self.masked_weight <= 0:
+            yield weights, "train.ntp_weight and masked_weight: give 0 or more, and not both 0"
+        elif self.masked_weight == 0 and self.ntp_weight != 1:
+            yield (
+                weights,
+                f"train.ntp_weight is {self.ntp_weight}, but nothing else is learnt: leave it at 1, or give "
+                "train.masked_weight",
+            )
+        if self.masked_weight > 0 and self.pair == "siamese":
+            yield (
+                ("pair", "masked_weight"),
+                "train.pair siamese reads no masked volumes: use joint, or masked_weight 0",
+            )
+        if not 0 < (share := self.masked_share) <= 1:
+            yield ("masked_share",), f"train.masked_share is {share}; give a share above 0, at most 1"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -269,12 +273,14 @@ class TrackingConfig(Settings):
     experiment: str = "fmriscale"
     """Name of the MLflow experiment."""
     system_metrics: int | None = None
-    """Interval at which load, memory and GPUs of the machine that leads are logged too, s; None = never."""
+    """Interval at which load, memory and GPUs of the first machine are logged too, s; None = never."""
 
     def _broken_rules(self) -> Iterator[Rule]:
         if self.system_metrics is not None and self.system_metrics < 1:
-            told = f"tracking.system_metrics is {self.system_metrics}; give at least 1 s, or null"
-            yield ("system_metrics",), told
+            yield (
+                ("system_metrics",),
+                f"tracking.system_metrics is {self.system_metrics}; give at least 1 s, or null",
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -49,30 +49,30 @@ def activation_bytes(
     if config.positions == "learned":
         n_volumes = 2 * length  # a sequence that goes alone takes both places
     tokens = n_volumes + 2
-    turned = d if config.positions == "rotary" else 0
+    rotated = d if config.positions == "rotary" else 0
     masks = mask_itemsize * d if config.dropout > 0 else 0
     hidden = config.d_ff * (2 if config.activation == "gelu" else 1)  # ReLU needs its result alone
     others = 4 * itemsize + 4 * config.n_heads  # statistics of two norms, and of attention's softmax
 
-    momentary, more = BEYOND[config.activation]
+    momentary, extra = BEYOND[config.activation]
 
     # Of each token: what keys and values need; and the rest, which the last block has of CLS alone.
-    source = ((4 if pre else 3) * d + turned) * itemsize
-    rest = ((4 if pre else 5) * d + turned + hidden) * itemsize + 2 * masks + others
+    source = ((4 if pre else 3) * d + rotated) * itemsize
+    rest = ((4 if pre else 5) * d + rotated + hidden) * itemsize + 2 * masks + others
     block, last = tokens * (source + rest), tokens * source + rest
     if every_token:
         last = block
-    elif not turned:  # the last block makes neither keys nor values, but two vectors a head for CLS
+    elif not rotated:  # the last block makes neither keys nor values, but two vectors a head for CLS
         last += (2 * config.n_heads - 2 * tokens) * d * itemsize
     embedding = tokens * masks
-    if turned:
+    if rotated:
         waves = 4 * d // config.n_heads
         embedding += n_volumes * n_features * itemsize + tokens * waves
     kept = tokens * d * itemsize if recompute else block
     # A block's turn to be computed again comes when the last block's activations are gone already.
-    again = block - kept + tokens * more * d * itemsize if recompute and config.n_layers > 1 else 0
+    recomputed = block - kept + tokens * extra * d * itemsize if recompute and config.n_layers > 1 else 0
     end = (3 + (tokens if every_token and pre else 0)) * d * itemsize
     return Activations(
         saved=n_read * (embedding + (config.n_layers - 1) * kept + last + end),
-        momentary=n_read * (tokens * momentary * d * itemsize + max(0, again - last)),
+        momentary=n_read * (tokens * momentary * d * itemsize + max(0, recomputed - last)),
     )

@@ -3,6 +3,8 @@
 Shapes: B pairs, L volumes a sequence, V features, T = 2 L + 2 tokens, D width.
 """
 
+import itertools
+
 import torch
 from torch import Tensor, nn
 
@@ -45,11 +47,8 @@ class ProjectedEmbedding(nn.Module):
 
     def __init__(self, spaces: dict[str, int], d_model: int) -> None:
         super().__init__()
-        starts = [0]
-        for n_features in spaces.values():
-            starts.append(starts[-1] + n_features)
-        self.rows = {name: slice(a, b) for name, a, b in zip(spaces, starts[:-1], starts[1:], strict=True)}
-        self.weight = nn.Parameter(torch.empty(starts[-1], d_model))
+        self.rows = rows_of_spaces(spaces)
+        self.weight = nn.Parameter(torch.empty(sum(spaces.values()), d_model))
         self.bias = nn.Parameter(torch.zeros(len(spaces), d_model))
         self.marks = nn.Parameter(torch.randn(4, d_model) * 0.5)
         for name, n_features in spaces.items():
@@ -81,6 +80,12 @@ class ProjectedEmbedding(nn.Module):
             ),
             dim=1,
         )
+
+
+def rows_of_spaces(spaces: dict[str, int]) -> dict[str, slice]:
+    """Return where the features of each space lie among those of all spaces."""
+    stops = itertools.accumulate(spaces.values())
+    return {name: slice(stop - spaces[name], stop) for name, stop in zip(spaces, stops, strict=True)}
 
 
 def token_times(t_r_B: Tensor, length_left: int, length_right: int) -> Tensor:

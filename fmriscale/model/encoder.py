@@ -1,4 +1,4 @@
-"""The stacked encoder: [CLS, left, SEP, right] -> a vector that says what CLS has gathered.
+"""The stacked encoder: from the tokens [CLS, left, SEP, right] to the last vector of CLS.
 
 Shapes: B pairs, L volumes a sequence, V features, T = 2 L + 2 tokens, D width; S = T, or 1 where CLS alone is
 computed.

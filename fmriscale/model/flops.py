@@ -35,7 +35,7 @@ def train_flops(config: EncoderConfig, space: str | None = None, length: int | N
     return 3 * forward_flops(config, space, length)
 
 
-def done_flops(
+def computed_flops(
     config: EncoderConfig, space: str | None = None, length: int | None = None, *, every_token: bool = False
 ) -> int:
     """Operations of forward and backward of one pair as it is computed: the last block for CLS alone."""

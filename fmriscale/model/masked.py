@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fmriscale.model.classifier import PairClassifier
+from fmriscale.model.embedding import rows_of_spaces
 from fmriscale.model.encoder import Encoder, mean_of_volumes
 from fmriscale.model.presets import EncoderConfig, Pool
 
@@ -25,13 +26,10 @@ class Reconstruction(nn.Module):
 
     def __init__(self, spaces: dict[str, int], d_model: int) -> None:
         super().__init__()
-        starts = [0]
-        for n_features in spaces.values():
-            starts.append(starts[-1] + n_features)
-        self.rows = {name: slice(a, b) for name, a, b in zip(spaces, starts[:-1], starts[1:], strict=True)}
+        self.rows, n_features = rows_of_spaces(spaces), sum(spaces.values())
         self.hidden = nn.Linear(d_model, d_model)
-        self.weight = nn.Parameter(torch.zeros(starts[-1], d_model))
-        self.bias = nn.Parameter(torch.zeros(starts[-1]))
+        self.weight = nn.Parameter(torch.zeros(n_features, d_model))
+        self.bias = nn.Parameter(torch.zeros(n_features))
 
     def forward(self, x_BMD: Tensor, space: str | None) -> Tensor:
         """Return volumes [B, M, V]."""
@@ -59,7 +57,11 @@ class TwoTasks(PairClassifier):
         space: str | None,
         masks: tuple[Tensor, Tensor, Tensor],
     ) -> tuple[Tensor, Tensor]:
-        """Look at pairs with masked volumes."""
+        """Return logits [B, C], and the mean squared error over a pair's masked volumes [B].
+
+        At place_BM the volume source_BM of the pair is shown, or the mask where that is -1; counts_BM tells
+        which places are to be reconstructed.
+        """
         place_BM, source_BM, counts_BM = masks
         L, V = left_BLV.shape[1:]
         truth_BSV = torch.cat((left_BLV, right_BLV), dim=1)

@@ -1,1 +1,1 @@
-"""Which two sequences, and is it true? Pure functions of (corpus, seed, position)."""
+"""Draw pairs of sequences for pre-training: pure functions of (corpus, seed, position)."""

@@ -5,6 +5,7 @@ Shapes: B pairs, S = 2 L volumes of a pair (left, then right), M masked places a
 
 import numpy as np
 
+from fmriscale.common.randomness import GOLDEN, mix
 from fmriscale.sampling.batch import Masks
 
 HIDDEN, REPLACED = 0.8, 0.1
@@ -36,12 +37,6 @@ def uniform(seed: int, first: int, count: int, width: int) -> np.ndarray:
     Counters through the output function of SplitMix64 (Steele, Lea & Flood 2014), keyed by the seed.
     """
     counter = np.arange(first * width, (first + count) * width, dtype=np.uint64)
-    key = _mixed(np.array([seed % 2**64, width], np.uint64))
-    return (_mixed(_mixed(counter ^ key[0]) + key[1]) >> np.uint64(11)).reshape(count, width) * 2.0**-53
-
-
-def _mixed(x: np.ndarray) -> np.ndarray:
-    x = x + np.uint64(0x9E3779B97F4A7C15)
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
+    key = mix(np.array([seed % 2**64, width], np.uint64) + GOLDEN)
+    bits = mix(mix((counter ^ key[0]) + GOLDEN) + key[1] + GOLDEN)
+    return (bits >> np.uint64(11)).reshape(count, width) * 2.0**-53

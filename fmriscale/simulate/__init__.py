@@ -1,1 +1,1 @@
-"""A timbre experiment with known truth, written as an fMRIPrep derivative."""
+"""A timbre experiment with known truth, written as an fMRIPrep derivative or a corpus."""

@@ -10,7 +10,7 @@ import os
 
 import torch
 
-from fmriscale.model.flops import done_flops
+from fmriscale.model.flops import computed_flops
 from fmriscale.model.presets import EncoderConfig
 from fmriscale.training.schedule import BatchPlan
 from fmriscale.training.telemetry import peak_flops
@@ -47,7 +47,7 @@ def cpu_pairs_per_s(
     stage: int = 1,
 ) -> float:
     """Estimate the rate of one rank."""
-    work = done_flops(shape, space, length, every_token=every_token) * (4 / 3 if recompute else 1)
+    work = computed_flops(shape, space, length, every_token=every_token) * (4 / 3 if recompute else 1)
     pairs_s = batch.micro * batch.accumulation * work / flops * (1 + NARROW / shape.d_model)
     update_s = UPDATE_S * n_parameters / (batch.world if stage > 0 else 1)
     exchange_s = EXCHANGE_S * n_parameters if batch.world > 1 else 0.0

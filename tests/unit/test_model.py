@@ -14,7 +14,7 @@ from fmriscale.model.attention import sdpa_backend
 from fmriscale.model.classifier import build
 from fmriscale.model.dropout import Dropout
 from fmriscale.model.encoder import Encoder, count_parameters, in_space
-from fmriscale.model.flops import done_flops, forward_flops
+from fmriscale.model.flops import computed_flops, forward_flops
 from fmriscale.model.losses import group_sums, ntp_loss
 from fmriscale.model.presets import resolve_encoder
 
@@ -196,7 +196,7 @@ def test_flops_are_those_that_torch_counts(preset: str):
     assert counter.get_total_flops() == B * forward_flops(config)
     with sdpa_kernel(SDPBackend.MATH), counter, torch.no_grad():
         model(*pairs())
-    assert counter.get_total_flops() == B * done_flops(config) / 3
+    assert counter.get_total_flops() == B * computed_flops(config) / 3
 
 
 def test_group_sums_count_each_pair_once_and_leave_fillers_out():

@@ -325,7 +325,8 @@ def draw_pairs(first, index, mixture, seed, n_open, memo, out):
     """Fill the arrays of a `Draw` with the pairs at positions `first` and following.
 
     `n_open` is the number of shards of the windowed shuffle, 0 = an exact permutation of all windows; `memo`
-    is scratch of the windowed shuffle. For each position:
+    is scratch of the windowed shuffle. One function, because numba passes arrays to another one slowly (draws
+    took 2.8 times as long in two). For each position:
 
         position -> data set d, and how often d was drawn before        (mixture)
                  -> even: positive, odd: negative; each has its own pass over the windows of d
@@ -343,11 +344,11 @@ def draw_pairs(first, index, mixture, seed, n_open, memo, out):
         position = first + i
         place = position % n_block
         d = mixture.which[place]
-        draw = position // n_block * mixture.quotas[d] + mixture.occurrence[place]
+        n_before = position // n_block * mixture.quotas[d] + mixture.occurrence[place]
         low, high = index.dataset_first[d], index.dataset_first[d + 1]
         begin, n_windows = index.run_first[low], index.run_first[high] - index.run_first[low]
-        epoch, in_pass = (draw // 2) // n_windows, (draw // 2) % n_windows
-        stream, block = (_NEGATIVES if draw % 2 else _POSITIVES), np.int64(0)
+        epoch, in_pass = (n_before // 2) // n_windows, (n_before // 2) % n_windows
+        stream, block = (_NEGATIVES if n_before % 2 else _POSITIVES), np.int64(0)
         if n_open == 0:
             window = begin + permute(in_pass, n_windows, _pass_key(seed_key, stream, d, epoch))
         else:
@@ -357,8 +358,8 @@ def draw_pairs(first, index, mixture, seed, n_open, memo, out):
         left_start = _window_start(index, run, k)
 
         kind = POSITIVE
-        if draw % 2:
-            kinds, turn = mixture.kinds[d], (draw // 2) % KIND_BLOCK
+        if n_before % 2:
+            kinds, turn = mixture.kinds[d], (n_before // 2) % KIND_BLOCK
             kind = kinds[turn]
             if k >= index.runs[run].reach[kind]:
                 kind, k = _substitute(index, run, k, kinds, turn, fold(kind_key, position))

@@ -59,7 +59,6 @@ class ShapeGroup:
         self._memo = PassMemo(np.full(n_datasets, -1), np.zeros(n_shards + n_datasets, np.int64))
         self._lock = threading.Lock()  # the memo is scratch, and a feed draws from its own thread
         self._n_open = data.shuffle_shards if data.shuffle == "window" else 0
-        self._source: Source | None = None
 
     def set_shares(self, shares: np.ndarray) -> None:
         """Fix the mixture from the share of each data set, float [D]."""
@@ -67,25 +66,26 @@ class ShapeGroup:
 
     def open(self, device: Any = None, allocate: Allocate | None = None) -> None:
         """Open the runs for reading; see `NTPLoader`."""
+        self._source = self._open_source(device, allocate)
+
+    def _open_source(self, device: Any, allocate: Allocate | None) -> Source:
+        """Return what reads the sequences, as `data.access` has it."""
         corpus, data, rows = self.corpus, self.data, self.rows
         shape = (self.length, self.space.n_features)
         if corpus.remote and self._n_open and data.access == "mmap":
-            self._source = StreamedRuns(corpus, rows, *shape, self._shard_plan(), allocate)
-            return
+            return StreamedRuns(corpus, rows, *shape, self._shard_plan(), allocate)
         corpus.want(pd.unique(corpus.runs["shard"].to_numpy()[rows]).tolist(), reader=f"{id(self)}")
         rescaling = rescaling_of(corpus, rows, self.index.runs["subject"], data.standardize)
         if data.access == "mmap":
             if data.verify:
                 verify_runs(corpus, rows)
-            self._source = HostRuns(corpus.addresses(rows), *shape, corpus, rescaling, allocate)
-            return
+            return HostRuns(corpus.addresses(rows), *shape, corpus, rescaling, allocate)
         shuffle_seed = self.seed if data.volume_order == "shuffled" else None
         volumes, first = copy_runs(corpus, rows, self.space.n_features, rescaling, shuffle_seed)
         if data.access == "device":
-            self._source = DeviceRuns(volumes, first, self.length, device)
-        else:
-            address = volumes.ctypes.data + first * volumes[0].nbytes
-            self._source = HostRuns(address, *shape, volumes, allocate=allocate)
+            return DeviceRuns(volumes, first, self.length, device)
+        address = volumes.ctypes.data + first * volumes[0].nbytes
+        return HostRuns(address, *shape, volumes, allocate=allocate)
 
     def draw(self, first: int, count: int) -> Draw:
         """Return the places of the pairs at positions `first` to `first + count - 1`, without their data."""
@@ -98,12 +98,10 @@ class ShapeGroup:
 
     def batch(self, first: int, count: int) -> Batch:
         """Return the pairs at positions `first` to `first + count - 1`."""
-        if self._source is None:
-            self.open()
         draw = self.draw(first, count)
         if isinstance(self._source, StreamedRuns):
             self._source.move(first, count)
-        left, right = self._source.gather(draw)  # pyright: ignore[reportOptionalMemberAccess]
+        left, right = self._source.gather(draw)
         return Batch(
             left=left,
             right=right,

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fmriscale.common.array_tasks import add_flags, settle
+from fmriscale.common.array_tasks import add_flags, resolve_task
 from fmriscale.common.errors import EXIT_OK, UserError
 from fmriscale.common.files import atomic_write, expand, writing_to
 from fmriscale.common.workers import WorkerDied, available_cores, map_in_order
@@ -103,7 +103,7 @@ def read_flags(args: list[str]) -> tuple[argparse.Namespace, list[str]]:
     if {"-h", "--help"} & set(args):
         print(parser.format_help())
     flags, recipe = parser.parse_known_args(args)
-    settle(flags)
+    resolve_task(flags)
     return flags, recipe
 
 

@@ -15,25 +15,27 @@ def add_flags(group: argparse._ArgumentGroup, part: str, finish: str) -> None:
     group.add_argument("--finish", action="store_true", help=finish)
 
 
-def settle(flags: argparse.Namespace, *instead: str) -> None:
-    """Check the flags, and fill in task and number of tasks from a Slurm array."""
-    alone = [*instead, "finish"]
+def resolve_task(flags: argparse.Namespace, *exclusive: str) -> None:
+    """Check the flags, and fill in task and number of tasks from a Slurm array.
+
+    `exclusive` names the verb's own flags that go with no task, as --finish does not.
+    """
+    alone = [*exclusive, "finish"]
     if sum(getattr(flags, name) for name in alone) + (flags.task_id is not None) > 1:
-        names = ", ".join(f"--{name}" for name in instead)
-        raise UserError(f"give one of {names + ', ' if names else ''}--task-id and --finish")
+        raise UserError(f"give one of {''.join(f'--{name}, ' for name in exclusive)}--task-id and --finish")
     if flags.task_id is None and not any(getattr(flags, name) for name in alone):
-        flags.task_id, flags.num_tasks = _array_task(flags.num_tasks, instead)
+        flags.task_id, flags.num_tasks = _slurm_task(flags.num_tasks, exclusive)
     if flags.task_id is not None and flags.num_tasks is None:
         raise UserError("--task-id needs --num-tasks, the number of parts")
     if flags.num_tasks is not None and not 0 <= (flags.task_id or 0) < flags.num_tasks:
         raise UserError(f"--task-id {flags.task_id} of --num-tasks {flags.num_tasks}: ids go from 0 to N-1")
 
 
-def _array_task(num_tasks: int | None, instead: tuple[str, ...]) -> tuple[int | None, int | None]:
+def _slurm_task(num_tasks: int | None, exclusive: tuple[str, ...]) -> tuple[int | None, int | None]:
     """Return id and number of tasks of the Slurm array that this process is part of, if any."""
     if "SLURM_ARRAY_TASK_ID" not in os.environ:
         if num_tasks is not None:
-            others = f" (or {' or '.join(f'--{name}' for name in instead)})" if instead else ""
+            others = f" (or {' or '.join(f'--{name}' for name in exclusive)})" if exclusive else ""
             raise UserError(f"--num-tasks needs --task-id{others}")
         return None, None
     names = ("ID", "MIN", "MAX", "COUNT")

@@ -19,7 +19,7 @@ from fmriscale.config import SplitConfig
 from fmriscale.config.corpus import MAX_T_R, MIN_T_R
 from fmriscale.corpus.assemble import RunRecord, corpus_json, quarantine_table, run_table
 from fmriscale.corpus.manifest import FeatureSpace, write_manifest
-from fmriscale.corpus.signals import plain, standardised
+from fmriscale.corpus.signals import json_values, standardize_run
 from fmriscale.corpus.writer import MAX_KEY, EncodedRun, ShardWriter
 
 NAME = re.compile("[a-z0-9][a-z0-9_]*")
@@ -224,7 +224,7 @@ class CorpusWriter:
         self._check_key(key, dataset, entities)
         if not MIN_T_R <= t_r <= MAX_T_R:
             raise UserError(f"{key}: t_r of {t_r:g} s is implausible; give seconds")
-        signals = standardised(key, bold, sample_mask, missing_features, mean, std)
+        signals = standardize_run(key, bold, sample_mask, missing_features, mean, std)
         n_volumes, n_features = signals.bold.shape
         known_space = FeatureSpace(space, n_features) if isinstance(space, str) else space
         self._check_space(key, dataset, known_space, n_features)
@@ -241,9 +241,9 @@ class CorpusWriter:
             events=[_event(key, event, n_volumes * t_r) for event in events],
             source=stem if source is None else source,
             source_sha256=source_sha256,
-            quality={**plain(key, "quality", quality or {}), "missing_features": signals.missing},
-            denoise=plain(key, "denoise", denoise or {}),
-            further={"participant": plain(key, "participant", participant) if participant else None},
+            quality={**json_values(key, "quality", quality or {}), "missing_features": signals.missing},
+            denoise=json_values(key, "denoise", denoise or {}),
+            further={"participant": json_values(key, "participant", participant) if participant else None},
         )
         self._write(dataset, record.encode())
         if dataset not in self._settings:
@@ -349,7 +349,7 @@ def _label(dataset: str, entity: str, label: str) -> str:
 
 def _event(key: str, event: Mapping[str, Any], seconds: float) -> dict[str, Any]:
     """Return an event as JSON keeps it, with onset and duration in s."""
-    kept = {"duration": 0.0, **plain(key, "an event", event)}
+    kept = {"duration": 0.0, **json_values(key, "an event", event)}
     for name, most in (("onset", seconds), ("duration", math.inf)):
         value = kept.get(name, "missing")
         if isinstance(value, bool) or not isinstance(value, int | float):

@@ -24,7 +24,7 @@ class Signals:
     missing: list[int]
 
 
-def standardised(
+def standardize_run(
     key: str,
     bold: Any,
     sample_mask: Sequence[int] | np.ndarray | None = None,
@@ -102,18 +102,18 @@ def _numbers(key: str, name: str, given: Sequence[int] | np.ndarray, count: int)
     return [int(number) for number in numbers]
 
 
-def plain(key: str, what: str, given: Mapping[str, Any]) -> dict[str, Any]:
+def json_values(key: str, what: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """Return a mapping as JSON keeps it: NumPy's numbers as Python's, NaN as null."""
-    return {str(name): _plain(key, f"{what}: {name}", value) for name, value in given.items()}
+    return {str(name): _json_value(key, f"{what}: {name}", value) for name, value in given.items()}
 
 
-def _plain(key: str, where: str, value: Any) -> Any:
+def _json_value(key: str, where: str, value: Any) -> Any:
     if isinstance(value, np.generic | np.ndarray):
         value = value.tolist()
     if isinstance(value, Mapping):
-        return plain(key, where, value)
+        return json_values(key, where, value)
     if isinstance(value, list | tuple):
-        return [_plain(key, where, item) for item in value]
+        return [_json_value(key, where, item) for item in value]
     if isinstance(value, float):
         if math.isinf(value):
             raise UserError(f"{key}: {where} is infinite; give a number")

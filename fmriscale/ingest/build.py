@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fmriscale.common.array_tasks import add_flags, settle
+from fmriscale.common.array_tasks import add_flags, resolve_task
 from fmriscale.common.errors import EXIT_OK, EXIT_QUARANTINED, UserError
 from fmriscale.common.files import expand, writing_to
 from fmriscale.config import CorpusConfig
@@ -127,5 +127,5 @@ def _flags(args: list[str]) -> tuple[argparse.Namespace, list[str]]:
     if {"-h", "--help"} & set(args):
         print(parser.format_help())
     flags, recipe = parser.parse_known_args(args)
-    settle(flags, "plan")
+    resolve_task(flags, "plan")
     return flags, recipe

@@ -48,20 +48,7 @@ class Item:
 
 
 class Cache:
-    """The cache as one process sees it.
-
-    Parameters
-    ----------
-    folder : Path
-        Made where it is not there.
-    limit : int, optional
-        Most bytes of whole files and of parts, counted at their full size; None = no limit.
-
-    Raises
-    ------
-    UserError
-        The folder cannot be made, or its file system has no locks.
-    """
+    """The cache as one process sees it; `limit`: most bytes of its files, parts at their full size."""
 
     def __init__(self, folder: Path, limit: int | None = None) -> None:
         self.folder, self.limit = folder, limit

@@ -1,21 +1,7 @@
 """A corpus on a server: shards are downloaded whole into the cache, ahead of need, and read from there.
 
-`data.corpus: https://host/corpus`, `s3://bucket/corpus` or another URL of fsspec is all it takes; training
-maps the cached files as it maps those of a local corpus, so the batches are the same to the bit and, once
-the shards have come, as fast. To upload a corpus, copy its folder as it is; nothing else runs on the server.
-
-Who would rather have a plain stream of runs reads the same URLs with WebDataset, without this package:
-
-    import json, urllib.request
-    import webdataset as wds
-
-    base = "https://host/corpus"
-    shards = json.load(urllib.request.urlopen(f"{base}/corpus.json"))["shards"]
-    runs = wds.WebDataset([f"{base}/{s['path']}" for s in shards], shardshuffle=100).decode()
-    for run in runs:
-        run["__key__"], run["bold.npy"], run["json"]["t_r"]     # float16 [T, V], and what is known of it
-
-It has neither the mixture nor the pairs nor the exact resume of training, and it checks no hash.
+Training maps the cached files as it maps those of a local corpus, so the batches are the same to the bit and,
+once the shards have come, as fast. Nothing but a copy of the folder is needed on the server.
 """
 
 import contextlib
@@ -45,24 +31,7 @@ _LOOK = 0.2
 
 
 class RemoteShards:
-    """The shards of a corpus on a server, in the local cache.
-
-    Parameters
-    ----------
-    url : str
-        Where the corpus lies.
-    cache : str, optional
-        Folder of the cache; None = FMRISCALE_CACHE or the default.
-    cache_gb : float, optional
-        Limit of the cache, GB (10^9 bytes); None = none.
-
-    Raises
-    ------
-    UserError
-        There is no corpus at the URL, it cannot be reached, or the cache cannot be used.
-    DamageError
-        runs.tsv and corpus.json do not belong together.
-    """
+    """The shards of a corpus on a server, in the local cache; for the arguments see `Corpus.open`."""
 
     def __init__(self, url: str, cache: str | None = None, cache_gb: float | None = None) -> None:
         self._server = open_folder(url)

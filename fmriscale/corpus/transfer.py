@@ -22,16 +22,9 @@ class Stopped(Exception):
 
 
 class Backoff:
-    """Waits between tries: longer from failure to failure, short again after progress, and bounded.
+    """Waits between tries for `what`: longer from failure to failure, short again after progress.
 
-    Parameters
-    ----------
-    what : str
-        What is fetched, as messages name it.
-    give_up_after : float
-        How long there may be no progress, s.
-    stop : Event, optional
-        Ends a wait at once.
+    Without progress for `give_up_after` seconds it raises an error; `stop` ends a wait at once.
     """
 
     def __init__(self, what: str, give_up_after: float, stop: threading.Event | None = None) -> None:

@@ -79,16 +79,16 @@ class _Cleaned:
 
 def _check(signals: Signals, quality: QualityConfig) -> _Checked:
     """Check signals as read, and censor volumes that are far from the level of the run."""
-    values, covered, course = drop_empty(signals.values, signals.covered)
+    values, covered, global_signal = drop_empty(signals.values, signals.covered)
     confounds, kept = signals.confounds, np.arange(len(values))
     if confounds.sample_mask is not None:
         kept = confounds.sample_mask
     uncensored = values if len(kept) == len(values) else values[kept]
-    kept, far = censor_off_level(uncensored, kept, quality, course[kept])
+    kept, far = censor_off_level(uncensored, kept, quality, global_signal[kept])
     if far:
         uncensored, confounds = values[kept], dataclasses.replace(confounds, sample_mask=kept)
     check_censored(len(kept), len(values), quality)
-    stats = signal_stats(uncensored, covered, quality.min_coverage, course[kept])
+    stats = signal_stats(uncensored, covered, quality.min_coverage, global_signal[kept])
     missing = check_features(covered, stats.varies, quality)
     check_stats(stats, len(kept), quality, signals.is_image)
     signals = dataclasses.replace(signals, values=values, covered=covered, confounds=confounds)

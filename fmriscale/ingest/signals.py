@@ -13,8 +13,13 @@ import numpy as np
 from fmriscale.common.files import expand
 from fmriscale.common.quarantine import Rejected
 from fmriscale.config import DatasetConfig, QualityConfig
-from fmriscale.ingest.clean.censoring import Censoring, mean_motion
-from fmriscale.ingest.clean.confounds import Confounds, dropped_volumes, read_confounds
+from fmriscale.ingest.clean.confounds import (
+    Censoring,
+    Confounds,
+    dropped_volumes,
+    read_confounds,
+    read_mean_fd,
+)
 from fmriscale.ingest.clean.quality import check_length, check_motion
 from fmriscale.ingest.find.sources import RunSource
 from fmriscale.ingest.read import gifti, grayordinates
@@ -195,10 +200,10 @@ def _read_motion(run: RunSource, dataset: DatasetConfig, n_volumes: int, dropped
     """Read head motion: fMRIPrep's confounds, XCP-D's motion table, or the relative RMS table of the HCP."""
     if dataset.kind == "fmriprep":
         return read_confounds(run.confounds, dataset.denoise, n_volumes, run.cut, dropped)
-    if dataset.kind == "xcpd":
-        return Confounds(mean_fd=mean_motion(run.motion, n_volumes, dropped))
     if run.motion is None:
         return Confounds()
+    if dataset.kind == "xcpd":
+        return Confounds(mean_fd=read_mean_fd(run.motion, n_volumes, dropped))
     try:
         moved = np.loadtxt(run.motion, ndmin=1)
     except (OSError, ValueError) as error:

@@ -109,7 +109,7 @@ def test_what_a_censored_volume_held_reaches_no_kept_one(censored, settings):
 
 
 def test_nilearn_lets_mirrored_volumes_through_which_is_why_we_fill_them_ourselves():
-    # When this fails, nilearn has mended `volumes[~sample_mask]`; say so in the docstring of clean.py.
+    # When this fails, nilearn has mended `volumes[~sample_mask]`; say so in the docstring of denoise.py.
     kept = np.setdiff1d(np.arange(T), [20, T - 21])
     spoilt = SIGNALS.copy()
     spoilt[[20, T - 21]] += 1e4

@@ -113,6 +113,10 @@ def test_a_limit_of_the_recipe(tmp_path):
         QualityConfig(max_level_change=-1)
 
 
+def off_level(run):
+    return off_level_volumes(run, 0.2, run.mean(axis=1))
+
+
 def signals(level, n_features=40, spread=1.0):
     rng = np.random.default_rng(2)
     return level + spread * rng.normal(size=(T, n_features)) + spread * rng.normal(size=(T, 1))
@@ -134,28 +138,28 @@ def signals(level, n_features=40, spread=1.0):
 )
 def test_signals_without_a_level_are_not_touched(run):
     run[-1] *= 1e-3
-    assert not off_level_volumes(run, 0.2).any()
+    assert not off_level(run).any()
 
 
 @pytest.mark.parametrize("factor", [1.0, 1e-6, -1.0, 1e6])
 @pytest.mark.parametrize("n_features", [1, 3, 1200])
 def test_a_level_has_no_unit_and_no_sign(factor, n_features):
     run = factor * signals(100.0, n_features)
-    assert not off_level_volumes(run, 0.2).any()
+    assert not off_level(run).any()
     run[-2:] *= 0.02
-    assert np.flatnonzero(off_level_volumes(run, 0.2)).tolist() == [T - 2, T - 1]
+    assert np.flatnonzero(off_level(run)).tolist() == [T - 2, T - 1]
 
 
 def test_a_volume_of_which_some_features_are_empty():
     run = signals(1000.0, 100)
     run[-1, :15] = 0  # the mean over features is 15 % lower: within the limit
     run[20, :5] = 0  # a few, as motion at the edge of the field of view has it
-    assert np.flatnonzero(off_level_volumes(run, 0.2)).tolist() == [T - 1]
+    assert np.flatnonzero(off_level(run)).tolist() == [T - 1]
 
 
 def test_what_a_lively_run_does_by_itself_is_its_own():
     course = 100 + 12 * np.random.default_rng(3).normal(size=(T, 1))  # beyond 20 % now and then
     run = course + np.random.default_rng(4).normal(size=(T, 30))
-    assert (np.abs(course / 100 - 1) > 0.2).any() and not off_level_volumes(run, 0.2).any()
+    assert (np.abs(course / 100 - 1) > 0.2).any() and not off_level(run).any()
     run[-1] = 2
-    assert np.flatnonzero(off_level_volumes(run, 0.2)).tolist() == [T - 1]
+    assert np.flatnonzero(off_level(run)).tolist() == [T - 1]

@@ -20,7 +20,7 @@ LIMITS = QualityConfig(min_volumes=10)
 
 
 def figures(signals):
-    return signal_stats(signals, np.ones(signals.shape[1]), 0.5)
+    return signal_stats(signals, np.ones(signals.shape[1]), 0.5, signals.mean(axis=1))
 
 
 def process(root, n_volumes=60, denoise=None, quality=LIMITS, **scan):

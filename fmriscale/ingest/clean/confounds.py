@@ -1,4 +1,4 @@
-"""The confounds file of a run: regressors by nilearn's strategies, censoring, motion."""
+"""Confounds of a run, by the tables of fMRIPrep and XCP-D: regressors, censoring, motion."""
 
 import tempfile
 import warnings
@@ -29,7 +29,8 @@ MISNAMED = "vx-wisestdDVARS"
 NO_EFFECT = "Non-steady state volumes are always detected"
 """Beginning of the warning that concerns the recipe (strategy non_steady_state), not the run."""
 
-_SCRUB = ("framewise_displacement", "std_dvars")
+_FD = "framewise_displacement"
+_SCRUB = (_FD, "std_dvars")
 _PREFIXES = {"high_pass": "cosine", "ica_aroma": "aroma_"}
 _SERIES = {
     "motion": [f"{kind}_{axis}" for kind in ("trans", "rot") for axis in "xyz"],
@@ -107,9 +108,7 @@ def read_confounds(
         return Confounds()
     dropped = dropped_volumes(confounds, denoise, cut) if dropped is None else dropped
     table = _load_rows(confounds, cut)
-    if table.n_rows != n_volumes:
-        what = f"{confounds.name} has {table.n_rows} rows, the image {n_volumes} volumes"
-        raise Rejected("confounds_length", f"{what}; both must come from one preprocessing")
+    check_rows(confounds, table.n_rows, n_volumes)
     measures = _SCRUB if "scrub" in denoise.strategy else _SCRUB[:1]
     motion = table.numbers(lambda name: name in measures)
     mean_fd = _mean_fd(motion, dropped)
@@ -131,12 +130,62 @@ def read_confounds(
     return Confounds(regressors, sample_mask, mean_fd, warned)
 
 
+def read_mean_fd(motion: Path, n_volumes: int, dropped: int) -> float | None:
+    """Return the mean framewise displacement, mm, by XCP-D's table of motion; None where most is unknown."""
+    table = load_table(motion)
+    check_rows(motion, table.n_rows, n_volumes)
+    return _mean_fd(table.numbers(lambda name: name == _FD), dropped)
+
+
+def check_rows(file: Path, n_rows: int, n_volumes: int) -> None:
+    """Reject a table that has not one row per volume."""
+    if n_rows != n_volumes:
+        what = f"{file.name} has {n_rows} rows, the image {n_volumes} volumes"
+        raise Rejected("confounds_length", f"{what}; both must come from one preprocessing")
+
+
 def _mean_fd(motion: "pd.DataFrame", dropped: int) -> float | None:
     """Return the mean framewise displacement, mm; None where most of it is unknown."""
-    if "framewise_displacement" not in motion:
+    if _FD not in motion:
         return None
-    displacement = motion["framewise_displacement"].iloc[dropped:]
+    displacement = motion[_FD].iloc[dropped:]
     return float(displacement.mean()) if 2 * displacement.count() >= len(displacement) > 0 else None
+
+
+class Censoring:
+    """The volumes that XCP-D censored, by its table of outliers with one line per volume of the scan.
+
+    Since XCP-D 0.4 the series lacks those volumes, and is laid out in time again. Before that, and in the
+    modes abcd and hbcd, they are interpolated. `n_rows` are the volumes of the series.
+    """
+
+    def __init__(self, outliers: Path, n_rows: int) -> None:
+        table = load_table(outliers).numbers(lambda name: name == _FD)
+        if _FD not in table.columns or bool(table[_FD].isna().any()):
+            raise Rejected("confounds", f"{outliers.name}: no column {_FD} of 0 and 1; add the file anew")
+        is_outlier = table[_FD].to_numpy() != 0
+        self.n_volumes, self.kept = len(is_outlier), np.flatnonzero(~is_outlier)
+        if n_rows not in (self.n_volumes, len(self.kept)):
+            what = f"{outliers.name} has {self.n_volumes} rows, {len(self.kept)} of them kept"
+            remedy = "all must come from one run of XCP-D"
+            raise Rejected("confounds_length", f"{what}, the series {n_rows} volumes; {remedy}")
+        self._is_whole = n_rows == self.n_volumes
+
+    def lay_out(self, values: np.ndarray) -> np.ndarray:
+        """Return a series [T, V] of all volumes; a copy of the one before stands in for a censored one."""
+        if self._is_whole:
+            return values
+        last = np.searchsorted(self.kept, np.arange(self.n_volumes), side="right") - 1
+        return values[np.maximum(last, 0)]
+
+    def sample_mask(self, dropped: int) -> np.ndarray | None:
+        """Return the kept volumes after those dropped at the start; None = all."""
+        if len(self.kept) == self.n_volumes:
+            return None
+        return self.kept[self.kept >= dropped] - dropped
+
+
+# ---------------------------------------------------------------- nilearn
 
 
 def _load_confounds(

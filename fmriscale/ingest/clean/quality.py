@@ -24,26 +24,23 @@ class SignalStats:
     std: np.ndarray  # [V], over time
     varies: np.ndarray  # [V], whether a feature changes by more than rounding
     tsnr: float | None  # median over present features of mean / std; None if none is present
-    spike: (
-        float | None
-    )  # largest deviation of the global signal from its median in robust std; None if that is 0
+    spike: float | None  # largest robust z-score of the global signal; None if its spread is 0
     n_repeated: int  # volumes that equal the one before in every varying feature
 
 
 def signal_stats(
-    signals: np.ndarray, covered: np.ndarray, min_coverage: float, course: np.ndarray | None = None
+    signals: np.ndarray, covered: np.ndarray, min_coverage: float, global_signal: np.ndarray
 ) -> SignalStats:
-    """Return the statistics of signals [K, V] with coverage [V]; `course` [K] is their global signal."""
+    """Return the statistics of signals [K, V] with coverage [V] and global signal [K]."""
     low, high, mean, std = _by_feature(signals)
     varies = high - low > 1e-9 * np.maximum(np.maximum(abs(low), abs(high)), np.finfo(float).tiny)
     present = varies & (covered >= min_coverage)
     tsnr = float(np.median(mean[present] / std[present])) if present.any() else None
-    course = global_signal(signals) if course is None else course
     # The global signal distinguishes nearly all volumes, so that few are compared in full.
-    alike = 1 + np.flatnonzero(course[1:] == course[:-1])
+    alike = 1 + np.flatnonzero(global_signal[1:] == global_signal[:-1])
     n_repeated = sum(np.array_equal(signals[t], signals[t - 1]) for t in alike)
-    middle, spread = median_and_spread(course)
-    spike = float(np.abs(course - middle).max() / spread) if spread > 0 else None
+    middle, spread = median_and_spread(global_signal)
+    spike = float(np.abs(global_signal - middle).max() / spread) if spread > 0 else None
     return SignalStats(mean, std, varies, tsnr, spike, n_repeated)
 
 
@@ -65,7 +62,7 @@ def blocks(n_volumes: int, n_features: int) -> list[slice]:
     return [slice(start, start + width) for start in range(0, n_features, width)]
 
 
-def global_signal(signals: np.ndarray) -> np.ndarray:
+def global_signal_of(signals: np.ndarray) -> np.ndarray:
     """Return the mean over features of each volume [T], float64."""
     if signals.dtype == np.float64:
         return signals.mean(axis=1)
@@ -86,9 +83,9 @@ def drop_empty(signals: np.ndarray, covered: np.ndarray) -> tuple[np.ndarray, np
     Return signals [T, V], coverage [V] and global signal [T]; reject a run with other such values.
     """
     with np.errstate(all="ignore"):
-        course = global_signal(signals)
-    if np.isfinite(course).all():
-        return signals, covered, course
+        global_signal = global_signal_of(signals)
+    if np.isfinite(global_signal).all():
+        return signals, covered, global_signal
     finite = np.isfinite(signals)
     empty = ~finite.any(axis=0)
     bad = int((~finite[:, ~empty]).any(axis=1).sum())
@@ -96,7 +93,7 @@ def drop_empty(signals: np.ndarray, covered: np.ndarray) -> tuple[np.ndarray, np
         what = f"{bad} of {len(signals)} volumes hold NaN or infinite values"
         raise Rejected("not_finite", f"{what}; mend or drop the run")
     signals = np.where(empty, signals.dtype.type(0), signals) if empty.any() else signals
-    return signals, np.where(empty, 0.0, covered), global_signal(signals)
+    return signals, np.where(empty, 0.0, covered), global_signal_of(signals)
 
 
 # ---------------------------------------------------------------- limits
@@ -128,12 +125,10 @@ def check_features(covered: np.ndarray, varies: np.ndarray, quality: QualityConf
     if not varies.any():
         raise Rejected("constant", "no feature changes over time; check the file and the feature space")
     if missing.mean() > quality.max_missing:
-        raise Rejected(
-            "low_coverage",
-            f"{missing.sum()} of {missing.size} features are missing ({absent.sum()} with coverage below "
-            f"{quality.min_coverage:g}, {(missing & ~absent).sum()} constant); quality.max_missing "
-            f"allows {quality.max_missing:.0%}",
-        )
+        why = f"{absent.sum()} with coverage below {quality.min_coverage:g}"
+        why += f", {(missing & ~absent).sum()} constant"
+        what = f"{missing.sum()} of {missing.size} features are missing ({why})"
+        raise Rejected("low_coverage", f"{what}; quality.max_missing allows {quality.max_missing:.0%}")
     return missing
 
 

@@ -78,38 +78,41 @@ def open_content(path: Path) -> Iterator[Any]:
         yield content
 
 
-def check_fetched(path: Path, who: str = "") -> bytes:
-    """Return the first bytes of a file; reject a placeholder for content that is elsewhere."""
+def check_fetched(path: Path, prefix: str = "") -> bytes:
+    """Return the first bytes of a file; reject a placeholder for content that was not fetched.
+
+    `prefix` begins the message where the file is not the run itself.
+    """
     name = shlex.quote(path.name)
     annexed = f"content that git-annex has not fetched; fetch it: datalad get {name} (or git annex get)"
     if path.is_symlink() and not path.exists():
         target = path.readlink()
         gone = f"content that is not here ({target}); copy or fetch it"
-        raise Rejected("not_fetched", f"{who}a link to {annexed if 'annex' in target.parts else gone}")
+        raise Rejected("not_fetched", f"{prefix}a link to {annexed if 'annex' in target.parts else gone}")
     try:
         with path.open("rb") as handle:
             head = handle.read(_HEAD)
     except OSError as error:
-        raise Rejected("unreadable", f"{who}cannot be read: {error.strerror}; mend that") from error
+        raise Rejected("unreadable", f"{prefix}cannot be read: {error.strerror}; mend that") from error
     if _ANNEX.match(head):
-        raise Rejected("not_fetched", f"{who}a text that stands for {annexed}")
+        raise Rejected("not_fetched", f"{prefix}a text that stands for {annexed}")
     if _LFS.match(head):
         what = "a text that stands for content that Git LFS has not fetched"
         command = f"git lfs pull --include {shlex.quote('*' + path.name)}"
-        raise Rejected("not_fetched", f"{who}{what}; fetch it: {command}")
+        raise Rejected("not_fetched", f"{prefix}{what}; fetch it: {command}")
     if _LINK.fullmatch(head):
         what = f"the text of a link to {head.decode(errors='replace').strip()}"
         remedy = "as a checkout without links writes it; put that file in its place"
-        raise Rejected("not_fetched", f"{who}{what}, {remedy}")
+        raise Rejected("not_fetched", f"{prefix}{what}, {remedy}")
     return head
 
 
-def check_content(path: Path, form: str, who: str = "") -> None:
+def check_content(path: Path, form: str, prefix: str = "") -> None:
     """Reject a file whose content is not of its form, and name what it is."""
-    head = check_fetched(path, who)
+    head = check_fetched(path, prefix)
     if not head:
         what = "empty (0 bytes): a placeholder, or a download or copy that failed"
-        raise Rejected("unreadable", f"{who}{what}; {_AGAIN}")
+        raise Rejected("unreadable", f"{prefix}{what}; {_AGAIN}")
     is_gzip = head.startswith(_GZIP)
     kind, what, remedy = _identify(_decompressed(head) if is_gzip else head, path)
     if form == "array":
@@ -126,20 +129,21 @@ def check_content(path: Path, form: str, who: str = "") -> None:
         what = f"{what} in gzip"
     if kind == form == "gifti":
         remedy = "unpack it (gunzip)" if is_gzip else "take the .gz off its name"
-        raise Rejected("unreadable", f"{who}named {path.suffix}, but it is {what}; {remedy}")
-    raise Rejected("unreadable", f"{who}not a {_FORMS.get(form, f'{form} file')}: it is {what}; {remedy}")
+        raise Rejected("unreadable", f"{prefix}named {path.suffix}, but it is {what}; {remedy}")
+    raise Rejected("unreadable", f"{prefix}not a {_FORMS.get(form, f'{form} file')}: it is {what}; {remedy}")
 
 
 @contextlib.contextmanager
-def reading(path: Path, form: str, who: str = "") -> Iterator[None]:
+def reading(path: Path, form: str, prefix: str = "") -> Iterator[None]:
     """Check the content of a file of a run, and reject it for whatever a damaged one raises within."""
-    check_content(path, form, who)
+    check_content(path, form, prefix)
     try:
         yield
     except Rejected:
         raise
     except Exception as error:  # nibabel, zip, gzip, numpy, pandas, scipy and HDF5 each have their own
-        raise Rejected("unreadable", f"{who}not a readable {_FORMS[form]}: {error}; copy it again") from error
+        what = f"{prefix}not a readable {_FORMS[form]}: {error}"
+        raise Rejected("unreadable", f"{what}; copy it again") from error
 
 
 @contextlib.contextmanager

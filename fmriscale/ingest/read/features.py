@@ -272,14 +272,14 @@ def _raw_zero(image: Image) -> np.generic | None:
 
 def read_brain_mask(path: Path, image: Image) -> np.ndarray:
     """Read a brain mask on the run's own grid as flags [X*Y*Z], first axis fastest."""
-    who = f"brain mask {path.name}: "
-    with reading(path, "nifti", who):
+    prefix = f"brain mask {path.name}: "
+    with reading(path, "nifti", prefix):
         mask = read_volume(path)
     values = mask.values
     if values.dtype.kind not in "biuf" or np.isinf(values).any():
-        raise Rejected("unreadable", f"{who}holds values that are no finite numbers; mend it")
+        raise Rejected("unreadable", f"{prefix}holds values that are no finite numbers; mend it")
     if mask.flaw and image.affine_from is None:
-        raise Rejected("no_orientation", f"{who}{mask.flaw}; write it on the grid of its run")
+        raise Rejected("no_orientation", f"{prefix}{mask.flaw}; write it on the grid of its run")
     affine = image.affine if mask.flaw else mask.affine
     if values.shape != image.shape or not np.allclose(affine, image.affine, atol=1e-3):
         what = f"brain mask {path.name} has another grid ({values.shape}) than the run ({image.shape})"

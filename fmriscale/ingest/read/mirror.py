@@ -9,6 +9,7 @@ A placeholder has name, size and time of its file, takes no space on the disk, a
 
 import hashlib
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -187,15 +188,12 @@ def named_by_url() -> Iterator[None]:
 
 def by_url(text: str) -> str:
     """Replace folders of placeholders by their URLs wherever a message names them."""
-    sources = str(sources_folder())
-    while sources in text:
-        before, _, after = text.partition(f"{sources}/")
-        base, _, rest = after.partition("/tree")
-        known = mirror_of(Path(sources, base, "tree"))
-        if known is None:
-            return text
-        text = f"{before}{known.source.shown}{rest}"
-    return text
+
+    def url(match: re.Match) -> str:
+        mirror = mirror_of(Path(match[0]))
+        return match[0] if mirror is None else mirror.source.shown
+
+    return re.sub(rf"{re.escape(str(sources_folder()))}/\w+/tree", url, text)
 
 
 # ---------------------------------------------------------------- scratch

@@ -192,12 +192,9 @@ def _counts_volumes(values: np.ndarray, name: str, options: TableOptions) -> boo
         return False
     line, setting = ("column", "index_column") if options.orientation == "TV" else ("line", "header")
     shown = ", ".join(f"{v:g}" for v in values[1:4, 0])
-    raise Rejected(
-        "unreadable",
-        f"the first {line} (... {shown} ...) only rises, as a count of volumes or seconds does, but without "
-        f"it there are {n_features - 1} features; set {setting}: true and features.columns: "
-        f"{n_features - 1}, or {setting}: false if it is a signal",
-    )
+    what = f"the first {line} (... {shown} ...) rises as a count of volumes or seconds does"
+    remedy = f"set {setting}: true and features.columns: {n_features - 1}"
+    raise Rejected("unreadable", f"{what}; {remedy}, or {setting}: false if it is a signal")
 
 
 def _begins_with_labels(
@@ -217,12 +214,10 @@ def _begins_with_labels(
         return True
     line, setting = ("line", "header") if options.orientation == "TV" else ("column", "index_column")
     shown = ", ".join(f"{v:g}" for v in row[:3]) + (", ..." if len(row) > 3 else "")
+    what = f"the first {line} of numbers ({shown}) may hold column names (labels of regions) or a volume"
     remedy = f"set {setting}: true if these are names, false if not"
-    raise Rejected(
-        "unreadable",
-        f"the first {line} of numbers ({shown}) may hold column names (labels of regions) or a volume; "
-        + (f"delete one of the two {line}s of names" if has_names else remedy),
-    )
+    remedy = f"delete one of the two {line}s of names" if has_names else remedy
+    raise Rejected("unreadable", f"{what}; {remedy}")
 
 
 def _are_labels(row: np.ndarray, others: np.ndarray, plain: bool) -> bool | None:

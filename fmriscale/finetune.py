@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from fmriscale.study.jobs import Job
     from fmriscale.study.mlflow_log import StudyLog
     from fmriscale.study.pairs import Pairs
-    from fmriscale.study.results import Results
     from fmriscale.study.run import Runner
 
 FINISHED = "finished.json"
@@ -59,6 +58,7 @@ def main(args: list[str]) -> int:
     print(headlines(study))
     pairs = check_design(study)
     results, all_jobs = Results.of(study), jobs(config)
+    runner = Runner(study, results)
     identity, alone = study_hash(study, results), flags.task_id is None
     if alone and all(results.load(job) for job in all_jobs) and (earlier := finished_text(out, identity)):
         print(f"finished already, nothing to do\n\n{earlier}")
@@ -72,13 +72,13 @@ def main(args: list[str]) -> int:
     with StudyLog(study, identity, alone=alone) as log:
         if log.uri and not flags.finish:
             print(f"progress: mlflow ui --backend-store-uri {log.uri}", flush=True)
-        run_missing(Runner(study, results), own, log)
+        run_missing(runner, own, log)
         if missing := results.describe_missing(all_jobs if alone else own):
             again = shlex.join(["fmriscale", "finetune", *recipe])
             raise UserError(f"{out}: {missing}. This runs them, and nothing else: {again}")
         if alone:
             with writing_to(out):
-                finish(study, results, pairs, identity, log)
+                finish(runner, pairs, identity, log)
     if not alone:
         print(
             f"task {flags.task_id} of {flags.num_tasks}: its {len(own)} of {len(all_jobs)} results are "
@@ -205,13 +205,7 @@ def duration(seconds: float) -> str:
 # ---------------------------------------------------------------- after
 
 
-def finish(
-    study: "Study",
-    results: "Results",
-    pairs: list[tuple["Pairs", "Pairs"]],
-    identity: str,
-    log: "StudyLog",
-) -> None:
+def finish(runner: "Runner", pairs: list[tuple["Pairs", "Pairs"]], identity: str, log: "StudyLog") -> None:
     """Make tables, summary and report from results that are all there, and end the study's MLflow run."""
     from fmriscale.reports.study import write_page
     from fmriscale.study import shuffled_order
@@ -222,6 +216,7 @@ def finish(
     from fmriscale.study.summary import summarise, tables
     from fmriscale.study.text import report_text
 
+    study, results = runner.study, runner.results
     config, out = study.config, results.out
     for left in out.glob("*/.*.tmp"):  # by processes that were killed while they wrote
         left.unlink(missing_ok=True)

@@ -37,6 +37,10 @@ def write_page(folder: Path, path: Path) -> None:
         raise DamageError(f"{file}: not as fmriscale finetune writes it; run the study again")
     first, _, more = summary["verdict"]["sentence"].partition("; ")
     several_sizes = len(summary["sizes"]) > 1
+    n_trained = sum(content["kind"] != "baseline" for content in summary["arms"].values())
+    accuracies = [
+        by["accuracy"] for content in summary["arms"].values() for by in content["by_condition"].values()
+    ]
     write_html(
         path,
         "study.html.jinja",
@@ -47,7 +51,7 @@ def write_page(folder: Path, path: Path) -> None:
         verdict=(f"{first}." if more else first, more),
         say=wording,
         tiles=_tiles(summary),
-        scale=scale_of(_accuracies(summary), summary["chance"], sign=""),
+        scale=scale_of(accuracies, summary["chance"], sign=""),
         effects=scale_of(summary["comparisons"], 0.0),
         by_chance=scale_of(summary["against_chance"], 0.0),
         by_size=scale_of(summary["size_comparisons"], 0.0),
@@ -63,7 +67,7 @@ def write_page(folder: Path, path: Path) -> None:
         sizes=[
             charts.sizes(summary, "accuracy", "accuracy, %"), charts.sizes(summary, "auc", "AUC")
         ] if several_sizes else [],
-        n_cells=_n_cells(summary),
+        n_cells=n_trained * summary["n_folds"] * len(summary["seeds"]) * len(summary["sizes"]),
         provenance=list(flattened(summary["provenance"])),
         config=settings.read_text(errors="replace") if settings.exists() else "",
     )  # fmt: skip
@@ -97,10 +101,6 @@ def scale_of(figures: list[dict[str, Any]], line: float, sign: str = "+") -> Sca
             odd = round(step / (steps[1] - steps[0])) % 2 == 1
             ticks.append((value, odd, f"{100 * value:{sign if value else ''}g}"))
     return Scale(low, high, tuple(ticks))
-
-
-def _accuracies(summary: Summary) -> list[dict[str, Any]]:
-    return [by["accuracy"] for content in summary["arms"].values() for by in content["by_condition"].values()]
 
 
 def _ends(figures: list[dict[str, Any]]) -> list[float]:
@@ -205,12 +205,6 @@ def _units(summary: Summary) -> dict[str, Any]:
         "charts": [charts.units(summary, condition, limits) for condition in conditions],
         "table": sorted(table, key=gain, reverse=True),
     }
-
-
-def _n_cells(summary: Summary) -> int:
-    """Return how many trainings the numbers stand on."""
-    n_arms = sum(content["kind"] != "baseline" for content in summary["arms"].values())
-    return n_arms * summary["n_folds"] * len(summary["seeds"]) * len(summary["sizes"])
 
 
 def _differences(summary: Summary) -> dict[str, Any]:

@@ -34,7 +34,7 @@ def rotate(x_BTHK: Tensor, cos_BT1R: Tensor, sin_BT1R: Tensor) -> Tensor:
 def sdpa_backend(head_width: int, n_tokens: int, dtype: torch.dtype, device: torch.device) -> str:
     """Name the kernel that torch takes for our attention in training: flash, efficient, cudnn or math.
 
-    Torch itself is asked, with a query as in training (a kernel may be able to go forward alone).
+    The query needs a gradient, as in training: some kernels have no backward pass.
     """
     q = torch.empty(1, 1, n_tokens, head_width, dtype=dtype, device=device, requires_grad=True)
     chosen = SDPBackend(torch._fused_sdp_choice(q, q, q))  # pyright: ignore[reportPrivateImportUsage]

@@ -211,9 +211,9 @@ class Encoder(nn.Module):
     ) -> Tensor:
         """Encode windows, each by itself.
 
-        A window is left of a pair without right. Learned positions know one length alone: there it is right
-        as well. On Haxby 2001 it made no difference (linear probe on left-out runs, 8 categories, two
-        encoders: .45-.51 either way); CLS gave .27-.33, for NTP asks it for the relation of two sequences.
+        A window is left of a pair without right. Learned positions have one length alone: there the window is
+        right as well. On Haxby 2001 it made no difference (linear probe on left-out runs, 8 categories, two
+        encoders: .45-.51 either way). CLS gave .27-.33: NTP trains it for the relation of two sequences.
 
         Parameters
         ----------

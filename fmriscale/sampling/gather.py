@@ -167,8 +167,8 @@ class DeviceRuns:
         return left, right
 
 
-Source = HostRuns | DeviceRuns
-"""Turns the places of pairs into their sequences; a `reversed` right has its last volume first."""
+Runs = HostRuns | DeviceRuns
+"""What sequences are gathered from; a `reversed` right has its last volume first."""
 
 
 # ---------------------------------------------------------------- whole runs

@@ -321,7 +321,7 @@ def _pass_of_other(index, mixture, dataset, position):
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
-def draw_pairs(first, index, mixture, seed, n_open, memo, out):
+def draw_places(first, index, mixture, seed, n_open, memo, out):
     """Fill the arrays of a `Draw` with the pairs at positions `first` and following.
 
     `n_open` is the number of shards of the windowed shuffle, 0 = an exact permutation of all windows; `memo`

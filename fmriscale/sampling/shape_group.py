@@ -16,14 +16,14 @@ from fmriscale.sampling.gather import (
     Allocate,
     DeviceRuns,
     HostRuns,
-    Source,
+    Runs,
     copy_runs,
     rescaling_of,
     verify_runs,
 )
-from fmriscale.sampling.kernels import draw_pairs
+from fmriscale.sampling.kernels import draw_places
 from fmriscale.sampling.mixture import PassMemo, kinds_of, mixture_of
-from fmriscale.sampling.streaming import ShardPlan, StreamedRuns
+from fmriscale.sampling.streaming import ShardSchedule, StreamedRuns
 from fmriscale.sampling.window_index import index_windows
 
 
@@ -66,14 +66,14 @@ class ShapeGroup:
 
     def open(self, device: Any = None, allocate: Allocate | None = None) -> None:
         """Open the runs for reading; see `NTPLoader`."""
-        self._source = self._open_source(device, allocate)
+        self._runs = self._open_runs(device, allocate)
 
-    def _open_source(self, device: Any, allocate: Allocate | None) -> Source:
+    def _open_runs(self, device: Any, allocate: Allocate | None) -> Runs:
         """Return what reads the sequences, as `data.access` has it."""
         corpus, data, rows = self.corpus, self.data, self.rows
         shape = (self.length, self.space.n_features)
         if corpus.remote and self._n_open and data.access == "mmap":
-            return StreamedRuns(corpus, rows, *shape, self._shard_plan(), allocate)
+            return StreamedRuns(corpus, rows, *shape, self._shard_schedule(), allocate)
         corpus.want(pd.unique(corpus.runs["shard"].to_numpy()[rows]).tolist(), reader=f"{id(self)}")
         rescaling = rescaling_of(corpus, rows, self.index.runs["subject"], data.standardize)
         if data.access == "mmap":
@@ -93,15 +93,15 @@ class ShapeGroup:
         kind, dataset, t_r = np.empty(count, np.int8), np.empty(count, np.int16), np.empty(count, np.float32)
         out = Draw(runs[0], starts[0], runs[1], starts[1], kind, dataset, rows[0], rows[1], t_r)
         with self._lock:
-            draw_pairs(first, self.index, self.mixture, self.seed, self._n_open, self._memo, out)
+            draw_places(first, self.index, self.mixture, self.seed, self._n_open, self._memo, out)
         return out
 
     def batch(self, first: int, count: int) -> Batch:
         """Return the pairs at positions `first` to `first + count - 1`."""
         draw = self.draw(first, count)
-        if isinstance(self._source, StreamedRuns):
-            self._source.move(first, count)
-        left, right = self._source.gather(draw)
+        if isinstance(self._runs, StreamedRuns):
+            self._runs.move(first, count)
+        left, right = self._runs.gather(draw)
         return Batch(
             left=left,
             right=right,
@@ -146,7 +146,7 @@ class ShapeGroup:
             }
         return state
 
-    def _shard_plan(self) -> ShardPlan:
+    def _shard_schedule(self) -> ShardSchedule:
         """Return which shards the windowed shuffle needs; standardisation must not need them all."""
         if self.data.standardize != "run":
             raise UserError(
@@ -154,7 +154,7 @@ class ShapeGroup:
                 "data.shuffle: window on a server use run, or take data.shuffle: exact"
             )
         whole_subjects = not {"same_subject", "anywhere"}.isdisjoint(self._declared)
-        return ShardPlan(self.index, self.mixture, self.seed, self._n_open, whole_subjects)
+        return ShardSchedule(self.index, self.mixture, self.seed, self._n_open, whole_subjects)
 
     def _check_kinds(self) -> None:
         """Refuse runs that can supply none of the declared kinds."""

@@ -19,7 +19,7 @@ from fmriscale.sampling.mixture import Mixture
 from fmriscale.sampling.window_index import WindowIndex
 
 
-class ShardPlan:
+class ShardSchedule:
     """Which shards the windowed shuffle reads at a position, and which come next: a pure function of it.
 
     `n_open` shards of each data set are read at a time. With `whole_subjects` there are negatives of the same
@@ -101,7 +101,7 @@ def _related_shards(index: WindowIndex) -> dict[int, list[int]]:
 
 
 class StreamedRuns(HostRuns):
-    """Copy sequences out of shards that come and go, as a plan says; `rows` are those of its index's runs."""
+    """Copy sequences out of shards that come and go, by a schedule; `rows` are those of its index."""
 
     def __init__(
         self,
@@ -109,12 +109,12 @@ class StreamedRuns(HostRuns):
         rows: np.ndarray,
         length: int,
         n_features: int,
-        plan: ShardPlan,
+        schedule: ShardSchedule,
         allocate: Allocate | None = None,
     ) -> None:
         super().__init__(np.zeros(len(rows), np.int64), length, n_features, corpus, allocate=allocate)
-        self._corpus, self._rows, self._plan = corpus, rows, plan
-        self._first = plan.index.shard_run
+        self._corpus, self._rows, self._schedule = corpus, rows, schedule
+        self._first = schedule.index.shard_run
         self._names = corpus.runs["shard"].to_numpy()[rows[self._first[:-1]]].tolist()
         self._shard = np.repeat(np.arange(len(self._names)), np.diff(self._first))
         self._mapped = np.zeros(len(rows), bool)
@@ -127,7 +127,7 @@ class StreamedRuns(HostRuns):
         if first in self._valid and first + count - 1 in self._valid:
             return
         with self._lock:
-            now, ahead, until = self._plan.at(first, first + count - 1)
+            now, ahead, until = self._schedule.at(first, first + count - 1)
             self._valid = range(first, until)
             names = ([self._names[s] for s in shards] for shards in (now, ahead))
             self._corpus.want(*names, reader=f"{id(self)}")

@@ -51,9 +51,9 @@ def test_every_run_keeps_its_uncensored_volumes_each_once(corpus):
 def test_the_order_depends_on_seed_and_run_alone(corpus):
     def of(seed, rows=None, **settings):
         loader = loader_of(corpus, seed, volume_order="shuffled", **settings)
-        source = loader.groups[0]._source
+        copied = loader.groups[0]._runs
         return dict(
-            zip(loader.groups[0].rows.tolist(), np.split(source.owner, len(loader.run_keys)), strict=True)
+            zip(loader.groups[0].rows.tolist(), np.split(copied.owner, len(loader.run_keys)), strict=True)
         )
 
     whole, other = of(0), of(1)

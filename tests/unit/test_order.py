@@ -1,5 +1,7 @@
 """The order is a pure function of position: permutations, quotas, random numbers, and any slicing."""
 
+import hashlib
+
 import numpy as np
 import pytest
 import reference_order as reference
@@ -137,6 +139,20 @@ def test_the_compiled_order_is_the_one_of_the_reference(corpora, seed, pairs):
         strict=True,
     ):
         assert np.array_equal(np.concatenate([getattr(b, name) for b in found]), values), name
+
+
+@pytest.mark.parametrize(
+    ("shuffle", "expected"), [("exact", "91d956c1c5a3a525"), ("window", "0179cf420a47fc59")]
+)
+def test_pairs_of_all_kinds_are_those_of_version_3(corpora, shuffle, expected):
+    pairs = {"negatives": {**KINDS, "anywhere": 0.2}, "gap": 2, "min_distance": 9}
+    loader = loader_of(corpora["two"], 96, 7, pairs, shuffle=shuffle, shuffle_shards=2)
+    digest = hashlib.sha256()
+    for first in (0, 96 * 5, 96 * 10**6):
+        batch = loader.batch(first, 96)
+        for name in ("run_left", "start_left", "run_right", "start_right"):
+            digest.update(getattr(batch, name).astype("<i4").tobytes())
+    assert digest.hexdigest()[:16] == expected
 
 
 @settings(max_examples=25, deadline=None)

@@ -141,14 +141,16 @@ class HostRuns:
 class DeviceRuns:
     """Gather sequences on the accelerator, out of all runs as one tensor; `first` is each run's first row."""
 
-    def __init__(self, volumes: np.ndarray, first: np.ndarray, length: int, device: Any) -> None:
+    def __init__(
+        self, corpus: Corpus, volumes: np.ndarray, first: np.ndarray, length: int, device: Any
+    ) -> None:
         import torch
 
         try:
             self.volumes = torch.from_numpy(volumes).to(device)
         except torch.OutOfMemoryError as error:
             raise UserError(
-                f"data.access: device needs {volumes.nbytes / 2**30:.1f} GiB, "
+                f"{corpus}: data.access: device needs {volumes.nbytes / 2**30:.1f} GiB, "
                 f"which {device} has not free; use data.access: memory or mmap"
             ) from error
         self._first, self._steps = first, np.arange(length)

@@ -83,7 +83,7 @@ class ShapeGroup:
         shuffle_seed = self.seed if data.volume_order == "shuffled" else None
         volumes, first = copy_runs(corpus, rows, self.space.n_features, rescaling, shuffle_seed)
         if data.access == "device":
-            return DeviceRuns(volumes, first, self.length, device)
+            return DeviceRuns(corpus, volumes, first, self.length, device)
         address = volumes.ctypes.data + first * volumes[0].nbytes
         return HostRuns(address, *shape, volumes, allocate=allocate)
 

@@ -160,10 +160,8 @@ def _check_tasks(dataset: DatasetConfig, found: FoundRuns) -> None:
     tasks = sorted({run.entities.get("task", "") for run in found.runs} - {""})
     for task in dataset.t_r:
         if task not in tasks and not any(f"task-{task}_" in r.source for r in found.rejections):
-            raise UserError(
-                f"data set '{dataset.name}': t_r names task '{task}', which no run has; there is "
-                f"{', '.join(tasks) or 'no task'}"
-            )
+            what = f"data set '{dataset.name}': t_r names task '{task}', which no run has"
+            raise UserError(f"{what}; there is {', '.join(tasks) or 'no task'}")
 
 
 # ---------------------------------------------------------------- sizes

@@ -40,10 +40,7 @@ def main(args: list[str] | None = None) -> int:
     if flags.jobs < 0:
         raise UserError(f"--jobs is {flags.jobs}; it must be 0 or more")
     if is_url(flags.corpus):
-        raise UserError(
-            f"{flags.corpus}: lies on a server; verify the folder that was uploaded (what training fetches "
-            "is checked as it comes)"
-        )
+        raise UserError(f"{flags.corpus}: is on a server; verify the folder that was uploaded")
     folder, jobs = expand(flags.corpus), flags.jobs or available_cores()
     require_corpus(folder)
     manifest, rows, damages = check_manifest(folder)

@@ -169,12 +169,9 @@ def _read_columns(run: RunSource, dataset: DatasetConfig, features: Features) ->
     values = read_array(run.path, run.array or dataset.variable, options)
     if values.shape[1] != expected:
         other = "VT" if dataset.orientation == "TV" else "TV"
-        raise Rejected(
-            "n_features",
-            f"{values.shape[1]} features by orientation {dataset.orientation}, '{features.space.name}' has "
-            f"{expected}"
-            + (f"; is the array transposed? set orientation: {other}" if len(values) == expected else ""),
-        )
+        hint = f"; is the array transposed? set orientation: {other}" if len(values) == expected else ""
+        what = f"{values.shape[1]} features by orientation {dataset.orientation}"
+        raise Rejected("n_features", f"{what}, '{features.space.name}' has {expected}{hint}")
     return values
 
 
@@ -211,11 +208,8 @@ def _read_motion(run: RunSource, dataset: DatasetConfig, n_volumes: int, dropped
     if run.cut is not None and moved.ndim == 1:
         moved = moved[run.cut.rows(len(moved), run.motion.name)]
     if moved.shape != (n_volumes,):
-        raise Rejected(
-            "confounds_length",
-            f"{run.motion.name} has {len(moved)} rows, the image {n_volumes} volumes; "
-            "both must come from one preprocessing",
-        )
+        what = f"{run.motion.name} has {len(moved)} rows, the image {n_volumes} volumes"
+        raise Rejected("confounds_length", f"{what}; both must come from one preprocessing")
     return Confounds(mean_fd=float(moved[dropped:].mean()))
 
 
@@ -230,11 +224,8 @@ def _check_space(run: RunSource, dataset: DatasetConfig) -> None:
     # fsaverage5 and fsaverage den-10k are one surface; the number of vertices tells others apart.
     atlas_template, run_template = (re.sub(r"(?<=fsaverage)\d$", "", s) for s in (atlas_space, run_space))
     if atlas_template != run_template:
-        raise Rejected(
-            "other_space",
-            f"the run is in space {run_space}, {file} in {atlas_space}; "
-            f"choose entities: {{space: {atlas_space}}} or an atlas in {run_space}",
-        )
+        remedy = f"choose entities: {{space: {atlas_space}}} or an atlas in {run_space}"
+        raise Rejected("other_space", f"the run is in space {run_space}, {file} in {atlas_space}; {remedy}")
 
 
 def _check_own_space(covered: np.ndarray, quality: QualityConfig) -> None:

@@ -119,6 +119,7 @@ def _values(path: Path) -> dict[str, str]:
     return {k: v.lstrip("0") if k in ("run", "echo") else v for k, v in name.entities.items()}
 
 
+@settings(deadline=None)
 @given(
     st.dictionaries(
         st.sampled_from(["sub", "task", "run", "acq"]), st.from_regex("[a-z0-9-]+", fullmatch=True)

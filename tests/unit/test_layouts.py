@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import numpy as np
 import pytest
 from hypothesis import given
@@ -125,6 +126,7 @@ NAMES = st.dictionaries(
 )
 
 
+@hypothesis.settings(deadline=None)
 @given(st.lists(NAMES, max_size=12), NAMES)
 def test_inheritance_is_by_subset_of_entities(files, wanted):
     names = {"_".join([*(f"{k}-{v}" for k, v in f.items()), "bold.json"]): f for f in files}

@@ -317,7 +317,7 @@ def test_pairs_are_converted_by_the_command_of_the_line(tmp_path, kind):
     kind(voxels, AFFINE).to_filename(func / "sub-01_task-rest_bold.img")
     tree = dataset(tmp_path, features=VOLUMES, kind="bids")
     with pytest.raises(
-        UserError, match=r"the scan in .* can be a run: .*half of a \.hdr/\.img pair"
+        UserError, match=r"no scan in .* can be a run: .*half of a \.hdr/\.img pair"
     ) as refused:
         find_runs(tree)
     globbed = dataset(tmp_path, features=VOLUMES, kind="bids", files="sub-*/func/*.img")

@@ -88,10 +88,8 @@ def choose(dataset: DatasetConfig, scans: list[Scan], wanted: dict[str, str]) ->
         fitting = [f for f in fitting if "echo" not in f.entities] or fitting
         n_other += len(files) - len(fitting)
         if len(options := _options(fitting)) > 1:
-            raise UserError(
-                f"{fitting[0].source} and {len(fitting) - 1} more are one run; choose with entities: "
-                f"{' or '.join(map(show, options))}"
-            )
+            what = f"{fitting[0].source} and {len(fitting) - 1} more are one run"
+            raise UserError(f"{what}; choose with entities: {' or '.join(map(show, options))}")
         whole, lone = _join_hemispheres(dataset, fitting)
         chosen += whole
         rejections += lone
@@ -180,7 +178,7 @@ def cut_up(dataset: DatasetConfig, scans: list[Scan]) -> list[Scan]:
         index = next((k for k in ("run", "chunk") if k not in scan.entities), None)
         if index is None:
             raise UserError(
-                f"runs cuts {scan.source}, whose name has run and chunk already; rename it without chunk"
+                f"runs cuts {scan.source}, which has run and chunk already; rename it without chunk"
             )
         for n, cut in enumerate(cuts(dataset.runs), 1):
             entities = scan.entities | {index: f"{n:0{width}d}"}
@@ -192,9 +190,9 @@ def cut_up(dataset: DatasetConfig, scans: list[Scan]) -> list[Scan]:
 
 
 def none_usable(where: str, misfits: Sequence[Rejection]) -> UserError:
-    """Return the error of a data set in which every scan is a misfit; `where` they are."""
+    """Return the error of a data set in which every scan is a misfit; `where` names the place."""
     first, n = misfits[0], len(misfits)
-    which = "the scan" if n == 1 else f"none of the {n} scans"
+    which = "no scan" if n == 1 else f"none of the {n} scans"
     return UserError(f"{which} {where} can be a run: {first.source}: {first.detail}")
 
 

@@ -29,9 +29,9 @@ class Kind(NamedTuple):
 
     suffixes: tuple[str, ...]
     extensions: tuple[str, ...]
-    desc: str | None  # none is a file without that entity
+    desc: str | None  # None = a file without that entity
     may_lack: tuple[str, ...]  # entities of the run that its name may lack
-    reason: str = "no_confounds"  # why a run is rejected that has two
+    reason: str = "no_confounds"  # of a run that has two
 
 
 CONFOUNDS = Kind(("timeseries", "regressors"), (".tsv",), "confounds", CONFOUNDS_MAY_LACK)

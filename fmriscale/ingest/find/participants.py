@@ -54,10 +54,8 @@ class Participants:
         for record in table.to_dict("records"):
             row = {column: record[column] for column in columns}
             if self.rows.setdefault(record[key], row) != row:
-                raise UserError(
-                    f"{path}: rows '{record[key]}' in column {key} contradict each other; "
-                    "correct them or set participants_key"
-                )
+                what = f"rows '{record[key]}' in column {key} contradict each other"
+                raise UserError(f"{path}: {what}; correct them or set participants_key")
         self._similar_rows = _by_person(self.rows)
         self._similar_labels = _by_person(label.removeprefix("sub-") for label in labels)
 
@@ -76,11 +74,9 @@ class Participants:
                 return participant._replace(subject=label.removeprefix("sub-")) if is_key else participant
         labels = " or ".join(f"'{label}'" for label in dict.fromkeys(exact[:2]))
         ids = ", ".join([*self.rows][:8]) + (f" and {len(self.rows) - 8} more" if len(self.rows) > 8 else "")
-        raise Rejected(
-            "no_participant",
-            f"no row {labels} in column {self.dataset.participants_key} of {self.dataset.participants}, "
-            f"which has {ids or 'no row'}; add it or set participants_key",
-        )
+        column = f"column {self.dataset.participants_key} of {self.dataset.participants}"
+        what = f"no row {labels} in {column}, which has {ids or 'no row'}"
+        raise Rejected("no_participant", f"{what}; add it or set participants_key")
 
     def _participant(self, table_id: str) -> Participant:
         row, dataset = self.rows[table_id], self.dataset
@@ -129,13 +125,9 @@ def datasets_with_groups(config: CorpusConfig) -> set[str]:
     column, columns = config.split.group, {d.name: _columns(d) for d in config.datasets}
     names = {name for name, existing in columns.items() if column in existing}
     if column is not None and not names:
-        tables = "; ".join(
-            f"{name} has {', '.join(existing)}" for name, existing in columns.items() if existing
-        )
-        raise UserError(
-            f"split.group: no participants table has a column '{column}': "
-            f"{tables or 'no data set has participants, the path of its table'}"
-        )
+        tables = [f"{name} has {', '.join(existing)}" for name, existing in columns.items() if existing]
+        what = "; ".join(tables) or "no data set has participants, the path of its table"
+        raise UserError(f"split.group: no participants table has a column '{column}': {what}")
     return names
 
 

@@ -192,10 +192,8 @@ def _add_names(dataset: DatasetConfig, scans: list[Scan]) -> tuple[list[Scan], l
         else:
             named.append(scan._replace(entities=entities, identity=identity))
     if not n_matching:
-        raise UserError(
-            f"name_pattern '{dataset.name_pattern}' matches none of {len(scans)} paths below root, e.g. "
-            f"{scans[0].source}; correct it"
-        )
+        what = f"name_pattern '{dataset.name_pattern}' matches none of {len(scans)} paths below root"
+        raise UserError(f"{what}, e.g. {scans[0].source}; correct it")
     if not named:
         raise none_usable("in root", rejections)
     return named, rejections

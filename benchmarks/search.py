@@ -46,8 +46,8 @@ from fmriscale.study.jobs import Cell
 from fmriscale.study.windows import Windows
 from fmriscale.tracking import Tracker
 from fmriscale.training.objective import Objective
+from fmriscale.training.run import encoder_for
 from fmriscale.training.schedule import learning_rate
-from fmriscale.training.shape import shape_for
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "configs"
@@ -245,20 +245,14 @@ def pretrain(folder: Path, recipe: PretrainConfig, corpus: Corpus) -> dict[str, 
     loader = NTPLoader(corpus, recipe.data, "train", settings.seed, settings.global_batch)
     held_out = NTPLoader(corpus, recipe.data, "eval", settings.seed, settings.global_batch)
     objective = Objective.of(settings)
-    model = objective.build(shape_for(recipe, loader))
+    model = objective.build(encoder_for(recipe, loader))
     optimiser = torch.optim.AdamW(
         model.parameters(), betas=settings.betas, weight_decay=settings.weight_decay
     )
     torch.manual_seed(settings.seed + 1)
     for step in range(1, settings.steps + 1):
         for group in optimiser.param_groups:
-            group["lr"] = learning_rate(
-                step,
-                peak=settings.lr,
-                steps=settings.steps,
-                warmup=settings.warmup_steps,
-                schedule=settings.schedule,
-            )
+            group["lr"] = learning_rate(step, settings)
         pairs = micro_batch(objective, loader, (step - 1) * settings.global_batch, settings.global_batch)
         optimiser.zero_grad()
         objective.losses(model, pairs).total.mean().backward()
@@ -289,7 +283,7 @@ def micro_batch(objective: Objective, loader: NTPLoader, first: int, count: int)
 def write_fresh(folder: Path, recipe: PretrainConfig, corpus: Corpus) -> None:
     """Save the encoder of a recipe as it is before the first step."""
     loader = NTPLoader(corpus, recipe.data, "train", recipe.train.seed, recipe.train.global_batch)
-    write(folder, build(shape_for(recipe, loader), recipe.train.seed).encoder, corpus, loader)
+    write(folder, build(encoder_for(recipe, loader), recipe.train.seed).encoder, corpus, loader)
 
 
 def write(folder: Path, encoder: Encoder, corpus: Corpus, loader: NTPLoader) -> None:

@@ -17,8 +17,7 @@ import torch
 from fmriscale import train
 from fmriscale.config import PretrainConfig, TrainConfig
 from fmriscale.config.recipe import parse
-from fmriscale.training.cpu_rate import product_flops
-from fmriscale.training.prediction import GIB, Plan
+from fmriscale.training.prediction import GIB, Plan, cpu_flops
 
 ROOT = Path(__file__).resolve().parents[1]
 FEATURES = 424
@@ -132,7 +131,7 @@ def measure_plan(tell: Tell, others: Callable[[], Callable[[], float]]) -> None:
             plan = Plan.of(config, n_ranks, 1, "cpu")
             for _ in range(N_ROUNDS):
                 lines, _ = run(folder, more, n_ranks)
-                planned = n_ranks * plan.pairs_per_s_on_cpu(product_flops(n_ranks))
+                planned = n_ranks * plan.pairs_per_s_on_cpu(cpu_flops(n_ranks))
                 found = steady(lines, "pairs_per_s")
                 print(f"{name}: {found:,.0f} pairs/s by train.py, {planned:,.0f} planned")
                 ratios.append(found / planned)

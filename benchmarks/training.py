@@ -33,7 +33,6 @@ from fmriscale.model.classifier import build
 from fmriscale.model.flops import train_flops
 from fmriscale.model.losses import ntp_loss
 from fmriscale.model.presets import resolve_encoder
-from fmriscale.training.heap import keep_pages
 
 FEATURES, LENGTH, BATCH = 417, 5, 256
 WIDTH, LAYERS, HEADS = FEATURES + 3, 3, 2
@@ -144,14 +143,14 @@ def bare_loop(model: nn.Module, loss_of: Callable[[], torch.Tensor]) -> Callable
 
 def in_engine(n_pairs: int, stage: int = 1) -> Callable[[], int]:
     """Our model in the DeepSpeed engine that train.py makes (float32); n_pairs is of all ranks together."""
-    from fmriscale.training import cluster, zero
+    from fmriscale.training import distributed, zero
     from fmriscale.training.schedule import plan_batch
 
-    place = cluster.join()
-    plan = plan_batch(n_pairs, n_pairs, place.world_size)
-    engine = zero.make_engine(build(SHAPE, 0), TrainConfig(lr=RATE, zero_stage=stage), plan, "fp32", place)
+    world = distributed.init_distributed()
+    plan = plan_batch(n_pairs, n_pairs, world.world_size)
+    engine = zero.make_engine(build(SHAPE, 0), TrainConfig(lr=RATE, zero_stage=stage), plan, "fp32", world)
     engine.train()
-    left, right, t_r, label = pairs(plan.micro)
+    left, right, t_r, label = pairs(plan.micro_batch_size)
 
     def step() -> int:
         engine.backward(ntp_loss(engine(left, right, t_r), label).mean())
@@ -325,15 +324,15 @@ def measure_steps(threads: int, n_rounds: int, figures: Figures) -> None:
 
 def measure_engine(threads: int, n_rounds: int, figures: Figures) -> None:
     """The DeepSpeed engine against a bare loop (apart: with DeepSpeed anomaly detection is much slower)."""
-    from fmriscale.training import cluster, zero
+    from fmriscale.training import distributed, zero
 
     clock = time.process_time if threads == 1 else time.perf_counter
     pair = {"bare loop beside it": bare(), "ours, DeepSpeed engine": in_engine(BATCH)}
     torch.set_num_threads(threads)  # after joining, which takes all cores
     others = Others()
     found = turns({name: timed(step, clock) for name, step in pair.items()}, n_rounds)
-    cluster.leave()
-    zero.forget_ranks()
+    distributed.destroy()
+    zero.forget_process_groups()
     rates(found, f"pairs/{'CPU-s' if threads == 1 else 's'}")
     middle, low, high = ratio(*found.values())
     overhead = (middle - 1, low - 1, high - 1)
@@ -380,7 +379,6 @@ def main() -> None:
         globals().update(QUICK)
         vars(trained).update(trained.QUICK)
         options.rounds, options.threads = 2, 1  # quartiles need two
-    keep_pages()  # for all contenders: ranks of train.py do
     figures = Figures(trained.device_name(options.device))
     print(f"{figures.device}, torch {torch.__version__}")
     if options.device == "cuda":

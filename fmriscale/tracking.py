@@ -1,10 +1,11 @@
-"""MLflow, as a view of the work that may fail without stopping it.
+"""MLflow as a view of the work that may fail without stopping it.
 
-A study or rank 0 of a training holds one `Tracker`; no other process talks to MLflow. The default
-store is one SQLite file per results folder; where many jobs share a network disk use a server.
+A study or rank 0 of a training holds one `Tracker`; no other process talks to MLflow. The default store is
+one SQLite file per results folder; where many jobs share a network disk use a server.
 """
 
 import contextlib
+import functools
 import importlib
 import json
 import logging
@@ -22,10 +23,8 @@ from fmriscale.config import TrackingConfig
 
 MAX_VALUE = 6000
 """Characters of a parameter's value that MLflow keeps."""
-BATCH = 100
-"""Parameters that MLflow takes in one call."""
-MOST_METRICS = 1000
-"""Numbers that MLflow takes in one call."""
+MAX_PARAMS, MAX_METRICS = 100, 1000
+"""Parameters and metrics that MLflow takes in one call."""
 MAX_DIGEST = 36
 """Characters of a data set's digest that MLflow keeps."""
 ALIAS = "champion"
@@ -37,13 +36,12 @@ class _Store:
 
     def __init__(self, config: TrackingConfig, folder: Path) -> None:
         self.off = not config.enabled
-        self.uri = config.uri or f"sqlite:///{folder.resolve() / 'mlflow.db'}"
+        self.uri = config.uri or f"sqlite:///{folder / 'mlflow.db'}"
         self.client: Any = None
         self.experiment = ""
-        if not self.off:
-            self.guarded(lambda: self._connect(config, folder.resolve()))
 
-    def _connect(self, config: TrackingConfig, folder: Path) -> None:
+    def connect(self, experiment: str, folder: Path) -> None:
+        """Open the store; make the experiment where there is none."""
         # A server that is down must cost seconds, not the minutes of MLflow's own retries.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
@@ -53,18 +51,18 @@ class _Store:
         from mlflow.tracking import MlflowClient
 
         folder.mkdir(parents=True, exist_ok=True)
-        artifacts, turn = None, contextlib.nullcontext()
+        artifacts, lock = None, contextlib.nullcontext()
         if self.uri.startswith("sqlite:///"):
             database = Path(self.uri.removeprefix("sqlite:///")).resolve()
             # MLflow would leave artifacts in the working directory, and makes the tables of a new file
-            # without looking whether another process is about it.
+            # without looking whether another process does so too.
             artifacts = (database.parent / "mlartifacts").as_uri()
-            turn = FileLock(database.with_name(f".{database.name}.lock"))
-        with turn:
+            lock = FileLock(database.with_name(f".{database.name}.lock"))
+        with lock:
             self.client = MlflowClient(tracking_uri=self.uri)
-            self.experiment = self._experiment(config.experiment, artifacts)
+            self.experiment = self._find_experiment(experiment, artifacts)
 
-    def _experiment(self, name: str, artifacts: str | None) -> str:
+    def _find_experiment(self, name: str, artifacts: str | None) -> str:
         from mlflow.exceptions import MlflowException
 
         if known := self.client.get_experiment_by_name(name):
@@ -72,31 +70,38 @@ class _Store:
         try:
             return self.client.create_experiment(name, artifact_location=artifacts)
         except MlflowException:
-            if known := self.client.get_experiment_by_name(name):  # made by another process meanwhile
+            if known := self.client.get_experiment_by_name(name):  # another process has made it
                 return known.experiment_id
             raise
 
-    def guarded(self, work: Callable[[], Any]) -> Any:
-        """Do something with the store; the first failure is told once and switches tracking off."""
-        if self.off:
+
+def _guarded(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Make a method of `Tracker` warn at the first failure, and do nothing from then on."""
+
+    @functools.wraps(method)
+    def call(tracker: "Tracker", *args: Any, **kwargs: Any) -> Any:
+        store = tracker._store
+        if store.off:
             return None
         try:
-            return work()
+            return method(tracker, *args, **kwargs)
         except Exception as error:
-            self.off = True
+            store.off = True
             if isinstance(error, ModuleNotFoundError) and error.name == "mlflow":
                 error = UserError("tracking needs mlflow: pip install mlflow, or tracking.enabled: false")
             reason = " ".join(str(error).split())[:300]
             print(
-                f"fmriscale: warning: MLflow at {self.uri} failed "
+                f"fmriscale: warning: MLflow at {store.uri} failed "
                 f"({type(error).__name__}: {reason}); going on without it",
                 file=sys.stderr,
             )
             return None
 
+    return call
+
 
 class Tracker:
-    """One MLflow run. Every call is guarded and returns nothing; none ever raises.
+    """One MLflow run. No call ever raises: the first failure warns, and switches tracking off.
 
     Parameters
     ----------
@@ -107,7 +112,7 @@ class Tracker:
     name : str
         Name of the run.
     run_id : str, optional
-        A run to go on with; one that the store does not know is replaced by a new run.
+        A run to continue; one that the store does not know is replaced by a new run.
     tags : dict, optional
         Tags of a new run.
     """
@@ -121,12 +126,11 @@ class Tracker:
         run_id: str | None = None,
         tags: dict[str, str] | None = None,
     ) -> None:
-        self._store = _Store(config, Path(folder))
-        self.run_id: str | None = self._store.guarded(lambda: self._open(name, run_id, tags or {}))
-        self._monitor: Any = None
-        interval = config.system_metrics
-        if interval is not None:
-            self._monitor = self._store.guarded(lambda: self._watch(interval))
+        folder = Path(folder).resolve()
+        self._store, self._monitor = _Store(config, folder), None
+        self.run_id: str | None = self._open(config, folder, name, run_id, tags or {})
+        if config.system_metrics is not None:
+            self._watch_machine(config.system_metrics)
 
     @property
     def uri(self) -> str:
@@ -138,95 +142,89 @@ class Tracker:
         """Nothing is logged (any more): tracking is disabled, or the store has failed."""
         return self._store.off
 
-    def _open(self, name: str, run_id: str | None, tags: dict[str, str]) -> str:
+    @_guarded
+    def _open(
+        self, config: TrackingConfig, folder: Path, name: str, run_id: str | None, tags: dict[str, str]
+    ) -> str:
+        self._store.connect(config.experiment, folder)
         from mlflow.exceptions import MlflowException
 
-        client = self._store.client
         if run_id:
             try:
-                client.update_run(run_id, status="RUNNING")
+                self._store.client.update_run(run_id, status="RUNNING")
                 return run_id
             except MlflowException as error:
                 print(f"fmriscale: MLflow run {run_id} is gone, a new one is made ({error})")
-        return self._new(name, tags)
+        return self._create_run(name, tags)
 
-    def _new(self, name: str, tags: dict[str, str], started: float | None = None) -> str:
+    @_guarded
+    def _create_run(self, name: str, tags: dict[str, str], started: float | None = None) -> str:
         run = self._store.client.create_run(self._store.experiment, _milliseconds(started), tags, name)
         return run.info.run_id
 
-    def _watch(self, interval: int) -> Any:
+    @_guarded
+    def _watch_machine(self, interval: int) -> None:
         """Start the thread that logs load and memory of this machine."""
         from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
         monitor = SystemMetricsMonitor(self.run_id, interval, resume_logging=True, tracking_uri=self.uri)
         monitor.start()
-        return monitor
+        self._monitor = monitor
 
+    @_guarded
     def log_params(self, params: dict[str, Any]) -> None:
         """Log parameters; those that the run already has keep their first value."""
+        from mlflow.entities import Param
 
-        def work() -> None:
-            from mlflow.entities import Param
-
-            known = self._store.client.get_run(self.run_id).data.params
-            new = [Param(k, str(v)[:MAX_VALUE]) for k, v in params.items() if k not in known]
-            for start in range(0, len(new), BATCH):
-                self._store.client.log_batch(self.run_id, params=new[start : start + BATCH])
-
-        self._store.guarded(work)
+        known = self._store.client.get_run(self.run_id).data.params
+        new = [Param(k, str(v)[:MAX_VALUE]) for k, v in params.items() if k not in known]
+        for start in range(0, len(new), MAX_PARAMS):
+            self._store.client.log_batch(self.run_id, params=new[start : start + MAX_PARAMS])
 
     def log_metrics(self, metrics: dict[str, float], step: int) -> None:
         """Log numbers at a step, in one call."""
         self.log_history([(step, time.time(), metrics)])
 
+    @_guarded
     def log_history(self, history: list[tuple[int, float, dict[str, float]]]) -> None:
         """Log numbers at many steps: each with its step, time (s since 1970) and numbers by name."""
+        from mlflow.entities import Metric
 
-        def work() -> None:
-            from mlflow.entities import Metric
+        values = [
+            Metric(name, float(value), int(1000 * when), step)
+            for step, when, metrics in history
+            for name, value in metrics.items()
+        ]
+        for start in range(0, len(values), MAX_METRICS):
+            self._store.client.log_batch(self.run_id, metrics=values[start : start + MAX_METRICS])
 
-            values = [
-                Metric(name, float(value), int(1000 * when), step)
-                for step, when, metrics in history
-                for name, value in metrics.items()
-            ]
-            for start in range(0, len(values), MOST_METRICS):
-                self._store.client.log_batch(self.run_id, metrics=values[start : start + MOST_METRICS])
-
-        self._store.guarded(work)
-
+    @_guarded
     def log_artifact(self, path: Path | str, artifact_path: str | None = None) -> None:
         """Copy a file, or a folder with all in it, to the run's artifacts."""
+        client = self._store.client
+        log = client.log_artifacts if Path(path).is_dir() else client.log_artifact
+        log(self.run_id, str(path), artifact_path)
 
-        def work() -> None:
-            log = self._store.client
-            whole = log.log_artifacts if Path(path).is_dir() else log.log_artifact
-            whole(self.run_id, str(path), artifact_path)
-
-        self._store.guarded(work)
-
+    @_guarded
     def log_dataset(
         self, name: str, *, digest: str, source: str, schema: dict[str, Any], profile: dict[str, Any]
     ) -> None:
-        """Say which data the run used."""
+        """Log which data the run used."""
+        from mlflow.entities import Dataset, DatasetInput
+        from mlflow.exceptions import MlflowException
 
-        def work() -> None:
-            from mlflow.entities import Dataset, DatasetInput
-            from mlflow.exceptions import MlflowException
+        kind = source.partition("://")[0] if "://" in source else "local"
+        texts = (json.dumps(content) for content in ({"uri": source}, schema, profile))
+        dataset = DatasetInput(Dataset(name, digest[:MAX_DIGEST], kind, *texts))
+        for pause in (0.1, 0.3, 1.0, 3.0, None):
+            try:
+                return self._store.client.log_inputs(self.run_id, [dataset])
+            except MlflowException:  # a server makes it twice when several runs use it first
+                if pause is None:
+                    raise
+                time.sleep(pause)
 
-            kind = source.partition("://")[0] if "://" in source else "local"
-            texts = (json.dumps(content) for content in ({"uri": source}, schema, profile))
-            dataset = DatasetInput(Dataset(name, digest[:MAX_DIGEST], kind, *texts))
-            for pause in (0.1, 0.3, 1.0, 3.0, None):
-                try:
-                    return self._store.client.log_inputs(self.run_id, [dataset])
-                except MlflowException:  # a server makes it twice where several runs are the first to use it
-                    if pause is None:
-                        raise
-                    time.sleep(pause)
-
-        self._store.guarded(work)
-
+    @_guarded
     def log_model(
         self, folder: Path, loader: str, registered: str, example: dict[str, Any], requirement: str
     ) -> None:
@@ -235,76 +233,75 @@ class Tracker:
         Nothing is pickled: MLflow keeps the files of the folder and the name of the module that loads them
         (`_load_pyfunc(folder)`, whose result has `predict`).
         """
+        import mlflow
+        from mlflow import pyfunc
+        from mlflow.exceptions import MlflowException
+        from mlflow.models import Model, infer_signature
 
-        def work() -> None:
-            import mlflow
-            from mlflow import pyfunc
-            from mlflow.exceptions import MlflowException
-            from mlflow.models import Model, infer_signature
-
-            client = self._store.client
-            if client.search_model_versions(f"name = '{registered}' and run_id = '{self.run_id}'"):
-                return
-            logging.getLogger("mlflow").setLevel(logging.WARNING)
-            mlflow.set_tracking_uri(self.uri)
-            mlflow.set_experiment(experiment_id=self._store.experiment)
-            answer = importlib.import_module(loader)._load_pyfunc(str(folder)).predict(example)
-            logged = Model.log(
-                artifact_path=None,
-                name="model",
-                flavor=pyfunc,
-                run_id=self.run_id,
-                loader_module=loader,
-                data_path=str(folder),
-                signature=infer_signature(example, answer),
-                input_example=example,
-                pip_requirements=[requirement],
-            )
-            with contextlib.suppress(MlflowException):  # it is there already
-                client.create_registered_model(registered)
-            version = client.create_model_version(
-                registered, logged.model_uri, self.run_id, model_id=logged.model_id
-            )
-            client.set_registered_model_alias(registered, ALIAS, version.version)
-
-        self._store.guarded(work)
+        client = self._store.client
+        if client.search_model_versions(f"name = '{registered}' and run_id = '{self.run_id}'"):
+            return
+        logging.getLogger("mlflow").setLevel(logging.WARNING)
+        mlflow.set_tracking_uri(self.uri)
+        mlflow.set_experiment(experiment_id=self._store.experiment)
+        answer = importlib.import_module(loader)._load_pyfunc(str(folder)).predict(example)
+        logged = Model.log(
+            artifact_path=None,
+            name="model",
+            flavor=pyfunc,
+            run_id=self.run_id,
+            loader_module=loader,
+            data_path=str(folder),
+            signature=infer_signature(example, answer),
+            input_example=example,
+            pip_requirements=[requirement],
+        )
+        with contextlib.suppress(MlflowException):  # it is there already
+            client.create_registered_model(registered)
+        version = client.create_model_version(
+            registered, logged.model_uri, self.run_id, model_id=logged.model_id
+        )
+        client.set_registered_model_alias(registered, ALIAS, version.version)
 
     def child(self, name: str, tags: dict[str, str] | None = None, started: float | None = None) -> Self:
         """Open a run nested under this one, in the same store; started: s since 1970, None = now."""
         child = object.__new__(type(self))
         child._store, child._monitor = self._store, None
-        nested = {"mlflow.parentRunId": self.run_id or "", **(tags or {})}
-        child.run_id = self._store.guarded(lambda: child._new(name, nested, started))
+        child.run_id = self._create_run(
+            name, {"mlflow.parentRunId": self.run_id or "", **(tags or {})}, started
+        )
         return child
 
     def children(self) -> list[dict[str, str]]:
         """Return the runs nested under this one, the oldest first: run_id, status, and all tags of each."""
+        return self._search_children() or []
 
-        def work() -> list[dict[str, str]]:
-            client, below = self._store.client, f"tags.`mlflow.parentRunId` = '{self.run_id}'"
-            found, page = [], None
-            while True:
-                runs = client.search_runs(
-                    [self._store.experiment], below, order_by=["start_time ASC"], page_token=page
-                )
-                found += [{"run_id": r.info.run_id, "status": r.info.status, **r.data.tags} for r in runs]
-                if not (page := runs.token):
-                    return found
+    @_guarded
+    def _search_children(self) -> list[dict[str, str]]:
+        query, runs, page = f"tags.`mlflow.parentRunId` = '{self.run_id}'", [], None
+        while True:
+            found = self._store.client.search_runs(
+                [self._store.experiment], query, order_by=["start_time ASC"], page_token=page
+            )
+            runs += [{"run_id": r.info.run_id, "status": r.info.status, **r.data.tags} for r in found]
+            if not (page := found.token):
+                return runs
 
-        return self._store.guarded(work) or []
-
+    @_guarded
     def delete(self, run_id: str) -> None:
         """Delete a run of the store."""
-        self._store.guarded(lambda: self._store.client.delete_run(run_id))
+        self._store.client.delete_run(run_id)
 
     def close(self, status: str = "FINISHED", ended: float | None = None) -> None:
         """End the run as FINISHED, FAILED or KILLED; ended: s since 1970, None = now."""
         if self._monitor is not None:
             self._monitor.finish()
-        end = _milliseconds(ended)
-        self._store.guarded(lambda: self._store.client.set_terminated(self.run_id, status, end))
+        self._set_terminated(status, _milliseconds(ended))
+
+    @_guarded
+    def _set_terminated(self, status: str, end: int | None) -> None:
+        self._store.client.set_terminated(self.run_id, status, end)
 
 
 def _milliseconds(seconds: float | None) -> int | None:
-    """Return a time as MLflow keeps it."""
     return None if seconds is None else int(1000 * seconds)

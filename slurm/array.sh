@@ -6,7 +6,7 @@ cd "$SLURM_SUBMIT_DIR" || exit 2
 [ ! -f slurm/env.sh ] || . slurm/env.sh
 [ ! -f .venv/bin/activate ] || . .venv/bin/activate
 export PYTHONUNBUFFERED=1 PYTHONFAULTHANDLER=1 OMP_NUM_THREADS=1
-echo "$(date '+%F %T') job $SLURM_JOB_ID, life $((${SLURM_RESTART_COUNT:-0} + 1)), on ${SLURMD_NODENAME:-$HOSTNAME}"
+echo "$(date '+%F %T') job $SLURM_JOB_ID, start $((${SLURM_RESTART_COUNT:-0} + 1)), on ${SLURMD_NODENAME:-$HOSTNAME}"
 
 # afterany, not afterok: after a failed task a job that waits for success would hang for ever, and say nothing.
 # A task that comes back after its node failed keeps the array unfinished, and finds this job already there.

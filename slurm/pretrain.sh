@@ -13,9 +13,9 @@
 # job has GPUs (sbatch --gpus-per-node=8), else as many as sbatch's --ntasks-per-node asks for.
 # slurm/env.sh, if there is one, is sourced first (modules, conda, NCCL_SOCKET_IFNAME, MAX_RESTARTS, ...).
 #
-# The job is put in the queue again, for at most MAX_RESTARTS lives after the first (default 50), when
+# The job is put in the queue again, at most MAX_RESTARTS times (default 50), when
 #   - the ranks saved because they were asked to: before the time limit, or by scancel --batch --signal=USR1
-#   - they crashed or hung after a checkpoint was written in this life: the next one goes on from it
+#   - they crashed or hung after a checkpoint was written since this start: the next one resumes from it
 # and Slurm itself does so when a node fails. Not after scancel, a mistake in the configuration, damage,
 # a training that diverged, or a crash that no checkpoint preceded: those would only happen again.
 set -o pipefail
@@ -39,9 +39,9 @@ cd "${SLURM_SUBMIT_DIR:?submit this with sbatch, from the root of the repository
 [ ! -f .venv/bin/activate ] || . .venv/bin/activate
 
 restarts=${SLURM_RESTART_COUNT:-0} limit=${MAX_RESTARTS:-50}
-[ "$restarts" -le "$limit" ] || { echo "$(date '+%F %T') life $((restarts + 1)) is one too many: MAX_RESTARTS is $limit" >&2 && exit 1; }
+[ "$restarts" -le "$limit" ] || { echo "$(date '+%F %T') start $((restarts + 1)) is one too many: MAX_RESTARTS is $limit" >&2 && exit 1; }
 
-# The job may come back on other nodes: the meeting point is found anew in each life.
+# The job may come back on other nodes: the master address is found anew at each start.
 MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 MASTER_PORT=$((20000 + (SLURM_JOB_ID + restarts) % 10000))
 [ -n "${SLURM_JOB_END_TIME:-}" ] || { # an older Slurm; where squeue has no answer, the ranks know of no end
@@ -63,10 +63,10 @@ rm -f "$FMRISCALE_OUTCOME"
 gpus=${SLURM_GPUS_ON_NODE:-0}
 per_node=()
 [ "$gpus" -eq 0 ] || per_node=(--overcommit --ntasks-per-node="$gpus" --ntasks=$((gpus * SLURM_JOB_NUM_NODES)))
-echo "$(date '+%F %T') job $SLURM_JOB_ID, life $((restarts + 1)), on $SLURM_JOB_NODELIST, meeting at $MASTER_ADDR:$MASTER_PORT"
+echo "$(date '+%F %T') job $SLURM_JOB_ID, start $((restarts + 1)), on $SLURM_JOB_NODELIST, meeting at $MASTER_ADDR:$MASTER_PORT"
 
 # Slurm tries again for a minute to end a step on a node that does not answer, and knows the step by its
-# number alone. Empty steps give this life's ranks another number than those of the two lives before.
+# number alone. Empty steps give the ranks of this start another number than those of the two before.
 for ((i = 0; i < restarts % 3; i++)); do srun --nodes=1 --ntasks=1 true &>/dev/null; done
 
 # bash acts on a signal only when no command is in front: srun runs behind, and is waited for in a loop.
@@ -95,9 +95,9 @@ esac
 reason=$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%r 2>/dev/null)
 [ "$asked" != TERM ] || [ "$reason" = TimeLimit ] || again=""
 if [ -n "$again" ] && [ "$restarts" -ge "$limit" ]; then
-  echo "$(date '+%F %T') $again; no more lives: MAX_RESTARTS is $limit"
+  echo "$(date '+%F %T') $again; no more restarts: MAX_RESTARTS is $limit"
 elif [ -n "$again" ]; then
-  echo "$(date '+%F %T') $again; life $((restarts + 2)) is put in the queue"
+  echo "$(date '+%F %T') $again; start $((restarts + 2)) is put in the queue"
   scontrol requeue "$SLURM_JOB_ID" # sends TERM to this script at once: it is the last thing done
   sleep 60
 fi

@@ -1,4 +1,4 @@
-"""Pieces of a training in files: each rank writes one safetensors file, any number reads them."""
+"""Parameter slices in files: each rank writes one safetensors file, and any number of ranks reads them."""
 
 import hashlib
 import json
@@ -13,16 +13,16 @@ from safetensors import safe_open
 from torch import Tensor
 
 from fmriscale.common.errors import DamageError
-from fmriscale.training.pieces import KINDS, Holdings, Piece
+from fmriscale.training.slices import KINDS, EngineState, ParameterSlice
 
 BLOCK = 8 << 20
 """Bytes that are hashed and written at a time."""
 
 
 class Snapshot:
-    """A copy of the share of one rank, in memory that is used again for each copy.
+    """A copy of what one rank writes; the next copy takes the same memory.
 
-    Copying is all that training waits for; the copy is written while it goes on.
+    Training waits for the copy alone, which is written while training goes on.
     """
 
     def __init__(self) -> None:
@@ -30,22 +30,20 @@ class Snapshot:
         self._header = self._extra = b""
 
     @torch.no_grad()
-    def take(self, holdings: Holdings, extra: dict[str, Tensor], device: torch.device) -> None:
+    def take(self, state: EngineState, extra: dict[str, Tensor], device: torch.device) -> None:
         """Copy what this rank writes."""
-        share = holdings.share
-        n = len(KINDS) * sum(piece.size for piece in share)
+        n = len(KINDS) * sum(part.size for part in state.written)
         if len(self._values) != n:
             self._values = torch.empty(n, pin_memory=device.type == "cuda")
-        header: dict[str, Any] = {
-            "__metadata__": {"starts": json.dumps({piece.name: piece.start for piece in share})}
-        }
+        starts = {part.name: part.start for part in state.written}
+        header: dict[str, Any] = {"__metadata__": {"starts": json.dumps(starts)}}
         offset = 0
-        for piece in share:
+        for part in state.written:
             for kind in KINDS:
-                target = self._values[offset : offset + piece.size]
-                target.copy_(holdings.read(piece, kind), non_blocking=device.type == "cuda")
-                header[f"{kind}/{piece.name}"] = _entry("F32", piece.size, 4 * offset, 4)
-                offset += piece.size
+                target = self._values[offset : offset + part.size]
+                target.copy_(state.read(part, kind), non_blocking=device.type == "cuda")
+                header[f"{kind}/{part.name}"] = _entry("F32", part.size, 4 * offset, 4)
+                offset += part.size
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         self._extra, at = b"", 4 * offset
@@ -58,17 +56,16 @@ class Snapshot:
         self._header = struct.pack("<Q", len(text)) + text
 
     def write(self, path: Path) -> dict[str, Any]:
-        """Write the copy to a file that lasts through a power cut; return its size and sha256."""
+        """Write the copy durably; return its size and sha256."""
         digest, size = hashlib.sha256(), 0
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("wb", buffering=0) as handle:
-            for data in map(
-                memoryview, (self._header, self._values.numpy().view(np.uint8).data, self._extra)
-            ):
+            values = self._values.numpy().view(np.uint8).data
+            for data in map(memoryview, (self._header, values, self._extra)):
                 for start in range(0, len(data), BLOCK):
                     block = data[start : start + BLOCK]
                     digest.update(block)
-                    while len(block):  # a disk that is nearly full takes a part
+                    while len(block):  # a disk that is nearly full writes a part
                         block = block[handle.write(block) :]
                 size += len(data)
             os.fsync(handle.fileno())
@@ -76,33 +73,27 @@ class Snapshot:
 
 
 class Archive:
-    """The pieces of all ranks in a checkpoint.
-
-    Parameters
-    ----------
-    paths : list of Path
-        The ranks' files.
-    """
+    """The slices of all ranks in the files of a checkpoint."""
 
     def __init__(self, paths: list[Path]) -> None:
-        self._where: dict[str, list[tuple[int, Any]]] = {}
-        self.files = [safe_open(path, framework="pt") for path in paths]
-        for file in self.files:
+        self._files: dict[str, list[tuple[int, Any]]] = {}
+        for path in paths:
+            file = safe_open(path, framework="pt")
             for name, start in json.loads(file.metadata()["starts"]).items():
-                self._where.setdefault(name, []).append((start, file))
+                self._files.setdefault(name, []).append((start, file))
 
-    def fetch(self, kind: str, piece: Piece) -> Tensor:
-        """Return the elements of a piece, float32 [size], from whichever files hold them."""
-        values, found = torch.empty(piece.size), 0
-        for start, file in self._where.get(piece.name, []):
-            stored = file.get_slice(f"{kind}/{piece.name}")
-            low = max(start, piece.start)
-            high = min(start + stored.get_shape()[0], piece.start + piece.size)
+    def fetch(self, kind: str, part: ParameterSlice) -> Tensor:
+        """Return the elements of a slice, float32 [size], from whichever files hold them."""
+        values, n_read = torch.empty(part.size), 0
+        for start, file in self._files.get(part.name, []):
+            stored = file.get_slice(f"{kind}/{part.name}")
+            low = max(start, part.start)
+            high = min(start + stored.get_shape()[0], part.start + part.size)
             if low < high:
-                values[low - piece.start : high - piece.start] = stored[low - start : high - start]
-                found += high - low
-        if found != piece.size:
-            raise DamageError(f"the checkpoint holds {found} of {piece.size} elements of {piece.name}")
+                values[low - part.start : high - part.start] = stored[low - start : high - start]
+                n_read += high - low
+        if n_read != part.size:
+            raise DamageError(f"the checkpoint holds {n_read} of {part.size} elements of {part.name}")
         return values
 
 

@@ -1,4 +1,4 @@
-"""What is minimised: NTP, the reconstruction of masked volumes, or both by weight."""
+"""What is minimised: NTP, the reconstruction of masked volumes, or a weighted sum of both."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,7 +18,7 @@ from fmriscale.sampling.masks import draw_masks
 
 @dataclass(frozen=True)
 class Losses:
-    """Of each of B pairs."""
+    """Losses [B] of the pairs of a batch."""
 
     total: Tensor
     """What is minimised."""
@@ -26,17 +26,17 @@ class Losses:
     correct: Tensor
     """Whether NTP's answer is right."""
     masked: Tensor | None
-    """Mean squared error over the masked volumes; None where none are."""
+    """Mean squared error over the masked volumes; None where none are masked."""
 
 
 @dataclass(frozen=True)
 class Objective:
-    """The tasks of a run by weight."""
+    """The tasks of a run and their weights."""
 
     ntp: float
     masked: float
     share: float
-    """Of the volumes of a pair that are masked."""
+    """Share of the volumes of a pair that are masked."""
     seed: int
     pair: PairWay = "joint"
     pool: Pool = "cls"
@@ -65,20 +65,17 @@ class Objective:
         count, length = batch.left.shape[:2]
         return replace(batch, masks=draw_masks(self.seed, first, count, 2 * length, self.share))
 
-    def losses(self, model: Any, pairs: Batch) -> Losses:
-        """Go forward.
-
-        Both tasks are part of the total whatever their weight: every parameter has a gradient.
-        """
-        sides = (pairs.left, pairs.right, pairs.t_r, pairs.space)
+    def losses(self, model: Any, batch: Batch) -> Losses:
+        """Go forward. Both tasks enter the total whatever their weight: every parameter has a gradient."""
+        inputs = (batch.left, batch.right, batch.t_r, batch.space)
         if not self.masked:
-            logits_BC, masked_B = model(*sides), None
+            logits_BC, masked_B = model(*inputs), None
         else:
-            logits_BC, masked_B = model(*sides, pairs.masks)
-        ntp_B = total_B = ntp_loss(logits_BC, pairs.label)
+            logits_BC, masked_B = model(*inputs, batch.masks)
+        ntp_B = total_B = ntp_loss(logits_BC, batch.label)
         if masked_B is not None:
             total_B = self.ntp * ntp_B + self.masked * masked_B
-        return Losses(total_B, ntp_B, logits_BC.argmax(dim=1) == pairs.label, masked_B)
+        return Losses(total_B, ntp_B, logits_BC.argmax(dim=1) == batch.label, masked_B)
 
     def total(self, ntp: float, masked: float) -> float:
         """Return what is minimised from the means of the two tasks."""

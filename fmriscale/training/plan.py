@@ -1,25 +1,68 @@
 """`fmriscale plan --config X`: what a run needs and how long it takes, before anything is started.
 
-Assumed, not known: the GPU reaches --mfu of its dense 16-bit peak (half of that in float32), but is never
-faster than its kernels are launched, which is what bounds small models; and CUDA, NCCL and fragmentation take
-8 % of its memory. A rate that was measured in a short run and is given as --pairs-per-s is worth more. With
---cpu the speed of this machine's matrix product is measured, and what a step costs beside is estimated (see
-cpu_rate.py). Counted, and checked against allocations of real steps: parameters, gradients, optimiser states,
-DeepSpeed's buffers, and activations.
+Assumed: the GPU reaches --mfu of its dense 16-bit peak (half of that in float32), but is never faster than
+its kernels are launched, which bounds small models; and CUDA, NCCL and fragmentation take 8 % of its memory.
+A rate measured in a short run and given as --pairs-per-s is worth more. With --cpu the matrix product of this
+machine is measured. Counted, and checked against allocations of real steps: parameters, gradients, optimiser
+states, DeepSpeed's buffers, and activations.
 """
 
 import argparse
 import math
 import sys
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from fmriscale.common.errors import EXIT_OK, EXIT_USAGE, UserError
 from fmriscale.config import PretrainConfig
 from fmriscale.config.recipe import parse
 from fmriscale.model.flops import GPUS
 
+if TYPE_CHECKING:
+    from fmriscale.training.prediction import Plan
+
+GIB = 2**30
+STAGES = range(4)
+"""Of ZeRO."""
+
 
 def main(args: list[str] | None = None) -> int:
     """Print the plan; exit code 2 where the configuration does not fit."""
+    options, config = _parse(sys.argv[1:] if args is None else args)
+    # Imported here: help and refusals need no torch.
+    from fmriscale.training.prediction import LAUNCH_S, Plan, cpu_flops, cpu_memory
+
+    gpu_gib, tflops = GPUS[options.gpu]
+    memory = cpu_memory() / options.gpus if options.cpu else gpu_gib * GIB
+    memory = options.gpu_gb * GIB if options.gpu_gb else memory
+    plan = Plan.of(config, options.nodes * options.gpus, memory, "cpu" if options.cpu else "gpu")
+    if options.pairs_per_s:
+        rate, source = options.pairs_per_s, f"measured: {options.pairs_per_s:,.0f} on one {_unit(plan)}"
+    elif options.cpu:
+        flops = cpu_flops(options.gpus)
+        rate = plan.pairs_per_s_on_cpu(flops)
+        source = f"estimated: a rank's matrix product does {flops / 1e9:,.0f} GFLOP/s here"
+    else:
+        rate = plan.pairs_per_s(tflops * 1e12 * options.mfu)
+        source = (
+            f"assumed: {options.mfu:.0%} of the {tflops} dense 16-bit TFLOP/s of {options.gpu}, "
+            f"{LAUNCH_S * 1e6:.0f} us a kernel at least"
+        )
+    encoder = plan.encoder
+    print(
+        f"{encoder.preset}: {plan.n_parameters:,} parameters, width {encoder.d_model}, {encoder.n_layers} "
+        f"layers, {encoder.n_heads} heads; {options.nodes} x {options.gpus} {_unit(plan)}s of "
+        f"{plan.memory / GIB:.3g} GiB\n"
+    )
+    print("\n".join([*_memory_table(plan), "", *_facts(plan, rate, source, options.gpus)]))
+    if plan.total(config.train.zero_stage, config.train.activation_checkpointing) <= plan.usable:
+        return EXIT_OK
+    print(f"\nIt does not fit. {_remedy(plan)}")
+    return EXIT_USAGE
+
+
+def _parse(args: list[str]) -> tuple[argparse.Namespace, PretrainConfig]:
+    """Read the options of this verb, and the recipe with its overrides."""
     parser = argparse.ArgumentParser(
         "fmriscale plan",
         description="Memory by ZeRO stage, speed, days and checkpoint size of a pre-training run.",
@@ -37,42 +80,96 @@ def main(args: list[str] | None = None) -> int:
     parser.add_argument(
         "--cpu", action="store_true", help="on CPUs such as this machine's: --gpus ranks a node"
     )
-    args = sys.argv[1:] if args is None else args
     if {"-h", "--help"} & set(args):
         print(parser.format_help())
     try:
-        place, rest = parser.parse_known_args(args)
+        options, recipe = parser.parse_known_args(args)
     except argparse.ArgumentError as error:
         raise UserError(f"{error} (--help lists every option)") from error
-    given = (place.nodes, place.gpus, place.mfu, place.gpu_gb, place.pairs_per_s)
-    if not all(0 < number < math.inf for number in given if number is not None):
+    numbers = (options.nodes, options.gpus, options.mfu, options.gpu_gb, options.pairs_per_s)
+    if not all(0 < number < math.inf for number in numbers if number is not None):
         raise UserError("--nodes, --gpus, --gpu-gb, --mfu and --pairs-per-s must be above 0, and finite")
-    if place.mfu > 1:
-        raise UserError(f"--mfu is {place.mfu:g}; it is a share of the peak, at most 1 (0.4 = 40 %)")
-    config = parse(PretrainConfig, rest, prog="fmriscale plan")
-    # Imported here: help and refusals need no torch.
-    import psutil
+    if options.mfu > 1:
+        raise UserError(f"--mfu is {options.mfu:g}; it is a share of the peak, at most 1 (0.4 = 40 %)")
+    return options, parse(PretrainConfig, recipe, prog="fmriscale plan")
 
-    from fmriscale.training.cpu_rate import product_flops
-    from fmriscale.training.prediction import GIB, LAUNCH, Plan
 
-    memory = psutil.virtual_memory().total / place.gpus if place.cpu else GPUS[place.gpu][0] * GIB
-    memory = place.gpu_gb * GIB if place.gpu_gb else memory
-    plan = Plan.of(config, place.nodes * place.gpus, memory, "cpu" if place.cpu else "gpu")
-    if place.pairs_per_s:
-        rate, source = place.pairs_per_s, f"measured: {place.pairs_per_s:,.0f} on one {plan.unit}"
-    elif place.cpu:
-        product = product_flops(place.gpus)
-        rate = plan.pairs_per_s_on_cpu(product)
-        source = f"estimated: a rank's matrix product does {product / 1e9:,.0f} GFLOP/s here"
-    else:
-        rate = plan.pairs_per_s(GPUS[place.gpu][1] * 1e12 * place.mfu)
-        source = (
-            f"assumed: {place.mfu:.0%} of the {GPUS[place.gpu][1]} dense 16-bit TFLOP/s of {place.gpu}, "
-            f"{LAUNCH * 1e6:.0f} us a kernel at least"
-        )
-    print("\n".join([plan.title(place.nodes), "", *plan.table(), "", *plan.facts(rate, source, place.gpus)]))
-    if plan.total(config.train.zero_stage, config.train.activation_checkpointing) <= plan.usable:
-        return EXIT_OK
-    print(f"\nIt does not fit. {plan.remedy()}")
-    return EXIT_USAGE
+def _unit(plan: "Plan") -> str:
+    return "GPU" if plan.device == "gpu" else "rank"
+
+
+def _row(name: str, cells: Iterable[str]) -> str:
+    return f"{name:<34}" + "".join(f"{cell:>12}" for cell in cells)
+
+
+def _gib(name: str, sizes: Iterable[int]) -> str:
+    return _row(name, (f"{size / GIB:,.2f}" for size in sizes))
+
+
+def _memory_table(plan: "Plan") -> list[str]:
+    """Return the memory of a rank, one column a ZeRO stage."""
+    train, n_pairs = plan.config.train, plan.batch.micro_batch_size
+    held = [plan.states(stage) for stage in STAGES]
+    stages = (f"{'> ' if stage == train.zero_stage else ''}ZeRO {stage}" for stage in STAGES)
+    lines = [
+        _row(f"GiB on each {_unit(plan)}", stages),
+        _row("precision", map(plan.precision, STAGES)),
+        _gib("parameters", (h.weights for h in held)),
+        _gib("gradients", (h.gradients for h in held)),
+        _gib("optimiser states", (h.optimizer for h in held)),
+        _gib("buffers", (h.buffers for h in held)),
+    ]
+    if plan.data.resident:
+        lines.append(_gib("corpus", [plan.data.resident] * len(STAGES)))
+    if any(h.host for h in held):
+        lines.append(_gib("(offloaded, a rank)", (h.host for h in held)))
+    for recompute in (False, True):
+        chosen = "> " if recompute == train.activation_checkpointing else ""
+        totals = [plan.total(stage, recompute) for stage in STAGES]
+        largest = (plan.largest_micro_batch(stage, recompute) for stage in STAGES)
+        activations = (plan.activations(stage, n_pairs, recompute) for stage in STAGES)
+        lines += [
+            "",
+            f"{chosen}{'with' if recompute else 'without'} activation checkpointing",
+            _gib(f"  activations of {n_pairs} pairs", activations),
+            _gib("  in all", totals),
+            _row(
+                f"  fits into {plan.usable / GIB:.1f}", ("yes" if t <= plan.usable else "no" for t in totals)
+            ),
+            _row("  largest micro-batch that fits", (f"{n:,}" if n else "-" for n in largest)),
+        ]
+    return lines
+
+
+def _facts(plan: "Plan", rate: float, source: str, ranks_per_node: int) -> list[str]:
+    """Return batch, speed, corpus, checkpoint and host memory, at a rate of pairs/s of one rank."""
+    settings, batch = plan.config.train, plan.batch
+    total = rate * batch.world_size
+    days = settings.steps * batch.global_batch / total / 86400
+    duration = f"{days:,.1f} days" if days >= 2 else f"{24 * days:,.1f} hours"
+    host = "weights while they are built, later a copy of a checkpoint's part"
+    lines = [
+        f"batch       {batch} {_unit(plan)}s",
+        f"speed       {total:,.0f} pairs/s, {settings.steps:,} steps in {duration} ({source})",
+        f"corpus      {plan.data.description}",
+        f"checkpoint  {12 * plan.n_parameters / GIB:,.2f} GiB, the last {settings.keep_last} are kept; "
+        f"encoder/ {4 * plan.n_parameters / GIB:,.2f} GiB",
+        f"host        {plan.host_memory(ranks_per_node) / GIB:,.1f} GiB on the first node: {host}",
+    ]
+    if offloaded := plan.states(settings.zero_stage).host:
+        gib = offloaded * ranks_per_node / GIB
+        lines.append(f"offloaded   {gib:,.1f} GiB a node, to {settings.offload}")
+    return lines
+
+
+def _remedy(plan: "Plan") -> str:
+    """Return what would fit: the least change first."""
+    chosen, recompute = plan.config.train.zero_stage, plan.config.train.activation_checkpointing
+    for stage in range(chosen, len(STAGES)):
+        for again in sorted({recompute, True}):
+            if micro := plan.largest_micro_batch(stage, again):
+                changes = [f"--train.max_micro_batch {min(micro, plan.batch.micro_batch_size)}"]
+                changes += [f"--train.zero_stage {stage}"] * (stage != chosen)
+                changes += ["--train.activation_checkpointing true"] * (again != recompute)
+                return f"This would: {' '.join(changes)}"
+    return "Take more GPUs, GPUs with more memory, --train.offload cpu, or a smaller model.preset"

@@ -1,4 +1,4 @@
-"""A step that leaves no trace, before the first that counts: what does not fit fails now, not at night."""
+"""A pass without effect before the first step: what does not fit fails now, not hours later."""
 
 import torch
 from torch import nn
@@ -8,8 +8,8 @@ from fmriscale.sampling.loader import NTPLoader
 from fmriscale.training.objective import Objective
 from fmriscale.training.schedule import BatchPlan
 
-MEMORY_WORDS = ("out of memory", "can't allocate memory", "not enough memory")
-"""How torch's allocators say it: on a GPU, on CPU of Linux and of other systems."""
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+"""How torch's allocators say it: on a GPU, on Linux and on other systems."""
 
 
 def rehearse(
@@ -17,31 +17,30 @@ def rehearse(
     loader: NTPLoader,
     plan: BatchPlan,
     device: torch.device,
-    room: int,
+    reserved: int,
     objective: Objective,
 ) -> None:
-    """Go forward and backward once with a full micro-batch of every space and length that will come.
+    """Go forward and backward once with a full micro-batch of every space and length, beside reserved bytes.
 
-    Training sees one space a step, and the largest perhaps first after hours. Here the gradient is
-    taken with respect to the volumes: all activations are made, kept and used, a compiled model is
-    compiled and ZeRO-3 gathers every weight, but no weight gets a gradient, so that ZeRO's hooks and
-    buffers, the optimiser and the weights notice nothing. Random numbers are put back, and batches
-    are a pure function of their position: the steps that follow are the same to the bit.
+    Training sees one space a step, and the largest perhaps first after hours. The gradient is taken with
+    respect to the volumes: all activations are made and used, a compiled model is compiled and ZeRO-3
+    gathers every weight, but no weight gets a gradient, so that the optimiser and ZeRO's hooks notice
+    nothing. Random numbers are put back: the steps that follow are the same to the bit.
     """
     gpus = [device] if device.type == "cuda" else []
     model.train()
     for group in loader.groups:
-        what = f"{plan.micro} pairs of 2 x {group.length} volumes of space {group.space.name}"
+        what = f"{plan.micro_batch_size} pairs of 2 x {group.length} volumes of space {group.space.name}"
         try:
             with torch.random.fork_rng(devices=gpus):
-                kept_free = torch.empty(room, dtype=torch.uint8, device=device)
-                pairs = objective.add_masks(group.batch(0, plan.micro), 0).to(device)
-                volumes = (pairs.left.requires_grad_(), pairs.right.requires_grad_())
-                torch.autograd.grad(objective.losses(model, pairs).total.mean(), volumes)
-                del kept_free
+                memory = torch.empty(reserved, dtype=torch.uint8, device=device)
+                batch = objective.add_masks(group.batch(0, plan.micro_batch_size), 0).to(device)
+                volumes = (batch.left.requires_grad_(), batch.right.requires_grad_())
+                torch.autograd.grad(objective.losses(model, batch).total.mean(), volumes)
+                del memory
         except RuntimeError as error:
             reason = " ".join(str(error).split())
-            if any(words in reason for words in MEMORY_WORDS):
+            if any(words in reason for words in OUT_OF_MEMORY):
                 raise UserError(
                     f"{what} do not fit into the memory of {device}: lower train.max_micro_batch, set "
                     "train.activation_checkpointing true or a higher train.zero_stage (fmriscale plan says "

@@ -1,4 +1,4 @@
-"""Being stopped, going wrong and hanging: what a run must notice by itself."""
+"""Stop requests, hanging ranks and steps that are not finite: what a run notices by itself."""
 
 import contextlib
 import faulthandler
@@ -10,135 +10,110 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
 
+import psutil
+
 from fmriscale.common.errors import UserError
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
-"""Asked to stop: by kill and scancel (TERM), and by Slurm before the time limit (USR1, USR2)."""
+"""Requests to stop: from kill and scancel (TERM), and from Slurm before the time limit (USR1, USR2)."""
 SAFETY = 20.0
-"""Seconds that are left at a time limit when all has gone as it did before."""
+"""Seconds to spare at a time limit if all takes as long as before."""
 OUTCOME = "FMRISCALE_OUTCOME"
-"""Environment variable with the file in which a batch script learns how its ranks ended."""
-TOLD = 0.8
-"""The first rank of a machine that hangs tells where it stands after this share of the time that it may."""
-TURNS = 0.1
-"""The others do so, and end, up to this share of it later, so that in one log no stack runs into another."""
+"""Environment variable: the file in which a batch script reads how its ranks ended."""
+STACKS_AT = 0.8
+"""Share of the allowed time after which the first rank of a machine writes its stacks."""
+STAGGER = 0.1
+"""The other ranks do so, and end, up to this share later, so that their stacks do not mix in one log."""
 
 
 class StopRequest:
-    """Remembers that a signal asked us to stop, or that time is up; the loop acts at the next step border.
+    """Remembers that a signal asked the run to stop, that its time is up, or that its launcher is gone.
 
-    A handler only sets a flag: a save in the middle of a step, or on one rank alone, would hang the
-    others. All ranks agree on the flag in the exchange that ends each step. A launcher that dies by a signal
-    hands none on, and its ranks would train on, unseen; so they look after it.
-
-    Attributes
-    ----------
-    ends : float or None
-        When time is up, s since 1970; None = never.
+    A handler only sets a flag, which all ranks agree on at the end of each step: to save in the middle of a
+    step, or on one rank alone, would hang the others. A launcher that is killed forwards no signal.
     """
 
     def __init__(self) -> None:
-        self.name = ""
-        self.ends: float | None = None
-        self._border = 0.0
-        self._stretch = 0.0
-        self._launchers = ancestors(launcher_depth(os.environ))
+        self.reason = ""
+        """Name of the signal, or why to stop; '' = go on."""
+        self.deadline: float | None = None
+        """When time is up, s since 1970; None = never."""
+        self._last_check = 0.0
+        self._longest_step = 0.0
+        self._launchers = launchers(os.environ)
         for number in SIGNALS:
             signal.signal(number, self._note)
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
-        self.name = signal.Signals(number).name
+        self.reason = signal.Signals(number).name
 
-    def at_border(self, save_seconds: float) -> bool:
-        """Tell, at the border of a step, whether to stop there."""
+    def check(self, save_seconds: float) -> bool:
+        """Return, at the end of a step, whether this rank wants to stop."""
         now = time.time()
-        if self._border:  # the first stretch holds imports and the start of DeepSpeed
-            self._stretch = max(self._stretch, now - self._border)
-        self._border = now
-        if self.ends is not None and is_late(now, self.ends, self._stretch, save_seconds):
-            self.name = self.name or "time limit"
-        if ancestors(len(self._launchers)) != self._launchers:
-            self.name = self.name or "the launcher is gone"
-        return bool(self)
-
-    def deafen(self) -> None:
-        """Ignore further requests: we are about to end.
-
-        srun ends the other tasks as soon as the first has ended with a code that is not 0; those must not
-        be killed on their last steps, or the job would end with their code instead of ours.
-        """
-        for number in SIGNALS:
-            signal.signal(number, signal.SIG_IGN)
-
-    def __bool__(self) -> bool:
-        return bool(self.name)
+        if self._last_check:  # the first interval holds imports and the start of DeepSpeed
+            self._longest_step = max(self._longest_step, now - self._last_check)
+        self._last_check = now
+        if self.deadline is not None and is_late(now, self.deadline, self._longest_step, save_seconds):
+            self.reason = self.reason or "time limit"
+        if launchers(os.environ) != self._launchers:
+            self.reason = self.reason or "the launcher is gone"
+        return bool(self.reason)
 
 
-def launcher_depth(env: Mapping[str, str]) -> int:
-    """Return how many processes of a launcher stand above a rank on its machine: those that we look after.
+def ignore_signals() -> None:
+    """Ignore further requests to stop, because this process is about to end.
 
-    `deepspeed` starts `deepspeed.launcher.launch`, and that the ranks; torchrun starts them itself. srun
-    ends its tasks, and without a launcher it is no matter to a run which process started it.
+    srun ends the other tasks as soon as one has ended with a code that is not 0. A task that dies of its
+    signal would give the job another exit code.
     """
-    if "CROSS_RANK" in env:  # set by deepspeed.launcher.launch alone
-        return 2
-    return 1 if "TORCHELASTIC_RUN_ID" in env else 0
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
-def ancestors(n: int) -> tuple[int, ...]:
-    """Return the process ids of the parent, its parent, and so on; 0 where one is gone."""
-    pid, found = os.getpid(), []
-    for _ in range(n):
-        try:
-            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-        except OSError:  # no such process, or a system without /proc
-            pid = 0
-        found.append(pid)
-    return tuple(found)
+def launchers(env: Mapping[str, str]) -> list[int]:
+    """Return the process ids of the launchers above a rank on its machine.
+
+    `deepspeed` starts `deepspeed.launcher.launch`, which starts the ranks; torchrun starts them itself. srun
+    ends its tasks, and without a launcher it does not matter who started the run.
+    """
+    depth = 2 if "CROSS_RANK" in env else int("TORCHELASTIC_RUN_ID" in env)  # deepspeed, torchrun
+    return [process.pid for process in psutil.Process().parents()[:depth]] if depth else []
 
 
 def time_limit(env: Mapping[str, str], max_minutes: float | None, now: float) -> float | None:
-    """Return when time is up, s since 1970: at the end of the Slurm job, or after the minutes allowed."""
-    ends = [now + 60 * max_minutes] if max_minutes else []
+    """Return when time is up, s since 1970: at the end of the Slurm job, or after the allowed minutes."""
+    limits = [now + 60 * max_minutes] if max_minutes else []
     if env.get("SLURM_JOB_END_TIME", "").isdigit():
-        ends.append(float(env["SLURM_JOB_END_TIME"]))
-    return min(ends, default=None)
+        limits.append(float(env["SLURM_JOB_END_TIME"]))
+    return min(limits, default=None)
 
 
-def is_late(now: float, ends: float, stretch: float, save_seconds: float) -> bool:
-    """Tell whether another stretch and a save might not fit before the end."""
-    return now + 2 * stretch + 3 * save_seconds + SAFETY >= ends
+def is_late(now: float, deadline: float, step_seconds: float, save_seconds: float) -> bool:
+    """Return whether another step and a save might not fit before the deadline."""
+    return now + 2 * step_seconds + 3 * save_seconds + SAFETY >= deadline
 
 
 class Watchdog:
     """Ends a process that has made no step for too long, after writing the stacks of all its threads.
 
-    A rank that hangs stops all others in their next exchange, so each of them tells where it stands. It does
-    so some time before it ends, since a launcher kills all ranks as soon as one has ended; one that was
-    stopped does so as soon as it is woken. Both timers run outside the interpreter: neither a lock nor a
-    library that holds it can keep them from firing.
-
-    Parameters
-    ----------
-    minutes : float
-        Longest time without a beat.
-    turn : float
-        Place of this rank among those of its machine, from 0 to 1: they tell one after the other.
+    A rank that hangs stops the others in their next collective, so every rank writes its stacks, and does so
+    before any ends: a launcher then kills them all. No lock can stop the timers, which run outside the
+    interpreter. `position` is that of a rank on its machine, 0 to 1: ranks write one after the other.
     """
 
-    def __init__(self, minutes: float, turn: float = 0.0) -> None:
+    def __init__(self, minutes: float, position: float = 0.0) -> None:
         self.seconds = 60 * minutes
-        self.later = TURNS * turn * self.seconds
+        self.delay = STAGGER * position * self.seconds
         faulthandler.register(signal.SIGALRM, file=sys.__stderr__ or 2)
         self.beat()
 
     def beat(self) -> None:
-        """Say that we are alive."""
-        signal.setitimer(signal.ITIMER_REAL, TOLD * self.seconds + self.later)
-        faulthandler.dump_traceback_later(self.seconds + self.later, exit=True, file=sys.__stderr__ or 2)
+        """Start both timers anew."""
+        signal.setitimer(signal.ITIMER_REAL, STACKS_AT * self.seconds + self.delay)
+        faulthandler.dump_traceback_later(self.seconds + self.delay, exit=True, file=sys.__stderr__ or 2)
 
     def close(self) -> None:
-        """Watch no longer."""
+        """Stop both timers."""
         signal.setitimer(signal.ITIMER_REAL, 0)
         faulthandler.cancel_dump_traceback_later()
         faulthandler.unregister(signal.SIGALRM)
@@ -152,29 +127,19 @@ class NonFiniteError(UserError):
 
 
 class NonFiniteGuard:
-    """Counts steps whose loss or gradient was not finite (the engine leaves the weights alone there).
-
-    Parameters
-    ----------
-    limit : int
-        This many in a row end the run.
-    total : int
-        Those of earlier lives.
-    """
+    """Counts steps that are not finite, whose update the engine skips; `limit` in a row end the run."""
 
     def __init__(self, limit: int, total: int = 0) -> None:
-        self.limit = limit
-        self.total = total
-        self.in_a_row = 0
+        self.limit, self.total, self.in_a_row = limit, total, 0
 
-    def note(self, finite: bool) -> bool:
-        """Note a step; tell whether the limit is reached."""
+    def count(self, finite: bool) -> bool:
+        """Count a step; return whether the limit is reached."""
         self.in_a_row = 0 if finite else self.in_a_row + 1
         self.total += not finite
         return self.in_a_row >= self.limit
 
     def error(self, step: int, global_batch: int) -> NonFiniteError:
-        """Return what to raise after a step at the limit; it names the steps and the pairs they saw."""
+        """Return the error after a step at the limit; it names the steps and the pairs they read."""
         first = step - self.in_a_row + 1
         return NonFiniteError(
             f"steps {first} to {step} had no finite loss or gradient (pairs {(first - 1) * global_batch} "
@@ -183,11 +148,11 @@ class NonFiniteGuard:
         )
 
 
-def note_outcome(word: str) -> None:
-    """Tell a batch script what has happened last: `saved`, `stopped` or `diverged`.
+def write_outcome(word: str) -> None:
+    """Write for a batch script what happened last: `saved`, `stopped` or `diverged`.
 
-    The exit code of srun is not enough: it is that of whichever task ended worst.
+    The exit code of srun does not tell: it is that of whichever task ended worst.
     """
     if path := os.environ.get(OUTCOME):
-        with contextlib.suppress(OSError):  # on a full disk the exit code must do
+        with contextlib.suppress(OSError):
             Path(path).write_text(word + "\n")

@@ -1,10 +1,10 @@
-"""Pure functions of the plan: learning rate by step, and the division of a global batch."""
+"""Learning rate of a step, and how the global batch is divided among ranks and micro-batches."""
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 from fmriscale.common.errors import UserError
+from fmriscale.config import TrainConfig
 
 DECAY_SHARE = 0.2
 """Share of the steps over which `wsd` decays."""
@@ -12,60 +12,56 @@ COSINE_FLOOR = 0.1
 """`cosine` ends at this share of the peak."""
 
 
-def learning_rate(
-    step: int, *, peak: float, steps: int, warmup: int, schedule: Literal["wsd", "cosine", "constant"]
-) -> float:
-    """Learning rate of a step."""
+def learning_rate(step: int, train: TrainConfig) -> float:
+    """Return the learning rate of a step, counted from 1."""
+    steps, warmup = train.steps, train.warmup_steps
     if step <= warmup:
-        return peak * step / warmup
-    if schedule == "cosine":
-        along = (step - warmup) / max(1, steps - warmup)
-        return peak * (COSINE_FLOOR + (1 - COSINE_FLOOR) * (1 + math.cos(math.pi * along)) / 2)
-    if schedule == "wsd":
-        decay = max(1, round(steps * DECAY_SHARE))
-        return peak * min(1.0, (steps - step + 1) / decay)
-    return peak
+        return train.lr * step / warmup
+    if train.schedule == "cosine":
+        progress = (step - warmup) / max(1, steps - warmup)
+        return train.lr * (COSINE_FLOOR + (1 - COSINE_FLOOR) * (1 + math.cos(math.pi * progress)) / 2)
+    if train.schedule == "wsd":
+        decay_steps = max(1, round(steps * DECAY_SHARE))
+        return train.lr * min(1.0, (steps - step + 1) / decay_steps)
+    return train.lr
 
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """A global batch of pairs = micro x accumulation x world.
+    """A global batch of pairs = micro_batch_size x gradient_accumulation_steps x world_size."""
 
-    Attributes
-    ----------
-    micro : int
-        Pairs in one forward pass of one rank.
-    accumulation : int
-        Forward passes of one rank in a step.
-    world : int
-        Ranks.
-    """
-
-    micro: int
-    accumulation: int
-    world: int
+    micro_batch_size: int
+    gradient_accumulation_steps: int
+    world_size: int
 
     @property
-    def pairs(self) -> int:
+    def global_batch(self) -> int:
         """Pairs in a step."""
-        return self.micro * self.accumulation * self.world
+        return self.micro_batch_size * self.gradient_accumulation_steps * self.world_size
 
-    def first(self, step: int, accumulation: int, rank: int) -> int:
-        """Position in the global order of a micro-batch's first pair (steps count from 1)."""
-        return (step - 1) * self.pairs + (accumulation * self.world + rank) * self.micro
+    def position(self, step: int, micro_step: int, rank: int) -> int:
+        """Return where a micro-batch begins in the global order of pairs (steps count from 1)."""
+        micro_batch = micro_step * self.world_size + rank
+        return (step - 1) * self.global_batch + micro_batch * self.micro_batch_size
 
-
-def plan_batch(global_batch: int, max_micro_batch: int, world: int) -> BatchPlan:
-    """Divide a global batch over ranks and accumulation, with micro-batches as large as allowed."""
-    if global_batch % world:
-        fits = [n for n in range(1, global_batch + 1) if global_batch % n == 0]
-        near = sorted(sorted(fits, key=lambda n: abs(n - world))[:4])
-        below = global_batch // world * world
-        batches = [n for n in (below, below + world) if n > 0]
-        raise UserError(
-            f"train.global_batch {global_batch} does not divide by {world} ranks: take "
-            f"{' or '.join(map(str, batches))}, or {', '.join(map(str, near))} ranks"
+    def __str__(self) -> str:
+        return (
+            f"{self.global_batch} pairs = {self.micro_batch_size} x {self.gradient_accumulation_steps} "
+            f"accumulated x {self.world_size}"
         )
-    per_rank = global_batch // world
+
+
+def plan_batch(global_batch: int, max_micro_batch: int, world_size: int) -> BatchPlan:
+    """Divide a global batch among ranks into the largest micro-batches that are allowed."""
+    if global_batch % world_size:
+        divisors = [n for n in range(1, global_batch + 1) if global_batch % n == 0]
+        nearest = sorted(sorted(divisors, key=lambda n: abs(n - world_size))[:4])
+        below = global_batch // world_size * world_size
+        batches = [n for n in (below, below + world_size) if n > 0]
+        raise UserError(
+            f"train.global_batch {global_batch} does not divide by {world_size} ranks: take "
+            f"{' or '.join(map(str, batches))}, or {', '.join(map(str, nearest))} ranks"
+        )
+    per_rank = global_batch // world_size
     micro = max(n for n in range(1, min(per_rank, max_micro_batch) + 1) if per_rank % n == 0)
-    return BatchPlan(micro, per_rank // micro, world)
+    return BatchPlan(micro, per_rank // micro, world_size)

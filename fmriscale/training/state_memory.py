@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 BUCKET = 500_000_000
-"""Most elements that ZeRO reduces in one exchange (its buffer is allocated in full)."""
+"""Most elements that ZeRO reduces in one collective (its buffer is allocated in full)."""
 LIVE = 1_000_000_000
 """Most elements of weights that stage 3 gathers ahead (DeepSpeed's stage3_max_live_parameters)."""
 MASTER, MOMENTS = 4, 8
-"""Bytes an element: float32 weights that ZeRO steps on, and AdamW's two moments; a checkpoint holds these."""
+"""Bytes an element: float32 weights that ZeRO updates, and AdamW's two moments; checkpoints hold both."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,12 +24,12 @@ class States:
 
     @property
     def total(self) -> int:
-        """Most that is held at a time on the device."""
+        """The peak on the device."""
         return self.weights + self.gradients + self.optimizer + self.buffers
 
 
 def itemsize(precision: str) -> int:
-    """Bytes of a weight, a gradient and an activation."""
+    """Return the bytes of a weight, a gradient and an activation."""
     return 4 if precision == "fp32" else 2
 
 
@@ -42,40 +42,31 @@ def states(
     offload: Literal["none", "cpu", "nvme"] = "none",
     overlap: bool = True,
 ) -> States:
-    """Count what a rank holds when it holds most: in the backward pass or in the optimiser's step.
+    """Return what a rank holds at its peak, in the backward pass or in the optimiser's step.
 
     Checked against the allocations of real DeepSpeed steps on 1 and 2 ranks (tests/distributed).
     """
     size = itemsize(precision)
-    piece = -(-n_parameters // n_ranks)
+    partition = -(-n_parameters // n_ranks)
     bucket = size * min(BUCKET, n_parameters)
     if stage == 0:
-        return States(
-            weights=size * n_parameters,
-            gradients=size * n_parameters,
-            optimizer=MOMENTS * n_parameters,
-            buffers=bucket,
-        )
-    optimizer = (MASTER + MOMENTS) * piece
-    weights = size * (piece if stage == 3 else n_parameters)
-    gradients = size * (n_parameters if stage == 1 else piece)
+        weights = gradients = size * n_parameters
+        return States(weights=weights, gradients=gradients, optimizer=MOMENTS * n_parameters, buffers=bucket)
+    optimizer = (MASTER + MOMENTS) * partition
+    weights = size * (partition if stage == 3 else n_parameters)
+    gradients = size * (n_parameters if stage == 1 else partition)
     # The step works on a flat copy of this rank's gradients, in float32.
-    step = size * piece * 2 + (MASTER * piece if size < MASTER else 0)
+    step = size * partition * 2 + (MASTER * partition if size < MASTER else 0)
     if stage == 3:
-        # One bucket stays, one is on its way; weights are gathered ahead.
+        # One bucket stays, one is being reduced; weights are gathered ahead.
         buffers = 2 * bucket + size * min(LIVE, n_parameters)
         step += bucket
     else:
         buffers = bucket + (bucket if overlap else 0)
     host = 0
-    if offload != "none":  # and the step is made there
-        host, optimizer, step = optimizer + MASTER * piece, 0, 0
+    if offload != "none":  # the step is made there too
+        host, optimizer, step = optimizer + MASTER * partition, 0, 0
         if stage == 3:
             host, weights = host + weights, 0
-    return States(
-        weights=weights,
-        gradients=gradients,
-        optimizer=optimizer,
-        buffers=max(buffers, step - gradients),
-        host=host,
-    )
+    buffers = max(buffers, step - gradients)
+    return States(weights=weights, gradients=gradients, optimizer=optimizer, buffers=buffers, host=host)

@@ -1,4 +1,4 @@
-"""DeepSpeed: its dictionary is derived from our settings here, and nowhere else is it imported."""
+"""DeepSpeed: its configuration is derived from our settings; no other module imports it."""
 
 import contextlib
 import importlib
@@ -18,7 +18,7 @@ from fmriscale.common.errors import UserError
 from fmriscale.common.files import expand
 from fmriscale.config import TrainConfig
 from fmriscale.model.encoder import Block
-from fmriscale.training.cluster import Cluster
+from fmriscale.training.distributed import World
 from fmriscale.training.schedule import BatchPlan
 from fmriscale.training.state_memory import BUCKET
 
@@ -41,15 +41,15 @@ DERIVED = {
     "scheduler": "train.schedule",
     "checkpoint": "train.save_every",
 }
-"""Keys of DeepSpeed's dictionary that are ours, and the setting that decides each."""
+"""Keys of DeepSpeed's configuration that are derived, and the setting that decides each."""
 TORCH_TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class PlainAdamW(torch.optim.AdamW):
-    """AdamW for ZeRO stage 0, with what the ZeRO optimizers do themselves.
+    """AdamW for ZeRO stage 0 that does what the ZeRO optimizers do themselves.
 
-    It measures and clips the gradient norm, and leaves the weights alone where that is not finite;
-    the engine reads `overflow` and `_global_grad_norm` as it does from its own optimizers.
+    It clips the gradient norm, and skips the step where that is not finite. The engine reads `overflow` and
+    `_global_grad_norm` as it does from its own optimizers.
     """
 
     overflow = False
@@ -71,7 +71,7 @@ class PlainAdamW(torch.optim.AdamW):
 
 
 def pick_precision(train: TrainConfig, device: torch.device) -> str:
-    """Resolve `auto`, and refuse what the device or the ZeRO stage cannot do."""
+    """Resolve `auto`, and refuse what the device or ZeRO stage cannot do: fp32, bf16 or fp16."""
     precision = train.precision
     if precision == "auto":
         hardware = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
@@ -83,27 +83,27 @@ def pick_precision(train: TrainConfig, device: torch.device) -> str:
     return precision
 
 
-def deepspeed_dict(
+def deepspeed_config(
     train: TrainConfig, plan: BatchPlan, precision: str, device: str, n_parameters: int
 ) -> dict[str, Any]:
-    """Derive DeepSpeed's dictionary from our settings."""
+    """Derive DeepSpeed's configuration, and merge `train.deepspeed` over it."""
     if train.offload == "cpu" and device == "cpu":
         raise UserError(
             "train.offload cpu takes states off a GPU, but this rank has none and they lie in host memory "
             "anyway: set train.offload none, or nvme"
         )
-    for key, ours in DERIVED.items():
-        inner: Any = train.deepspeed
+    for key, setting in DERIVED.items():
+        value: Any = train.deepspeed
         for part in key.split("."):
-            inner = inner.get(part) if isinstance(inner, dict) else None
-        if inner is not None:
-            raise UserError(f"train.deepspeed.{key}: this is derived; set {ours} instead")
-    bucket = min(BUCKET, n_parameters + n_parameters % 2)  # DeepSpeed takes none that is odd
+            value = value.get(part) if isinstance(value, dict) else None
+        if value is not None:
+            raise UserError(f"train.deepspeed.{key}: this is derived; set {setting} instead")
+    bucket = min(BUCKET, n_parameters + n_parameters % 2)  # DeepSpeed refuses an odd size
     derived = {
-        "train_batch_size": plan.pairs,
-        "train_micro_batch_size_per_gpu": plan.micro,
-        "gradient_accumulation_steps": plan.accumulation,
-        # At stage 0 PlainAdamW clips: the engine would clip without telling the norm.
+        "train_batch_size": plan.global_batch,
+        "train_micro_batch_size_per_gpu": plan.micro_batch_size,
+        "gradient_accumulation_steps": plan.gradient_accumulation_steps,
+        # At stage 0 PlainAdamW clips, because the engine would not report the norm.
         "gradient_clipping": train.grad_clip if train.zero_stage > 0 else 0.0,
         "bf16": {"enabled": precision == "bf16"},
         "fp16": {"enabled": precision == "fp16"},
@@ -112,8 +112,8 @@ def deepspeed_dict(
             "reduce_bucket_size": bucket,
             "allgather_bucket_size": bucket,
             "overlap_comm": device == "cuda",
-            # Below stage 3 DeepSpeed sums the whole bucket either way. With False it does so in place, which
-            # spares a CPU four copies of all gradients.
+            # Below stage 3 DeepSpeed sums the whole bucket either way; False does so in place, which spares a
+            # CPU four copies of all gradients.
             **({"reduce_scatter": False} if device == "cpu" and train.zero_stage < 3 else {}),
             **_offload(train),
         },
@@ -125,34 +125,34 @@ def deepspeed_dict(
 
 
 @contextlib.contextmanager
-def dealt(train: TrainConfig, plan: BatchPlan, precision: str, device: torch.device) -> Iterator[None]:
-    """Build a model inside of this: at stage 3 each block is dealt among the ranks before the next is built.
+def zero_init(train: TrainConfig, plan: BatchPlan, precision: str, device: torch.device) -> Iterator[None]:
+    """Build a model in this context: at stage 3 each block is partitioned before the next is built.
 
-    So no rank ever holds the whole, on its GPU or in host memory. The weights are those of a model that is
-    built whole: what is drawn, and in which order, is the same.
+    So no rank ever holds the whole model. The weights are those of a model that is built whole, because the
+    same random numbers are drawn in the same order.
     """
     if train.zero_stage < 3:
         yield
         return
     deepspeed = _deepspeed(device)
-    deepspeed.init_distributed(torch.distributed.get_backend(), verbose=False)  # it learns of our ranks
-    config = deepspeed_dict(train, plan, precision, device.type, BUCKET)
-    kind = TORCH_TYPES[precision]
-    away = {} if train.offload == "none" else {"remote_device": train.offload, "pin_memory": True}
+    deepspeed.init_distributed(torch.distributed.get_backend(), verbose=False)  # takes over our ranks
+    config = deepspeed_config(train, plan, precision, device.type, BUCKET)
+    dtype = TORCH_TYPES[precision]
+    offload = {} if train.offload == "none" else {"remote_device": train.offload, "pin_memory": True}
     swapper = None  # one for all blocks: another would empty the folder that the first writes to
 
-    def deal(_parent: nn.Module, _name: str, module: nn.Module | None) -> None:
+    def partition(_parent: nn.Module, _name: str, module: nn.Module | None) -> None:
         nonlocal swapper
         if isinstance(module, Block):
-            module.to(device, kind)
-            with _refusals(train):
+            module.to(device, dtype)
+            with _as_user_error(train):
                 swapper = deepspeed.zero.Init(
-                    module=module, config_dict_or_path=config, dtype=kind, param_swapper=swapper, **away
+                    module=module, config_dict_or_path=config, dtype=dtype, param_swapper=swapper, **offload
                 ).param_swapper
 
     if train.offload == "nvme":
         check_nvme(expand(train.nvme_path or ""))
-    handle = register_module_module_registration_hook(deal)
+    handle = register_module_module_registration_hook(partition)
     try:
         yield
     finally:
@@ -160,12 +160,12 @@ def dealt(train: TrainConfig, plan: BatchPlan, precision: str, device: torch.dev
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Return the number of parameters, those of dealt blocks too."""
+    """Return the number of parameters, whole where they are partitioned."""
     return sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters())
 
 
 def check_nvme(folder: Path) -> None:
-    """See to it that optimiser states and weights can be kept on a disk."""
+    """Refuse a folder, or a machine, on which optimiser states and weights cannot be kept on disk."""
     from deepspeed.ops.op_builder import AsyncIOBuilder  # pyright: ignore[reportAttributeAccessIssue]
 
     if not folder.is_dir() or not os.access(folder, os.W_OK):
@@ -178,12 +178,12 @@ def check_nvme(folder: Path) -> None:
         )
 
 
-def make_engine(model: nn.Module, train: TrainConfig, plan: BatchPlan, precision: str, place: Cluster) -> Any:
+def make_engine(model: nn.Module, train: TrainConfig, plan: BatchPlan, precision: str, world: World) -> Any:
     """Wrap a model in a DeepSpeed engine with torch's AdamW; weights must be equal on all ranks."""
-    deepspeed = _deepspeed(place.device)
+    deepspeed = _deepspeed(world.device)
     matrices, others = [], []
     for name, parameter in model.named_parameters():
-        if not hasattr(parameter, "ds_id") and train.zero_stage == 3:  # beside dealt blocks: their type
+        if not hasattr(parameter, "ds_id") and train.zero_stage == 3:  # outside the partitioned blocks
             parameter.data = parameter.data.to(TORCH_TYPES[precision])
         decays = len(getattr(parameter, "ds_shape", parameter.shape)) == 2 and name.endswith("weight")
         (matrices if decays else others).append(parameter)
@@ -194,14 +194,14 @@ def make_engine(model: nn.Module, train: TrainConfig, plan: BatchPlan, precision
     optimizer = adamw(groups, lr=train.lr, betas=train.betas, fused=True)
     if isinstance(optimizer, PlainAdamW):
         optimizer.clip = train.grad_clip
-    config = deepspeed_dict(train, plan, precision, place.device.type, count_parameters(model))
-    with _refusals(train):
+    config = deepspeed_config(train, plan, precision, world.device.type, count_parameters(model))
+    with _as_user_error(train):
         return deepspeed.initialize(model=model, optimizer=optimizer, config=config)[0]
 
 
 @contextlib.contextmanager
-def _refusals(train: TrainConfig) -> Iterator[None]:
-    """Tell of what DeepSpeed refuses in `train.deepspeed` as a mistake that the user can mend."""
+def _as_user_error(train: TrainConfig) -> Iterator[None]:
+    """Raise what DeepSpeed refuses in `train.deepspeed` as a `UserError`."""
     try:
         yield
     except (ValueError, AssertionError, TypeError) as error:
@@ -212,23 +212,13 @@ def _refusals(train: TrainConfig) -> Iterator[None]:
 
 
 def set_learning_rate(engine: Any, lr: float) -> None:
-    """Give every parameter group the learning rate of the step about to be made."""
+    """Give every parameter group the learning rate of the next step."""
     for group in engine.optimizer.param_groups:
         group["lr"] = lr
 
 
-def learning_rate_of(engine: Any) -> float:
-    """Return the learning rate that the engine has, not the one that it should have."""
-    return float(engine.optimizer.param_groups[0]["lr"])
-
-
-def grad_norm(engine: Any) -> float:
-    """Norm of the last step's gradient before clipping; infinite where the step was skipped."""
-    return float(engine.get_global_grad_norm() or 0.0)
-
-
 def whole_weights(module: nn.Module, device: torch.device, keep: bool) -> dict[str, Tensor]:
-    """Collect a module's parameters, which ZeRO-3 keeps in pieces; all ranks must call this."""
+    """Gather a module's parameters, float32 on CPU, where `keep`; all ranks must call this."""
     gathered = _deepspeed(device).zero.GatheredParameters
     weights = {}
     for name, parameter in module.named_parameters():
@@ -238,47 +228,38 @@ def whole_weights(module: nn.Module, device: torch.device, keep: bool) -> dict[s
     return weights
 
 
-def forget_ranks() -> None:
-    """Make DeepSpeed forget the ranks, whom it would look for in a process's next training."""
+def forget_process_groups() -> None:
+    """Make DeepSpeed forget its process groups, so that one process can train again."""
     if groups := sys.modules.get("deepspeed.utils.groups"):
         importlib.reload(groups)
 
 
 def _deepspeed(device: torch.device) -> Any:
-    """Import DeepSpeed for this device (it takes seconds, so not before it is needed)."""
+    """Import DeepSpeed for this device, late because it takes seconds."""
     os.environ.setdefault("DS_ACCELERATOR", device.type)
-    # It uses names that torch is about to retire, and torch says so at every exchange.
+    # It uses deprecated names, of which torch warns at every collective.
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
-    # Its autotuner, which has no use here, would import MLflow: a quarter of what a rank's start costs.
-    with _missing("mlflow"):
-        import deepspeed
+    # Its autotuner, unused here, would import MLflow: a quarter of the time that a rank takes to start.
+    hide = "mlflow" not in sys.modules
+    if hide:
+        sys.modules["mlflow"] = None  # pyright: ignore[reportArgumentType]
+    import deepspeed
 
-    # Its shared-memory op is compiled at first use, for a minute, and spins where a rank is gone.
+    if hide:
+        del sys.modules["mlflow"]
+    # Its shared-memory op compiles for a minute at first use, and spins when a rank is gone.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # pyright: ignore
     return deepspeed
 
 
-@contextlib.contextmanager
-def _missing(name: str) -> Iterator[None]:
-    """Make a module that nobody has imported yet look as if it were not installed."""
-    if name in sys.modules:
-        yield
-        return
-    sys.modules[name] = None  # pyright: ignore[reportArgumentType]
-    try:
-        yield
-    finally:
-        del sys.modules[name]
-
-
 def _offload(train: TrainConfig) -> dict[str, Any]:
-    """Tell DeepSpeed what to keep off the GPU: optimiser states and, where they are in pieces, weights."""
+    """Return where DeepSpeed keeps optimiser states and, at stage 3, weights."""
     if train.offload == "none":
         return {}
-    place: dict[str, Any] = {"device": train.offload, "pin_memory": True}
+    target: dict[str, Any] = {"device": train.offload, "pin_memory": True}
     if train.nvme_path and train.offload == "nvme":
-        place["nvme_path"] = str(expand(train.nvme_path))
-    return {"offload_optimizer": place} | ({"offload_param": place} if train.zero_stage == 3 else {})
+        target["nvme_path"] = str(expand(train.nvme_path))
+    return {"offload_optimizer": target} | ({"offload_param": target} if train.zero_stage == 3 else {})
 
 
 def _merge(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

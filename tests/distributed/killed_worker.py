@@ -17,7 +17,7 @@ from worker import fork_ranks, warm_up
 from fmriscale import train
 from fmriscale.common.errors import UserError
 from fmriscale.common.files import atomic_write
-from fmriscale.training import board, cluster
+from fmriscale.training import abort, distributed
 
 folder, n_kills = Path(sys.argv[1]), int(sys.argv[2])
 
@@ -162,7 +162,7 @@ def slow_disk() -> dict:
 
 def refused_on_one_rank() -> dict:
     """DeepSpeed refuses the settings of one rank, while the other waits for it inside of DeepSpeed."""
-    board.PATIENCE_S, board.GRACE_S = 1.0, 2.0
+    abort.PATIENCE_S, abort.GRACE_S = 1.0, 2.0
     wrong = ["--train.deepspeed", json.dumps({"zero_optimization": {"sub_group_size": "many"}})]
 
     def rank() -> None:
@@ -175,20 +175,20 @@ def refused_on_one_rank() -> dict:
 
 def fall() -> None:
     """One rank falls over something that no user can mend, and does not end; the other waits for it."""
-    board.GRACE_S = 2.0
-    place = cluster.join()
-    if place.rank == 1:
-        cluster.alarm(ZeroDivisionError("a bug"))
+    abort.GRACE_S = 2.0
+    world = distributed.init_distributed()
+    if world.rank == 1:
+        distributed.abort(ZeroDivisionError("a bug"))
         signal.pause()
-    cluster.everyones("there?")
+    distributed.all_gather_object("there?")
 
 
 def lose_the_first() -> None:
     """Rank 0 is killed while another rank waits for something else than an exchange."""
-    board.PATIENCE_S = 1.0
+    abort.PATIENCE_S = 1.0
     log_of_its_own("lost")
-    place, joined = cluster.join(), folder / "lost1.joined"
-    if place.leads:
+    world, joined = distributed.init_distributed(), folder / "lost1.joined"
+    if world.is_main:
         wait_for(joined.exists, [])
         os.kill(os.getpid(), signal.SIGKILL)
     joined.touch()
@@ -197,14 +197,14 @@ def lose_the_first() -> None:
 
 def disagree() -> None:
     """One rank cannot go on before the first step."""
-    place = cluster.join()
+    world = distributed.init_distributed()
     try:
-        with cluster.together():
-            if place.rank == 1:
+        with distributed.agree_on_errors():
+            if world.rank == 1:
                 raise UserError("no corpus on this node")
     except UserError as error:
-        (folder / f"disagreed{place.rank}").write_text(str(error))
-    cluster.leave()
+        (folder / f"disagreed{world.rank}").write_text(str(error))
+    distributed.destroy()
 
 
 warm_up()

@@ -17,7 +17,7 @@ from fmriscale.model.classifier import build
 from fmriscale.model.encoder import count_parameters
 from fmriscale.model.losses import ntp_loss
 from fmriscale.model.presets import resolve_encoder
-from fmriscale.training import cluster, zero
+from fmriscale.training import distributed, zero
 from fmriscale.training.schedule import plan_batch
 
 PAUSE_S = 0.005
@@ -39,8 +39,8 @@ def measure(stage: int, precision: str) -> dict[str, int]:
     model, n_pairs = build(shape, 0), 2
     n_parameters = count_parameters(model)
     train = TrainConfig(zero_stage=stage, precision=precision)
-    plan = plan_batch(n_pairs * place.world_size, n_pairs, place.world_size)
-    engine = zero.make_engine(model, train, plan, precision, place)
+    plan = plan_batch(n_pairs * world.world_size, n_pairs, world.world_size)
+    engine = zero.make_engine(model, train, plan, precision, world)
     left, right = torch.randn(2, n_pairs, 2, 64).unbind()
     t_r, label = torch.full((n_pairs,), 2.0), torch.arange(n_pairs) % 2
 
@@ -57,11 +57,11 @@ def measure(stage: int, precision: str) -> dict[str, int]:
 def built(stage: int) -> dict[str, int]:
     """Most bytes at a time while a model of eight blocks is built, and parameters."""
     shape = resolve_encoder(ModelConfig(preset="tiny", d_model=256, n_layers=8), {"roi": 64}, 2)
-    train, plan = TrainConfig(zero_stage=stage), plan_batch(2, 1, place.world_size)
+    train, plan = TrainConfig(zero_stage=stage), plan_batch(2, 1, world.world_size)
     models = []
 
     def work() -> None:
-        with zero.dealt(train, plan, "fp32", place.device):
+        with zero.zero_init(train, plan, "fp32", world.device):
             models.append(build(shape, 0))
 
     most = peak_of(work)
@@ -84,10 +84,10 @@ for name in ("all_reduce", "all_gather_into_tensor", "broadcast", "reduce_scatte
     setattr(torch.distributed, name, unhurried(getattr(torch.distributed, name)))
 torch.distributed.Work.wait = unhurried(torch.distributed.Work.wait)
 out = Path(sys.argv[1])
-place = cluster.join()
+world = distributed.init_distributed()
 cases = [(0, "fp32"), (1, "fp32"), (1, "bf16"), (2, "fp32"), (2, "bf16"), (3, "fp32"), (3, "bf16")]
 found = {f"{stage} {precision}": measure(stage, precision) for stage, precision in cases}
 building = {str(stage): built(stage) for stage in (2, 3)}
-if place.leads:
+if world.is_main:
     out.write_text(json.dumps({"steps": found, "building": building}))
-cluster.leave()
+distributed.destroy()

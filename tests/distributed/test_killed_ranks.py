@@ -11,7 +11,7 @@ from factory import write_corpus
 from ranks import clean_environment, steps_of
 
 from fmriscale.common.errors import EXIT_STOPPED
-from fmriscale.training.telemetry import SPIKE
+from fmriscale.training.metrics import SPIKE
 
 pytestmark = pytest.mark.distributed
 
@@ -73,7 +73,7 @@ def test_a_checkpoint_is_one_only_when_every_rank_has_written_its_part(told: dic
     assert slow["meanwhile"] == ["step_0000066", "step_0000069", "step_0000072", "step_0000075.tmp"]
 
 
-LOOP = 'fmriscale/training/pretraining.py", line'
+LOOP = 'fmriscale/train.py", line'
 
 
 def test_every_rank_of_a_run_that_hangs_tells_where_it_stands_before_any_of_them_ends(told: dict):

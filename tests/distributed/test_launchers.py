@@ -23,15 +23,20 @@ DOORS = {
     "python": ([PYTHON], 1, 0),
     "deepspeed": ([PYTHON.with_name("deepspeed")], 1, 1),
     "deepspeed2": ([PYTHON.with_name("deepspeed"), "--num_accelerators", "2"], 2, 2),
+    "module": ([PYTHON.with_name("deepspeed"), "--num_accelerators", "2", "--module"], 2, 1),
     "torchrun": ([PYTHON.with_name("torchrun"), "--nproc_per_node", "2"], 2, 3),
 }
 """Command, ranks it must give, and the ZeRO stage that is tried with it."""
 
 
 def launch(command: list, repository: Path, *options: str) -> subprocess.CompletedProcess:
-    line = [*map(str, command), "fmriscale/train.py", *options]
+    """Start train.py from the repository, or the module of the installed package from another folder."""
+    script, folder = "fmriscale/train.py", repository
+    if "--module" in command:
+        script, folder = "fmriscale.train", repository.parent
+    line = [*map(str, command), script, *options]
     return subprocess.run(
-        line, cwd=repository, env=clean_environment(), capture_output=True, text=True, timeout=300
+        line, cwd=folder, env=clean_environment(), capture_output=True, text=True, timeout=300
     )
 
 
@@ -122,7 +127,7 @@ def slurm_ranks(port: int) -> list[dict[str, str]]:
     return [{**place, "SLURM_PROCID": str(r), "SLURM_LOCALID": str(r)} for r in range(2)]
 
 
-def test_a_signal_to_one_rank_saves_on_all_and_the_next_life_is_exactly_the_same_run(
+def test_a_signal_to_one_rank_saves_on_all_and_the_restart_is_exactly_the_same_run(
     recipe: Path, repository: Path, tmp_path: Path, sessions
 ):
     options = [
@@ -142,10 +147,10 @@ def test_a_signal_to_one_rank_saves_on_all_and_the_next_life_is_exactly_the_same
     stopped = steps_of(tmp_path / "b")[-1]["step"]
     assert 8 <= stopped < 160
 
-    # The life that was lost had written on: those lines must go, and a torn one too.
+    # The start that was lost had written on: those lines must go, and a torn one too.
     with record.open("a") as handle:
         handle.write(json.dumps({"step": stopped + 1, "loss": 9.9}) + '\n{"step": 3, "lo')
-    # In the next life every process is told at once, as by scancel: no helper of a rank may die of it.
+    # After the restart every process is told at once, as by scancel: no helper of a rank may die of it.
     processes = start_ranks(command, slurm_ranks(free_port()))
     until(lambda: resumed(record, stopped) or processes[0].poll() is not None)
     for process in processes:

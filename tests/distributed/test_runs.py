@@ -17,7 +17,7 @@ pytestmark = pytest.mark.distributed
 
 
 CHAINS = {"1-2-0": (1, 2, 0), "3-3-3": (3, 3, 3), "3-0-1": (3, 0, 1), "0-1-3": (0, 1, 3)}
-"""ZeRO stages of three lives of a run: on two ranks, on one, on four."""
+"""ZeRO stages of three starts of a run: on two ranks, on one, on four."""
 
 
 @pytest.fixture(scope="module")
@@ -97,17 +97,17 @@ def runs(recipe: Path, broken: Path, sessions, tmp_path_factory: pytest.TempPath
     plan["other data"] = line("parts2", *stage(2), "--data.corpus", str(broken), "--train.steps", "14")
     plan["odd batch"] = line("odd", "--train.global_batch", "15")
     plan["raw key"] = line("raw", "--train.deepspeed", json.dumps({"zero_optimization": {"stage": 3}}))
-    lives = [
+    starts = [
         (
             ranks,
             [
-                line(chain, *stage_of(stages[life]), "--train.steps", str(4 * life + 4))
+                line(chain, *stage_of(stages[start]), "--train.steps", str(4 * start + 4))
                 for chain, stages in CHAINS.items()
             ],
         )
-        for life, ranks in enumerate((2, 1, 4))
+        for start, ranks in enumerate((2, 1, 4))
     ]
-    results, *codes = sessions((2, list(plan.values())), *lives)
+    results, *codes = sessions((2, list(plan.values())), *starts)
     assert codes == [[0] * len(CHAINS)] * 3
     return folder, dict(zip(plan, results, strict=True))
 
@@ -192,7 +192,7 @@ def test_the_best_by_validation_is_kept_and_becomes_an_encoder(runs):
     assert meta["step"] == best
 
 
-def test_the_next_life_goes_on_in_the_same_mlflow_run(runs):
+def test_a_restart_continues_the_mlflow_run(runs):
     folder, codes = runs
     assert codes["tracked 4"] == codes["tracked 8"] == 0
     client = MlflowClient(tracking_uri=f"sqlite:///{folder / 'mlflow.db'}")

@@ -42,5 +42,5 @@ def test_no_rank_ever_holds_a_whole_model_at_stage_3(measured: dict):
     assert dealt["n_parameters"] == whole["n_parameters"]
     size = 4 * whole["n_parameters"]
     assert whole["most"] >= size
-    # Its half, and of the block of eight that is being dealt what is not yet in pieces.
+    # Its half, and of the block of eight that is being partitioned what is still whole.
     assert dealt["most"] < (1 / 2 + 1 / 8) * size

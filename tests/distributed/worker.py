@@ -18,11 +18,10 @@ import torch
 from ranks import free_port
 
 from fmriscale.common.errors import UserError
-from fmriscale.common.files import expand
 from fmriscale.config import PretrainConfig
 from fmriscale.config.recipe import parse
-from fmriscale.training import cluster, zero
-from fmriscale.training.pretraining import train
+from fmriscale.train import train
+from fmriscale.training import distributed, zero
 from fmriscale.training.resilience import StopRequest, Watchdog
 
 
@@ -57,18 +56,18 @@ def fork_ranks(n: int, work: Callable[[], None]) -> list[int]:
 
 def make(runs: list[list[str]], results: Path) -> None:
     """Be one rank of a session."""
-    place = cluster.join()
+    world = distributed.init_distributed()
     told: list[int | str] = []
     for args in runs:
         config = parse(PretrainConfig, args)
         try:
             with contextlib.closing(Watchdog(config.train.hang_minutes)) as watchdog:
-                told.append(train(config, expand(config.out), place, StopRequest(), watchdog))
+                told.append(train(config, world, StopRequest(), watchdog))
         except UserError as error:
             told.append(f"{error.exit_code}: {error}")
-    if place.leads:
+    if world.is_main:
         results.write_text(json.dumps(told))
-    cluster.leave()
+    distributed.destroy()
 
 
 def main() -> int:

@@ -70,7 +70,7 @@ def test_a_node_loses_power_in_the_middle_of_a_cell(slurm_cluster, place, tmp_pa
         log.unlink(missing_ok=True)
     task = (tmp_path / "task-1.txt").read_text()
     assert fields["JobState"] == "COMPLETED", task + told
-    assert f"life 1, on {node}" in task and "life 2, on node" in task
+    assert f"start 1, on {node}" in task and "start 2, on node" in task
     assert f"{len(done)} of {len(mine)} results are there and reused" in task
     assert {path: path.stat().st_mtime_ns for path in done} == done
     assert "task 1 of 3" in task and "report.html" in told

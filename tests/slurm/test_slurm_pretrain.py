@@ -121,7 +121,7 @@ def test_a_killed_rank_and_a_dead_node_cost_only_time(
         until(lambda: saved(run) >= 20, log)
         ranks = slurm_cluster.node("exec", "node02", "pgrep", "-f", "fmriscale/train.py").split()
         slurm_cluster.node("exec", "node02", "kill", "-9", *ranks)
-        until(lambda: "life 2" in log.read_text() and "resumed from" in log.read_text(), log)
+        until(lambda: "start 2" in log.read_text() and "resumed from" in log.read_text(), log)
         until(lambda: "after a checkpoint" in log.read_text(), log)
         first = saved(run)
         until(lambda: saved(run) > first, log)
@@ -129,7 +129,7 @@ def test_a_killed_rank_and_a_dead_node_cost_only_time(
         fields = slurm_cluster.wait(job, timeout=150)
         told = log.read_text()
         assert fields["JobState"] == "COMPLETED" and fields["Restarts"] == "2", told
-        assert "life 3, on node[01,03]" in told
+        assert "start 3, on node[01,03]" in told
         assert steps_of(run) == undisturbed
     finally:
         slurm_cluster.mend()
@@ -154,12 +154,12 @@ def test_a_cancelled_job_and_a_refused_configuration_do_not_come_back(
     assert slurm_cluster.job(job)["JobState"] == "CANCELLED", log.read_text()
 
 
-def test_a_job_stops_itself_before_its_time_limit_and_begins_no_life_too_many(slurm_cluster, limited):
+def test_a_job_stops_itself_before_its_time_limit_and_is_not_restarted_too_often(slurm_cluster, limited):
     job, log, run = limited
     fields = slurm_cluster.wait(job, timeout=150)
     told = log.read_text()
     assert told.count("asked to stop (time limit): saved at step") == 2 and "resumed from" in told
-    assert "no more lives: MAX_RESTARTS is 1" in told
+    assert "no more restarts: MAX_RESTARTS is 1" in told
     assert (fields["JobState"], fields["ExitCode"], fields["Restarts"]) == ("FAILED", "85:0", "1")
     steps = [line["step"] for line in steps_of(run)]
     assert steps == list(range(1, len(steps) + 1))
@@ -177,7 +177,7 @@ def test_a_request_to_stop_ends_in_the_same_run_though_slurmctld_was_restarted(
     told = log.read_text()
     assert fields["JobState"] == "COMPLETED" and fields["Restarts"] == "1", told
     assert "the ranks are asked to save" in told and "asked to stop" in told
-    assert "life 1, on node" in told and "life 2, on node" in told and "resumed from" in told
+    assert "start 1, on node" in told and "start 2, on node" in told and "resumed from" in told
     assert "2 x CPU (1 on this node" in told and "ZeRO stage 2" in told
     assert steps_of(run) == undisturbed
     meta = Encoder.from_pretrained(run / "encoder").meta

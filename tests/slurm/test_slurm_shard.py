@@ -69,7 +69,7 @@ def test_a_node_loses_power_in_the_middle(slurm_cluster, study, tmp_path, reposi
         slurm_cluster.mend()
     told = (tmp_path / "task-1.txt").read_text()
     assert done["JobState"] == "COMPLETED", told
-    assert f"life 1, on {node}" in told and "life 2, on node" in told
+    assert f"start 1, on {node}" in told and "start 2, on node" in told
     assert f"task 1 of 3: {len(mine)} of 18 shards, {len(mine) - built} built now" in told
     assert content(tmp_path / "c") == content(Path(study.out))
 

@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not there; what may change between two lives of a run."""
+"""Checkpoints: whole or not there; what may change in a run between its starts."""
 
 import resource
 from collections.abc import Iterator
@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from fmriscale.common.errors import DamageError, UserError
-from fmriscale.training import cluster
+from fmriscale.training import distributed
 from fmriscale.training.checkpoint import Checkpoint, Checkpoints
-from fmriscale.training.cluster import Cluster
-from fmriscale.training.continuation import changes, check_resumable
-from fmriscale.training.telemetry import save_line
+from fmriscale.training.console import save_line
+from fmriscale.training.distributed import World
+from fmriscale.training.resume import changes, check_resumable
 
 STATES = "rank_00000.safetensors"
 
@@ -49,18 +49,18 @@ def save(checkpoints: Checkpoints, engine: TinyEngine, state: dict) -> dict:
 
 
 @pytest.fixture
-def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+def world(monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "SLURM_STEP_ID"):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
-    yield cluster.join()
-    cluster.leave()
+    yield distributed.init_distributed()
+    distributed.destroy()
 
 
 @pytest.fixture
-def saved(place: Cluster, tmp_path: Path) -> Checkpoints:
+def saved(world: World, tmp_path: Path) -> Checkpoints:
     """Three checkpoints, of which two are kept."""
-    checkpoints = Checkpoints(tmp_path / "checkpoints", place, keep_last=2)
+    checkpoints = Checkpoints(tmp_path / "checkpoints", world, keep_last=2)
     for step in (5, 10, 15):
         assert not save(checkpoints, TinyEngine(step), {"step": step})["error"]
     return checkpoints
@@ -102,8 +102,8 @@ def test_what_was_not_committed_is_not_there(saved: Checkpoints):
     assert [p.name for p in saved.folder.iterdir()] == ["step_0000010"]
 
 
-def test_checkpoints_that_are_to_stay_stay(place: Cluster, tmp_path: Path):
-    checkpoints = Checkpoints(tmp_path, place, keep_last=1, keep_every=20)
+def test_checkpoints_that_are_to_stay_stay(world: World, tmp_path: Path):
+    checkpoints = Checkpoints(tmp_path, world, keep_last=1, keep_every=20)
     for step in range(5, 50, 5):
         save(checkpoints, TinyEngine(), {"step": step, "best": {"step": min(step, 15), "loss": 0.1}})
     assert sorted(p.name for p in tmp_path.iterdir()) == [f"step_00000{n}" for n in (15, 20, 40, 45)]
@@ -135,8 +135,8 @@ def test_a_checkpoint_holds_the_moment_it_was_asked_for(saved: Checkpoints):
     assert engine.value == 1
 
 
-def test_no_whole_checkpoint_is_an_error_and_none_at_all_is_a_start(saved: Checkpoints, place: Cluster):
-    assert Checkpoints(saved.folder / "nothing", place, 1).newest() == (None, [])
+def test_no_whole_checkpoint_is_an_error_and_none_at_all_is_a_start(saved: Checkpoints, world: World):
+    assert Checkpoints(saved.folder / "nothing", world, 1).newest() == (None, [])
     for folder in saved.folder.iterdir():
         (folder / STATES).unlink()
     with pytest.raises(DamageError, match="None is whole: move"):

@@ -1,8 +1,5 @@
 """What the formulas of memory say, against what torch keeps and allocates."""
 
-import subprocess
-import sys
-
 import pytest
 import torch
 from memory import peak_of, saved_bytes
@@ -72,22 +69,3 @@ def test_parameters_are_counted_without_building(preset: str):
 def test_the_large_presets_have_the_size_of_their_names(preset: str, millions: int):
     config = resolve_encoder(ModelConfig(preset=preset), {"roi": 424}, L)
     assert round(NTP.count_parameters(config) / 1e6) == millions
-
-
-def test_tensors_take_the_pages_of_those_before_them():
-    """In a process of its own: how the C library keeps memory holds for good."""
-    lines = [
-        "import resource, sys, torch",
-        "from fmriscale.training.heap import keep_pages",
-        "if sys.argv[1] == 'kept': keep_pages()",
-        "def faults(): return resource.getrusage(resource.RUSAGE_SELF).ru_minflt",
-        "def step(): return torch.zeros(10_000_000)",  # 40 MB: more than glibc ever keeps by itself
-        "step(); step(); before = faults()",  # what else the first makes may lie behind it: the second moves
-        "for _ in range(20): step()",
-        "print(faults() - before)",
-    ]
-    told = {}
-    for name in ("kept", "not"):
-        command = [sys.executable, "-c", "\n".join(lines), name]
-        told[name] = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-    assert 50 * told["kept"] < told["not"], told

@@ -175,11 +175,11 @@ def test_ranks_accumulation_and_resuming_only_slice_the_order(
     for life, world in enumerate(stops):
         loader = loader_of(corpora[which], G, **settings_of_data)
         plan = plan_batch(G, G // (world * accumulation), world)
-        assert plan.accumulation == accumulation
+        assert plan.gradient_accumulation_steps == accumulation
         for s in range(steps):
             parts = [
-                loader.batch(plan.first(step + 1, a, r), plan.micro)  # steps are counted from 1
-                for a in range(plan.accumulation)
+                loader.batch(plan.position(step + 1, a, r), plan.micro_batch_size)  # steps are counted from 1
+                for a in range(plan.gradient_accumulation_steps)
                 for r in range(world)
             ]
             assert len({b.space for b in parts}) == 1 == len({b.left.shape[1:] for b in parts})

@@ -90,8 +90,8 @@ def test_a_gpu_is_as_fast_as_its_peak_or_as_its_kernels_are_launched(recipe: Pat
     small = [plan("tiny", n).pairs_per_s(4e14) for n in (16, 32)]
     assert small == pytest.approx([16 / 2.9e-3, 32 / 2.9e-3])
     large = plan("1b", 4096)
-    space, _, length = large.sequences[0]
-    assert large.pairs_per_s(4e14) == pytest.approx(4e14 / train_flops(large.shape, space, length))
+    space, _, length = large.data.sequences[0]
+    assert large.pairs_per_s(4e14) == pytest.approx(4e14 / train_flops(large.encoder, space, length))
 
 
 def test_host_memory_is_that_of_building_or_of_a_copy_of_a_checkpoint(recipe: Path):
@@ -100,8 +100,8 @@ def test_host_memory_is_that_of_building_or_of_a_copy_of_a_checkpoint(recipe: Pa
         line = ["--config", str(recipe), "--train.zero_stage", str(stage)]
         plans[stage] = Plan.of(parse(PretrainConfig, line), 16, 80 * GIB)
     n = plans[1].n_parameters
-    assert plans[1].host(8) == 4 * n * 8
-    assert plans[3].host(8) == 12 * n * 8 // 16 + 4 * n
+    assert plans[1].host_memory(8) == 4 * n * 8
+    assert plans[3].host_memory(8) == 12 * n * 8 // 16 + 4 * n
 
 
 def test_states_shrink_with_the_ranks_as_their_stage_says():

@@ -3,14 +3,13 @@ from itertools import pairwise
 import pytest
 
 from fmriscale.common.errors import UserError
+from fmriscale.config import TrainConfig
 from fmriscale.training.schedule import learning_rate, plan_batch
 
 
 def curve(schedule: str, steps: int = 100, warmup: int = 10) -> list[float]:
-    return [
-        learning_rate(step, peak=2.0, steps=steps, warmup=warmup, schedule=schedule)  # pyright: ignore
-        for step in range(1, steps + 1)
-    ]
+    train = TrainConfig(lr=2.0, steps=steps, warmup_steps=warmup, schedule=schedule)  # pyright: ignore
+    return [learning_rate(step, train) for step in range(1, steps + 1)]
 
 
 @pytest.mark.parametrize("schedule", ["wsd", "cosine", "constant"])
@@ -43,20 +42,20 @@ def test_a_run_can_be_shorter_than_its_warm_up():
 @pytest.mark.parametrize("most", [1, 5, 8, 64, 1000])
 def test_the_parts_make_up_the_batch_and_each_pair_is_seen_once(world: int, most: int):
     plan = plan_batch(64, most, world)
-    assert plan.pairs == 64 and plan.micro <= most
+    assert plan.global_batch == 64 and plan.micro_batch_size <= most
     seen = [
-        plan.first(step, a, rank) + i
+        plan.position(step, a, rank) + i
         for step in (1, 2)
-        for a in range(plan.accumulation)
+        for a in range(plan.gradient_accumulation_steps)
         for rank in range(world)
-        for i in range(plan.micro)
+        for i in range(plan.micro_batch_size)
     ]
     assert sorted(seen) == list(range(128))
 
 
 def test_micro_batches_are_as_large_as_allowed():
-    assert plan_batch(96, 20, 2).micro == 16
-    assert plan_batch(96, 20, 2).accumulation == 3
+    assert plan_batch(96, 20, 2).micro_batch_size == 16
+    assert plan_batch(96, 20, 2).gradient_accumulation_steps == 3
 
 
 def test_a_batch_that_does_not_divide_is_refused_naming_what_does():

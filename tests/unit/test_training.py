@@ -23,13 +23,14 @@ from fmriscale.config.recipe import parse, to_dict
 from fmriscale.model.encoder import Encoder
 from fmriscale.model.presets import resolve_encoder
 from fmriscale.sampling.persistence import area_under_curve, best_threshold, persistence_score
-from fmriscale.training.cluster import read_environment
-from fmriscale.training.continuation import is_finished
+from fmriscale.training.distributed import read_environment
+from fmriscale.training.metrics import SPIKE, MetricsFile, flat_numbers, spike_score
 from fmriscale.training.objective import Losses, Objective
 from fmriscale.training.resilience import NonFiniteGuard, StopRequest, is_late, time_limit
+from fmriscale.training.resume import is_finished
 from fmriscale.training.schedule import plan_batch
-from fmriscale.training.telemetry import SPIKE, Record, Tally, numbers, spike_score
-from fmriscale.training.zero import PlainAdamW, check_nvme, deepspeed_dict, pick_precision
+from fmriscale.training.tally import Tally
+from fmriscale.training.zero import PlainAdamW, check_nvme, deepspeed_config, pick_precision
 
 # ---------------------------------------------------------------- who am I
 
@@ -60,6 +61,13 @@ def test_srun_on_several_nodes_needs_a_meeting_point():
         read_environment(srun)
 
 
+def test_elsewhere_than_on_linux_pre_training_ends_in_one_line():
+    code = "import sys; sys.platform = 'darwin'; import fmriscale.train"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr == "fmriscale: error: pre-training runs on Linux alone; all other verbs run here too\n"
+
+
 # ---------------------------------------------------------------- DeepSpeed's dictionary
 
 
@@ -71,7 +79,7 @@ def test_the_dictionary_is_derived_and_expert_settings_are_merged_into_it():
         offload="cpu",
         deepspeed={"zero_optimization": {"offload_optimizer": {"ratio": 0.5}}, "comms_logger": {}},
     )
-    made = deepspeed_dict(train, plan_batch(64, 8, 4), "bf16", "cuda", 1000)
+    made = deepspeed_config(train, plan_batch(64, 8, 4), "bf16", "cuda", 1000)
     assert made["train_batch_size"] == 64 and made["train_micro_batch_size_per_gpu"] == 8
     assert made["gradient_accumulation_steps"] == 2 and made["bf16"]["enabled"]
     zero = made["zero_optimization"]
@@ -79,7 +87,7 @@ def test_the_dictionary_is_derived_and_expert_settings_are_merged_into_it():
     assert zero["offload_optimizer"] == {"device": "cpu", "pin_memory": True, "ratio": 0.5}
     assert zero["reduce_bucket_size"] == 1000 and made["comms_logger"] == {}
     # Masked volumes of an odd number of features make a model with an odd number of parameters.
-    odd = deepspeed_dict(TrainConfig(), plan_batch(256, 8, 4), "bf16", "cuda", 1001)["zero_optimization"]
+    odd = deepspeed_config(TrainConfig(), plan_batch(256, 8, 4), "bf16", "cuda", 1001)["zero_optimization"]
     assert odd["reduce_bucket_size"] == odd["allgather_bucket_size"] == 1002
 
 
@@ -100,16 +108,16 @@ def test_the_dictionary_is_derived_and_expert_settings_are_merged_into_it():
 def test_keys_that_are_ours_are_refused_by_name(raw: dict, said: str):
     train = TrainConfig(deepspeed=raw)
     with pytest.raises(UserError, match=said):
-        deepspeed_dict(train, plan_batch(256, 8, 1), "fp32", "cpu", 10)
+        deepspeed_config(train, plan_batch(256, 8, 1), "fp32", "cpu", 10)
 
 
 def test_states_are_offloaded_from_where_they_are_and_by_zero_only():
     nvme = TrainConfig(zero_stage=3, offload="nvme", nvme_path="/scratch")
-    zero = deepspeed_dict(nvme, plan_batch(256, 8, 1), "bf16", "cuda", 10)["zero_optimization"]
+    zero = deepspeed_config(nvme, plan_batch(256, 8, 1), "bf16", "cuda", 10)["zero_optimization"]
     place = {"device": "nvme", "pin_memory": True, "nvme_path": "/scratch"}
     assert zero["offload_optimizer"] == zero["offload_param"] == place
     with pytest.raises(UserError, match=r"has none .* set train.offload none"):
-        deepspeed_dict(TrainConfig(offload="cpu"), plan_batch(256, 8, 1), "fp32", "cpu", 10)
+        deepspeed_config(TrainConfig(offload="cpu"), plan_batch(256, 8, 1), "fp32", "cpu", 10)
     for wrong, said in (
         ({"zero_stage": 0, "offload": "cpu"}, "needs train.zero_stage 1, 2 or 3"),
         ({"zero_stage": 3, "offload": "nvme"}, "a folder in train.nvme_path"),
@@ -140,9 +148,9 @@ def test_states_that_are_kept_on_a_disk_do_not_change_the_run(tmp_path: Path, re
     line += ["--data.corpus", str(tmp_path / "corpus"), "--train.eval_every", "0", *train.split()]
     line += ["--model.d_model", "512"]  # DeepSpeed keeps what is below 1 MiB in memory
     on_disk = ["--train.offload", "nvme", "--train.nvme_path", str(tmp_path)]
-    lives = [("memory", "6", []), ("disk", "3", on_disk), ("disk", "6", on_disk)]
+    starts = [("memory", "6", []), ("disk", "3", on_disk), ("disk", "6", on_disk)]
     lines = [
-        [*line, "--out", str(tmp_path / out), "--train.steps", steps, *more] for out, steps, more in lives
+        [*line, "--out", str(tmp_path / out), "--train.steps", steps, *more] for out, steps, more in starts
     ]
     code = (
         "import json, sys; from fmriscale.train import main; [main(line) for line in json.loads(sys.argv[1])]"
@@ -192,9 +200,9 @@ def test_a_signal_only_sets_a_flag():
     try:
         for number in before:
             stop = StopRequest()
-            assert not stop
+            assert not stop.reason
             signal.raise_signal(number)
-            assert stop and stop.name == number.name
+            assert stop.reason == number.name
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -238,7 +246,7 @@ for rank in range(2):
     if not os.fork():
         for _ in range(8):
             threading.Thread(target=deep, args=(40, rank), daemon=True).start()
-        watchdog = Watchdog(5 / 60, turn=rank)
+        watchdog = Watchdog(5 / 60, position=rank)
         time.sleep(begin - time.monotonic())
         watchdog.beat()
         time.sleep(60)
@@ -255,8 +263,8 @@ def test_stacks_of_ranks_that_hang_together_do_not_run_into_each_other():
 
 def test_bad_steps_are_counted_and_only_many_in_a_row_end_the_run():
     guard = NonFiniteGuard(3, total=2)
-    assert not any(guard.note(finite) for finite in [False, False, True, False, False])
-    assert guard.total == 6 and guard.note(False)
+    assert not any(guard.count(finite) for finite in [False, False, True, False, False])
+    assert guard.total == 6 and guard.count(False)
     error = guard.error(6, 10)
     assert "steps 4 to 6" in str(error) and "pairs 30 to 59" in str(error) and error.exit_code == 1
 
@@ -265,9 +273,9 @@ def test_time_is_up_while_a_save_still_fits():
     assert time_limit({}, None, 100) is None
     assert time_limit({"SLURM_JOB_END_TIME": "900"}, None, 100) == 900
     assert time_limit({"SLURM_JOB_END_TIME": "900"}, 10, 100) == 700
-    assert not is_late(100, 130, stretch=1, save_seconds=2)
-    assert is_late(100, 130, stretch=1, save_seconds=3)  # 2 x 1 + 3 x 3 + 20 s of safety
-    assert is_late(100, 130, stretch=6, save_seconds=0)
+    assert not is_late(100, 130, step_seconds=1, save_seconds=2)
+    assert is_late(100, 130, step_seconds=1, save_seconds=3)  # 2 x 1 + 3 x 3 + 20 s of safety
+    assert is_late(100, 130, step_seconds=6, save_seconds=0)
 
 
 def test_a_loss_spike_is_measured_in_deviations_that_spikes_do_not_widen():
@@ -297,7 +305,7 @@ def test_sums_by_kind_and_data_set_make_up_the_whole():
     assert told["loss_by_kind"] == {"positive": 2.0, "same_run": 2.0}
     assert told["acc_by_dataset"] == {"a": 0.5, "c": 1.0}
     assert tally.pairs_by_dataset() == {"a": 2, "b": 0, "c": 1}
-    assert numbers({**told, "step": 1, "x": math.nan}, "eval/")["eval/acc_by_kind.same_run"] == 0.0
+    assert flat_numbers({**told, "step": 1, "x": math.nan}, "eval/")["eval/acc_by_kind.same_run"] == 0.0
     both = Tally(["a", "b", "c"], torch.device("cpu"), Objective(0.1, 0.9, 0.15, 0))
     for _ in range(2):
         both.add(Losses(loss, loss, correct, torch.tensor([0.5, 0.7, 0.9, 100.0])), kinds, datasets)
@@ -310,7 +318,7 @@ def test_sums_by_kind_and_data_set_make_up_the_whole():
 
 def test_the_record_is_cut_back_to_the_step_that_is_resumed(tmp_path: Path):
     path = tmp_path / "metrics.jsonl"
-    record = Record(path, 0)
+    record = MetricsFile(path, 0)
     record.write({"event": "eval", "step": 0, "loss": math.inf})
     for step in range(1, 6):
         record.write({"step": step})
@@ -318,7 +326,7 @@ def test_the_record_is_cut_back_to_the_step_that_is_resumed(tmp_path: Path):
     record.close()
     with path.open("a") as handle:
         handle.write('{"step": 3, "lo')
-    Record(path, 3).close()
+    MetricsFile(path, 3).close()
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert [(x.get("event"), x["step"]) for x in lines] == [
         ("eval", 0),
@@ -328,7 +336,7 @@ def test_the_record_is_cut_back_to_the_step_that_is_resumed(tmp_path: Path):
         ("eval", 3),
     ]
     assert lines[0]["loss"] is None
-    Record(path, 0).close()
+    MetricsFile(path, 0).close()
     assert path.read_text() == ""
 
 
@@ -336,7 +344,7 @@ def test_the_record_is_cut_back_to_the_step_that_is_resumed(tmp_path: Path):
 
 
 def test_lines_that_a_full_disk_does_not_take_are_written_when_there_is_room(tmp_path: Path):
-    record = Record(tmp_path / "metrics.jsonl", 0)
+    record = MetricsFile(tmp_path / "metrics.jsonl", 0)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
     try:

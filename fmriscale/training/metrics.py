@@ -1,0 +1,154 @@
+"""`metrics.jsonl`, and the figures in it: spikes of the loss, rates, memory."""
+
+import contextlib
+import json
+import math
+import os
+import resource
+import time
+from collections import deque
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fmriscale.common.files import atomic_write
+from fmriscale.model.flops import GPUS
+from fmriscale.training.schedule import BatchPlan
+
+SPIKE = 6.0
+"""Spike score from which a loss is printed."""
+SMALLEST_DEVIATION = 0.02
+"""Losses deviate by this share of their median at least: at first they hardly differ."""
+MEASURED_S = 0.25
+"""Seconds for which a CPU's matrix product is timed: threads start, and others may use the machine."""
+RECENT = 128
+"""Steps that a loss, and the time of a step, are compared with."""
+
+
+class MetricsFile:
+    """`metrics.jsonl`: one line a step and one an evaluation.
+
+    Lines that a full disk does not take are kept, and written as soon as there is room. Lines after the step
+    that training resumes from are removed.
+    """
+
+    def __init__(self, path: Path, step: int) -> None:
+        kept = []
+        self.losses: deque[float] = deque(maxlen=RECENT)
+        """The last finite losses of training steps."""
+        for text in path.read_text().splitlines() if path.exists() and step > 0 else []:
+            with contextlib.suppress(ValueError, KeyError, TypeError):  # a crash has cut the line off
+                line = json.loads(text)
+                if line["step"] <= step:
+                    kept.append(text + "\n")
+                    self._remember(line)
+        atomic_write(path, "".join(kept))
+        self._file = path.open("ab", buffering=0)
+        self._unwritten = b""
+
+    def write(self, line: dict[str, Any]) -> None:
+        """Append a line; numbers that are not finite become null."""
+        line = _finite(line)
+        self._unwritten += (json.dumps(line, allow_nan=False) + "\n").encode()
+        with contextlib.suppress(OSError):
+            self._flush()
+        self._remember(line)
+
+    def sync(self) -> None:
+        """Force the lines to disk, before a checkpoint that relies on them."""
+        self._flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _remember(self, line: dict[str, Any]) -> None:
+        if "event" not in line and line.get("loss") is not None:
+            self.losses.append(line["loss"])
+
+    def _flush(self) -> None:
+        while self._unwritten:
+            self._unwritten = self._unwritten[self._file.write(self._unwritten) :]
+
+
+class StepTimer:
+    """How fast steps are, and what a device reaches of its peak (operations per second; 0 = unknown)."""
+
+    def __init__(self, plan: BatchPlan, peak: float) -> None:
+        self.plan, self.peak = plan, peak
+        self._seconds: deque[float] = deque(maxlen=RECENT)
+
+    def measure(self, seconds: float, waited: float, length: int, flops: float) -> dict[str, float]:
+        """Return the figures of a step whose pairs are 2 x length volumes and flops operations each."""
+        self._seconds.append(seconds)
+        p50, p95 = np.quantile(self._seconds, (0.5, 0.95))
+        rate = self.plan.global_batch / seconds
+        figures = {
+            "pairs_per_s": rate,
+            "volumes_per_s": 2 * length * rate,
+            "flops_per_s": rate * flops,
+            "data_wait_share": waited / seconds,
+            "step_p50_s": float(p50),
+            "step_p95_s": float(p95),
+            "memory_gib": memory_gib(),
+        }
+        return figures | ({"mfu": rate * flops / (self.peak * self.plan.world_size)} if self.peak else {})
+
+
+def peak_flops(device: torch.device, precision: str) -> float:
+    """Return operations per second at best: of a GPU by its maker, of a CPU measured; 0 = unknown."""
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device).replace(" ", "-")
+        known = max((model for model in GPUS if model in name), key=len, default="")
+        return GPUS[known][1] * (0.5e12 if precision == "fp32" else 1e12) if known else 0.0
+    n, best = 512, math.inf
+    left, right = torch.ones(2, n, n)
+    end = time.perf_counter() + MEASURED_S
+    while (start := time.perf_counter()) < end:
+        torch.mm(left, right)
+        best = min(best, time.perf_counter() - start)
+    return 2 * n**3 / best
+
+
+def memory_gib() -> float:
+    """Return the most memory that this rank has held: of its GPU, or of the process."""
+    if torch.cuda.is_initialized():
+        return torch.cuda.max_memory_allocated() / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def spike_score(loss: float, recent: Collection[float]) -> float:
+    """Return (loss - median) / (1.4826 x median absolute deviation) against the losses before.
+
+    For normal losses this is in standard deviations, and a few wild ones among the recent change little. 0
+    where there are fewer than 32 to compare with, or the loss is not finite.
+    """
+    if len(recent) < 32 or not math.isfinite(loss):
+        return 0.0
+    values = np.fromiter(recent, np.float64)
+    median = np.median(values)
+    deviation = 1.4826 * np.median(np.abs(values - median))
+    return float((loss - median) / max(deviation, SMALLEST_DEVIATION * abs(median), 1e-12))
+
+
+def flat_numbers(summary: dict[str, Any], prefix: str) -> dict[str, float]:
+    """Flatten finite numbers under MLflow's names: `eval/acc_by_kind.same_run`."""
+    flat: dict[str, float] = {}
+    for key, value in summary.items():
+        if isinstance(value, dict):
+            flat |= flat_numbers(value, f"{prefix}{key}.")
+        elif isinstance(value, int | float) and math.isfinite(value):
+            flat[prefix + key] = float(value)
+    return flat
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

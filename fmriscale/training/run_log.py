@@ -1,0 +1,135 @@
+"""What a run records: console, `metrics.jsonl` and MLflow, all of it on rank 0 alone."""
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from fmriscale.common.files import writing_to
+from fmriscale.config.recipe import flatten, save_config, to_dict
+from fmriscale.model.flops import train_flops
+from fmriscale.tracking import Tracker
+from fmriscale.training.console import eval_line, save_line, step_line
+from fmriscale.training.distributed import agree_on_errors
+from fmriscale.training.evaluation import persistence
+from fmriscale.training.metrics import SPIKE, MetricsFile, StepTimer, flat_numbers, peak_flops, spike_score
+from fmriscale.training.resilience import write_outcome
+from fmriscale.training.run import Run
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepResult:
+    """What a step gave."""
+
+    step: int
+    summary: dict[str, Any]
+    """Loss and accuracy over all ranks; see `Tally.summary`."""
+    finite: bool
+    bad_pairs: list[str]
+    """Pairs whose loss is not finite."""
+    lr: float
+    grad_norm: float
+    """Before clipping; infinite where the update was skipped."""
+    space: str
+    length: int
+    seen: dict[str, int]
+    """Pairs of each data set since the first step."""
+    started: float
+    """When the step began, by `time.perf_counter`."""
+    waited: float
+    """Seconds that it waited for data."""
+    stopping: bool
+    """Some rank was asked to stop."""
+    writing: bool
+    """Some rank still writes a checkpoint."""
+
+
+class RunLog:
+    """The records of a run that resumes from a step; on all ranks but rank 0 every method does nothing."""
+
+    def __init__(self, run: Run, start: int, mlflow_run_id: str | None) -> None:
+        self.run, self.start = run, start
+        self.metrics: MetricsFile | None = None
+        self.tracker: Tracker | None = None
+        with agree_on_errors(), writing_to(run.out):
+            if run.world.is_main:
+                save_config(run.config, run.out / "config.yaml")
+                self.metrics = MetricsFile(run.out / "metrics.jsonl", start)
+        if not self.metrics:
+            return
+        self.tracker = Tracker(run.config.tracking, run.out.parent, run.out.name, run_id=mlflow_run_id)
+        scale = {"world_size": run.world.world_size, "precision": run.precision}
+        self.tracker.log_params(flatten(to_dict(run.config)) | scale)
+        if self.tracker.run_id:
+            run.world.print(f"MLflow   run {self.tracker.run_id} in {self.tracker.uri}")
+        n_pairs = run.config.train.eval_pairs
+        self._persistence = persistence(run.loader, run.held_out, n_pairs) if run.held_out else {}
+        self._timer = StepTimer(run.plan, peak_flops(run.world.device, run.precision))
+
+    def step(self, result: StepResult) -> None:
+        """Record a step; every log_every-th goes to console and MLflow too."""
+        if not (self.metrics and self.tracker):
+            return
+        settings, step = self.run.config.train, result.step
+        spike = spike_score(result.summary["loss"], self.metrics.losses)
+        flops = train_flops(self.run.encoder, result.space, result.length)
+        seconds = time.perf_counter() - result.started
+        line = {
+            "step": step,
+            **result.summary,
+            "spike": spike,
+            "lr": result.lr,
+            "grad_norm": result.grad_norm,
+            "finite": result.finite,
+            **({} if result.finite else {"bad_pairs": result.bad_pairs}),
+            "space": result.space,
+            "seen": result.seen,
+            **self._timer.measure(seconds, result.waited, result.length, flops),
+        }
+        self.metrics.write(line)
+        if step % settings.log_every == 0 or step in (self.start + 1, settings.steps) or spike >= SPIKE:
+            self.run.world.print(step_line(line, settings.steps))
+            self.tracker.log_metrics(flat_numbers(line, "train/"), step)
+        if not result.finite:
+            cause = "; ".join(result.bad_pairs) or "in the gradient alone"
+            self.run.world.print(f"step {step}: not finite, the weights are left alone: {cause}")
+
+    def evaluation(self, step: int, summary: dict[str, Any]) -> None:
+        """Record an evaluation."""
+        if not (self.metrics and self.tracker):
+            return
+        line = {"event": "eval", "step": step, **summary, "persistence": self._persistence}
+        self.metrics.write(line)
+        self.tracker.log_metrics(flat_numbers(line, "eval/"), step)
+        self.run.world.print(eval_line(line))
+
+    def saved(self, figures: dict[str, Any]) -> None:
+        """Record a checkpoint that was, or was not, written."""
+        if not self.metrics:
+            return
+        self.metrics.write({"event": "save", **figures})
+        self.run.world.print(save_line(figures))
+        if not figures["error"]:
+            write_outcome("saved")
+
+    @property
+    def mlflow_run_id(self) -> str | None:
+        """The MLflow run, for a restart to continue."""
+        return self.tracker.run_id if self.tracker else None
+
+    def sync(self) -> None:
+        """Force `metrics.jsonl` to disk."""
+        if self.metrics:
+            self.metrics.sync()
+
+    def artifacts(self) -> None:
+        """Copy the small files of a finished run to MLflow."""
+        if self.tracker:
+            for name in ("config.yaml", "metrics.jsonl"):
+                self.tracker.log_artifact(self.run.out / name)
+            self.tracker.log_artifact(self.run.out / "encoder" / "config.json", "encoder")
+
+    def close(self, status: str) -> None:
+        """Close the records; status is FINISHED, KILLED or FAILED."""
+        if self.metrics and self.tracker:
+            self.metrics.close()
+            self.tracker.close(status)

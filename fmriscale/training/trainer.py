@@ -1,0 +1,187 @@
+"""A run under way: one step, an evaluation, a checkpoint, and the encoder at the end."""
+
+import dataclasses
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fmriscale.common.files import writing_to
+from fmriscale.common.version import __version__
+from fmriscale.config.recipe import config_hash, to_dict
+from fmriscale.model.encoder import Encoder
+from fmriscale.training import zero
+from fmriscale.training.checkpoint import Checkpoint, Checkpoints, SaveError
+from fmriscale.training.distributed import agree_on_errors
+from fmriscale.training.evaluation import evaluate
+from fmriscale.training.feed import Feed, name_bad_pairs
+from fmriscale.training.resilience import NonFiniteGuard, StopRequest, write_outcome
+from fmriscale.training.run import Run
+from fmriscale.training.run_log import RunLog, StepResult
+from fmriscale.training.schedule import learning_rate
+from fmriscale.training.tally import Tally
+
+
+@dataclass
+class TrainState:
+    """What changes from step to step and a checkpoint holds beside the engine's tensors."""
+
+    step: int = 0
+    """The last step that was made."""
+    seen: dict[str, int] = dataclasses.field(default_factory=dict)
+    """Pairs of each data set so far."""
+    bad_steps: int = 0
+    """Steps that were not finite."""
+    mlflow_run_id: str | None = None
+    best: dict[str, Any] | None = None
+    """Step and loss of the best evaluation."""
+
+    @classmethod
+    def resume(cls, run: Run, checkpoint: Checkpoint | None) -> "TrainState":
+        """Return the state of a checkpoint; without one that of the start."""
+        state = checkpoint.state if checkpoint else {}
+        values = {f.name: state[f.name] for f in dataclasses.fields(cls) if f.name in state}
+        return cls(**values | {"seen": dict.fromkeys(run.loader.datasets, 0) | state.get("seen", {})})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the values for a checkpoint."""
+        values = dataclasses.asdict(self)
+        return values if self.best else {k: v for k, v in values.items() if k != "best"}
+
+
+class Trainer:
+    """A run under way, as a context: it closes its records, as FAILED unless `status` says otherwise."""
+
+    def __init__(self, run: Run, engine: Any, checkpoints: Checkpoints, state: TrainState) -> None:
+        self.run, self.engine, self.checkpoints, self.state = run, engine, checkpoints, state
+        self.status = "FAILED"
+        self.guard = NonFiniteGuard(run.config.train.max_bad_steps, state.bad_steps)
+        self.log = RunLog(run, state.step, state.mlflow_run_id)
+        self.state.mlflow_run_id = self.log.mlflow_run_id
+        self.feed = Feed(run, state.step + 1)
+
+    def __enter__(self) -> "Trainer":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.feed.close()
+        self.log.close(self.status)
+
+    def train_step(self, step: int, stop: StopRequest) -> StepResult:
+        """Go forward and backward with each micro-batch; the engine updates the weights at the last."""
+        run, engine = self.run, self.engine
+        started, waited, skipped = time.perf_counter(), self.feed.waited, engine.skipped_steps
+        zero.set_learning_rate(engine, learning_rate(step, run.config.train))
+        engine.train()
+        tally, totals = Tally(run.loader.datasets, run.world.device, run.objective), []
+        for _ in range(run.plan.gradient_accumulation_steps):
+            batch = next(self.feed)
+            losses = run.objective.losses(engine, batch)
+            engine.backward(losses.total.mean())
+            engine.step()
+            totals.append(losses.total.detach())
+            tally.add(losses, batch.kind, batch.dataset)
+
+        stopping, writing = tally.all_reduce(
+            stopping=stop.check(self.checkpoints.seconds), writing=self.checkpoints.writing
+        )
+        summary = tally.summary()
+        self.state.step = step
+        for name, count in tally.pairs_by_dataset().items():
+            self.state.seen[name] += count
+        finite = math.isfinite(summary["loss"]) and engine.skipped_steps == skipped
+        return StepResult(
+            step=step,
+            summary=summary,
+            finite=finite,
+            bad_pairs=[] if finite else name_bad_pairs(run, step, totals),
+            lr=float(engine.optimizer.param_groups[0]["lr"]),
+            grad_norm=float(engine.get_global_grad_norm() or 0.0),
+            space=batch.space,
+            length=batch.left.shape[1],
+            seen=dict(self.state.seen),
+            started=started,
+            waited=self.feed.waited - waited,
+            stopping=stopping,
+            writing=writing,
+        )
+
+    def evaluate(self) -> bool:
+        """Evaluate on held-out runs; return whether to save this step as the best so far."""
+        if not self.run.held_out:
+            return False
+        step, summary = self.state.step, evaluate(self.run, self.engine, self.run.held_out)
+        self.log.evaluation(step, summary)
+        best = self.state.best["loss"] if self.state.best else math.inf
+        if not self.run.config.train.keep_best or step == 0 or not summary["loss"] < best:
+            return False
+        self.state.best = {"step": step, "loss": summary["loss"]}
+        return True
+
+    def save(self, wait: bool = False) -> None:
+        """Copy a checkpoint, which a thread writes while training goes on, or wait until it is written."""
+        self.finish_save()
+        samples = {"samples_seen": self.state.step * self.run.plan.global_batch}
+        self.checkpoints.save(self.engine, self.state.to_dict() | samples | self.run.to_dict())
+        if wait:
+            self.finish_save(required=True)
+
+    def finish_save(self, required: bool = False) -> None:
+        """Commit the checkpoint that was copied, if any, once all ranks have written it."""
+        if not self.checkpoints.pending:
+            return
+        saved = self.checkpoints.commit(self.log.sync)
+        self.log.saved(saved)
+        if saved["error"] and required:
+            raise SaveError(
+                f"no checkpoint of step {saved['step']}: {saved['error']}; mend that, then start again"
+            )
+
+    def check_divergence(self, result: StepResult) -> None:
+        """Save and raise after too many steps in a row that were not finite."""
+        too_many = self.guard.count(result.finite)
+        self.state.bad_steps = self.guard.total
+        if too_many:
+            self.save(wait=True)
+            write_outcome("diverged")
+            raise self.guard.error(result.step, self.run.plan.global_batch)
+
+    def export(self) -> None:
+        """Write the encoder of the last step, and that of the best evaluation."""
+        run, world = self.run, self.run.world
+        folder, steps, best = run.out / "encoder", run.config.train.steps, self.state.best
+        weights = zero.whole_weights(self.engine.module.encoder, world.device, keep=world.is_main)
+        with agree_on_errors(), writing_to(run.out):
+            if world.is_main:
+                export_encoder(folder, run, weights, steps)
+                if best:
+                    weights = self.checkpoints.weights(best["step"], weights, prefix="encoder.")
+                    best_folder = run.out / "encoder_best"
+                    export_encoder(best_folder, run, weights, best["step"])
+                    loss = f"held-out loss {best['loss']:.4f}"
+                    world.print(f"best: step {best['step']} with {loss}, {best_folder}")
+                self.log.artifacts()
+                world.print(f"done: {folder}")
+
+
+def export_encoder(folder: Path, run: Run, weights: dict[str, torch.Tensor], step: int) -> None:
+    """Write the encoder of a step: weights, and what a study must know about them."""
+    with torch.device("meta"):  # no second copy of the weights
+        encoder = Encoder(run.encoder)
+    encoder.load_state_dict(weights, assign=True)
+    t_r = run.corpus.runs.t_r[run.corpus.runs.key.isin(run.loader.run_keys)]
+    meta = {
+        "feature_spaces": {name: space.to_dict() for name, space in run.loader.spaces.items()},
+        "pairs": dataclasses.asdict(run.config.data.pairs),
+        "t_r": [float(t_r.min()), float(t_r.max())],
+        "train_runs": list(run.loader.run_keys),
+        "corpus_fingerprint": run.corpus.fingerprint,
+        "config": to_dict(run.config),
+        "config_hash": config_hash(run.config),
+        "step": step,
+        "fmriscale": __version__,
+    }
+    encoder.save_pretrained(folder, meta)

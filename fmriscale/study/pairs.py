@@ -56,7 +56,7 @@ def draw_label_pairs(windows: Windows, members: np.ndarray, task: TaskConfig, se
     drawn: list[tuple[Any, Any, int]] = []
     for key, places in pd.DataFrame(columns).groupby(list(columns), sort=True).indices.items():
         rng = np.random.default_rng([*seed, zlib.crc32(repr(key).encode())])
-        drawn += Group.of(windows, position_N, np.sort(members[places])).draw(task, rng)
+        drawn += Partners.of(windows, position_N, np.sort(members[places])).draw(task, rng)
     if not drawn:
         raise UserError(explain_no_pairs(windows, members, task))
     return Pairs(*np.array(drawn).T)
@@ -69,8 +69,8 @@ def position_in_run(windows: Windows) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Group:
-    """Windows that may be partners by person and condition; all arrays [N of the group]."""
+class Partners:
+    """Windows that may be partners by person and condition; all arrays have one entry a window."""
 
     index: np.ndarray
     """In `Windows`."""
@@ -86,7 +86,7 @@ class Group:
     """Data set, in which the partners of a left window are alike; 0 where no data set has two labels."""
 
     @classmethod
-    def of(cls, windows: Windows, position_N: np.ndarray, index: np.ndarray) -> "Group":
+    def of(cls, windows: Windows, position_N: np.ndarray, index: np.ndarray) -> "Partners":
         """Gather what the drawing needs of some windows."""
         label = windows.label_N[index]
         person, dataset = (

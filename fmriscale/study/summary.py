@@ -9,16 +9,7 @@ import pandas as pd
 from fmriscale.config import StudyConfig
 from fmriscale.study import shuffled_order
 from fmriscale.study.jobs import arms, sizes
-from fmriscale.study.scores import (
-    CHANCE,
-    Row,
-    Score,
-    all_rows,
-    comparison,
-    figures,
-    holm_adjusted,
-    select,
-)
+from fmriscale.study.scores import CHANCE, Row, Score, all_rows, comparison, figures, holm_adjusted, select
 from fmriscale.study.speed import speed
 from fmriscale.study.statistics import compare, interval
 from fmriscale.study.verdict import verdict

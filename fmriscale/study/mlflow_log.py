@@ -29,15 +29,9 @@ LOGGED_FILES = (".yaml", ".tsv", ".txt", ".html", ".json")
 class StudyLog:
     """The MLflow run of a study, from before its first cell to its end.
 
-    Parameters
-    ----------
-    study : Study
-        The study.
-    identity : str
-        Hash of the study: another one in the same folder has a run of its own.
-    alone : bool
-        This process does the whole study, or its end. A task of an array does not: it leaves the run open,
-        and logs nothing where the store is a file of the study's folder, which one process writes.
+    A study of another hash (`identity`) in the same folder has a run of its own. A task of an array (not
+    `alone`) leaves the run open, and logs nothing where the store is a file of the study's folder, which one
+    process writes.
     """
 
     def __init__(self, study: Study, identity: str, *, alone: bool) -> None:

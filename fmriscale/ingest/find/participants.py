@@ -5,8 +5,9 @@ import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from fmriscale.common.errors import UserError
 from fmriscale.common.files import expand
@@ -21,12 +22,13 @@ if TYPE_CHECKING:
     from fmriscale.ingest.find.sources import RunSource
 
 
-class Participant(NamedTuple):
+@dataclass(frozen=True)
+class Participant:
     """The row of a run."""
 
     subject: str
-    t_r: float | None  # repetition time, s; None where the cell is no number
-    kept: dict[str, str]  # columns that the recipe keeps
+    t_r: float | None = None  # repetition time, s; None where the cell is no number
+    kept: dict[str, str] = field(default_factory=dict)  # columns that the recipe keeps
     group: str = ""  # the cell of the column `split.group`
     table_id: str = ""  # the id as the table has it, where it is written otherwise than the run's
 
@@ -45,10 +47,10 @@ class Participants:
         table = _read(path)
         key, t_r, kept = dataset.participants_key, dataset.participants_t_r, dataset.participants_columns
         settings = [("key", key), ("subject", self.subject), ("t_r", t_r), *(("columns", c) for c in kept)]
-        for field, column in settings:
+        for name, column in settings:
             if column is not None and column not in table:
                 existing = ", ".join(table.columns)
-                raise UserError(f"{path}: no column '{column}'; set participants_{field}, it has {existing}")
+                raise UserError(f"{path}: no column '{column}'; set participants_{name}, it has {existing}")
         columns = [self.subject, *kept, *(column for column in (t_r, group) if column is not None)]
         self.rows: dict[str, dict[str, str]] = {}
         for record in table.to_dict("records"):
@@ -69,9 +71,9 @@ class Participants:
             rows = self._similar_rows.get(_person(label), set())
             if len(rows) == 1 == len(self._similar_labels.get(_person(label), set())):
                 (table_id,) = rows
-                participant = self._participant(table_id)._replace(table_id=table_id)
+                participant = replace(self._participant(table_id), table_id=table_id)
                 is_key = self.subject == self.dataset.participants_key
-                return participant._replace(subject=label.removeprefix("sub-")) if is_key else participant
+                return replace(participant, subject=label.removeprefix("sub-")) if is_key else participant
         labels = " or ".join(f"'{label}'" for label in dict.fromkeys(exact[:2]))
         ids = ", ".join([*self.rows][:8]) + (f" and {len(self.rows) - 8} more" if len(self.rows) > 8 else "")
         column = f"column {self.dataset.participants_key} of {self.dataset.participants}"

@@ -29,7 +29,7 @@ from fmriscale.ingest.find.forms import form_of, stem_of
 from fmriscale.ingest.find.globs import find_by_glob
 from fmriscale.ingest.find.hcp import find_hcp
 from fmriscale.ingest.find.names import EntitySet, ambiguous_keys, make_key, run_identity, short_names
-from fmriscale.ingest.find.participants import Participants
+from fmriscale.ingest.find.participants import Participant, Participants
 from fmriscale.ingest.find.remedies import contradiction, no_task, tell_apart
 from fmriscale.ingest.find.tree import Tree
 from fmriscale.ingest.read.content import check_content
@@ -252,11 +252,11 @@ def _complete(scan: Scan, context: _Context) -> RunSource:
         raise Rejected("unreadable", f"not a readable {scan.path.suffix} archive; copy it again")
     if context.form == "gifti" and scan.right is None:
         raise Rejected("no_hemisphere", "its name says neither hemi-L nor hemi-R; rename it")
-    participant = None
+    participant = Participant(scan.entities.get("sub", ""))
     if context.table is not None:
         participant = context.table.look_up(scan.identity, scan.entities.get("sub"))
         scan = scan._replace(entities=scan.entities | {"sub": participant.subject})
-    if not scan.entities.get("sub"):
+    if not participant.subject:
         raise Rejected("no_name", "no subject in its name; give name_pattern with a group (?P<subject>...)")
     run = RunSource(
         dataset=context.dataset.name,
@@ -265,10 +265,10 @@ def _complete(scan: Scan, context: _Context) -> RunSource:
         entities=scan.entities,
         array=scan.array,
         cut=scan.cut,
-        t_r=participant.t_r if participant else None,
-        participant=participant.kept if participant else {},
-        participant_id=participant.table_id if participant else "",
-        group=participant.group if participant else "",
+        t_r=participant.t_r,
+        participant=participant.kept,
+        participant_id=participant.table_id,
+        group=participant.group,
         form=context.form,
         right=scan.right,
         **find_companions(scan, context.form, context.dataset, context.root, context.tree),

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from fmriscale.common.errors import UserError
 from fmriscale.config import StudyConfig
 from fmriscale.study import shuffled_order
 from fmriscale.study.jobs import arms, sizes
@@ -39,6 +40,7 @@ def summarise(
     provenance: dict[str, Any],
 ) -> dict[str, Any]:
     """Return all numbers of a finished study; results: of its cells, baselines: by fold."""
+    check_same_pairs(config, results, baselines)
     full = sizes(config)[-1]
     # n_test / n_train as the folds are cut, None with one fold. Also where a training side is made smaller:
     # what is corrected for is the data that splits share, and test sides do not share more by it.
@@ -90,6 +92,23 @@ def summarise(
         "provenance": provenance,
     }
     return summary | {"verdict": verdict(summary)}
+
+
+def check_same_pairs(
+    config: StudyConfig, results: list[dict[str, Any]], baselines: list[dict[str, Score]]
+) -> None:
+    """Refuse results of one fold that tested different pairs: their differences would not be paired."""
+
+    def pairs(rows: list[Row]) -> tuple:
+        return tuple(sorted((row["condition"], row["unit"], row["n"]) for row in rows))
+
+    tested = {(fold, pairs(s.rows)) for fold, scores in enumerate(baselines) for s in scores.values()}
+    tested |= {(result["fold"], pairs(result["scores"])) for result in results}
+    if len(tested) > config.n_folds:
+        raise UserError(
+            f"{config.out}: cells or baselines of one fold tested different pairs; delete its cells/ and "
+            "baselines/ and run the study again"
+        )
 
 
 def of_arm(results: list[Row], arm: str) -> list[Row]:

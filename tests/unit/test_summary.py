@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from fmriscale.common.errors import UserError
 from fmriscale.config import FinetuneTrainConfig, StudyConfig, TaskConfig
 from fmriscale.study.jobs import cells
 from fmriscale.study.scores import Score
@@ -234,3 +235,10 @@ def test_speed_has_no_median_where_half_never_arrive():
     }
     assert found["epochs"]["effect"] == 1
     assert found["epochs"]["corrected_t"] is None
+
+
+def test_cells_of_one_fold_that_tested_different_pairs_are_refused(config):
+    records = [record(cell) for cell in cells(config)]
+    other = records[0] | {"scores": records[0]["scores"][1:]}
+    with pytest.raises(UserError, match="tested different pairs"):
+        summarise(config, [other, *records[1:]], [baselines(fold) for fold in range(4)], {})

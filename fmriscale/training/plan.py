@@ -30,11 +30,14 @@ def main(args: list[str] | None = None) -> int:
     """Print the plan; exit code 2 where the configuration does not fit."""
     options, config = _parse(sys.argv[1:] if args is None else args)
     # Imported here: help and refusals need no torch.
-    from fmriscale.training.prediction import LAUNCH_S, Plan, cpu_flops, cpu_memory
+    from fmriscale.training.prediction import LAUNCH_S, Plan, cpu_flops
 
     gpu_gib, tflops = GPUS[options.gpu]
-    memory = cpu_memory() / options.gpus if options.cpu else gpu_gib * GIB
-    memory = options.gpu_gb * GIB if options.gpu_gb else memory
+    memory = (options.gpu_gb or gpu_gib) * GIB
+    if options.cpu and not options.gpu_gb:
+        import psutil
+
+        memory = psutil.virtual_memory().total / options.gpus
     plan = Plan.of(config, options.nodes * options.gpus, memory, "cpu" if options.cpu else "gpu")
     if options.pairs_per_s:
         rate, source = options.pairs_per_s, f"measured: {options.pairs_per_s:,.0f} on one {_unit(plan)}"

@@ -181,13 +181,6 @@ class Plan:
         return max(building, copies + whole)
 
 
-def cpu_memory() -> int:
-    """Return the memory of this machine, bytes."""
-    import psutil
-
-    return psutil.virtual_memory().total
-
-
 def cpu_flops(ranks_per_node: int) -> float:
     """Measure the matrix product of a rank's share of this machine's cores, operations per second."""
     before = torch.get_num_threads()

@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fmriscale.common.errors import DamageError, UserError
 from fmriscale.config import ModelConfig
-from fmriscale.model.adapt import add_low_rank, learning, merge_low_rank
+from fmriscale.model.adapt import adapted_parameters, add_low_rank, merge_low_rank
 from fmriscale.model.attention import sdpa_backend
 from fmriscale.model.classifier import build
 from fmriscale.model.dropout import Dropout
@@ -272,7 +272,7 @@ def test_low_rank_additions_start_at_nothing_and_merge_into_what_they_add_to(pre
     before = encoder(*pairs())
     add_low_rank(encoder, rank=2, seed=1)
     assert torch.equal(encoder(*pairs()), before)
-    added = learning(encoder, "lora", 1)
+    added = adapted_parameters(encoder, "lora")
     assert len(added) == 2 * 2 * 4 and all(p.shape[1 - i % 2] == 2 for i, p in enumerate(added))
     with torch.no_grad():
         for parameter in added:

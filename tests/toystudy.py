@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from factory import write_corpus
@@ -67,3 +68,20 @@ def without_times(path):
     for epoch in result["epochs"]:
         del epoch["seconds"]
     return result
+
+
+def write_arrays(folder: Path, n_people: int, n_volumes: int) -> dict[str, Any]:
+    """Write a run [T, V] of noise for each person, and return what a recipe says of the data set."""
+    folder.mkdir()
+    for subject in range(1, n_people + 1):
+        signals = 100 + np.random.default_rng(subject).normal(size=(n_volumes, V))
+        np.save(folder / f"sub-{subject:02d}_task-rest.npy", signals)
+    features = {"name": "toy", "columns": V}
+    return {
+        "name": "toy",
+        "kind": "arrays",
+        "root": folder.name,
+        "files": "*.npy",
+        "t_r": 2.0,
+        "features": features,
+    }

@@ -5,10 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import yaml
-from toystudy import V, write_encoder, write_toy
+from toystudy import write_arrays, write_encoder, write_toy
 
 ELSEWHERE = """
 import os, sys
@@ -57,19 +56,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 
 def test_shard_read_and_embed_without_what_linux_and_training_bring(tmp_path, elsewhere):
-    (tmp_path / "in").mkdir()
-    for subject in ("01", "02", "03"):
-        values = 100 + np.random.default_rng(int(subject)).normal(size=(60, V))
-        np.save(tmp_path / "in" / f"sub-{subject}_task-rest.npy", values)
-    features = {"name": "toy", "columns": V}
-    given = {
-        "name": "toy",
-        "kind": "arrays",
-        "root": "in",
-        "files": "*.npy",
-        "t_r": 2.0,
-        "features": features,
-    }
+    given = write_arrays(tmp_path / "in", n_people=3, n_volumes=60)
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({"out": "c", "datasets": [given]}))
     for jobs in (1, 2):
         options = ["--config", "recipe.yaml", "--out", f"c{jobs}", "--jobs", jobs]

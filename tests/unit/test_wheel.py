@@ -7,12 +7,11 @@ import sysconfig
 import zipfile
 from pathlib import Path
 
-import numpy as np
 import pytest
 import yaml
+from toystudy import write_arrays
 
 pytest.importorskip("hatchling")
-V = 6
 EMBED = """
 import sys
 from pathlib import Path
@@ -52,19 +51,7 @@ def test_the_wheel_says_that_it_is_typed_and_holds_nothing_but_the_package(wheel
 
 
 def test_the_wheel_shards_pretrains_and_embeds(environment, tmp_path):
-    (tmp_path / "in").mkdir()
-    for subject in range(1, 5):
-        values = 100 + np.random.default_rng(subject).normal(size=(80, V))
-        np.save(tmp_path / "in" / f"sub-{subject:02d}_task-rest.npy", values)
-    features = {"name": "toy", "columns": V}
-    given = {
-        "name": "toy",
-        "kind": "arrays",
-        "root": "in",
-        "files": "*.npy",
-        "t_r": 2.0,
-        "features": features,
-    }
+    given = write_arrays(tmp_path / "in", n_people=4, n_volumes=80)
     shard = {"out": "corpus", "datasets": [given], "split": {"val": 0.0, "test": 0.0}, "jobs": 1}
     model = {"preset": "tiny", "d_model": 16, "n_layers": 1, "n_heads": 2}
     train = {"steps": 2, "global_batch": 4, "eval_pairs": 4, "warmup_steps": 0}

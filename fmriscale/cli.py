@@ -6,7 +6,7 @@ import sys
 from fmriscale.common.errors import EXIT_OK, EXIT_USAGE, exit_code_of
 from fmriscale.common.version import __version__
 
-VERBS = {
+VERBS = {  # Verb: module whose `main(args) -> exit code` does it, one line of help
     "shard": ("fmriscale.ingest.build", "scans -> a corpus of tar shards (also: fmriscale-shard)"),
     "inspect": ("fmriscale.reports.inspect", "what a corpus holds, as a table or an HTML report"),
     "verify": ("fmriscale.ingest.repair", "find damage in a corpus, and repair it"),
@@ -15,7 +15,6 @@ VERBS = {
     "finetune": ("fmriscale.finetune", "fresh and pre-trained arms on a same-label task"),
     "report": ("fmriscale.reports.command", "a study, or the curves of a pre-training run, as one HTML page"),
 }
-"""Verb: module whose `main(args) -> exit code` does it, one line of help."""
 
 
 def usage() -> str:

@@ -30,8 +30,7 @@ if TYPE_CHECKING:
     from fmriscale.study.pairs import Pairs
     from fmriscale.study.run import Runner
 
-FINISHED = "finished.json"
-"""File of a study's folder that says it is complete."""
+FINISHED = "finished.json"  # File of a study's folder that says it is complete
 
 
 def main(args: list[str]) -> int:
@@ -85,9 +84,6 @@ def main(args: list[str]) -> int:
             "there; --finish writes the summary when every task is done"
         )
     return EXIT_OK
-
-
-# ---------------------------------------------------------------- before
 
 
 def read_flags(args: list[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -152,9 +148,6 @@ def finished_text(out: Path, identity: str) -> str | None:
     return finished["told"] if finished.get("hash") == identity else None
 
 
-# ---------------------------------------------------------------- the work
-
-
 def run_missing(runner: "Runner", own: list["Job"], log: "StudyLog") -> None:
     """Run the jobs that have no valid result yet, side by side; print each result on a line, and log it."""
     missing = []
@@ -200,9 +193,6 @@ def duration(seconds: float) -> str:
         if seconds >= 2 * size:
             return f"about {seconds / size:.0f} {unit}"
     return f"about {seconds:.0f} s"
-
-
-# ---------------------------------------------------------------- after
 
 
 def finish(runner: "Runner", pairs: list[tuple["Pairs", "Pairs"]], identity: str, log: "StudyLog") -> None:

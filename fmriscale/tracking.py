@@ -21,14 +21,10 @@ from filelock import FileLock
 from fmriscale.common.errors import UserError
 from fmriscale.config import TrackingConfig
 
-MAX_VALUE = 6000
-"""Characters of a parameter's value that MLflow keeps."""
-MAX_PARAMS, MAX_METRICS = 100, 1000
-"""Parameters and metrics that MLflow takes in one call."""
-MAX_DIGEST = 36
-"""Characters of a data set's digest that MLflow keeps."""
-ALIAS = "champion"
-"""Alias of the newest version of a registered model ("latest" is MLflow's own)."""
+MAX_VALUE = 6000  # Characters of a parameter's value that MLflow keeps
+MAX_PARAMS, MAX_METRICS = 100, 1000  # Parameters and metrics that MLflow takes in one call
+MAX_DIGEST = 36  # Characters of a data set's digest that MLflow keeps
+ALIAS = "champion"  # Alias of the newest version of a registered model ("latest" is MLflow's own)
 
 
 class _Store:

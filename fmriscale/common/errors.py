@@ -9,18 +9,12 @@ from collections.abc import Callable
 from typing import NoReturn
 
 EXIT_OK = 0
-EXIT_FAULT = 1
-"""A fault, with a traceback; or a training that does not converge."""
-EXIT_USAGE = 2
-"""Usage or configuration: nothing was done."""
-EXIT_QUARANTINED = 3
-"""Done, but runs were quarantined."""
-EXIT_DAMAGE = 4
-"""Damage found in a corpus or a checkpoint."""
-EXIT_STOPPED = 85
-"""Stopped on request and saved: requeue me."""
-EXIT_INTERRUPTED = 130
-"""Ended by Ctrl-C."""
+EXIT_FAULT = 1  # A fault, with a traceback; or a training that does not converge
+EXIT_USAGE = 2  # Usage or configuration: nothing was done
+EXIT_QUARANTINED = 3  # Done, but runs were quarantined
+EXIT_DAMAGE = 4  # Damage found in a corpus or a checkpoint
+EXIT_STOPPED = 85  # Stopped on request and saved: requeue me
+EXIT_INTERRUPTED = 130  # Ended by Ctrl-C
 
 
 OPTIONAL = {"deepspeed": "training needs deepspeed", "mlflow": "this needs mlflow"}
@@ -31,8 +25,7 @@ class UserError(Exception):
     """A mistake that the user can fix: the message names the file, what is wrong and the remedy."""
 
     exit_code = EXIT_USAGE
-    agreed = False
-    """Raised on every rank at the same point: rank 0 reports it, for all."""
+    agreed = False  # Raised on every rank at the same point: rank 0 reports it, for all
 
 
 class DamageError(UserError):

@@ -15,17 +15,13 @@ from typing import Any
 
 from threadpoolctl import threadpool_limits
 
-TRIES = 2
-"""An item that has killed this many processes is given up."""
-STARTS = 5
-"""Attempts to start a process."""
-END_SECONDS = 5.0
-"""How long a process that is stopped is waited for, s."""
+TRIES = 2  # An item that has killed this many processes is given up
+STARTS = 5  # Attempts to start a process
+END_SECONDS = 5.0  # How long a process that is stopped is waited for, s
 START_METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
 """With a fork server, workers share one import of the libraries; Windows has none."""
 
-Item = tuple[int, tuple]
-"""The number of an item of work, and its arguments."""
+Item = tuple[int, tuple]  # The number of an item of work, and its arguments
 
 
 class WorkerDied(Exception):

@@ -154,8 +154,6 @@ class _Builder:
         yield from ((key, *pair) for key, pair in own.items())
 
 
-# ---------------------------------------------------------------- YAML 1.2, core schema
-
 _TAG = "tag:yaml.org,2002:"
 MERGE = f"{_TAG}merge"
 TAGS = {f"{_TAG}{name}" for name in ("null", "bool", "int", "float", "str", "seq", "map", "merge")}

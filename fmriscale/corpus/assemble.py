@@ -29,10 +29,8 @@ from fmriscale.corpus.writer import EncodedRun, npy_bytes
 if TYPE_CHECKING:
     import pandas as pd
 
-MEASURED = ("coverage", "mean_fd", "tsnr")
-"""Figures of a run's quality that are columns of runs.tsv too."""
-NO_GROUP = ("", "n/a", "na", "nan", "none", "null")
-"""Cells, in small letters, that name no group."""
+MEASURED = ("coverage", "mean_fd", "tsnr")  # Figures of a run's quality that are columns of runs.tsv too
+NO_GROUP = ("", "n/a", "na", "nan", "none", "null")  # Cells, in small letters, that name no group
 
 
 @dataclass(frozen=True)

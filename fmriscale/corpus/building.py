@@ -23,9 +23,6 @@ RETRIED = ("crashed", "failed", "timed_out", "unreachable", "vanished")
 """Reasons of rejection that may not hold next time: the shard is built again."""
 
 
-# ---------------------------------------------------------------- locks
-
-
 class FolderLock:
     """The locks that this process holds on a corpus folder: on single shards, or on all of it.
 
@@ -110,9 +107,6 @@ class FolderLock:
 
 def _this_process() -> str:
     return f"process {os.getpid()} on {socket.gethostname()}"
-
-
-# ---------------------------------------------------------------- states of shards
 
 
 @dataclass(frozen=True, kw_only=True)

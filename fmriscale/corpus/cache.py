@@ -25,12 +25,9 @@ from fmriscale.common.errors import UserError
 from fmriscale.common.files import expand, fsync_folder
 from fmriscale.corpus.transfer import Backoff
 
-DEFAULT = "~/.cache/fmriscale"
-"""Where the cache lies unless a recipe or FMRISCALE_CACHE says otherwise."""
-_POLL = 0.05
-"""Time between two looks at what another process does, s."""
-_LOCK_SECONDS = 60.0
-"""How long the lock of the folder is waited for; it is held for moments."""
+DEFAULT = "~/.cache/fmriscale"  # Where the cache lies unless a recipe or FMRISCALE_CACHE says otherwise
+_POLL = 0.05  # Time between two looks at what another process does, s
+_LOCK_SECONDS = 60.0  # How long the lock of the folder is waited for; it is held for moments
 _NAME = re.compile(r"[0-9a-f]{64}(?:\.tar|\.(\d+)\.part)")
 
 

@@ -25,8 +25,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 
-RECIPE = "recipe.yaml"
-"""The recipe that a corpus was made with, kept in its folder."""
+RECIPE = "recipe.yaml"  # The recipe that a corpus was made with, kept in its folder
 
 RUN_COLUMNS = [
     *("key", "dataset", "subject", "session", "task", "run", "person"),

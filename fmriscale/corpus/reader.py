@@ -24,8 +24,7 @@ from fmriscale.corpus.servers import is_url
 if TYPE_CHECKING:
     import pandas as pd
 
-NPY_HEADER = 128
-"""Bytes of the .npy header that the writer makes for every bold array."""
+NPY_HEADER = 128  # Bytes of the .npy header that the writer makes for every bold array
 MEMBER_HEADER = tarfile.BLOCKSIZE + NPY_HEADER
 """Bytes from the start of a run's tar member to its first float16."""
 

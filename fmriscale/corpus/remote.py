@@ -22,12 +22,9 @@ from fmriscale.corpus.manifest import fingerprint_of, read_manifest
 from fmriscale.corpus.servers import RemoteFolder, open_folder
 from fmriscale.corpus.transfer import GIVE_UP_AFTER, Backoff, Stopped, fetch_shard, read_whole
 
-FIRST_GIVE_UP = 30.0
-"""How long the manifest is tried for, s: a wrong URL should be reported soon."""
-THREADS = 3
-"""Shards that are downloaded at once."""
-_LOOK = 0.2
-"""Time between two looks for room in the cache, s."""
+FIRST_GIVE_UP = 30.0  # How long the manifest is tried for, s: a wrong URL should be reported soon
+THREADS = 3  # Shards that are downloaded at once
+_LOOK = 0.2  # Time between two looks for room in the cache, s
 
 
 class RemoteShards:
@@ -35,19 +32,15 @@ class RemoteShards:
 
     def __init__(self, url: str, cache: str | None = None, cache_gb: float | None = None) -> None:
         self._server = open_folder(url)
-        self.shown = self._server.shown
-        """The URL as messages have it."""
-        self.give_up_after = GIVE_UP_AFTER
-        """How long a shard may make no progress, s."""
+        self.shown = self._server.shown  # The URL as messages have it
+        self.give_up_after = GIVE_UP_AFTER  # How long a shard may make no progress, s
         self._cache = Cache(cache_folder(cache), None if cache_gb is None else int(cache_gb * 1e9))
-        self.folder = _fetch_manifest(self._server, self._cache.folder)
-        """Local copy of the manifest."""
+        self.folder = _fetch_manifest(self._server, self._cache.folder)  # Local copy of the manifest
         self._items = _items(json.loads((self.folder / "corpus.json").read_text())["shards"], self.shown)
         allow_open_files(2 * len(self._items))  # one that holds a shard, one that maps it
         self._wanted: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {}
         self._failed: set[str] = set()
-        self._starved = False
-        """A shard that is needed now finds no room: downloads ahead of need pause."""
+        self._starved = False  # A shard that is needed now finds no room: downloads ahead of need pause
         self._stop = threading.Event()
         self._changed = threading.Condition()
         self._threads: list[threading.Thread] = []

@@ -21,16 +21,12 @@ from urllib.parse import quote, unquote, urljoin, urlsplit, urlunsplit
 from fmriscale.common.errors import UserError
 from fmriscale.common.files import expand_variables
 
-BLOCK = 1 << 20
-"""Most bytes read from a connection at once."""
-RANGE = 16 << 20
-"""Bytes asked of a store at once, where a request is answered whole."""
-TIMEOUT = (10.0, 30.0)
-"""How long a server may take to accept a connection and to send the next bytes, s."""
+BLOCK = 1 << 20  # Most bytes read from a connection at once
+RANGE = 16 << 20  # Bytes asked of a store at once, where a request is answered whole
+TIMEOUT = (10.0, 30.0)  # How long a server may take to accept a connection and to send the next bytes, s
 CRAWL = (60.0, 64 << 10)
 """A connection that brings fewer bytes (second) in this time (first, s) is dropped and made again."""
-TRANSIENT = (408, 425, 429, 500, 502, 503, 504)
-"""HTTP statuses that pass."""
+TRANSIENT = (408, 425, 429, 500, 502, 503, 504)  # HTTP statuses that pass
 TIMES = ("LastModified", "last_modified", "mtime", "updated", "modified", "created")
 """Where file systems of fsspec say when a file was changed."""
 
@@ -64,8 +60,7 @@ class RemoteFolder(ABC):
 
     def __init__(self, url: str, shown: str) -> None:
         self.url = url
-        self.shown = shown
-        """The URL without password and query."""
+        self.shown = shown  # The URL without password and query
 
     @abstractmethod
     def blocks(self, name: str, start: int, stop: int | None) -> Iterator[bytes]:

@@ -9,8 +9,7 @@ import numpy as np
 
 from fmriscale.common.errors import UserError
 
-ROUNDING = 1e-7
-"""A spread below this share of a feature's size is rounding, not signal."""
+ROUNDING = 1e-7  # A spread below this share of a feature's size is rounding, not signal
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,8 @@ from typing import Any, BinaryIO, cast
 from fmriscale.common.errors import DamageError, UserError
 from fmriscale.corpus.servers import Entry, RemoteFolder, TransientError, WrongContent
 
-GIVE_UP_AFTER = 300.0
-"""How long a file may make no progress before it is given up, s."""
-WRONG_FILES = 3
-"""Whole files with another hash that are fetched before a file is called damaged."""
+GIVE_UP_AFTER = 300.0  # How long a file may make no progress before it is given up, s
+WRONG_FILES = 3  # Whole files with another hash that are fetched before a file is called damaged
 
 
 class Stopped(Exception):

@@ -28,8 +28,7 @@ from fmriscale.corpus.writer import npy_header
 if TYPE_CHECKING:
     import pandas as pd
 
-MEMBERS = ("bold.npy", "json", "mean.npy", "std.npy")
-"""Members of a run, in their order."""
+MEMBERS = ("bold.npy", "json", "mean.npy", "std.npy")  # Members of a run, in their order
 MANIFEST = ("corpus.json", "runs.tsv", "quarantine.tsv")
 
 
@@ -54,9 +53,6 @@ class _Broken(Exception):
     def __init__(self, offset: int, what: str) -> None:
         super().__init__(what)
         self.offset, self.what = offset, what
-
-
-# ---------------------------------------------------------------- shards
 
 
 def check_shard(folder: Path, summary: dict[str, Any], rows: list[dict[str, Any]]) -> list[Damage]:
@@ -169,9 +165,6 @@ def _check_record(content: bytes, offset: int, row: dict[str, Any]) -> None:
     for name, value in cells.items():
         if value != row[name]:
             raise _Broken(offset, f"json: {name} is {value!r}, runs.tsv says {row[name]!r}")
-
-
-# ---------------------------------------------------------------- manifest
 
 
 def check_manifest(folder: Path) -> tuple[dict[str, Any], pd.DataFrame, list[Damage]]:

@@ -16,8 +16,7 @@ from numpy.typing import DTypeLike
 from fmriscale.common.files import fsync_folder
 from fmriscale.corpus.reader import MEMBER_HEADER, NPY_HEADER
 
-MAX_KEY = 88
-"""Longest key: with `.bold.npy` it still fits the 100 characters of a plain tar header."""
+MAX_KEY = 88  # Longest key: with `.bold.npy` it still fits the 100 characters of a plain tar header
 
 
 @dataclass(frozen=True)
@@ -59,8 +58,7 @@ class ShardWriter:
         self._temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         self._file: BinaryIO | None = None
         self._digest = hashlib.sha256()
-        self.size = 0
-        """Bytes written so far."""
+        self.size = 0  # Bytes written so far
 
     def __enter__(self) -> "ShardWriter":
         for left in self.path.parent.glob(f".{self.path.name}.*.tmp"):  # of a builder that was killed

@@ -12,12 +12,9 @@ from fmriscale.corpus.inspect import aligned
 from fmriscale.corpus.writer import EncodedRun
 from fmriscale.ingest.plan import MEMBER_BYTES, Plan, Shard, make_plan
 
-SAMPLING_SECONDS = 60.0
-"""Time after which no further data set is tried, s."""
-ONE_IS_ENOUGH = 3.0
-"""A first run that took this long, s, is as good an estimate as a second."""
-N_SHOWN = 12
-"""Lines of quarantine that are shown."""
+SAMPLING_SECONDS = 60.0  # Time after which no further data set is tried, s
+ONE_IS_ENOUGH = 3.0  # A first run that took this long, s, is as good an estimate as a second
+N_SHOWN = 12  # Lines of quarantine that are shown
 COLUMNS = ("data set", "space", "shards", "to build", "runs", "GB in", "GB out", "hours", "core-hours")
 
 

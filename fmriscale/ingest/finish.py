@@ -81,9 +81,6 @@ def _load_all(folder: Path, shards: list[Shard], prints: list[str], command: str
     return states
 
 
-# ---------------------------------------------------------------- duplicates
-
-
 def find_duplicates(states: Iterable[ShardState]) -> dict[str, Rejection]:
     """Return the runs whose file or signals an earlier run in corpus order has, by key."""
     first: dict[tuple[str, ...], dict] = {}
@@ -122,9 +119,6 @@ def _without(folder: Path, state: ShardState, duplicates: dict[str, Rejection]) 
     return state
 
 
-# ---------------------------------------------------------------- what earlier recipes left
-
-
 def _old_shards(folder: Path, shards: set[str]) -> list[Path]:
     """Return the shards of an earlier recipe that the present one does not have."""
     states = (folder / ".build").glob("*.json")
@@ -141,9 +135,6 @@ def _sweep(folder: Path, states: set[Path]) -> None:
     for dataset in {path.stem.rpartition("-")[0] for path in old}:
         if (folder / dataset).is_dir() and not any((folder / dataset).iterdir()):
             (folder / dataset).rmdir()
-
-
-# ---------------------------------------------------------------- manifest
 
 
 def _tables(

@@ -22,11 +22,9 @@ from fmriscale.ingest.find.sources import Counts, FoundRuns, RunSource, find_run
 from fmriscale.ingest.find.tree import Tree
 from fmriscale.ingest.read.mirror import named_by_url, sweep_scratch
 
-MEMBER_BYTES = 4096
-"""Tar headers, padding and JSON of a run, roughly."""
+MEMBER_BYTES = 4096  # Tar headers, padding and JSON of a run, roughly
 
-N_SHOWN = 3
-"""Examples in a note."""
+N_SHOWN = 3  # Examples in a note
 
 
 @dataclass(frozen=True)
@@ -82,9 +80,6 @@ def shards_of_task(shards: list[Shard], task_id: int, num_tasks: int) -> list[Sh
         bytes_of_task[task] += shard.bytes_in + 1
         tasks[shard.name] = task
     return [shard for shard in shards if tasks[shard.name] == task_id]
-
-
-# ---------------------------------------------------------------- mistakes in a recipe
 
 
 def _check_recipe(config: CorpusConfig) -> None:
@@ -164,9 +159,6 @@ def _check_tasks(dataset: DatasetConfig, found: FoundRuns) -> None:
             raise UserError(f"{what}; there is {', '.join(tasks) or 'no task'}")
 
 
-# ---------------------------------------------------------------- sizes
-
-
 def _shards(dataset: DatasetConfig, runs: list[RunSource], config: CorpusConfig) -> Iterator[Shard]:
     """Cut the runs of a data set into shards."""
     n_of_path = Counter(run.path for run in runs)
@@ -211,9 +203,6 @@ def _n_volumes(run: RunSource, dataset: DatasetConfig) -> int | None:
         if why.reason == "unreachable":
             raise UserError(why.detail) from None
         return None
-
-
-# ---------------------------------------------------------------- notes
 
 
 def _notes(runs: list[RunSource], dataset: DatasetConfig) -> list[str]:

@@ -5,8 +5,7 @@ import time
 
 from tqdm import tqdm
 
-LOG_SECONDS = 30.0
-"""Time between lines in a log, s."""
+LOG_SECONDS = 30.0  # Time between lines in a log, s
 
 
 class Progress:

@@ -24,8 +24,7 @@ if TYPE_CHECKING:
 
     from fmriscale.ingest.find.sources import RunSource
 
-N_SHOWN = 40
-"""Damages that are listed one by one."""
+N_SHOWN = 40  # Damages that are listed one by one
 
 
 def main(args: list[str] | None = None) -> int:

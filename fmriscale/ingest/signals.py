@@ -110,9 +110,6 @@ def _times(
     return t_r, start_time(sidecar, n_volumes * t_r)
 
 
-# ---------------------------------------------------------------- forms
-
-
 def _open_nifti(run: RunSource, dataset: DatasetConfig, features: Features) -> Opened:
     image = open_image(run.path, expand(dataset.affine_from) if dataset.affine_from else None)
     image = image.cut(volumes_of(run.cut, image.n_volumes))
@@ -188,9 +185,6 @@ def count_volumes(run: RunSource, dataset: DatasetConfig) -> int:
     if run.cut is not None:
         return run.cut.n_volumes
     return _OPEN[run.form](run, dataset, load_features(dataset.features)).n_volumes
-
-
-# ---------------------------------------------------------------- motion and space
 
 
 def _read_motion(run: RunSource, dataset: DatasetConfig, n_volumes: int, dropped: int) -> Confounds:

@@ -5,12 +5,9 @@ import io
 import numpy as np
 from PIL import Image
 
-MOST_ROWS, MOST_COLUMNS = 110, 480
-"""Pixels of a carpet."""
-MARK = 5
-"""Pixels of the line above a carpet that marks censored volumes."""
-LIMIT = 2.5
-"""Standard deviations drawn as black or white."""
+MOST_ROWS, MOST_COLUMNS = 110, 480  # Pixels of a carpet
+MARK = 5  # Pixels of the line above a carpet that marks censored volumes
+LIMIT = 2.5  # Standard deviations drawn as black or white
 GREYS = 13
 CENSORED, NOTHING = GREYS, GREYS + 1
 """Colours beyond the greys: a censored volume; a missing feature, or room between (see-through)."""

@@ -17,14 +17,10 @@ from fmriscale.reports import corpus_sentences as sentences
 from fmriscale.reports.carpets import CENSORED_COLOUR, carpet
 from fmriscale.reports.page import write_html
 
-MOST_CARPETS = 24
-"""Data sets that carpet plots are drawn of, the longest ones: the file stays small."""
-OPEN_CARPETS = 6
-"""Data sets whose carpets are seen at once; the others unfold."""
-MOST_REJECTED = 500
-"""Rejected runs that are listed for a reason; quarantine.tsv has them all."""
-RAREST_FEATURES = 10
-"""Features that are named where runs lack them."""
+MOST_CARPETS = 24  # Data sets that carpet plots are drawn of, the longest ones: the file stays small
+OPEN_CARPETS = 6  # Data sets whose carpets are seen at once; the others unfold
+MOST_REJECTED = 500  # Rejected runs that are listed for a reason; quarantine.tsv has them all
+RAREST_FEATURES = 10  # Features that are named where runs lack them
 
 
 def write_page(corpus: Corpus, path: Path) -> None:

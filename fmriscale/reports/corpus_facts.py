@@ -11,25 +11,21 @@ from fmriscale.corpus.reader import Corpus
 
 MOST_RECORDS = 5_000
 """Runs of a feature space whose records are read for missing features; of more, some are drawn."""
-MOST_WORST = 8
-"""Worst runs that are named."""
+MOST_WORST = 8  # Worst runs that are named
 
 
 @dataclass(frozen=True)
 class Measure:
     """A figure of quality that every run may have."""
 
-    column: str
-    """In the table of runs."""
+    column: str  # In the table of runs
     title: str
-    short: str
-    """Its name for narrow places."""
+    short: str  # Its name for narrow places
     unit: str = ""
-    worst: Literal["highest", "lowest"] | None = None
-    """The runs to look at; None where that is not known."""
+    worst: Literal["highest", "lowest"] | None = None  # The runs to look at; None where that is not known
 
 
-MEASURES = (
+MEASURES = (  # In the order in which they decide which run is the worst
     Measure("mean_fd", "mean framewise displacement", "mean FD", "mm", "highest"),
     Measure("tsnr", "temporal signal-to-noise ratio (tSNR)", "tSNR", "", "lowest"),
     Measure("spike", "largest jump of the global signal", "global jump", "s.d.", "highest"),
@@ -37,7 +33,6 @@ MEASURES = (
     Measure("percent_censored", "censored volumes", "censored", "%", "highest"),
     Measure("n_repeated", "volumes that repeat the one before", "repeated", "", "highest"),
 )
-"""In the order in which they decide which run is the worst."""
 STRATEGIES_WITH_A_CHOICE = ("motion", "wm_csf", "global_signal", "compcor")
 """The choice stands under the name of the strategy."""
 
@@ -46,12 +41,9 @@ STRATEGIES_WITH_A_CHOICE = ("motion", "wm_csf", "global_signal", "compcor")
 class Presence:
     """Which features the runs of a feature space have."""
 
-    share: np.ndarray
-    """Share of the runs that have each feature, [V], 0 to 1."""
-    n_read: int
-    """Runs that were looked at."""
-    n_runs: int
-    """Runs of the space."""
+    share: np.ndarray  # Share of the runs that have each feature, [V], 0 to 1
+    n_read: int  # Runs that were looked at
+    n_runs: int  # Runs of the space
 
 
 def with_durations(runs: pd.DataFrame) -> pd.DataFrame:

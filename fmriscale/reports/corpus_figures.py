@@ -19,18 +19,14 @@ from fmriscale.reports.corpus_facts import Measure, Presence
 from fmriscale.reports.page import ACCENT, GREY, MUTED, STYLE, WARM, WIDTH, panels, svg
 
 SPLIT_COLOURS = dict(zip(SPLITS, (ACCENT, WARM, GREY), strict=True))
-ROW = 0.2
-"""Height of a data set in a figure, inches."""
-MANY_ROWS = 25
-"""With more data sets than this the scale is written above the figure too."""
+ROW = 0.2  # Height of a data set in a figure, inches
+MANY_ROWS = 25  # With more data sets than this the scale is written above the figure too
 FEW_RUNS, MOST_DOTS = 60, 1_500
 """Runs of a data set that are drawn one by one at most, and dots of a panel, so that the file stays small."""
 PRESENCE_COLOURS = LinearSegmentedColormap.from_list("presence", ["#b3261e", WARM, "#e7c665", "#7fb0c8"])
 """From features that few runs have to those that all have."""
-MOST_VECTORS = 300
-"""Beyond so many features the dots are a picture: the file would grow with every one."""
-VIEWS = {"l": "left", "y": "back", "r": "right", "z": "top"}
-"""What the views of a glass brain are seen from."""
+MOST_VECTORS = 300  # Beyond so many features the dots are a picture: the file would grow with every one
+VIEWS = {"l": "left", "y": "back", "r": "right", "z": "top"}  # What the views of a glass brain are seen from
 
 
 @matplotlib.rc_context(STYLE)
@@ -129,9 +125,6 @@ def _rows(names: Sequence[str] | pd.Index, n_panels: int) -> tuple[Figure, list[
 def _clipped(text: str, most: int) -> str:
     """Shorten a text in the middle."""
     return text if len(text) <= most else f"{text[: most - most // 3 - 1]}…{text[-(most // 3) :]}"
-
-
-# ---------------------------------------------------------------- features
 
 
 @matplotlib.rc_context(STYLE)

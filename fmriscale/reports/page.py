@@ -45,8 +45,7 @@ STYLE: dict[Any, Any] = {
 }
 CURVE_STYLE = {**STYLE, "axes.grid.axis": "y", "ytick.color": MUTED}
 """Of charts whose values go up the y axis."""
-WIDTH = 11.0
-"""Width of a figure, inches."""
+WIDTH = 11.0  # Width of a figure, inches
 
 
 def write_html(path: Path, template: str, option: str, **content: Any) -> None:

@@ -16,10 +16,8 @@ from fmriscale.reports.page import write_html
 from fmriscale.study import wording
 from fmriscale.study.jobs import SUMMARY
 
-SHORT = 24
-"""Characters of a value that shares its line of the provenance with others."""
-MOST_FOLDS = 12
-"""Folds whose maps are drawn."""
+SHORT = 24  # Characters of a value that shares its line of the provenance with others
+MOST_FOLDS = 12  # Folds whose maps are drawn
 
 Summary = dict[str, Any]
 

@@ -16,10 +16,8 @@ ARMS = {"pretrained": (ACCENT, "o", "-"), "fresh": (WARM, "s", "-")}
 OTHERS = ((GREY, "D", "--"), ("#a05195", "^", "-."), ("#7a9a3a", "v", ":"))
 LABELS = ("#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#0072b2", "#d55e00", "#f0e442", "#7a7a7a")
 """Inks of labels that the colour-blind can tell apart (Okabe and Ito); with more labels they come again."""
-PANEL = 3.45, 2.7
-"""Size of a panel that stands beside others, inches."""
-FEW_UNITS = 40
-"""Up to so many units have a full line each."""
+PANEL = 3.45, 2.7  # Size of a panel that stands beside others, inches
+FEW_UNITS = 40  # Up to so many units have a full line each
 
 Summary = dict[str, Any]
 

@@ -10,12 +10,9 @@ import numpy as np
 from fmriscale.common.errors import DamageError, UserError
 from fmriscale.reports.page import ACCENT, CURVE_STYLE, GREY, INK, MUTED, WARM, WIDTH, panels, svg, write_html
 
-STEP = {"step", "loss", "finite", "seen", "pairs_per_s"}
-"""What the line of a step has at least."""
-POINTS = 400
-"""Most points of a curve: each is the mean of as many steps as it takes."""
-MOST_DATASETS = 12
-"""Data sets that have a curve of their own, those with most pairs."""
+STEP = {"step", "loss", "finite", "seen", "pairs_per_s"}  # What the line of a step has at least
+POINTS = 400  # Most points of a curve: each is the mean of as many steps as it takes
+MOST_DATASETS = 12  # Data sets that have a curve of their own, those with most pairs
 COLOURS = (ACCENT, WARM, "#7a9a3a", "#a05195", GREY, "#c94f4f")
 
 Lines = list[dict[str, Any]]

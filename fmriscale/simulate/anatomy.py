@@ -12,10 +12,8 @@ import numpy as np
 
 from fmriscale.config import SimulateConfig
 
-ROI = "roi_mask.nii.gz"
-"""File of the region of interest, at the root of a derivative."""
-FWHM = np.sqrt(8 * np.log(2))
-"""Full width at half maximum of a Gaussian, in its standard deviations."""
+ROI = "roi_mask.nii.gz"  # File of the region of interest, at the root of a derivative
+FWHM = np.sqrt(8 * np.log(2))  # Full width at half maximum of a Gaussian, in its standard deviations
 
 
 @dataclass(frozen=True)

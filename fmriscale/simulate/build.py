@@ -16,7 +16,7 @@ from fmriscale.simulate.design import Design
 
 TRUTH = "simulation.json"
 """Sidecar with the settings (the known truth) and their hash; its presence says that the folder is whole."""
-LIMITS = (
+LIMITS = (  # Settings, what holds of them, and the remedy
     ("n_subjects n_runs first_subject n_roi_voxels", lambda n: n >= 1, "it must be at least 1"),
     ("seed", lambda seed: seed >= 0, "it must be at least 0"),
     ("voxel_mm", lambda mm: mm > 0, "give the edge of a voxel, above 0 mm"),
@@ -25,7 +25,6 @@ LIMITS = (
     ("autoregression", lambda correlation: 0 <= correlation < 1, "give 0 to below 1"),
     ("smoothness motion", lambda mm: mm >= 0, "give 0 or more"),
 )
-"""Settings, what holds of them, and the remedy."""
 
 
 def main(args: list[str]) -> int:

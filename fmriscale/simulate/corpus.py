@@ -21,8 +21,7 @@ from fmriscale.simulate import signal
 from fmriscale.simulate.anatomy import Anatomy, RegionTexture
 from fmriscale.simulate.design import Design, label
 
-DATASET = "simulated"
-"""Name of the data set in the corpus."""
+DATASET = "simulated"  # Name of the data set in the corpus
 CLEANED = DenoiseConfig(strategy=["motion", "high_pass"])
 AS_MEASURED = DenoiseConfig(detrend=False)
 

@@ -22,12 +22,10 @@ if TYPE_CHECKING:
 COLUMNS = ["onset", "duration", "trial_type", "condition", "timbre", "pitch", "key"]
 """Columns of a run's events; onset and duration in seconds."""
 
-CYCLE_S = 22.0
-"""Seconds from one target to the next."""
+CYCLE_S = 22.0  # Seconds from one target to the next
 FIRST_TARGET_S = 16.0
 TARGET_S = 4.0
-PROBE_DELAY_S = 6.0
-"""The probe tone starts this long after its target."""
+PROBE_DELAY_S = 6.0  # The probe tone starts this long after its target
 PROBE_S = 2.0
 KEYS = {"E": 52, "F": 53}
 """Tonic of the lowest octave of each key, in the experiment's MIDI-like code (52 = E3)."""

@@ -18,12 +18,9 @@ BASELINE, NOISE_SD = 8000.0, 80.0
 """Mean of a brain voxel and standard deviation of its noise, scanner units (1 %)."""
 MAP_SMOOTHNESS = 28.0
 """Smoothness of the maps of drifts, physiology, motion and run offsets, mm (full width at half maximum)."""
-PITCH_WIDTH = 5.0
-"""Width of a voxel's pitch tuning, semitones."""
-TO_MM = np.array([1, 1, 1, 50, 50, 50])
-"""Turns motion parameters into mm on a sphere of 50 mm."""
-STEP = 0.1
-"""Seconds between the points at which a response is computed."""
+PITCH_WIDTH = 5.0  # Width of a voxel's pitch tuning, semitones
+TO_MM = np.array([1, 1, 1, 50, 50, 50])  # Turns motion parameters into mm on a sphere of 50 mm
+STEP = 0.1  # Seconds between the points at which a response is computed
 
 
 @dataclass(frozen=True)

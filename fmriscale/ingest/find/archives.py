@@ -8,8 +8,7 @@ from typing import NamedTuple
 
 from fmriscale.ingest.find.names import LONG_NAMES, parse_name
 
-ARCHIVES = (".npz", ".h5", ".hdf5", ".mat")
-"""Files that may hold several arrays."""
+ARCHIVES = (".npz", ".h5", ".hdf5", ".mat")  # Files that may hold several arrays
 
 _N_SHOWN = 8
 

@@ -192,9 +192,6 @@ def _all_func_folders(root: Path, tree: Tree) -> Iterator[Path]:
             yield from _func_folders(parent, tree)
 
 
-# ---------------------------------------------------------------- no scan at all
-
-
 def _no_scan(search: _Search) -> UserError:
     """Return the error of a tree without a scan that could be a run."""
     root, tree = search.root, search.tree
@@ -225,9 +222,6 @@ def _where_else(root: Path, tree: Tree) -> str:
         if any(f.startswith("sub-") for f in tree.folder(folder).folders):
             return f"there are subjects in {folder}: set root to it"
     return "root must be the folder that holds sub-*"
-
-
-# ---------------------------------------------------------------- events
 
 
 def _unused_events(dataset: str, root: Path, tree: Tree) -> list[Rejection]:

@@ -14,14 +14,13 @@ from fmriscale.ingest.find.forms import form_of
 from fmriscale.ingest.find.names import ENTITY_ORDER, LONG_NAMES, RENDERING
 from fmriscale.ingest.read.mirror import local_path, mirror_of
 
-FORMS = {
+FORMS = {  # What a layout may hold
     "fmriprep": ("nifti", "cifti", "gifti"),
     "bids": ("nifti", "cifti", "gifti"),
     "xcpd": ("array", "nifti", "cifti"),
     "hcp": ("nifti", "cifti"),
     "arrays": ("array",),
 }
-"""What a layout may hold."""
 
 _FEATURES = {
     "nifti": "labels_img or mask_img",

@@ -186,9 +186,6 @@ def cut_up(dataset: DatasetConfig, scans: list[Scan]) -> list[Scan]:
     return parts
 
 
-# ---------------------------------------------------------------- refusals
-
-
 def none_usable(where: str, misfits: Sequence[Rejection]) -> UserError:
     """Return the error of a data set in which every scan is a misfit; `where` names the place."""
     first, n = misfits[0], len(misfits)

@@ -20,8 +20,7 @@ from fmriscale.ingest.read.mirror import local_path
 CONFOUNDS_MAY_LACK = (*RENDERING, "hemi", "echo", "part")
 """One table serves every rendering and echo of a run."""
 
-_FEW = 200
-"""Files of a folder among which the nearest is looked for, once a run has none of its own."""
+_FEW = 200  # Files of a folder among which the nearest is looked for, once a run has none of its own
 
 
 class Kind(NamedTuple):
@@ -41,8 +40,7 @@ MASK = Kind(("mask",), (".nii.gz", ".nii"), "brain", ("hemi", "echo", "part", "d
 """One mask serves every echo of a run, but only in its own space and resolution."""
 
 OUTLIERS = Kind(("outliers",), (".tsv",), None, CONFOUNDS_MAY_LACK)
-MOTION = OUTLIERS._replace(suffixes=("motion",))
-"""Of XCP-D."""
+MOTION = OUTLIERS._replace(suffixes=("motion",))  # Of XCP-D
 
 
 class RunFiles:
@@ -139,9 +137,6 @@ def entities_of_file(path: Path, entities: dict[str, str]) -> dict[str, str]:
     return name.entities if name.entities or name.suffix == "bold" else entities
 
 
-# ---------------------------------------------------------------- by layout
-
-
 def find_companions(scan: Scan, form: str, dataset: DatasetConfig, root: Path, tree: Tree) -> dict[str, Any]:
     """Return the fields of a run's `RunSource` that name files beside its image."""
     run = RunFiles(tree, scan.path, scan.entities, scan.array)
@@ -204,9 +199,6 @@ def _xcpd_companions(run: RunFiles) -> dict[str, Any]:
         "motion": run.own(MOTION) or run.own(MOTION._replace(desc="filtered")),
         "sidecars": tuple(run.path.parent / file for file in sidecars[:1]),
     }
-
-
-# ---------------------------------------------------------------- what is missing
 
 
 def _no_confounds(run: RunFiles, dataset: DatasetConfig) -> None:

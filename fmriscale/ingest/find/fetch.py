@@ -18,10 +18,8 @@ from fmriscale.ingest.read.mirror import Mirror, is_placeholder, mirror_of, scra
 if TYPE_CHECKING:
     from fmriscale.ingest.find.sources import RunSource
 
-AFTER_A_FAILURE = 10.0
-"""How long a server is tried, s, that was given up for a run before."""
-_THREADS = 4
-"""Files of a run that are fetched at once."""
+AFTER_A_FAILURE = 10.0  # How long a server is tried, s, that was given up for a run before
+_THREADS = 4  # Files of a run that are fetched at once
 
 
 class NoRoom(UserError):

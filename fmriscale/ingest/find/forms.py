@@ -6,13 +6,12 @@ from pathlib import Path
 from fmriscale.config import DatasetConfig
 from fmriscale.ingest.read.arrays import EXTENSIONS
 
-FILE_ENDS = {
+FILE_ENDS = {  # How the files of a form end
     "nifti": (".nii.gz", ".nii"),
     "cifti": (".dtseries.nii",),
     "gifti": (".func.gii",),
     "array": EXTENSIONS,
 }
-"""How the files of a form end."""
 
 _KNOWN = sorted({".ptseries.nii", *chain(*FILE_ENDS.values())}, key=len, reverse=True)
 _GRAYORDINATES = (".dtseries.nii", ".ptseries.nii", ".dscalar.nii", ".dlabel.nii")

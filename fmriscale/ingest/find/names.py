@@ -15,18 +15,16 @@ ENTITY_ORDER = ("sub", "ses", "task", "acq", "ce", "rec", "dir", "run", "echo", 
 RENDERING = ("space", "cohort", "atlas", "seg", "res", "den", "stat", "setting", "feature", "desc")
 """Entities that tell renderings of ONE run apart: space, parcellation, resolution, processing."""
 
-LONG_NAMES = {"subject": "sub", "session": "ses"}
-"""Names that recipes may use in patterns and templates."""
+LONG_NAMES = {"subject": "sub", "session": "ses"}  # Names that recipes may use in patterns and templates
 
 SHORT_NAMES = {short: long for long, short in LONG_NAMES.items()}
 
-INDICES = ("run", "echo", "chunk")
-"""Entities that are numbers: 1 and 01 are the same."""
+INDICES = ("run", "echo", "chunk")  # Entities that are numbers: 1 and 01 are the same
 
 _DOTTED_LABEL = re.compile(r"(?!1D\b)\d|.*_")
 """What follows the first dot of a name where that dot is part of a label: acq-2.5mm_bold.nii.gz."""
 
-_OLD_NAMES = [
+_OLD_NAMES = [  # Patterns of old file names, and the names that the same files have today
     (re.compile(rule), new)
     for rule, new in (
         (r"_bold((?:_space-[^_.]+)?)_variant-([^_.]+)_preproc(\.nii(?:\.gz)?)$", r"\1_desc-\2_bold\3"),
@@ -38,10 +36,8 @@ _OLD_NAMES = [
         (r"_bold((?:_[a-z]+-[^_.]+)*)_roi(\.nii(?:\.gz)?)$", r"\1_dseg\2"),
     )
 ]
-"""Patterns of old file names, and the names that the same files have today."""
 
-EntitySet = frozenset[tuple[str, str]]
-"""Entities for comparison: indices without leading zeros."""
+EntitySet = frozenset[tuple[str, str]]  # Entities for comparison: indices without leading zeros
 
 
 class FileName(NamedTuple):
@@ -122,9 +118,6 @@ def plain_label(key: str, label: str) -> str:
 def short_names(fields: dict[str, str]) -> dict[str, str]:
     """Return entities under their BIDS names: `subject` is `sub`."""
     return {LONG_NAMES.get(key, key): label for key, label in fields.items()}
-
-
-# ---------------------------------------------------------------- keys of runs
 
 
 def make_key(dataset: str, entities: dict[str, str], exact: bool = False) -> str:

@@ -119,9 +119,6 @@ def _person(label: str) -> str:
     return re.sub(r"\.0+$", "", bare).lstrip("0") if re.fullmatch(r"\d+(\.0+)?", bare) else bare
 
 
-# ---------------------------------------------------------------- groups of people (split.group)
-
-
 def datasets_with_groups(config: CorpusConfig) -> set[str]:
     """Return the names of the data sets whose table has the column `split.group`; one must have it."""
     column, columns = config.split.group, {d.name: _columns(d) for d in config.datasets}

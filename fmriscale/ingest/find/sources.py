@@ -49,10 +49,8 @@ class RunSource:
     shares_events: bool = False  # whether `events` are those of a file from which other runs are cut, too
     t_r: float | None = None  # from the participants table, s
     participant: dict[str, str] = field(default_factory=dict)  # columns of that table that the recipe keeps
-    participant_id: str = ""
-    """The id in that table where it is written otherwise than the run's; "" else."""
-    group: str = ""
-    """The cell of the column `split.group` of that table; "" = stands alone."""
+    participant_id: str = ""  # The id in that table where it is written otherwise than the run's; "" else
+    group: str = ""  # The cell of the column `split.group` of that table; "" = stands alone
     sidecars: tuple[Path, ...] = ()  # JSON files that apply, the most specific last
     brain_mask: Path | None = None
     confounds: Path | None = None
@@ -62,8 +60,7 @@ class RunSource:
     motion: Path | None = None  # HCP and XCP-D: a table of head motion
     outliers: Path | None = None  # XCP-D: a table of the volumes that moved too much
     evs: tuple[Path, ...] = ()  # HCP: events of a task run, one file a condition
-    key: str = ""
-    """Its name in the corpus; "" until the keys of all runs are known."""
+    key: str = ""  # Its name in the corpus; "" until the keys of all runs are known
 
     def inputs(self) -> list[Path]:
         """Return every file the run is made from."""
@@ -197,9 +194,6 @@ def _add_names(dataset: DatasetConfig, scans: list[Scan]) -> tuple[list[Scan], l
     if not named:
         raise none_usable("in root", rejections)
     return named, rejections
-
-
-# ---------------------------------------------------------------- keys and companions
 
 
 class _Context(NamedTuple):

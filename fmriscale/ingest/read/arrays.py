@@ -12,8 +12,7 @@ from fmriscale.ingest.read.tables import TableOptions, read_table
 if TYPE_CHECKING:
     import h5py
 
-LARGE = 2**21
-"""Numbers from which on signals are worth compiled loops, whose import takes a second."""
+LARGE = 2**21  # Numbers from which on signals are worth compiled loops, whose import takes a second
 
 TABLES = (".tsv", ".csv", ".txt", ".1D")
 EXTENSIONS = (".npz", ".npy", ".mat", ".h5", ".hdf5", *TABLES, *(f"{table}.gz" for table in TABLES))

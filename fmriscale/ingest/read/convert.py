@@ -7,8 +7,7 @@ from pathlib import Path
 
 from fmriscale.common.quarantine import Rejected
 
-PAIRS = (".img", ".hdr")
-"""Halves of an image of Analyze, SPM or NIfTI; nibabel opens either."""
+PAIRS = (".img", ".hdr")  # Halves of an image of Analyze, SPM or NIfTI; nibabel opens either
 
 _NUMBERED = re.compile(r"^(.*?)[0-9]+(\.nii|\.nii\.gz)$")
 _SEVERAL = 3

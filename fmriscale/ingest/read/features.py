@@ -58,9 +58,6 @@ class VoxelMap:
     atlas_feature: np.ndarray  # int32, its feature
 
 
-# ---------------------------------------------------------------- feature spaces
-
-
 def feature_files(config: FeatureConfig) -> list[Path]:
     """Return the files that define a feature space."""
     atlas = None if config.labels_img is None or is_atlas_name(config.labels_img) else config.labels_img
@@ -158,9 +155,6 @@ def _load_mask(config: FeatureConfig, path: Path) -> Features:
     return Features(space, definition, VolumeMembers(affine, index, is_mask=True))
 
 
-# ---------------------------------------------------------------- grids
-
-
 def map_to_grid(members: VolumeMembers, image: Image) -> VoxelMap:
     """Map a feature space to a run's grid; cached, since most runs of a data set share one."""
     return _map_to_grid(members, image.shape, image.affine.astype(np.float64).tobytes())
@@ -199,9 +193,6 @@ def _resample_atlas(
         voxels.append(flat(in_slice[label >= 0], shape))
         feature.append(label[label >= 0])
     return np.concatenate(voxels), np.concatenate(feature)
-
-
-# ---------------------------------------------------------------- runs
 
 
 def reduce_image(

@@ -63,9 +63,6 @@ class NamedParcels:
 Members = LabelledMembers | FsLRStructures | NamedParcels
 
 
-# ---------------------------------------------------------------- feature spaces
-
-
 def load_dlabel(config: FeatureConfig, path: Path) -> tuple[FeatureSpace, tuple, LabelledMembers]:
     """Read a .dlabel.nii: every label above 0 is one feature, in ascending order."""
     header = _read_header(path)
@@ -149,9 +146,6 @@ def _columns(path: Path) -> ParcelNames:
 def _read_header(path: Path) -> Header:
     with reading_input(path, "cifti"):
         return read_header(path)
-
-
-# ---------------------------------------------------------------- runs
 
 
 def read_parcel_table(path: Path, members: NamedParcels) -> np.ndarray:

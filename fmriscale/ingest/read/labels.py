@@ -31,8 +31,7 @@ _INDEXED = re.compile(r"(\d+)[:.)]?\s+(\S.*)")
 _ITK_SNAP = re.compile(r'([\d.]+\s+){3,6}"(?P<name>.*)"')
 _BACKGROUND = ("background", "unknown", "clear label", "")
 
-Names = dict[int, str] | list[str]
-"""Names by label, or in the order of the features."""
+Names = dict[int, str] | list[str]  # Names by label, or in the order of the features
 
 
 def whole_labels(values: np.ndarray) -> np.ndarray:
@@ -111,9 +110,6 @@ def _by_label(path: Path, pairs: list[tuple[int, str]]) -> dict[int, str]:
     return {label: name for label, name in names.items() if name}
 
 
-# ---------------------------------------------------------------- tables
-
-
 def _from_table(path: Path, rows: list[list[str]], numbers: Sequence[int]) -> Names | None:
     """Read rows of cells; None where there is neither a header nor a column of whole numbers."""
     header = [cell.lower() for cell in rows[0]]
@@ -161,9 +157,6 @@ def _is_no_name(cell: str) -> bool:
     """Return whether a cell holds numbers, a colour or nothing."""
     is_colour = re.fullmatch("#[0-9a-fA-F]{6,8}", cell) is not None
     return cell in ("", "n/a") or is_colour or all(map(_NUMBER.fullmatch, cell.split()))
-
-
-# ---------------------------------------------------------------- lines
 
 
 def _from_lines(path: Path, lines: list[str], numbers: Sequence[int]) -> Names:

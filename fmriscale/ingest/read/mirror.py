@@ -26,18 +26,13 @@ from fmriscale.corpus.cache import cache_folder
 from fmriscale.corpus.servers import Entry, TransientError, WrongContent, is_url, open_folder
 from fmriscale.corpus.transfer import Backoff
 
-LISTING_PATIENCE = 60.0
-"""How long a server may fail to list a folder, s: a wrong URL is reported soon."""
-_THREADS = 16
-"""Folders that are listed at once."""
+LISTING_PATIENCE = 60.0  # How long a server may fail to list a folder, s: a wrong URL is reported soon
+_THREADS = 16  # Folders that are listed at once
 
 
 def sources_folder() -> Path:
     """Return the folder of all placeholders."""
     return cache_folder(None).absolute() / "sources"
-
-
-# ---------------------------------------------------------------- placeholders
 
 
 class Mirror:
@@ -149,9 +144,6 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-# ---------------------------------------------------------------- URLs and paths
-
-
 @lru_cache(maxsize=64)
 def _mirror(url: str, _sources: Path) -> Mirror:
     return Mirror(url)
@@ -194,9 +186,6 @@ def by_url(text: str) -> str:
         return match[0] if mirror is None else mirror.source.shown
 
     return re.sub(rf"{re.escape(str(sources_folder()))}/\w+/tree", url, text)
-
-
-# ---------------------------------------------------------------- scratch
 
 
 @contextmanager

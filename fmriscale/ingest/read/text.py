@@ -8,8 +8,7 @@ from pathlib import Path
 
 from fmriscale.common.quarantine import Rejected
 
-MISSING = ("", "n/a", "na", "nan", "<na>", "null", "none")
-"""Lower-case words for a missing number."""
+MISSING = ("", "n/a", "na", "nan", "<na>", "null", "none")  # Lower-case words for a missing number
 
 
 def to_utf8(content: bytes) -> bytes:

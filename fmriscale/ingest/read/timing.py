@@ -10,11 +10,9 @@ from fmriscale.common.quarantine import Rejected
 from fmriscale.config import MAX_T_R, MIN_T_R
 from fmriscale.ingest.read.text import read_json
 
-RecipeTime = float | Literal["sidecar"] | None
-"""What a recipe states as the repetition time of one run."""
+RecipeTime = float | Literal["sidecar"] | None  # What a recipe states as the repetition time of one run
 
-JITTER = 0.05
-"""Volumes may deviate from a regular grid by this share of a step: triggers are not more exact."""
+JITTER = 0.05  # Volumes may deviate from a regular grid by this share of a step: triggers are not more exact
 
 
 def read_sidecars(sidecars: tuple[Path, ...]) -> dict[str, Any]:

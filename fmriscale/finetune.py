@@ -198,7 +198,7 @@ def duration(seconds: float) -> str:
 def finish(runner: "Runner", pairs: list[tuple["Pairs", "Pairs"]], identity: str, log: "StudyLog") -> None:
     """Make tables, summary and report from results that are all there, and end the study's MLflow run."""
     from fmriscale.reports.study import write_page
-    from fmriscale.study import shuffled_order
+    from fmriscale.study.controls import commands, missing_control
     from fmriscale.study.design import describe
     from fmriscale.study.jobs import SUMMARY, Baselines, cells
     from fmriscale.study.results import provenance
@@ -215,7 +215,8 @@ def finish(runner: "Runner", pairs: list[tuple["Pairs", "Pairs"]], identity: str
     baselines = [{name: Score(**score) for name, score in fold["scores"].items()} for fold in of_folds]
     summary = summarise(config, of_cells, baselines, provenance(study))
     summary["design"] = describe(study, pairs)
-    summary["to_run"] = shuffled_order.commands(config) if shuffled_order.is_missing(summary) else []
+    control = missing_control(summary)
+    summary["to_run"] = commands(config, control) if control else []
     text = report_text(summary)
 
     save_config(config, out / "config.yaml")

@@ -11,7 +11,7 @@ from fmriscale.study.data import open_study
 from fmriscale.study.design import describe
 from fmriscale.study.jobs import cells
 from fmriscale.study.scores import Score
-from fmriscale.study.shuffled_order import commands, is_missing
+from fmriscale.study.controls import commands, missing_control
 from fmriscale.study.summary import summarise
 
 CROSS_RUN = {
@@ -121,5 +121,6 @@ def summary(settings: StudyConfig, truth=CROSS_RUN, conditions=("heard", "imagin
         "date": "2026-11-23",
     }
     found = summarise(settings, records, baselines, provenance)
-    to_run = commands(settings) if is_missing(found) else []
+    control = missing_control(found)
+    to_run = commands(settings, control) if control else []
     return {**found, "design": design(settings), "to_run": to_run}

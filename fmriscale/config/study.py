@@ -119,7 +119,8 @@ class StudyConfig(Settings):
     controls)."""
     controls: dict[str, PathText] = field(default_factory=dict)
     """Further arms for comparison: name and encoder/ folder. shuffled_order: the same pre-training, with
-    data.volume_order shuffled; where it is left out, the report says so."""
+    data.volume_order shuffled; shifted_clock (for one across people): with data.stimulus_clock shifted. Where
+    the one that is due is left out, the report says so."""
     datasets: list[str] | None = None
     """Data sets that take part; None = all of the encoder's feature space."""
     splits: list[str] = field(default_factory=lambda: list(SPLITS))

@@ -9,7 +9,7 @@ from fmriscale.corpus.manifest import FeatureSpace
 from fmriscale.model.classifier import PairClassifier
 from fmriscale.model.encoder import Encoder, build_encoder, in_space
 from fmriscale.model.presets import EncoderConfig, resolve_encoder
-from fmriscale.study import shuffled_order
+from fmriscale.study.controls import CONTROLS, commands
 from fmriscale.study.data import Study
 from fmriscale.study.folds import Fold, refuse_seen_runs
 from fmriscale.study.jobs import Cell, encoder_folder
@@ -21,8 +21,8 @@ def check_encoder(study: Study, fold: Fold, arm: str) -> None:
     folder = encoder_folder(config, arm, fold.number)
     if folder is None:
         return
-    if arm == shuffled_order.ARM and not (folder / "config.json").exists():
-        make = shuffled_order.commands(config)[0].replace("\\\n ", "")
+    if arm in CONTROLS and not (folder / "config.json").exists():
+        make = commands(config, CONTROLS[arm])[0].replace("\\\n ", "")
         raise UserError(f"{folder}: no encoder of this control yet: {make}, or do without: --controls '{{}}'")
     content = study.encoder_meta(folder)
     encoder, meta = EncoderConfig(**content["encoder"]), content["meta"]

@@ -18,6 +18,7 @@ from fmriscale.common.files import atomic_write, expand
 from fmriscale.common.version import __version__
 from fmriscale.config import StudyConfig
 from fmriscale.config.recipe import to_dict
+from fmriscale.study.controls import origin_of
 from fmriscale.study.data import Study
 from fmriscale.study.jobs import Baselines, Cell, Final, Job, arms, encoder_folder, final_cell, jobs, sizes
 
@@ -157,6 +158,6 @@ def encoder_origins(study: Study, arm: str) -> dict[str, dict[str, Any]]:
             "folder": given.replace("{fold}", str(fold)),
             "weights_sha256": content["weights_sha256"],
             **{key: meta.get(key) for key in ("step", "corpus_fingerprint", "config_hash")},
-            "volume_order": meta.get("config", {}).get("data", {}).get("volume_order"),
+            **origin_of(meta.get("config", {})),
         }
     return origins

@@ -8,18 +8,17 @@ import pandas as pd
 
 from fmriscale.common.errors import UserError
 from fmriscale.config import StudyConfig
-from fmriscale.study import shuffled_order
+from fmriscale.study.controls import CONTROLS
 from fmriscale.study.jobs import arms, sizes
 from fmriscale.study.scores import CHANCE, Row, Score, all_rows, comparison, figures, holm_adjusted, select
 from fmriscale.study.speed import speed
 from fmriscale.study.statistics import compare, interval
 from fmriscale.study.verdict import verdict
-from fmriscale.study.wording import SHUFFLED_ORDER
 
 TITLES = {
     "pretrained": "pre-trained",
     "fresh": "fresh",
-    shuffled_order.ARM: SHUFFLED_ORDER,
+    **{arm: control.title for arm, control in CONTROLS.items()},
     "category": "window classifier (SVM)",
     "pair_logistic": "pair logistic",
     "correlation": "correlation",

@@ -5,9 +5,8 @@ from typing import Any
 
 import pandas as pd
 
-from fmriscale.study.shuffled_order import is_missing
+from fmriscale.study.controls import missing_control
 from fmriscale.study.wording import (
-    SHUFFLED_ORDER,
     area,
     clipped,
     condition_title,
@@ -61,13 +60,13 @@ def table(title: str, rows: list[tuple[str, list[str]]], columns: list[str]) -> 
 
 def accuracy_lines(summary: dict[str, Any]) -> list[str]:
     """Return a line for every arm, control and baseline: accuracy by condition, and AUC."""
-    conditions, rows, missing = conditions_of(summary), [], is_missing(summary)
+    conditions, rows, missing = conditions_of(summary), [], missing_control(summary)
     shown = conditions[:MOST_CONDITIONS]
     most = NAME if len(shown) == 1 else 27
     for content in summary["arms"].values():
         if missing and content["kind"] == "baseline":
-            rows.append((SHUFFLED_ORDER, ["not run", *[""] * len(shown)]))
-            missing = False
+            rows.append((missing.title, ["not run", *[""] * len(shown)]))
+            missing = None
         by = content["by_condition"]
         accuracies = [within(by.get(condition)) for condition in shown]
         rows.append((clipped(content["title"], most), [*accuracies, area(by["all"]["auc"]["mean"])]))

@@ -6,7 +6,7 @@ verdict asks what else could make it: leaking labels, runs that give the label a
 
 from typing import Any
 
-from fmriscale.study.shuffled_order import is_missing
+from fmriscale.study.controls import missing_control
 from fmriscale.study.statistics import ALPHA, lowest_p
 from fmriscale.study.wording import bounds, counted, lone_condition, p_equals, percent, points
 
@@ -203,9 +203,10 @@ def cautions(summary: Summary) -> list[str]:
         "pre-training may have seen the test runs": summary["allow_seen_runs"],
         "the reported epoch was chosen on the test pairs": summary["reported"] == "best",
         "test runs took part in standardisation": summary["standardize"] == "subject",
-        "not run: the control that is pre-trained on volumes in shuffled order": is_missing(summary),
     }
-    return [sentence for sentence, applies in sentences.items() if applies]
+    given = [sentence for sentence, applies in sentences.items() if applies]
+    control = missing_control(summary)
+    return [*given, f"not run: the control that is {control.description}"] if control else given
 
 
 # ---------------------------------------------------------------- numbers

@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from typing import Any
 
+from fmriscale.study.controls import missing_control
 from fmriscale.study.statistics import ALPHA, POWER, lowest_p
 
-SHUFFLED_ORDER = "pre-trained, time shuffled"
 """What tables call the control that is pre-trained on volumes in shuffled order."""
 
 
@@ -177,9 +177,13 @@ def on_power(summary: dict[str, Any]) -> str:
 
 def on_missing_control(summary: dict[str, Any]) -> list[str]:
     """Say how a control that was not run is made: a sentence, then commands; or nothing."""
-    commands = summary.get("to_run")
-    sentence = f"Not run: the control '{SHUFFLED_ORDER}'. This adds it, and keeps every finished cell:"
-    return [sentence, *commands] if commands else []
+    commands, control = summary.get("to_run"), missing_control(summary)
+    if not commands or not control:
+        return []
+    return [
+        f"Not run: the control '{control.title}'. This adds it, and keeps every finished cell:",
+        *commands,
+    ]
 
 
 def caveats(summary: dict[str, Any]) -> list[str]:

@@ -23,7 +23,7 @@ from fmriscale.config import DataConfig, PretrainConfig, StudyConfig, TaskConfig
 from fmriscale.config.recipe import parse, save_config
 from fmriscale.model.classifier import HEAD, PairClassifier, SameLabel, load_classifier, save_classifier
 from fmriscale.model.encoder import Encoder
-from fmriscale.study import shuffled_order
+from fmriscale.study.controls import SHUFFLED_ORDER, commands, missing_control, origin_of
 from fmriscale.study.data import open_study
 from fmriscale.study.jobs import Baselines, Cell, Final, arms, cells, jobs
 from fmriscale.study.results import job_hash
@@ -101,7 +101,7 @@ def test_the_commands_of_the_control_repeat_the_recorded_pre_training(tmp_path, 
             PretrainConfig(out=f"runs/ntp{fold}", data=data), tmp_path / f"runs/ntp{fold}/config.yaml"
         )
     study_config = StudyConfig(out="a study", corpus="", pretrained="runs/ntp{fold}/encoder", n_folds=2)
-    train, again = shuffled_order.commands(study_config)
+    train, again = commands(study_config, SHUFFLED_ORDER)
     # A shell does with them what it does; its deepspeed and fmriscale tell what they were asked.
     asked = 'deepspeed() { printf "%s\\t" "$@"; echo; }; fmriscale() { deepspeed "$@"; }; '
     told = subprocess.run(
@@ -116,6 +116,25 @@ def test_the_commands_of_the_control_repeat_the_recorded_pre_training(tmp_path, 
         *("finetune", "--config", "a study/config.yaml"),
         *("--controls.shuffled_order", "runs/ntp{fold}_shuffled/encoder"),
     ]
+
+
+def test_a_pre_training_across_people_calls_for_shifted_clocks():
+    within = {"data": {"pairs": {"partner": "same_person"}, "volume_order": "recorded"}, "train": {}}
+    by_pairs = {"data": {"pairs": {"partner": "other_person"}, "volume_order": "recorded"}}
+    by_groups = {"data": {"stimulus_clock": "recorded"}, "train": {"contrastive_weight": 1.0}}
+    shifted = {"data": {"stimulus_clock": "shifted"}, "train": {"contrastive_weight": 1.0}}
+    shuffled = {"data": {"volume_order": "shuffled"}}
+
+    def missing(**recipes):
+        encoders = {arm: {"every fold": origin_of(recipe)} for arm, recipe in recipes.items()}
+        control = missing_control({"provenance": {"encoders": encoders}, "arms": {"pretrained": {}}})
+        return control and control.arm
+
+    assert missing(pretrained=within) == missing(pretrained={}) == "shuffled_order"
+    assert missing(pretrained=by_pairs) == missing(pretrained=by_groups) == "shifted_clock"
+    assert missing(pretrained=by_groups, control=shuffled) == "shifted_clock"
+    assert missing(pretrained=by_groups, control=shifted) is missing(pretrained=within, c=shuffled) is None
+    assert missing() is None
 
 
 def test_a_control_that_is_not_there_yet_is_refused_with_its_command_and_may_be_left_out(place, capsys):

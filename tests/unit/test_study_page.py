@@ -17,6 +17,7 @@ from PIL import Image
 from fmriscale.cli import run
 from fmriscale.config import StudyConfig, TaskConfig
 from fmriscale.study import wording
+from fmriscale.study.controls import SHUFFLED_ORDER
 from fmriscale.study.data import open_study
 from fmriscale.study.design import MOST_RUNS, describe
 from fmriscale.study.text import COLUMNS, report_text
@@ -210,7 +211,7 @@ def test_a_control_that_was_not_run_is_named_beside_the_result_with_its_commands
         "config.yaml \\ --controls.shuffled_order runs/ntp_shuffled/encoder",
     ):
         assert command in page and command in told
-    title = wording.SHUFFLED_ORDER
+    title = SHUFFLED_ORDER.title
     assert f"{title} not run" in page and f"{title} not run" in told
     lacks = "not run: the control that is pre-trained on volumes in shuffled order"
     assert lacks in paper["verdict"]["sentence"]

@@ -7,11 +7,11 @@ from factory import write_corpus
 
 from fmriscale.config import FinetuneTrainConfig, StudyConfig, TaskConfig
 from fmriscale.simulate.design import cell_of
+from fmriscale.study.controls import commands, missing_control
 from fmriscale.study.data import open_study
 from fmriscale.study.design import describe
 from fmriscale.study.jobs import cells
 from fmriscale.study.scores import Score
-from fmriscale.study.controls import commands, missing_control
 from fmriscale.study.summary import summarise
 
 CROSS_RUN = {

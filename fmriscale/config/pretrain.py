@@ -90,6 +90,9 @@ class DataConfig(Settings):
     volume_order: Literal["recorded", "shuffled"] = "recorded"
     """shuffled: the volumes of every run in random order (by train.seed), so that nothing is left of time:
     a control for what pre-training learns. Needs access: memory or device."""
+    stimulus_clock: Literal["recorded", "shifted"] = "recorded"
+    """shifted: the clock of every run's stimulus is turned by an amount of its own (by train.seed), so that
+    nobody is where the others are: a control for what people share."""
     access: Literal["mmap", "memory", "device"] = "mmap"
     """Read runs in place from their shards; from a copy in memory; or from a copy on the accelerator."""
     verify: bool = False

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MEASURED = ("coverage", "mean_fd", "tsnr")  # Figures of a run's quality that are columns of runs.tsv too
+MAX_ONSET = 86400.0  # Of a stimulus before the run, s: none lasts longer than a day
 NO_GROUP = ("", "n/a", "na", "nan", "none", "null")  # Cells, in small letters, that name no group
 
 
@@ -110,10 +111,12 @@ def run_table(
     people: Mapping[str, str],
     split: SplitConfig,
     groups: Mapping[str, Any] | None = None,
+    stimuli: Mapping[str, tuple[str, float]] | None = None,
 ) -> pd.DataFrame:
-    """Return runs.tsv: the line of every run, with its person, that person's group, and the split.
+    """Return runs.tsv: the line of every run, with its person, that person's group, the split, the stimulus.
 
-    `people` has the name space of each data set's subjects, `groups` the cell of `split.group` by run.
+    `people` has the name space of each data set's subjects, `groups` the cell of `split.group` by run,
+    `stimuli` the name of a run's stimulus and its onset, s, where it has one.
     """
     import pandas as pd  # not where runs are encoded
 
@@ -125,7 +128,22 @@ def run_table(
     for row in table:
         row["group"] = group_of[row["person"]]
         row["split"] = split_of(row["group"], split)
+    if stimuli:
+        columns = [*columns, "stimulus", "stimulus_onset"]
+        for row in table:
+            row["stimulus"], row["stimulus_onset"] = stimuli.get(row["key"], ("", 0.0))
     return pd.DataFrame(table, columns=columns)
+
+
+def stimulus_of(key: str, name: str | None, onset: float, seconds: float) -> tuple[str, float] | None:
+    """Return what runs.tsv says of a run's stimulus; UserError where a run of `seconds` ends before it."""
+    text = "" if name is None else " ".join(name.split())
+    if not text:
+        return None
+    if not -MAX_ONSET <= onset < seconds:
+        what = f"{key}: stimulus_onset of {onset:g} s, but the run is {seconds:g} s long"
+        raise UserError(f"{what}; give seconds from its first volume (below 0: it starts amid the stimulus)")
+    return printable(text), float(onset)
 
 
 def groups_of(cells: Iterable[tuple[str, str, Any]], column: str) -> dict[str, str]:

@@ -17,7 +17,7 @@ from fmriscale.common.files import expand, fsync_folder, writing_to
 from fmriscale.common.version import __version__
 from fmriscale.config import SplitConfig
 from fmriscale.config.corpus import MAX_T_R, MIN_T_R
-from fmriscale.corpus.assemble import RunRecord, corpus_json, quarantine_table, run_table
+from fmriscale.corpus.assemble import RunRecord, corpus_json, quarantine_table, run_table, stimulus_of
 from fmriscale.corpus.manifest import FeatureSpace, write_manifest
 from fmriscale.corpus.signals import json_values, standardize_run
 from fmriscale.corpus.writer import MAX_KEY, EncodedRun, ShardWriter
@@ -85,6 +85,7 @@ class CorpusWriter:
         self._shards: list[dict[str, Any]] = []
         self._left_out: list[dict[str, str]] = []
         self._groups: dict[str, Any] = {}
+        self._stimuli: dict[str, tuple[str, float]] = {}
         self._stack: ExitStack | None = None
 
     def __enter__(self) -> "CorpusWriter":
@@ -166,6 +167,8 @@ class CorpusWriter:
         denoise: Mapping[str, Any] | None = None,
         source: str | None = None,
         source_sha256: str = "",
+        stimulus: str | None = None,
+        stimulus_onset: float = 0.0,
     ) -> str:
         """Add one run.
 
@@ -203,6 +206,12 @@ class CorpusWriter:
             Where the run came from; None = its labels.
         source_sha256 : str
             Hash of that source.
+        stimulus : str, optional
+            Name of what everybody saw or heard, the same in every data set that had it; None = nothing that
+            others share.
+        stimulus_onset : float
+            Time zero of the stimulus, s from the first volume of `bold`: volume k lies at stimulus time
+            `k * t_r - stimulus_onset`. Below 0 where the run starts amid the stimulus.
 
         Returns
         -------
@@ -228,6 +237,7 @@ class CorpusWriter:
         n_volumes, n_features = signals.bold.shape
         known_space = FeatureSpace(space, n_features) if isinstance(space, str) else space
         self._check_space(key, dataset, known_space, n_features)
+        place = stimulus_of(key, stimulus, stimulus_onset, n_volumes * t_r)
         record = RunRecord(
             signals.bold,
             signals.mean,
@@ -251,6 +261,8 @@ class CorpusWriter:
         self._spaces[known_space.name], self._space_of[dataset] = known_space, known_space.name
         if self.split.group is not None:
             self._groups[key] = (participant or {}).get(self.split.group)
+        if place is not None:
+            self._stimuli[key] = place
         self._keys.add(key)
         return key
 
@@ -298,7 +310,7 @@ class CorpusWriter:
                 self.cut(dataset)
             people = {name: settings["people"] for name, settings in self._settings.items()}
             datasets = {n: {**s, "space": self._space_of.get(n, "")} for n, s in self._settings.items()}
-            runs = run_table(self._rows, people, self.split, self._groups)
+            runs = run_table(self._rows, people, self.split, self._groups, self._stimuli)
             quarantine = quarantine_table(self._left_out)
             shards = sorted(self._shards, key=lambda shard: shard["path"])
             spaces = self._spaces.values()

@@ -35,13 +35,14 @@ RUN_COLUMNS = [
 """Columns of runs.tsv; `offset` is the byte of the shard at which the run's float16 data start, `sha256`
 the hash of `bold.npy`, `details` the first digits of the hash of the run's other members."""
 
-OPTIONAL_COLUMNS = ["group"]
-"""Columns that only some corpora have: whom a person must not be parted from (`split.group`)."""
+OPTIONAL_COLUMNS = ["group", "stimulus", "stimulus_onset"]
+"""Columns that only some corpora have: whom a person must not be parted from (`split.group`); what everybody
+saw or heard ("" = nothing that others share), and its time zero, s from the run's first volume."""
 
 QUARANTINE_COLUMNS = ["dataset", "source", "reason", "detail"]
 
 _NUMBERS = {
-    **dict.fromkeys(("t_r", "coverage", "mean_fd", "tsnr"), "float64"),
+    **dict.fromkeys(("t_r", "coverage", "mean_fd", "tsnr", "stimulus_onset"), "float64"),
     **dict.fromkeys(("n_volumes", "n_features", "offset", "n_censored"), "int64"),
 }
 
@@ -248,7 +249,7 @@ def read_manifest(folder: Path) -> tuple[dict[str, Any], pd.DataFrame]:
     empty = {c: [""] for c in _NUMBERS}
     try:
         runs = pd.read_csv(table, sep="\t", dtype=text, keep_default_na=False, na_values=empty)
-        runs = runs.loc[:, columns_of(runs)].astype(_NUMBERS)
+        runs = runs.loc[:, columns_of(runs)].astype({c: kind for c, kind in _NUMBERS.items() if c in runs})
     except (OSError, ValueError, KeyError) as error:
         raise DamageError(f"{table}: {error}; rebuild the corpus") from error
     return corpus, runs

@@ -129,6 +129,10 @@ class HostRuns:
         left = self._copy(draw.run_left, draw.start_left, np.zeros_like(backwards))
         return left, self._copy(draw.run_right, draw.start_right, backwards)
 
+    def windows(self, run: np.ndarray, start: np.ndarray) -> np.ndarray:
+        """Return the sequences of some runs that start at some volumes, int32 [N], as float16 [N, L, V]."""
+        return self._copy(run, start, np.zeros(len(run), bool))
+
     def _copy(self, run: np.ndarray, start: np.ndarray, backwards: np.ndarray) -> np.ndarray:
         out = self.allocate((len(run), self.length, self.n_features))
         row_bytes = out.itemsize * self.n_features

@@ -93,7 +93,7 @@ class NTPLoader:
                 data,
                 seed,
             )
-            for (space, length), (members, names) in _rows_by_shape(corpus, data, rows).items()
+            for (space, length), (members, names) in rows_by_shape(corpus, data, rows).items()
         ]
         self.groups = [group for group in groups if group.windows.sum() > 0]
         if not self.groups:
@@ -253,7 +253,7 @@ def select_runs(corpus: Corpus, data: DataConfig, split: Literal["train", "eval"
     return np.flatnonzero(chosen & (runs.split == "train").to_numpy() & ~held_out)
 
 
-def _rows_by_shape(
+def rows_by_shape(
     corpus: Corpus, data: DataConfig, rows: np.ndarray
 ) -> dict[tuple[str, int], tuple[np.ndarray, list[str]]]:
     """Return rows and data sets by (feature space, volumes of a sequence), all runs of a data set alike."""

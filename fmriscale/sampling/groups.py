@@ -1,0 +1,345 @@
+"""Deliver groups of people on one clock: P people x W windows of one stretch of a stimulus that they share.
+
+`batch(step)` is a pure function of the corpus, settings, seed and step; a rank takes its share of the people.
+Shapes: P people, W windows, L volumes, V features, R runs of a stimulus, G times of its grid.
+"""
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from fmriscale.common.errors import UserError
+from fmriscale.config import DataConfig
+from fmriscale.corpus.reader import Corpus
+from fmriscale.sampling.gather import Allocate, HostRuns, Rescaling, copy_runs, rescaling_of, verify_runs
+from fmriscale.sampling.loader import rows_by_shape, select_runs
+from fmriscale.sampling.masks import uniform
+from fmriscale.sampling.mixture import block_size, interleave, largest_remainder, shares_of
+from fmriscale.sampling.stimuli import Clock, clock_of, fitting, shared_runs
+
+GROUP_ORDER = 1
+"""Version of the order of groups: another one gives other groups for the same settings."""
+_STREAM = 0x67726F757073  # Keeps these random numbers apart from those of the masks
+_MOST_EVALUATED = 64  # Groups of an evaluation
+
+
+@dataclass(frozen=True)
+class GroupBatch:
+    """P people x W windows of one stretch of a stimulus; window w of all people is the same time of it.
+
+    Windows lie end to end (with different t_r: as far apart as the longest lasts). `bold` and `t_r` are numpy
+    arrays at first, and tensors after `to`.
+    """
+
+    bold: Any  # float16 [P, W, L, V]
+    t_r: Any  # float32 [P], s
+    space: str
+    stimulus: str
+    row: np.ndarray  # int32 [P], rows of the corpus
+    start: np.ndarray  # int32 [P, W], first volumes
+
+    def to(self, device: Any) -> "GroupBatch":
+        """Return the batch with tensors on a device, sent from pinned memory if it is a GPU."""
+        import torch
+
+        def move(values: Any) -> torch.Tensor:
+            tensor = torch.as_tensor(values)
+            if torch.device(device).type != "cuda" or tensor.device.type == "cuda":
+                return tensor
+            return (tensor if tensor.is_pinned() else tensor.pin_memory()).to(device, non_blocking=True)
+
+        return dataclasses.replace(self, bold=move(self.bold), t_r=move(self.t_r))
+
+
+@dataclass(frozen=True)
+class Stretches:
+    """Where groups of one stimulus may lie."""
+
+    stimulus: str
+    shape: int  # number of the feature space and length of its windows
+    clock: Clock
+    run: np.ndarray  # int64 [R], of the shape
+    person: np.ndarray  # int64 [R], ascending
+    apart: int  # times of the grid from one window to the next
+    n_windows: int  # W
+    times: np.ndarray  # int64 [N]: of the grid, at which a stretch may begin
+    covers_RG: np.ndarray  # bool: runs that have every window of the stretch that begins there
+    windows: dict[str, int]  # different windows of the stimulus that data sets share in, by data set
+
+    @property
+    def n_people(self) -> int:
+        """People who can be drawn."""
+        return int(self.person[-1]) + 1
+
+
+class _Shape(NamedTuple):
+    """A feature space and a length of windows, and what reads them."""
+
+    space: str
+    n_features: int
+    length: int
+    runs: HostRuns
+
+
+class GroupLoader:
+    """Groups of people who share a stimulus, for contrastive learning.
+
+    Parameters
+    ----------
+    corpus : Corpus
+        An open corpus whose data sets have stimuli.
+    data : DataConfig
+        Data sets, mixture, held-out runs; of the pairs the length and `first`.
+    split : {"train", "eval"}
+        As for `NTPLoader`.
+    seed : int
+        Seed of stimuli, stretches and people, and of the shifted clock.
+    n_people, n_windows : int
+        Most people and windows of a group; a stimulus that fewer people share, or whose uncensored stretches
+        are shorter, has smaller groups.
+    multiple_of : int
+        The number of people in a group is a multiple of this.
+    allocate : function
+        Makes the arrays of a batch.
+
+    Attributes
+    ----------
+    datasets : list of str
+        Data sets that groups are drawn from.
+    run_keys : list of str
+        Keys of their runs.
+    n_groups : int
+        Groups in which each window of each person comes once, about; at most 64 for an evaluation.
+    state : dict
+        Everything that the order depends on.
+    fingerprint : str
+        Hash of `state`.
+
+    Raises
+    ------
+    UserError
+        No stimulus is shared by enough people.
+    """
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        data: DataConfig,
+        split: Literal["train", "eval"],
+        seed: int,
+        n_people: int,
+        n_windows: int,
+        multiple_of: int = 1,
+        allocate: Allocate | None = None,
+    ) -> None:
+        self.corpus, self.data, self.split, self.seed = corpus, data, split, seed
+        self.n_people, self.n_windows, self.multiple_of = n_people, n_windows, multiple_of
+        least = max(2, multiple_of)
+        self.stretches: list[Stretches] = []
+        self._shapes: list[_Shape] = []
+        n_stimuli = 0
+        if n_people < least:
+            raise UserError(
+                f"train.contrastive_people is {n_people}; give {least} or more, one a rank at least"
+            )
+        shapes = rows_by_shape(corpus, data, select_runs(corpus, data, split))
+        for (space, length), (rows, _) in shapes.items():
+            stimuli = shared_runs(corpus, rows, length)
+            n_stimuli += len(stimuli)
+            found = [
+                stretch
+                for name, members in stimuli.items()
+                if (stretch := self._stretches(name, members, length, least)) is not None
+            ]
+            if found:
+                shape, found = self._open(rows, found, space, length, allocate)
+                self._shapes.append(shape)
+                self.stretches += found
+        if not self.stretches:
+            raise UserError(_nothing_shared(corpus, split, n_stimuli, least))
+        used = np.concatenate([of.clock.rows for of in self.stretches])
+        self.datasets = sorted(set(corpus.runs.dataset.to_numpy()[used]))
+        self.run_keys = corpus.runs.key.to_numpy()[used].tolist()
+        weights = self._weights()
+        self._quotas = largest_remainder(weights, block_size(weights) if len(weights) > 1 else 1)
+        self._which, self._occurrence = interleave(self._quotas)
+        times = [-(-max(of.windows.values()) // of.n_windows) for of in self.stretches]
+        people = [-(-of.n_people // self._most(of)) for of in self.stretches]
+        n_groups = sum(t * p for t, p in zip(times, people, strict=True))
+        self.n_groups = n_groups if split == "train" else min(n_groups, _MOST_EVALUATED)
+        self.state = self._describe_state()
+        self.fingerprint = hashlib.sha256(json.dumps(self.state, sort_keys=True).encode()).hexdigest()
+
+    def peek(self, step: int) -> tuple[int, int, int, int]:
+        """Return the shape (P, W, L, V) of a step's group, of all ranks together, without reading it."""
+        of, run, _ = self._draw(step)
+        shape = self._shapes[of.shape]
+        return len(run), of.n_windows, shape.length, shape.n_features
+
+    def batch(self, step: int, people: slice = slice(None)) -> GroupBatch:
+        """Return the group of a step, or some of its people."""
+        of, run, start = self._draw(step)
+        run, start = run[people], start[people]
+        shape = self._shapes[of.shape]
+        flat = shape.runs.windows(np.repeat(of.run[run], start.shape[1]).astype(np.int32), start.reshape(-1))
+        return GroupBatch(
+            bold=flat.reshape(*start.shape, shape.length, shape.n_features),
+            t_r=of.clock.t_r[run].astype(np.float32),
+            space=shape.space,
+            stimulus=of.stimulus,
+            row=of.clock.rows[run].astype(np.int32),
+            start=start,
+        )
+
+    def describe(self) -> dict[str, dict[str, Any]]:
+        """Return people, windows, size of a group and share of each stimulus, by its name."""
+        names = [of.stimulus for of in self.stretches]
+        described = {}
+        for of, quota in zip(self.stretches, self._quotas.tolist(), strict=True):
+            shape = self._shapes[of.shape]
+            several = names.count(of.stimulus) > 1
+            key = f"{of.stimulus} ({shape.space}, {shape.length} volumes)" if several else of.stimulus
+            described[key] = {
+                "people": of.n_people,
+                "windows": max(of.windows.values()),
+                "group": [self._most(of), of.n_windows],
+                "share": quota / int(self._quotas.sum()),
+            }
+        return described
+
+    def _most(self, of: Stretches) -> int:
+        """Return the people of a group where nobody lacks the stretch."""
+        return min(self.n_people, of.n_people) // self.multiple_of * self.multiple_of
+
+    def _draw(self, step: int) -> tuple[Stretches, np.ndarray, np.ndarray]:
+        """Return a step's stimulus, the runs of its people [P] and their first volumes, int32 [P, W]."""
+        block, place = divmod(step, len(self._which))
+        which = int(self._which[place])
+        of = self.stretches[which]
+        nth = int(block * self._quotas[which] + self._occurrence[place])
+        random = uniform((self.seed + _STREAM + which) % 2**64, nth, 1, 1 + of.n_people + len(of.run))[0]
+        of_person, of_run = np.split(random[1:], [of.n_people])
+        time = int(of.times[int(random[0] * len(of.times))])
+        # People in random order, of each one of the runs that have the whole stretch.
+        able = np.flatnonzero(of.covers_RG[:, time])
+        able = able[np.lexsort((of_run[able], of_person[of.person[able]]))]
+        run = able[np.r_[True, np.diff(of.person[able]) != 0]]
+        n = min(self.n_people, len(run)) // self.multiple_of * self.multiple_of
+        windows = time + of.apart * np.arange(of.n_windows)
+        return of, run[:n], of.clock.starts(run[:n, None], windows)
+
+    def _stretches(self, name: str, rows: np.ndarray, length: int, least: int) -> Stretches | None:
+        """Return where groups of a stimulus may lie; None where nowhere.
+
+        Groups have as many windows as half of the people who can be had at once still cover.
+        """
+        clock = clock_of(self.corpus, rows, length, self.data, self.seed)
+        fits_RG = fitting(self.corpus, clock, length, self.data)
+        person = pd.factorize(self.corpus.runs.person.to_numpy()[rows])[0]
+        of_person = np.flatnonzero(np.r_[True, np.diff(person) > 0])
+
+        def count(covers_RG: np.ndarray) -> np.ndarray:
+            """Count the people who cover a stretch, int [G]."""
+            return np.logical_or.reduceat(covers_RG, of_person, axis=0).sum(axis=0)
+
+        apart = int(np.ceil((length * clock.t_r).max() / clock.step - 1e-6))
+        n_G = count(fits_RG)
+        most = int(n_G.max(initial=0))
+        if most < least:
+            return None
+        enough = max(least, -(-min(most, self.n_people) // 2))
+        covers_RG, n_windows = fits_RG, 1
+        while n_windows < self.n_windows:
+            longer = covers_RG[:, : max(0, covers_RG.shape[1] - apart)] & fits_RG[:, n_windows * apart :]
+            if count(longer).max(initial=0) < enough:
+                break
+            covers_RG, n_windows = longer, n_windows + 1
+        times = np.flatnonzero(count(covers_RG) >= enough)
+        dataset = self.corpus.runs.dataset.to_numpy()[rows]
+        at_times = {name: fits_RG[dataset == name].any(axis=0) & (n_G > 1) for name in sorted(set(dataset))}
+        windows = {name: int(np.ceil(at.sum() / apart)) for name, at in at_times.items()}
+        return Stretches(name, -1, clock, rows, person, apart, n_windows, times, covers_RG, windows)
+
+    def _open(
+        self, rows: np.ndarray, found: list[Stretches], space: str, length: int, allocate: Allocate | None
+    ) -> tuple[_Shape, list[Stretches]]:
+        """Open the runs of some stimuli in place, or as a copy where their volumes are shuffled."""
+        corpus, data = self.corpus, self.data
+        used = np.unique(np.concatenate([of.clock.rows for of in found]))
+        runs, n_features = corpus.runs.iloc[rows], corpus.spaces[space].n_features
+        subject = pd.factorize(runs.dataset + "/" + runs.subject)[0]
+        rescaling = rescaling_of(corpus, rows, subject, data.standardize)
+        if rescaling is not None:
+            kept = pd.Index(rows).get_indexer(used)  # pyright: ignore[reportArgumentType]
+            rescaling = Rescaling(rescaling.scale_RV[kept], rescaling.shift_RV[kept])
+        corpus.want(pd.unique(corpus.runs["shard"].to_numpy()[used]).tolist(), reader=f"{id(self)}")
+        if data.volume_order == "shuffled":
+            values, first = copy_runs(corpus, used, n_features, rescaling, self.seed)
+            address = values.ctypes.data + first * values[0].nbytes
+            host = HostRuns(address, length, n_features, values, allocate=allocate)
+        else:
+            if data.verify:
+                verify_runs(corpus, used)
+            host = HostRuns(corpus.addresses(used), length, n_features, corpus, rescaling, allocate)
+        shape = _Shape(space, n_features, length, host)
+        placed = [
+            dataclasses.replace(of, shape=len(self._shapes), run=np.searchsorted(used, of.clock.rows))
+            for of in found
+        ]
+        return shape, placed
+
+    def _weights(self) -> np.ndarray:
+        """Return the share of each stimulus: those of its data sets, by the windows they share in."""
+        windows = pd.DataFrame([of.windows for of in self.stretches], columns=self.datasets).fillna(0)
+        totals = windows.sum().to_numpy()
+        shares = np.ones(len(self.datasets))
+        if self.split == "train":
+            given = {name: w for name, w in self.data.weights.items() if name in self.datasets}
+            data = dataclasses.replace(self.data, weights=given)
+            shares = shares_of(self.corpus, data, self.datasets, totals)
+        weights = (windows.to_numpy() / np.maximum(totals, 1) * shares).sum(axis=1)
+        return weights / weights.sum()
+
+    def _describe_state(self) -> dict[str, Any]:
+        """Return everything that the order depends on."""
+        runs, data = self.corpus.runs, self.data
+        columns = ["key", "sha256", "segments", "person", "t_r", "stimulus", "stimulus_onset"]
+        datasets = {}
+        used = np.unique(np.concatenate([of.clock.rows for of in self.stretches]))
+        for name, of in runs.iloc[used].groupby("dataset"):
+            text = json.dumps(of[columns].astype(str).to_numpy().tolist())
+            datasets[str(name)] = {"runs": len(of), "sha256": hashlib.sha256(text.encode()).hexdigest()}
+        return {
+            "version of the order": GROUP_ORDER,
+            "split": self.split,
+            "seed": self.seed,
+            "people": self.n_people,
+            "windows": self.n_windows,
+            "multiple of": self.multiple_of,
+            "data.pairs.length": data.pairs.length,
+            "data.pairs.first": data.pairs.first,
+            "data.standardize": data.standardize,
+            "data.volume_order": data.volume_order,
+            "data.stimulus_clock": data.stimulus_clock,
+            "mixture": self._quotas.tolist(),
+            "data sets": datasets,
+        }
+
+
+def _nothing_shared(corpus: Corpus, split: str, n_stimuli: int, least: int) -> str:
+    """Say why there are no groups."""
+    if n_stimuli == 0:
+        return (
+            f"{corpus}: train.contrastive_weight needs two people of split '{split}' who share a stimulus; "
+            "give stimulus (and stimulus_onset) to data sets in the corpus recipe and build it again, or "
+            "check data.datasets, data.holdout_runs and the splits"
+        )
+    return (
+        f"{corpus}: no window of a stimulus is covered by {least} people of split '{split}'; check "
+        "stimulus_onset in the corpus recipe, shorten data.pairs.length, or use fewer ranks"
+    )

@@ -4,7 +4,7 @@ Shapes: N rows, T volumes of a run, L volumes of a window, V features, D width.
 """
 
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 from fmriscale.config import FeatureConfig
 from fmriscale.ingest.read.features import load_features
 from fmriscale.model.encoder import Encoder
+from fmriscale.model.pooling import n_parts
 from fmriscale.model.presets import Pool
 
 BATCH = 256
@@ -37,8 +38,8 @@ class EncoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         encoder/ folder of a pre-training run (or model/ of a study), or what `Encoder.from_pretrained` gave.
     t_r : float, optional
         Repetition time of what goes in, s; None = that of pre-training, where it was one.
-    pool : {"mean", "cls"}
-        The vector of a window: the mean over its volumes' tokens, or CLS.
+    pool : {"mean", "cls", "bins"}
+        The vector of a window: the mean over its volumes' tokens; CLS; or the means of five bins of time.
     length : int, optional
         L of the windows that runs are cut into; None = the encoder's own.
     stride : int, optional
@@ -102,8 +103,8 @@ class EncoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         self.space_ = self.space or next(iter(spaces))
         if self.space_ not in spaces:
             raise ValueError(f"the encoder reads {sorted(spaces)}, no feature space '{self.space_}'")
-        if self.pool not in ("mean", "cls"):
-            raise ValueError(f"pool is '{self.pool}'; choose mean or cls")
+        if self.pool not in get_args(Pool):
+            raise ValueError(f"pool is '{self.pool}'; choose mean, cls or bins")
         if min(self.length or 1, self.stride or 1) < 1:
             raise ValueError("length and stride must be at least 1")
         self.n_features_in_ = spaces[self.space_]
@@ -138,7 +139,7 @@ class EncoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
 
     @property
     def _n_features_out(self) -> int:
-        return self.encoder_.config.d_model
+        return n_parts(self.pool) * self.encoder_.config.d_model
 
     def __sklearn_tags__(self) -> Any:
         """Tell scikit-learn that there is nothing to fit, and what may go in."""

@@ -131,13 +131,19 @@ class ModelConfig(Settings):
     """Attention heads; must divide the width (the paper preset pads its width up with zero columns)."""
     dropout: float | None = None
     """Dropout rate, 0 to below 1."""
+    input_dropout: float = 0.0
+    """Share of the features of volumes that are zeroed in training, 0 to below 1."""
+    start: Literal["random", "identity"] = "random"
+    """identity: blocks start as nothing but their residual, so that a new encoder is its projection alone
+    (presets with norms before each sub-layer)."""
 
     def _broken_rules(self) -> Iterator[Rule]:
         for name in ("d_model", "n_layers", "n_heads"):
             if (value := getattr(self, name)) is not None and value < 1:
                 yield (name,), f"model.{name} is {value}; it must be at least 1"
-        if self.dropout is not None and not 0 <= self.dropout < 1:
-            yield ("dropout",), f"model.dropout is {self.dropout}; give a rate from 0 to below 1"
+        for name in ("dropout", "input_dropout"):
+            if (rate := getattr(self, name)) is not None and not 0 <= rate < 1:
+                yield (name,), f"model.{name} is {rate}; give a rate from 0 to below 1"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,8 +159,9 @@ class TrainConfig(Settings):
     pair: Literal["joint", "siamese"] = "joint"
     """joint: both sequences through the encoder together; siamese: one at a time, and NTP's head sees
     |a - b| and a * b, so that what a sequence holds must be in its own vector."""
-    pool: Literal["cls", "mean"] = "cls"
-    """What NTP's head reads: CLS, or the mean over the tokens of volumes."""
+    pool: Literal["cls", "mean", "bins"] = "cls"
+    """What NTP's head reads: CLS; the mean over the tokens of volumes; or their means in five bins of time,
+    side by side, which keep when something happened."""
     ntp_weight: float = 1.0
     """Weight of Next Thought Prediction; 0 = masked volumes alone."""
     masked_weight: float = 0.0

@@ -92,8 +92,8 @@ class FinetuneTrainConfig(Settings):
     pair: Literal["joint", "siamese"] = "joint"
     """joint: both windows through the encoder together, as in pre-training; siamese: one at a time, and the
     head sees |a - b| and a * b."""
-    pool: Literal["cls", "mean"] = "cls"
-    """What the head reads: CLS, or the mean over the tokens of volumes."""
+    pool: Literal["cls", "mean", "bins"] = "cls"
+    """What the head reads: CLS; the mean over the tokens of volumes; or their means in five bins of time."""
 
     def _broken_rules(self) -> Iterator[Rule]:
         for name in ("epochs", "batch", "lora_rank"):

@@ -15,6 +15,7 @@ from fmriscale.common.errors import DamageError
 from fmriscale.common.files import atomic_write
 from fmriscale.model.encoder import Encoder
 from fmriscale.model.export import float32_bytes, read_weights
+from fmriscale.model.pooling import n_parts
 from fmriscale.model.presets import EncoderConfig, PairWay, Pool
 
 HEAD = "head.safetensors"
@@ -33,7 +34,7 @@ class PairClassifier(nn.Module):
     pair : {"joint", "siamese"}
         joint: both windows go through the encoder together, as in pre-training; siamese: each alone, and
         the head sees |a - b| and a * b, so that the answer is the same for (left, right) and (right, left).
-    pool : {"cls", "mean"}
+    pool : {"cls", "mean", "bins"}
         What of the encoder's tokens the head sees.
     """
 
@@ -44,7 +45,8 @@ class PairClassifier(nn.Module):
         self.encoder = encoder
         self.pair: PairWay = pair
         self.pool: Pool = pool
-        self.head = nn.Linear(encoder.config.d_model * (1 if pair == "joint" else 2), n_classes)
+        width = n_parts(pool) * encoder.config.d_model
+        self.head = nn.Linear(width * (1 if pair == "joint" else 2), n_classes)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
@@ -55,7 +57,7 @@ class PairClassifier(nn.Module):
     def features(
         self, left_BLV: Tensor, right_BLV: Tensor, t_r_B: Tensor, space: str | None = None
     ) -> Tensor:
-        """Return what the head sees of each pair, [B, D] or (siamese) [B, 2 D]."""
+        """Return what the head sees of each pair, [B, D] or (siamese) [B, 2 D]; D is that of a vector."""
         if self.pair == "joint":
             return self.encoder.pooled(left_BLV, right_BLV, t_r_B, space, self.pool)
         windows_NLV = torch.cat((left_BLV, right_BLV))

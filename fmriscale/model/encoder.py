@@ -18,6 +18,7 @@ from fmriscale.model import export
 from fmriscale.model.attention import Attention, rotary_waves
 from fmriscale.model.dropout import Dropout
 from fmriscale.model.embedding import ProjectedEmbedding, RawEmbedding, token_times
+from fmriscale.model.pooling import pool_tokens
 from fmriscale.model.presets import EncoderConfig, Pool
 
 
@@ -35,6 +36,10 @@ class Block(nn.Module):
         # No gradient needs the result of a norm: it may be overwritten.
         self.dropout = Dropout(config.dropout, inplace=not self.pre)
         self.activate = F.relu if config.activation == "relu" else F.gelu
+        if config.start == "identity":  # the residual alone is left
+            for last in (self.attention.out, self.down):
+                nn.init.zeros_(last.weight)
+                nn.init.zeros_(last.bias)
 
     def forward(
         self, x_BTD: Tensor, waves: tuple[Tensor, Tensor] | None = None, cls_only: bool = False
@@ -98,6 +103,7 @@ class Encoder(nn.Module):
             self.embedding = RawEmbedding(n_features, config.length, config.d_model)
         else:
             self.embedding = ProjectedEmbedding(config.spaces, config.d_model)
+        self.dropout_input = Dropout(config.input_dropout)
         self.dropout = Dropout(config.dropout, inplace=True)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
         self.norm = nn.LayerNorm(config.d_model) if config.norm == "pre" else nn.Identity()
@@ -184,7 +190,7 @@ class Encoder(nn.Module):
         ValueError
             The space is unknown or missing, or L is another one than learned positions have.
         """
-        x_BTD = self.embedding(left_BLV, right_BLV, space)
+        x_BTD = self.embedding(self.dropout_input(left_BLV), self.dropout_input(right_BLV), space)
         x_BTD = self.dropout(x_BTD if added_BTD is None else x_BTD + added_BTD)
         waves = None
         if self.config.positions == "rotary":
@@ -202,9 +208,12 @@ class Encoder(nn.Module):
     def pooled(
         self, left_BLV: Tensor, right_BLV: Tensor, t_r_B: Tensor, space: str | None = None, pool: Pool = "cls"
     ) -> Tensor:
-        """Return one vector a pair, [B, D]: CLS, or the mean over the tokens of volumes (not CLS and SEP)."""
-        x = self(left_BLV, right_BLV, t_r_B, space, every_token=pool == "mean")
-        return x if pool == "cls" else mean_of_volumes(x, left_BLV.shape[1])
+        """Return one vector a pair: CLS [B, D], or the mean over the tokens of volumes (not CLS and SEP).
+
+        bins: the means over `N_BINS` bins of the time of all volumes, side by side, [B, N_BINS D].
+        """
+        x = self(left_BLV, right_BLV, t_r_B, space, every_token=pool != "cls")
+        return x if pool == "cls" else pool_tokens(x, left_BLV.shape[1], pool)
 
     def embed(
         self, window_BLV: Tensor, t_r_B: Tensor, space: str | None = None, pool: Pool = "mean"
@@ -223,23 +232,17 @@ class Encoder(nn.Module):
             Repetition time, s.
         space : str, optional
             Feature space of the volumes; may be left out where the encoder has only one.
-        pool : {"mean", "cls"}
-            Mean over the tokens of volumes, or CLS.
+        pool : {"mean", "cls", "bins"}
+            Mean over the tokens of volumes; CLS; or their means in `N_BINS` bins of time, side by side.
 
         Returns
         -------
         Tensor
-            Vectors [B, D].
+            Vectors [B, D]; of bins [B, N_BINS D].
         """
         alone = self.config.positions == "rotary"
         right_BLV = window_BLV[:, :0] if alone else window_BLV
         return self.pooled(window_BLV, right_BLV, t_r_B, space, pool)
-
-
-def mean_of_volumes(x_BTD: Tensor, length_left: int) -> Tensor:
-    """Return the mean over the tokens of volumes, [B, D]: all but CLS and SEP."""
-    left_BLD, right_BLD = x_BTD[:, 1 : length_left + 1], x_BTD[:, length_left + 2 :]
-    return torch.cat((left_BLD, right_BLD), dim=1).mean(dim=1)
 
 
 def build_encoder(config: EncoderConfig, seed: int) -> Encoder:

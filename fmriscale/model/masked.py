@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from fmriscale.model.classifier import PairClassifier
 from fmriscale.model.embedding import rows_of_spaces
-from fmriscale.model.encoder import Encoder, mean_of_volumes
+from fmriscale.model.encoder import Encoder
+from fmriscale.model.pooling import pool_tokens
 from fmriscale.model.presets import EncoderConfig, Pool
 
 MASK_FLAG = 1
@@ -86,8 +87,7 @@ class TwoTasks(PairClassifier):
         seen_BMD = x_BTD.gather(1, token_BM[..., None].expand(-1, -1, x_BTD.shape[2]))
         error_BMV = self.reconstruct(seen_BMD, space).float() - at(place_BM).float()
         error_BM = error_BMV.square().mean(dim=2) * counts_BM
-        pooled_BD = x_BTD[:, 0] if self.pool == "cls" else mean_of_volumes(x_BTD, L)
-        return self.head(pooled_BD), error_BM.sum(dim=1) / counts_BM.sum(dim=1)
+        return self.head(pool_tokens(x_BTD, L, self.pool)), error_BM.sum(dim=1) / counts_BM.sum(dim=1)
 
 
 def build_two_tasks(config: EncoderConfig, seed: int, pool: Pool = "cls") -> TwoTasks:

@@ -10,8 +10,10 @@ from fmriscale.config import ModelConfig
 
 N_FLAGS = 3
 """Flag columns before the features of a raw token: CLS, (mask,) SEP."""
-Pool = Literal["cls", "mean"]
-"""One vector of all tokens: CLS, or the mean over those of volumes."""
+N_BINS = 5
+"""Bins of time that pool: bins keeps."""
+Pool = Literal["cls", "mean", "bins"]
+"""One vector of all tokens: CLS, the mean over those of volumes, or their means in bins of time."""
 PairWay = Literal["joint", "siamese"]
 """Both windows through the encoder together, or each alone."""
 
@@ -34,10 +36,14 @@ class EncoderConfig:
     """One learned vector a token, or rotation by the time of the volume in seconds."""
     activation: Literal["relu", "gelu"]
     """Of the feed-forward layer."""
+    start: Literal["random", "identity"] = "random"
+    """identity: a new block returns what it is given."""
+    input_dropout: float = 0.0  # Share of the features of volumes that are zeroed in training
 
     def to_dict(self) -> dict:
-        """Return plain values, ready for JSON."""
-        return dataclasses.asdict(self)
+        """Return plain values, ready for JSON; those that encoders did not always have only where set."""
+        later = {field.name: field.default for field in dataclasses.fields(self)}
+        return {k: v for k, v in dataclasses.asdict(self).items() if v != later[k]}
 
 
 _PAPER: dict[str, Any] = {"dropout": 0.1, "norm": "post", "positions": "learned", "activation": "relu"}
@@ -56,6 +62,11 @@ def resolve_encoder(model: ModelConfig, spaces: dict[str, int], length: int) -> 
     """Complete a recipe's model from its preset, the features of each space and the volumes of a sequence."""
     chosen = {name: value for name, value in dataclasses.asdict(model).items() if value is not None}
     values = PRESETS[model.preset] | chosen
+    if values["start"] == "identity" and values["norm"] == "post":
+        raise UserError(
+            "model.start identity needs norms before each sub-layer, which preset paper has after it: take "
+            "preset tiny or base, or model.start random"
+        )
     n_heads = values["n_heads"]
     if model.preset == "paper":
         values["d_model"] = _width_of_paper(model, spaces, n_heads)

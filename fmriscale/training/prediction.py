@@ -88,7 +88,7 @@ class Plan:
     @property
     def every_token(self) -> bool:
         """Whether the last block computes more than CLS."""
-        return self.config.train.pool == "mean" or self.config.train.masked_weight > 0
+        return self.config.train.pool != "cls" or self.config.train.masked_weight > 0
 
     def precision(self, stage: int) -> str:
         """Return the precision on a GPU with 16-bit hardware; CPUs and stage 0 have float32 alone."""

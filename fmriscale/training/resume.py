@@ -6,6 +6,7 @@ from typing import Any
 from fmriscale.common.errors import UserError
 from fmriscale.config import PretrainConfig
 from fmriscale.config.recipe import flatten, to_dict
+from fmriscale.config.settings import default_at, fields_of, recipe_class
 from fmriscale.model.export import read_meta
 from fmriscale.sampling.loader import changed_data
 from fmriscale.training.checkpoint import Checkpoint, Checkpoints
@@ -43,7 +44,7 @@ def find_checkpoint(run: Run, checkpoints: Checkpoints) -> tuple[Checkpoint | No
 def check_resumable(checkpoint: Checkpoint, now: dict[str, Any]) -> list[str]:
     """Refuse to resume a run that has become another one; return a line for each change that is allowed."""
     state, refusal = checkpoint.state, f"{checkpoint.folder} cannot be resumed"
-    changed = changes(state["config"], now["config"])
+    changed = changes(completed(state["config"]), completed(now["config"]))
     of_data = {k: v for k, v in changed.items() if k.startswith("data.") and k not in FREE}
     if fixed := _fixed({k: v for k, v in changed.items() if k not in of_data}):
         raise UserError(f"{refusal}: {fixed}. Undo that, or choose another `out`")
@@ -69,6 +70,23 @@ def check_resumable(checkpoint: Checkpoint, now: dict[str, Any]) -> list[str]:
     return [f"changed since the checkpoint: {line}" for line in (*lines, *data_lines)]
 
 
+def completed(config: dict[str, Any]) -> dict[str, Any]:
+    """Return a configuration with the defaults of settings that did not exist yet when it was written."""
+    return _completed(PretrainConfig, config)
+
+
+def _completed(cls: type, config: dict[str, Any]) -> dict[str, Any]:
+    whole = dict(config)
+    for name, hint in fields_of(cls).items():
+        part = recipe_class(hint)
+        if part and isinstance(whole.get(name), dict):
+            whole[name] = _completed(part, whole[name])
+        elif name not in whole:
+            default = default_at(cls, (name,))
+            whole[name] = to_dict(default) if part else default
+    return whole
+
+
 def changes(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Compare two configurations; return {dotted key: (old, new)} of what differs."""
     before, after = flatten(old), flatten(new)
@@ -85,7 +103,7 @@ def is_finished(config: PretrainConfig, out: Path) -> str:
     if not (folder / "config.json").exists():
         return ""
     meta = read_meta(folder)["meta"]
-    if fixed := _fixed(changes(meta["config"], to_dict(config))):
+    if fixed := _fixed(changes(completed(meta["config"]), to_dict(config))):
         raise UserError(f"{folder} is the finished encoder of another run: {fixed}. Choose another `out`")
     if meta["step"] < config.train.steps:
         return ""

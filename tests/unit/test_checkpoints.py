@@ -1,5 +1,6 @@
 """Checkpoints: whole or not there; what may change in a run between its starts."""
 
+import json
 import resource
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +9,8 @@ import pytest
 import torch
 
 from fmriscale.common.errors import DamageError, UserError
+from fmriscale.config import PretrainConfig
+from fmriscale.config.recipe import parse, to_dict
 from fmriscale.training import distributed
 from fmriscale.training.checkpoint import Checkpoint, Checkpoints
 from fmriscale.training.console import save_line
@@ -182,6 +185,17 @@ def test_a_run_may_go_on_with_another_pace_but_not_as_another_run(tmp_path: Path
         "precision from fp32 to bf16",
         "ranks from 2 to 4",
     ]
+
+
+def test_settings_that_a_checkpoint_did_not_know_yet_count_as_their_defaults(tmp_path: Path):
+    new = to_dict(parse(PretrainConfig, ["--out", "x", "--data.corpus", "c"]))
+    old = json.loads(json.dumps(new))
+    del old["model"]["start"], old["train"]["masked_weight"], old["data"]["volume_order"]
+    found = Checkpoint(tmp_path, now(old), [])
+    assert check_resumable(found, now(new)) == []
+    new["model"]["start"] = "identity"
+    with pytest.raises(UserError, match=r"model\.start was 'random', is 'identity'"):
+        check_resumable(found, now(new))
 
 
 def test_data_that_have_changed_are_named_and_refused_unless_that_is_meant(tmp_path: Path):

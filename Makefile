@@ -1,26 +1,26 @@
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test checks doctor clean
 
-help: ## this list
+help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
 
-setup: ## the environment .venv (again only when pyproject.toml or constraints.txt changed)
+setup: ## make the environment .venv (made again only if pyproject.toml or constraints.txt changed)
 	@tools/setup
 
-demo: setup ## simulate, shard, pre-train, fine-tune in minutes; DATA=real: the same on real data
+demo: setup ## simulate, shard, pre-train and fine-tune in minutes; DATA=real: the same on real data
 	@tools/demo $(DATA)
 
 # Three processes: one of them mostly waits for Slurm.
-test: ## the whole test suite
+test: ## run the whole test suite
 	@tools/setup --dev
 	@.venv/bin/pytest -q -n 3 $(ARGS)
 
-checks: ## ruff, pyright, import-linter
+checks: ## run ruff, pyright and import-linter
 	@tools/setup --dev
 	@tools/check
 
-doctor: setup ## what this machine can do, and what to mend
+doctor: setup ## show what this machine can do, and what to repair
 	@.venv/bin/python tools/doctor
 
-clean: ## remove what the demo made; the environment stays
+clean: ## remove the results of the demo; keep the environment
 	rm -rf demo

@@ -1,6 +1,6 @@
-# Sourced by shard.sh and finetune.sh, in a job, with their verb and arguments: goes to the root of the repository, makes
-# the environment, and has the array's first task submit the job that finishes what all tasks prepare. Leaves `work`: the
-# verb's options.
+# shard.sh and finetune.sh source this file in a job, with their verb and arguments. It changes to the root of the
+# repository, sets up the environment, and lets the array's first task submit the job that finishes the work of all
+# tasks. It sets `work` to the options of the verb.
 [ $# -ge 2 ] || { echo "usage: sbatch [--array=0-15] slurm/$1.sh CONFIG [--dotted.override VALUE ...]" >&2 && exit 2; }
 cd "$SLURM_SUBMIT_DIR" || exit 2
 [ ! -f slurm/env.sh ] || . slurm/env.sh
@@ -8,8 +8,8 @@ cd "$SLURM_SUBMIT_DIR" || exit 2
 export PYTHONUNBUFFERED=1 PYTHONFAULTHANDLER=1 OMP_NUM_THREADS=1
 echo "$(date '+%F %T') job $SLURM_JOB_ID, start $((${SLURM_RESTART_COUNT:-0} + 1)), on ${SLURMD_NODENAME:-$HOSTNAME}"
 
-# afterany, not afterok: after a failed task a job that waits for success would hang for ever, and say nothing.
-# A task that comes back after its node failed keeps the array unfinished, and finds this job already there.
+# afterany, not afterok: after a failed task, a job that waits for success would wait for ever and say nothing.
+# If a node fails, its task is requeued, the array stays unfinished, and the task finds that this job exists already.
 submit_finish() {
   local verb=$1 name=finish-$SLURM_ARRAY_JOB_ID
   shift

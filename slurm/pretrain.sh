@@ -9,15 +9,15 @@
 #SBATCH --signal=B:USR1@300
 #SBATCH --output=slurm-%j.out
 #
-# Nothing to edit: options of sbatch override the lines above. One task is one rank: one a GPU where the
-# job has GPUs (sbatch --gpus-per-node=8), else as many as sbatch's --ntasks-per-node asks for.
-# slurm/env.sh, if there is one, is sourced first (modules, conda, NCCL_SOCKET_IFNAME, MAX_RESTARTS, ...).
+# There is nothing to edit: options of sbatch override the lines above. One task is one rank. A job with GPUs
+# (sbatch --gpus-per-node=8) has one rank per GPU. A job without has as many as sbatch's --ntasks-per-node.
+# slurm/env.sh, if it exists, is sourced first (modules, conda, NCCL_SOCKET_IFNAME, MAX_RESTARTS, ...).
 #
-# The job is put in the queue again, at most MAX_RESTARTS times (default 50), when
-#   - the ranks saved because they were asked to: before the time limit, or by scancel --batch --signal=USR1
-#   - they crashed or hung after a checkpoint was written since this start: the next one resumes from it
-# and Slurm itself does so when a node fails. Not after scancel, a mistake in the configuration, damage,
-# a training that diverged, or a crash that no checkpoint preceded: those would only happen again.
+# The job is requeued, at most MAX_RESTARTS times (default 50), when
+#   - the ranks saved on request: before the time limit, or after scancel --batch --signal=USR1
+#   - the ranks crashed or hung after a checkpoint was written since this start; the next start resumes from it
+# Slurm itself requeues the job when a node fails. The job is not requeued after scancel, a mistake in the
+# configuration, damage, a training that diverged, or a crash without a checkpoint: those would only happen again.
 set -o pipefail
 
 srun="" asked=""
@@ -26,10 +26,10 @@ ask() {
   asked=$1
   [ -z "$srun" ] || pester &
 }
-pester() { # again and again: ranks that are still starting cannot hear yet
+pester() { # repeat it: ranks that are still starting do not receive the signal yet
   while kill -USR1 "$srun" 2>/dev/null; do sleep 5; done
 }
-trap 'ask USR1' USR1 # before all else: with a short time limit Slurm asks in the first seconds
+trap 'ask USR1' USR1 # first of all: with a short time limit, Slurm sends the signal in the first seconds
 trap 'ask TERM' TERM
 
 [ $# -ge 1 ] || { echo "usage: sbatch slurm/pretrain.sh CONFIG [--dotted.override VALUE ...]" >&2 && exit 2; }
@@ -41,36 +41,36 @@ cd "${SLURM_SUBMIT_DIR:?submit this with sbatch, from the root of the repository
 restarts=${SLURM_RESTART_COUNT:-0} limit=${MAX_RESTARTS:-50}
 [ "$restarts" -le "$limit" ] || { echo "$(date '+%F %T') start $((restarts + 1)) is one too many: MAX_RESTARTS is $limit" >&2 && exit 1; }
 
-# The job may come back on other nodes: the master address is found anew at each start.
+# A requeued job may run on other nodes, so each start determines the master address.
 MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 MASTER_PORT=$((20000 + (SLURM_JOB_ID + restarts) % 10000))
-[ -n "${SLURM_JOB_END_TIME:-}" ] || { # an older Slurm; where squeue has no answer, the ranks know of no end
+[ -n "${SLURM_JOB_END_TIME:-}" ] || { # an older Slurm; if squeue has no answer, the ranks know of no end
   ends=$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%e)
   SLURM_JOB_END_TIME=${ends:+$(date -d "$ends" +%s 2>/dev/null)}
 }
 export MASTER_ADDR MASTER_PORT SLURM_JOB_END_TIME # ranks stop by themselves before the end
 [ -z "${SLURM_CPUS_PER_TASK:-}" ] || {
-  export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK # srun does not take it from sbatch by itself
+  export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK # srun does not inherit it from sbatch
   export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$SLURM_CPUS_PER_TASK}
 }
 export SLURM_EXPORT_ENV=ALL PYTHONUNBUFFERED=1 PYTHONFAULTHANDLER=1
 
-# srun ends with the code of whichever task ended worst; what has happened, rank 0 writes here.
+# srun ends with the worst exit code of all tasks. Rank 0 writes here what happened.
 export FMRISCALE_OUTCOME=$PWD/slurm-$SLURM_JOB_ID.outcome
 rm -f "$FMRISCALE_OUTCOME"
 
-# One task a GPU; without GPUs the tasks that sbatch was asked for.
+# One task per GPU; without GPUs, the tasks that sbatch was asked for.
 gpus=${SLURM_GPUS_ON_NODE:-0}
 per_node=()
 [ "$gpus" -eq 0 ] || per_node=(--overcommit --ntasks-per-node="$gpus" --ntasks=$((gpus * SLURM_JOB_NUM_NODES)))
 echo "$(date '+%F %T') job $SLURM_JOB_ID, start $((restarts + 1)), on $SLURM_JOB_NODELIST, meeting at $MASTER_ADDR:$MASTER_PORT"
 
-# Slurm tries again for a minute to end a step on a node that does not answer, and knows the step by its
-# number alone. Empty steps give the ranks of this start another number than those of the two before.
+# Slurm tries for a minute to end a step on a node that does not answer, and identifies the step only by its
+# number. Empty steps give the ranks of this start a step number that the two starts before did not have.
 for ((i = 0; i < restarts % 3; i++)); do srun --nodes=1 --ntasks=1 true &>/dev/null; done
 
-# bash acts on a signal only when no command is in front: srun runs behind, and is waited for in a loop.
-# A task ignores USR1 until Python listens to it; without that an early one would kill it.
+# bash handles a signal only when no foreground command runs. So srun runs in the background, and a loop waits for it.
+# A task ignores USR1 until Python handles it. Otherwise an early signal would kill the task.
 srun "${per_node[@]}" --kill-on-bad-exit=1 --label \
   bash -c 'trap "" USR1; exec "$@"' rank python fmriscale/train.py --config "$@" &
 srun=$!
@@ -78,7 +78,7 @@ srun=$!
 while :; do
   wait "$srun"
   code=$?
-  kill -0 "$srun" 2>/dev/null || break # wait also returns when a signal came
+  kill -0 "$srun" 2>/dev/null || break # wait also returns after a signal
 done
 trap '' USR1 TERM
 outcome=$(cat "$FMRISCALE_OUTCOME" 2>/dev/null)
@@ -91,14 +91,14 @@ case $code:$outcome in
 *:saved) again="the ranks ended with $code after a checkpoint" ;;
 *) [ "$asked" != USR1 ] || again="the ranks ended with $code before the first checkpoint" ;;
 esac
-# TERM is sent by scancel, and at the time limit. After the first, a requeue would bring the job back.
+# scancel sends TERM, and so does Slurm at the time limit. After scancel, a requeue would bring the job back.
 reason=$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%r 2>/dev/null)
 [ "$asked" != TERM ] || [ "$reason" = TimeLimit ] || again=""
 if [ -n "$again" ] && [ "$restarts" -ge "$limit" ]; then
   echo "$(date '+%F %T') $again; no more restarts: MAX_RESTARTS is $limit"
 elif [ -n "$again" ]; then
   echo "$(date '+%F %T') $again; start $((restarts + 2)) is put in the queue"
-  scontrol requeue "$SLURM_JOB_ID" # sends TERM to this script at once: it is the last thing done
+  scontrol requeue "$SLURM_JOB_ID" # sends TERM to this script at once, so it must be the last command
   sleep 60
 fi
 exit "$code"

@@ -9,11 +9,11 @@
 #SBATCH --open-mode=append
 #SBATCH --output=%x-%j.out
 #
-# Nothing to edit: options of sbatch override the lines above. Every task of the array builds its part of the
-# shards; its first task also submits the job that writes the manifest when the whole array has ended, well or
-# badly. That job tells which shards are missing, if any are: submit the same line again, with any --array, and
-# only those are built. Without --array one job does it all. slurm/env.sh, if there is one, is sourced first.
-# Runs in quarantine do not fail the job (the table at its end lists them), so that another job may depend on it.
+# There is nothing to edit: options of sbatch override the lines above. Every task of the array builds its part of the
+# shards. The first task also submits the job that writes the manifest after the whole array has ended, with or without
+# success. If shards are missing, that job names them. Then submit the same line again, with any --array, and only those
+# are built. Without --array, one job does everything. slurm/env.sh, if it exists, is sourced first.
+# Runs in quarantine do not fail the job, so that another job can depend on it. The table at its end lists them.
 . "${SLURM_SUBMIT_DIR:?submit this with sbatch, from the root of the repository}/slurm/array.sh" shard "$@" || {
   echo "shard.sh: submit it from the root of the repository" >&2 && exit 2
 }

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Stops everything that up.sh started (and the jobs and clients in it) and checks that nothing is left.
-# Keeps $SLT_ROOT/log; --purge removes $SLT_ROOT altogether. Only processes recorded by up.sh (pid and start
-# time) or living in the namespaces it made are signalled.
+# Stops everything that up.sh started, with its jobs and clients, and checks that nothing is left.
+# It keeps $SLT_ROOT/log; --purge removes all of $SLT_ROOT. It signals only processes that up.sh recorded (pid and
+# start time) or that live in its namespaces.
 set -Eeuo pipefail
 # shellcheck source=tools/slurm/common.sh
 . "$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)/common.sh"
@@ -42,7 +42,7 @@ done
 for name in ctld munged ctl; do
   alive "$name" || continue
   kill -TERM "$(pid_of "$name")"
-  # its saved state is removed below anyway
+  # its saved state is removed below in any case
   wait_for 2 dead "$name" || kill -KILL "$(pid_of "$name")" 2>/dev/null || true
 done
 for f in "$ROOT"/run/node*.pid; do wait_for 5 dead "$(basename "$f" .pid)" || true; done

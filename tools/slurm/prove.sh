@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Brings the testbed up, shows that each thing a test relies on works, takes it down.
+# Starts the testbed, shows that everything works that a test relies on, and stops it.
 # SLOW=1 adds the real time limit (about 100 s). PY = a python with torch (default: the repository's .venv).
 set -Eeuo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)

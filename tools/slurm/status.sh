@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What of the testbed is up; exit code 0 if the controller answers.
+# Shows which parts of the testbed are up; exit code 0 if the controller answers.
 set -euo pipefail
 . "$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)/common.sh"
 alive ctl || { echo "slurm_testbed: nothing is up in $ROOT" && exit 1; }

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Bare machine -> idle Slurm nodes. A second run keeps what is up and mends what is not.
+# Starts Slurm nodes on a bare machine. A second run keeps what is up and repairs what is not.
 #
-# Every "host" is a process tree with namespaces of its own:
+# Every "host" is a process tree with its own namespaces:
 #   ctl             net+uts+mount          slurmctld and munged; where sbatch, srun, ... run
 #   node01..nodeNN  net+uts+mount+ipc+pid  one slurmd each, own host name, IP, /proc, /dev/shm
-# joined by a bridge that lives inside ctl's network namespace.
+# A bridge inside ctl's network namespace joins them.
 set -Eeuo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=tools/slurm/common.sh
@@ -39,7 +39,7 @@ if [ ${#need[@]} -gt 0 ]; then
   [ "${SLT_INSTALL:-1}" = 1 ] || die "missing packages: ${need[*]}"
   command -v apt-get >/dev/null || die "missing ${need[*]}, and there is no apt-get"
   say "installing ${need[*]}"
-  # a policy that keeps the packages' own services from being started
+  # this policy keeps the packages from starting their own services
   if [ ! -e /usr/sbin/policy-rc.d ]; then
     trap 'rm -f /usr/sbin/policy-rc.d' EXIT
     printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d
@@ -70,13 +70,13 @@ echo "$settings" >"$ROOT/etc/.slt"
   echo "$NET.254 ctl"
   for i in $(seq 1 "$NODES"); do printf '%s.%d node%02d\n' "$NET" "$i" "$i"; done
 } >"$ROOT/etc/hosts"
-# names come from that file alone: no DNS look-up that cannot be answered
+# names come from that file alone, so there is no DNS look-up that cannot be answered
 printf '%s: files\n' passwd group shadow hosts networks protocols services >"$ROOT/etc/nsswitch.conf"
 
 gres_types='' node_gres=''
 : >"$ROOT/etc/gres.conf"
 if [ "$GPUS" -gt 0 ]; then
-  # slurmd wants device nodes, any will do: these are /dev/null by another name
+  # slurmd needs device nodes, and any will do: these are /dev/null under other names
   for g in $(seq 0 $((GPUS - 1))); do [ -c "$ROOT/dev/nvidia$g" ] || mknod "$ROOT/dev/nvidia$g" c 1 3; done
   devices=$ROOT/dev/nvidia0
   [ "$GPUS" = 1 ] || devices="$ROOT/dev/nvidia[0-$((GPUS - 1))]"
@@ -118,7 +118,7 @@ SchedulerType=sched/backfill
 SchedulerParameters=sched_interval=2,bf_interval=2
 JobRequeue=1
 ReturnToService=2
-# short times, so that a dead node is noticed within seconds
+# with short times, a dead node is noticed within seconds
 SlurmdTimeout=10
 SlurmctldTimeout=10
 MessageTimeout=5
@@ -187,7 +187,7 @@ for i in $(seq 1 "$NODES"); do
   fi
 done
 
-# a node that an earlier run left drained comes back too ("down" ones return by themselves)
+# a node that an earlier run left drained is resumed too (nodes that are "down" return by themselves)
 bad=$("$ROOT/bin/sinfo" -h -N -t drain,drained,draining,fail -o %N | sort -u | paste -sd,)
 [ -z "$bad" ] || { "$ROOT/bin/sinfo" -R && "$ROOT/bin/scontrol" update NodeName="$bad" State=RESUME && say "resumed $bad"; }
 nodes_up() {

@@ -1,9 +1,9 @@
-"""What every test may rely on: no network, one thread a process, real data where there are any."""
+"""Fixtures of all tests: the repository, the real data, and how files are shared out over workers."""
 
 import os
 from pathlib import Path
 
-# Before torch or numpy are imported by a test: ranks share the cores, and threads would fight for them.
+# Set before a test imports torch or numpy: ranks share the cores, and more threads would compete for them.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
@@ -14,13 +14,13 @@ REPOSITORY = Path(__file__).parents[1]
 
 @pytest.fixture(scope="session")
 def repository() -> Path:
-    """Root of the repository."""
+    """Return the root of the repository."""
     return REPOSITORY
 
 
 @pytest.fixture(scope="session")
 def data_root() -> Path:
-    """Folder of the real data; skips where there is none. Use with `@pytest.mark.realdata`."""
+    """Return the folder of the real data; skip if there is none. Use it with `@pytest.mark.realdata`."""
     if not (path := os.environ.get("FMRISCALE_DATA")):
         pytest.skip("FMRISCALE_DATA is not set: export it to the folder of the real data")
     folder = REPOSITORY / path
@@ -30,10 +30,10 @@ def data_root() -> Path:
 
 
 class _Files(LoadFileScheduling):
-    """Deals whole files, so that no fixture is made twice.
+    """Gives whole files to workers, so that no fixture is made twice.
 
-    The tests of Slurm go together, for they share a cluster; so do those that start ranks, which would
-    crowd the cores if two of them ran at once.
+    The tests of Slurm run on one worker, because they share a cluster. So do the tests that start ranks:
+    two of them at a time would overload the cores.
     """
 
     def _split_scope(self, nodeid: str) -> str:
@@ -44,6 +44,6 @@ class _Files(LoadFileScheduling):
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log) -> _Files:
-    """Deal files to the workers in the order of `testpaths`: what takes longest begins first."""
+    """Give files to the workers in the order of `testpaths`: the slowest begin first."""
     config.option.loadscopereorder = False
     return _Files(config, log)

@@ -1,4 +1,4 @@
-"""Small real corpora for tests: AR(1) noise written in the corpus format, shards and manifest."""
+"""Small real corpora for tests: AR(1) noise in the corpus format, with shards and manifest."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from fmriscale.corpus.reader import Corpus
 
 
 def ar1(rng: np.random.Generator, n_volumes: int, n_features: int, phi: float = 0.8) -> np.ndarray:
-    """Standardised AR(1) noise, float16 [T, V]."""
+    """Return standardised AR(1) noise, float16 [T, V]."""
     x = rng.standard_normal((n_volumes, n_features))
     for t in range(1, n_volumes):
         x[t] = phi * x[t - 1] + np.sqrt(1 - phi**2) * x[t]
@@ -33,11 +33,11 @@ def write_corpus(
     """Write a corpus and open it.
 
     `datasets` maps a name to {subjects, runs, n_volumes, t_r, weight, licence, denoise, sample_mask, events,
-    quality, space, n_features, shards, scale, participant}; n_volumes may be a function (subject, run) ->
-    int. `events` is a function (subject, run) -> list of dicts, `quality` one to a record's quality, `scale`
-    to (mean, std) of the run before it was standardised, `participant` one of the subject to kept columns;
-    `signal` is a function (array, record) -> array that may add to the noise before it is standardised. A
-    `split` of None puts everybody in train. `quarantine` are rows of quarantine.tsv.
+    quality, space, n_features, shards, scale, participant}. Some of these are functions (subject, run) ->
+    value: `n_volumes` (or an int), `events` (a list of dicts), `quality` (of the record) and `scale` (mean
+    and std of the run before it is standardised). `participant` is a function of the subject and returns the
+    kept columns. `signal` is a function (array, record) -> array, which may add to the noise before it is
+    standardised. With `split` None, everybody is in train. `quarantine` holds rows of quarantine.tsv.
     """
     datasets = datasets or {"alpha": {}, "beta": {"t_r": 1.5, "n_volumes": 90}}
     rng = np.random.default_rng(seed)

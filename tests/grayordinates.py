@@ -1,4 +1,4 @@
-"""Small surfaces and grayordinates with known content, written as real CIFTI and GIFTI files by nibabel."""
+"""Small surfaces and grayordinates with known content, which nibabel writes as real CIFTI and GIFTI files."""
 
 from pathlib import Path
 
@@ -13,22 +13,22 @@ GRID_AFFINE = np.array([[-2.0, 0, 0, 8], [0, 2, 0, -6], [0, 0, 2, -4], [0, 0, 0,
 
 
 def surface(structure: str, vertices: np.ndarray, n_vertices: int = N_VERTICES) -> BrainModelAxis:
-    """Some vertices of one structure, in the order given."""
+    """Return the axis of some vertices of one structure, in the given order."""
     return BrainModelAxis.from_surface(vertices, n_vertices, name=structure)
 
 
 def volume(structure: str, voxels: np.ndarray, affine: np.ndarray = GRID_AFFINE) -> BrainModelAxis:
-    """Some voxels [n, 3] of one structure, in the order given."""
+    """Return the axis of some voxels [n, 3] of one structure, in the given order."""
     return BrainModelAxis(structure, voxel=voxels, affine=affine, volume_shape=GRID)
 
 
 def voxels(first: int, count: int) -> np.ndarray:
-    """Voxels [count, 3] of the small grid, from a flat place on."""
+    """Return voxels [count, 3] of the small grid, from a flat index on."""
     return np.stack(np.unravel_index(np.arange(first, first + count), GRID), axis=1)
 
 
 def whole_brain() -> BrainModelAxis:
-    """Both cortices without their medial walls (vertices 0 to 9), and two structures of voxels."""
+    """Return both cortices without their medial walls (vertices 0 to 9), and two structures of voxels."""
     cortex = np.arange(10, N_VERTICES)
     return (
         surface("CORTEX_LEFT", cortex)
@@ -39,7 +39,7 @@ def whole_brain() -> BrainModelAxis:
 
 
 def series(axis: BrainModelAxis | ParcelsAxis, n_volumes: int, seed: int = 0) -> np.ndarray:
-    """Numbers [T, rows] round 1000."""
+    """Return numbers [T, rows] around 1000."""
     return np.random.default_rng(seed).normal(1000, 20, (n_volumes, len(axis))).astype(np.float32)
 
 
@@ -66,14 +66,14 @@ def write_dlabel(path: Path, keys: np.ndarray, axis: BrainModelAxis, names: dict
 
 
 def parcel_axis(names: list[str]) -> ParcelsAxis:
-    """Parcels of two vertices each."""
+    """Return parcels of two vertices each."""
     return ParcelsAxis.from_brain_models(
         [(name, surface("CORTEX_LEFT", np.array([2 * i, 2 * i + 1]))) for i, name in enumerate(names)]
     )
 
 
 def write_func(path: Path, values: np.ndarray, t_r: float | None = None) -> Path:
-    """Write a .func.gii of [vertices, T], one array a time point; t_r (s) goes to TimeStep in ms."""
+    """Write a .func.gii of [vertices, T] with one array per time point; t_r (s) goes to TimeStep in ms."""
     meta = {} if t_r is None else {"TimeStep": f"{1000 * t_r:f}"}
     arrays = [
         GiftiDataArray(v, "NIFTI_INTENT_TIME_SERIES", "NIFTI_TYPE_FLOAT32", meta=meta)

@@ -1,4 +1,4 @@
-"""Measured memory: what autograd keeps, and the most that torch's CPU allocator hands out."""
+"""Measured memory: what autograd keeps, and the most that torch's CPU allocator has allocated."""
 
 from collections.abc import Callable
 
@@ -7,7 +7,7 @@ from torch.profiler import ProfilerActivity, profile
 
 
 def saved_bytes(forward: Callable[[], torch.Tensor], model: torch.nn.Module) -> int:
-    """Bytes of all storages that a forward pass keeps for the backward pass, weights left out."""
+    """Return the bytes that a forward pass keeps for the backward pass, without weights."""
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
     kept: dict[int, torch.UntypedStorage] = {}
 
@@ -23,13 +23,13 @@ def saved_bytes(forward: Callable[[], torch.Tensor], model: torch.nn.Module) -> 
 
 
 def peak_of(work: Callable[[], object]) -> int:
-    """Most bytes that were allocated at a time, over those at the start."""
+    """Return the most bytes allocated at a time, above those at the start."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         work()
     now = most = 0
     results = profiler.profiler
     assert results is not None and results.kineto_results is not None
-    # The backward pass has a thread of its own, and events come thread by thread.
+    # The backward pass runs in another thread, and the profiler lists events thread by thread.
     in_time = sorted(results.kineto_results.events(), key=lambda event: event.start_ns())
     for event in in_time:
         if event.name() == "[memory]":

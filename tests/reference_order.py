@@ -1,4 +1,4 @@
-"""The order in plain Python and its own words, slow and easy to check: what the compiled one must equal."""
+"""The order of pairs in plain Python: slow, and easy to check. The compiled order must equal it."""
 
 import math
 
@@ -11,7 +11,7 @@ GOLDEN = 0x9E3779B97F4A7C15
 
 
 def mix(x):
-    """SplitMix64's finaliser."""
+    """Apply the finaliser of SplitMix64."""
     x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & WORD
     x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & WORD
     return x ^ (x >> 31)
@@ -26,12 +26,12 @@ def key_of(*parts):
 
 
 def uniform(key, index):
-    """A number in [0, 1)."""
+    """Return a number in [0, 1)."""
     return (mix((mix((index + GOLDEN) & WORD) + key) & WORD) >> 11) * 2.0**-53
 
 
 def permute(index, n, key):
-    """Six Feistel rounds over side * side numbers, until one is below n."""
+    """Permute an index by six Feistel rounds over side * side numbers, repeated until it is below n."""
     side = math.isqrt(n - 1) + 1
     while True:
         left, right = divmod(index, side)
@@ -44,7 +44,7 @@ def permute(index, n, key):
 
 
 def windows_of(run, pairs: PairConfig):
-    """Every left start of a run, by trying all volumes."""
+    """Return every left start of a run, by trying all volumes."""
     starts = []
     for part in run["segments"].split(","):
         a, b = map(int, part.split(":"))
@@ -53,7 +53,7 @@ def windows_of(run, pairs: PairConfig):
 
 
 def draw(runs, datasets, quotas, which, occurrence, kinds, pairs: PairConfig, seed, position):
-    """One pair of an exact order: (left run, start, right run, start, kind); runs are dictionaries."""
+    """Return one pair of an exact order: (left run, start, right run, start, kind); runs are dictionaries."""
     block, place = divmod(position, len(which))
     d = which[place]
     turn = block * quotas[d] + occurrence[place]
@@ -71,7 +71,7 @@ def draw(runs, datasets, quotas, which, occurrence, kinds, pairs: PairConfig, se
         return run, start, run, start + follows, 0
     key, turns = key_of(seed, 3, position), kinds[d]
     kind = turns[(turn // 2) % len(turns)]
-    for again in range(64):  # a kind that this window cannot have is exchanged, by the quotas
+    for again in range(64):  # if this window cannot have the kind, another is drawn by the quotas
         if able(runs, run, k, KINDS[kind - 1], pairs):
             break
         kind = turns[int(uniform(key_of(seed, 2, position), again) * len(turns))]
@@ -92,7 +92,7 @@ def draw(runs, datasets, quotas, which, occurrence, kinds, pairs: PairConfig, se
 
 
 def distant_shifts(n, pairs: PairConfig):
-    """Shifts on the circle of n windows that keep away from the positive and from left."""
+    """Return the shifts on a circle of n windows that are far from the positive and do not overlap left."""
     near = max(1, -(-pairs.min_distance // min(pairs.stride, 2 * pairs.length + pairs.gap + 1)))
     overlapping = {
         n - back
@@ -103,7 +103,7 @@ def distant_shifts(n, pairs: PairConfig):
 
 
 def partners(own, kind):
-    """Two questions about a run: is it in the set that is drawn from, and may it be taken?"""
+    """Return two functions of a run: is it in the set to draw from, and may it be the partner?"""
     subject = (own["dataset"], own["subject"])
     if kind == "same_subject":
         return lambda r: (r["dataset"], r["subject"]) == subject, lambda r: r is not own
@@ -113,7 +113,7 @@ def partners(own, kind):
 
 
 def able(runs, run, k, kind, pairs: PairConfig):
-    """Can window k of a run have a negative of this kind?"""
+    """Return whether window k of a run can have a negative of this kind."""
     if kind == "reversed":
         return True
     if kind == "same_run":
@@ -123,7 +123,7 @@ def able(runs, run, k, kind, pairs: PairConfig):
 
 
 def records(corpus, pairs: PairConfig):
-    """The runs of a corpus in the order of data set and place on disk, those in which a pair fits."""
+    """Return the runs that hold a pair, in the order of data set and place on disk."""
     table = corpus.runs.sort_values(["dataset", "shard", "offset"])
     found = [
         {**run, "row": row, "windows": windows_of(run, pairs)} for row, run in table.to_dict("index").items()
@@ -132,7 +132,7 @@ def records(corpus, pairs: PairConfig):
 
 
 def as_rows(runs, pairs):
-    """Turn reference pairs into corpus rows, as arrays."""
+    """Return reference pairs as arrays, with rows of the corpus in place of runs."""
     left, start, right, right_start, kind = np.array(pairs).T
     rows = np.array([run["row"] for run in runs])
     return rows[left], start, rows[right], right_start, kind

@@ -19,7 +19,7 @@ AFFINE = np.array([[3.0, 0, 0, -10], [0, 3, 0, -12], [0, 0, 3, -9], [0, 0, 0, 1]
 
 
 def brain_like(n_volumes: int, seed: int = 0, shape: tuple[int, ...] = SHAPE) -> np.ndarray:
-    """Voxels [X, Y, Z, T] round 1000 with noise that is smooth in time, int16."""
+    """Return voxels [X, Y, Z, T] around 1000 with noise that is smooth in time, int16."""
     noise = np.random.default_rng(seed).normal(size=(*shape, n_volumes))
     noise[..., 1:] += 0.8 * noise[..., :-1]
     return (1000 + 20 * noise).astype(np.int16)
@@ -28,7 +28,7 @@ def brain_like(n_volumes: int, seed: int = 0, shape: tuple[int, ...] = SHAPE) ->
 def write_image(
     path: Path, voxels: np.ndarray, affine: np.ndarray = AFFINE, t_r: float | None = T_R, **header: Any
 ) -> Path:
-    """Write a NIfTI image; t_r None leaves the header silent about time."""
+    """Write a NIfTI image; with t_r None, the header has no repetition time."""
     path.parent.mkdir(parents=True, exist_ok=True)
     image = nib.Nifti1Image(voxels, affine)
     for name, value in header.items():
@@ -41,7 +41,7 @@ def write_image(
 
 
 def write_atlas(path: Path, shape: tuple[int, ...] = SHAPE, affine: np.ndarray = AFFINE) -> Path:
-    """Write an atlas of six slabs with labels 10, 20, ... and a margin of 0."""
+    """Write an atlas of six slabs with labels 10, 20, ..., and a margin of 0."""
     labels = np.zeros(shape, np.int16)
     inner = labels[1:-1, 1:-1, 1:-1]
     inner[:] = (10 * (1 + np.arange(inner.shape[0]) * N_LABELS // inner.shape[0]))[:, None, None]
@@ -51,7 +51,7 @@ def write_atlas(path: Path, shape: tuple[int, ...] = SHAPE, affine: np.ndarray =
 
 
 def confounds(n_volumes: int, seed: int = 0) -> pd.DataFrame:
-    """Confounds with the columns and the leading n/a of fMRIPrep."""
+    """Return confounds with the columns of fMRIPrep and its n/a in the first row."""
     rng = np.random.default_rng(seed + 1000)
     table = {}
     for name in (*(f"{k}_{a}" for k in ("trans", "rot") for a in "xyz"), "white_matter", "csf"):
@@ -87,7 +87,7 @@ def write_fmriprep_run(root: Path, subject: str, run: int = 1, n_volumes: int = 
 
 
 def grow(root: Path, *files: str) -> Path:
-    """Make a tree of empty files; braces offer alternatives, as in a shell: `a_{x,y}.nii`."""
+    """Make a tree of empty files; braces give alternatives, as in a shell: `a_{x,y}.nii`."""
     for file in files:
         before, opening, rest = file.partition("{")
         if opening:
@@ -100,7 +100,7 @@ def grow(root: Path, *files: str) -> Path:
 
 
 def dataset(root: Path, atlas: Path | None = None, **settings: Any) -> DatasetConfig:
-    """A data set of kind fmriprep on the small atlas; settings override."""
+    """Return a data set of kind fmriprep on the small atlas; `settings` override its fields."""
     given: dict[str, Any] = {
         "name": "toy",
         "kind": "fmriprep",
@@ -112,19 +112,19 @@ def dataset(root: Path, atlas: Path | None = None, **settings: Any) -> DatasetCo
 
 
 def corpus(out: Path, *datasets: DatasetConfig, **settings: Any) -> CorpusConfig:
-    """A recipe for one process."""
+    """Return a recipe for one process."""
     return CorpusConfig(**({"datasets": list(datasets), "out": str(out), "jobs": 1} | settings))
 
 
 def fragile(number: int) -> int:
-    """Kill the process that works on 2."""
+    """Return the number; kill this process if it is 2."""
     if number == 2:
         os._exit(1)
     return number
 
 
 def hanging(path: str) -> int:
-    """Return the length of a file; a pipe that nobody writes to is waited for."""
+    """Return the length of a file; wait for ever if it is a pipe that nobody writes to."""
     return len(Path(path).read_bytes())
 
 
@@ -132,10 +132,10 @@ VOLUMES = FeatureConfig(name="f", labels_img="atlas.nii.gz")
 
 
 def found(root: Path, features: FeatureConfig = VOLUMES, **given: Any) -> tuple[list, list]:
-    """Runs and rejections of a tree of (empty) files."""
+    """Return the runs and rejections of a tree of (empty) files."""
     return find_runs(dataset(root, features=features, **given))[:2]
 
 
 def reasons(root: Path, **given: Any) -> dict[str, str]:
-    """Why the files of a tree are no runs, by name."""
+    """Return the reason why each file of a tree is not a run, by name."""
     return {r.source.rpartition("/")[2]: r.reason for r in found(root, **given)[1]}

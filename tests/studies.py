@@ -1,4 +1,4 @@
-"""A finished study without its hours of training: cells and baselines with chosen accuracies."""
+"""A finished study without hours of training: its cells and baselines have chosen accuracies."""
 
 from pathlib import Path
 
@@ -27,7 +27,7 @@ N_PEOPLE, N_PAIRS = 17, 168
 
 
 def config(folder: Path, **changed) -> StudyConfig:
-    """Settings of a study of the timbre design."""
+    """Return the settings of a study of the timbre design."""
     task = {"label": "timbre", "condition": "condition", "delay": 0.0, **changed.pop("task", {})}
     settings = {
         **{"out": str(folder / "study"), "corpus": str(folder / "corpus"), "pretrained": "runs/ntp/encoder"},
@@ -38,7 +38,7 @@ def config(folder: Path, **changed) -> StudyConfig:
 
 
 def events(subject, run):
-    """Targets of the timbre experiment: every run holds one condition and one timbre."""
+    """Return events of the timbre experiment: every run holds one condition and one timbre."""
     condition, timbre = cell_of(subject, run)
     return [
         {"onset": 16 + 22.0 * i, "duration": 4.0, "timbre": timbre, "condition": condition} for i in range(21)
@@ -56,7 +56,7 @@ def design(settings: StudyConfig):
 
 
 def summary(settings: StudyConfig, truth=CROSS_RUN, conditions=("heard", "imagined", "heard to imagined")):
-    """Summarise a study whose cells scored about as `truth` says; subjects differ, alike in every arm."""
+    """Summarise a study whose cells score about as `truth` says; subjects differ equally in every arm."""
     rng = np.random.default_rng(0)
     people = [f"timbre/{i + 1:02d}" for i in range(N_PEOPLE)]
     easy = {c: dict(zip(people, rng.normal(0, 0.03, N_PEOPLE), strict=True)) for c in conditions}

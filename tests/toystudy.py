@@ -1,4 +1,4 @@
-"""A study that takes seconds: four people, three runs each, two timbres, and an encoder for it."""
+"""A study that takes seconds: four people with three runs each, two timbres, and an encoder."""
 
 import json
 from pathlib import Path
@@ -36,7 +36,7 @@ def write_encoder(folder, seed, **meta):
 
 
 def write_toy(root: Path) -> Path:
-    """Write corpus/ and encoder/, which has the weights that the fresh arm of seed 0 starts from."""
+    """Write corpus/ and encoder/; the encoder has the weights that the fresh arm of seed 0 starts from."""
     spec = {"subjects": 4, "runs": 3, "n_volumes": 100, "events": events}
     write_corpus(root / "corpus", datasets={"toy": spec}, n_features=V, signal=add_timbre)
     write_encoder(root / "encoder", seed=0)
@@ -44,7 +44,7 @@ def write_toy(root: Path) -> Path:
 
 
 def options(place, out="out", **changed):
-    """The command line of the study of a place; changed: settings, with __ for dots."""
+    """Return the command line of the study in a folder; `changed` are settings, with __ for dots."""
     chosen = {
         "out": place / out,
         "corpus": place / "corpus",
@@ -62,7 +62,7 @@ def options(place, out="out", **changed):
 
 
 def without_times(path):
-    """A cell's result; what is left is the same on every machine load."""
+    """Return the result of a cell without times, so that the load of the machine does not matter."""
     result = json.loads(path.read_text())
     del result["seconds"]
     for epoch in result["epochs"]:
@@ -71,7 +71,7 @@ def without_times(path):
 
 
 def write_arrays(folder: Path, n_people: int, n_volumes: int) -> dict[str, Any]:
-    """Write a run [T, V] of noise for each person, and return what a recipe says of the data set."""
+    """Write a run [T, V] of noise for each person, and return the data set's part of a recipe."""
     folder.mkdir()
     for subject in range(1, n_people + 1):
         signals = 100 + np.random.default_rng(subject).normal(size=(n_volumes, V))

@@ -1,4 +1,4 @@
-"""A real HTTP server of a folder, with ranges, that fails in the ways that servers and networks do."""
+"""A real HTTP server of a folder, with ranges. It can fail as servers and networks do."""
 
 import contextlib
 import os
@@ -13,30 +13,30 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
-os.environ["NO_PROXY"] = "127.0.0.1"  # whatever proxy this machine has
+os.environ["NO_PROXY"] = "127.0.0.1"  # bypass the proxy of this machine, if any
 
 
 class FolderServer(ThreadingHTTPServer):
-    """Serves `folder` under /corpus, with pages of links for folders, and counts what it does.
+    """Serves `folder` under /corpus, with a page of links for each folder, and counts what it does.
 
     Attributes
     ----------
     sent, requests : Counter
-        Bytes of bodies sent, and requests, by path.
+        Bytes of bodies that were sent, and number of requests, by path.
     drop_after : int, optional
-        Bytes after which a connection is cut in the middle of its body.
+        Bytes after which a connection is cut in the middle of a body.
     errors : Counter
-        How many requests for the bytes of a path are still answered with `status`.
+        How many more requests for a path are answered with `status`.
     flips : Counter
-        How many bodies of a path are still sent with one flipped byte.
+        How many more bodies of a path are sent with one flipped byte.
     ranges, lengths, chunks : bool
-        Whether Range is understood; whether the length of a body is told, or else that of chunks of it.
+        Whether the server supports Range, sends Content-Length, or (without a length) sends chunks.
     retry_after : int
-        The wait that an answer with `status` asks for, s; 0 = none.
+        Seconds that an answer with `status` asks the client to wait; 0 = none.
     pause : float
-        Wait after each 16 KiB, s.
+        Seconds that the server waits after each 16 KiB.
     busy : int
-        Requests that are being answered.
+        Number of requests that are being answered.
     """
 
     daemon_threads = True
@@ -59,7 +59,7 @@ class FolderServer(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_address[1]}/corpus"
 
     def die(self) -> None:
-        """Stop listening and cut all connections, as a machine that goes down."""
+        """Stop listening and cut all connections, as a machine does that goes down."""
         self.shutdown()
         self.server_close()
         for connection in list(self.connections):
@@ -67,7 +67,7 @@ class FolderServer(ThreadingHTTPServer):
                 connection.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request, client_address) -> None:
-        """Clients that leave are no news."""
+        """Ignore clients that disconnect."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -143,7 +143,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self.close_connection = True
                 self.connection.shutdown(socket.SHUT_RDWR)
                 return
-            self.server.sent[name] += len(body[at : at + step])  # first: the client may ask for it at once
+            self.server.sent[name] += len(body[at : at + step])  # before sending: tests may read it
             chunk = body[at : at + step]
             self.wfile.write(b"%x\r\n%b\r\n" % (len(chunk), chunk) if self.server.chunks else chunk)
             if self.server.pause:
@@ -166,7 +166,7 @@ def serving(folder: Path) -> Iterator[FolderServer]:
 
 
 class _Network:
-    """Passes bytes on to a server; cuts connections in the middle of large answers.
+    """Forwards bytes to a server, and cuts connections in the middle of large answers.
 
     Attributes
     ----------
@@ -182,7 +182,7 @@ class _Network:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def die(self) -> None:
-        """Take no connection any more, and cut all."""
+        """Refuse new connections, and cut all open ones."""
         for one in (self._listener, *self._open):
             with contextlib.suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)

@@ -1,4 +1,4 @@
-"""Small runs on real ranks: DeepSpeed over gloo, two processes."""
+"""Small runs on real ranks: DeepSpeed over gloo, in two processes."""
 
 import json
 import subprocess
@@ -32,7 +32,7 @@ SETTINGS = {
 
 @pytest.fixture(scope="session")
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A recipe for a tiny model on a corpus of two data sets; give `--out`."""
+    """Write a recipe for a tiny model on a corpus of two data sets; its user gives `--out`."""
     folder = tmp_path_factory.mktemp("corpora")
     datasets = {"alpha": {"subjects": 6}, "beta": {"subjects": 6, "t_r": 1.5, "n_volumes": 90}}
     write_corpus(folder / "toy", datasets=datasets, split=SplitConfig(val=0.3, test=0.0))
@@ -43,7 +43,10 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def sessions(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[list]]:
-    """Train runs in sessions (ranks, [command lines]); return the exit code or error of each run of each."""
+    """Return a function that trains runs in sessions (ranks, [command lines]).
+
+    The function returns, for each session, the exit code or error of each run.
+    """
 
     def run(*wanted: tuple[int, list[list[str]]]) -> list[list]:
         path = tmp_path_factory.mktemp("runs") / "runs.json"

@@ -1,6 +1,7 @@
-"""Kill ranks of a run at random moments, and hang one: killed_worker.py FOLDER KILLS writes FOLDER/told.json.
+"""Kills ranks of a run at random moments, and hangs one.
 
-FOLDER/recipe.yaml is the run. Every life is two ranks forked from this process.
+`killed_worker.py FOLDER KILLS` writes FOLDER/told.json. FOLDER/recipe.yaml is the recipe. This process
+forks two ranks for every start of a run.
 """
 
 import contextlib
@@ -23,18 +24,18 @@ folder, n_kills = Path(sys.argv[1]), int(sys.argv[2])
 
 
 def work(name: str, *options: str) -> int:
-    """Be a rank in a life of a run; return the exit code of train.py."""
+    """Run train.py as a rank; return its exit code."""
     line = ["--config", str(folder / "recipe.yaml"), "--out", str(folder / name), *options]
     return train.exit_code_of(lambda: train.main(line))
 
 
 def start(name: str, *options: str) -> list[int]:
-    """Begin a life of a run; its ranks end with the exit code of train.py."""
+    """Start a run, or restart it; its ranks end with the exit code of train.py."""
     return fork_ranks(2, lambda: os._exit(work(name, *options)))
 
 
 def end(pid: int, patience: float = 120) -> int:
-    """Wait for a rank, and return its exit code; kill it where it does not end."""
+    """Wait for a rank and return its exit code; kill the rank if it does not end in time."""
     limit = time.monotonic() + patience
     while not (found := os.waitpid(pid, os.WNOHANG))[0]:
         if time.monotonic() > limit:
@@ -49,7 +50,7 @@ def lines(name: str) -> int:
 
 
 def wait_for(what, pids: list[int]) -> None:
-    """Wait until something is true, or a rank has ended."""
+    """Wait until `what()` is true, or a rank has ended."""
     while not what() and all(
         os.waitid(os.P_PID, p, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None for p in pids
     ):
@@ -57,7 +58,7 @@ def wait_for(what, pids: list[int]) -> None:
 
 
 def kill_at(moment: str, rng: random.Random) -> dict:
-    """One life that is cut short: while it starts, in a step, or while a checkpoint is written."""
+    """Start the run and kill a rank: while it starts, in a step, or while a checkpoint is written."""
     before, ranks = lines("killed"), start("killed")
     if moment == "start":
         time.sleep(rng.uniform(0.0, 1.5))
@@ -87,16 +88,16 @@ def flip_a_byte() -> str:
 
 
 def log_of_its_own(name: str) -> None:
-    """Let this rank write its errors, and its stacks, into a file."""
+    """Redirect the errors and stacks of this rank into a file."""
     os.dup2(os.open(folder / f"{name}{os.environ['RANK']}.log", os.O_WRONLY | os.O_CREAT), 2)
 
 
 def hang() -> dict:
-    """A rank is stopped in a step, and woken when the other has ended: both must tell where they stand."""
+    """Stop a rank in a step, and wake it when the other has ended: both must write their stacks."""
 
     def rank() -> None:
         log_of_its_own("hung")
-        # Rank 1 is woken after its time to tell and before its own end: two stacks at once are no use.
+        # Rank 1 wakes after its time to write stacks and before its own end, so that stacks do not mix.
         minutes = ("0.1", "0.12")[int(os.environ["RANK"])]
         os._exit(work("hung", "--train.hang_minutes", minutes, "--train.steps", "100000"))
 
@@ -109,12 +110,12 @@ def hang() -> dict:
 
 
 def orphans() -> dict:
-    """Ranks whose launcher is killed: nobody hands on a signal, or tells them that they are alone."""
+    """Kill the launcher of ranks: nobody forwards a signal or tells them that the launcher is gone."""
 
     def rank() -> None:
         os.environ["TORCHELASTIC_RUN_ID"] = "a launcher whose children are the ranks"
         code = work("orphans", "--train.steps", "100000", "--train.save_every", "100000")
-        atomic_write(folder / f"orphan{os.environ['RANK']}", str(code))  # it is read as soon as it is there
+        atomic_write(folder / f"orphan{os.environ['RANK']}", str(code))  # read as soon as it exists
         os._exit(0)
 
     if not (launcher := os.fork()):
@@ -134,7 +135,7 @@ def orphans() -> dict:
 
 
 def twice() -> None:
-    """Two trainings in one process, as in a notebook, and a mistake between them."""
+    """Train twice in one process, as in a notebook, with a mistake in between."""
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_SIZE", "MASTER_ADDR", "MASTER_PORT"):
         del os.environ[name]
     codes = [work("once", "--train.steps", "3"), work("once", "--train.steps", "4", "--train.seed", "9")]
@@ -144,14 +145,14 @@ def twice() -> None:
 
 
 def slow_disk() -> dict:
-    """Rank 1 cannot write its part of a checkpoint (it opens a pipe that nobody reads) until we let it."""
+    """Let rank 1 wait with its part of a checkpoint: it writes to a pipe that nobody reads for a while."""
     ranks = start("slow", "--train.steps", "78")
     wait_for(lambda: lines("slow") > 0, ranks)
     final = folder / "slow/checkpoints/step_0000075"
     draft = final.with_suffix(".tmp")
     draft.mkdir(parents=True)
     os.mkfifo(draft / "rank_00001.safetensors")
-    parts = os.open(draft, os.O_RDONLY)  # whatever the folder is called by then
+    parts = os.open(draft, os.O_RDONLY)  # a descriptor, because the folder is renamed
     wait_for(lambda: os.access("rank_00000.safetensors", os.F_OK, dir_fd=parts), ranks)
     time.sleep(1)
     there = sorted(path.name for path in final.parent.iterdir())
@@ -161,7 +162,7 @@ def slow_disk() -> dict:
 
 
 def refused_on_one_rank() -> dict:
-    """DeepSpeed refuses the settings of one rank, while the other waits for it inside of DeepSpeed."""
+    """Let DeepSpeed refuse the settings of one rank while the other waits for it inside DeepSpeed."""
     abort.PATIENCE_S, abort.GRACE_S = 1.0, 2.0
     wrong = ["--train.deepspeed", json.dumps({"zero_optimization": {"sub_group_size": "many"}})]
 
@@ -174,7 +175,7 @@ def refused_on_one_rank() -> dict:
 
 
 def fall() -> None:
-    """One rank falls over something that no user can mend, and does not end; the other waits for it."""
+    """Let one rank abort with a bug and not end, while the other waits for it."""
     abort.GRACE_S = 2.0
     world = distributed.init_distributed()
     if world.rank == 1:
@@ -184,7 +185,7 @@ def fall() -> None:
 
 
 def lose_the_first() -> None:
-    """Rank 0 is killed while another rank waits for something else than an exchange."""
+    """Kill rank 0 while the other rank waits outside of any collective."""
     abort.PATIENCE_S = 1.0
     log_of_its_own("lost")
     world, joined = distributed.init_distributed(), folder / "lost1.joined"
@@ -196,7 +197,7 @@ def lose_the_first() -> None:
 
 
 def disagree() -> None:
-    """One rank cannot go on before the first step."""
+    """Let one rank fail before the first step."""
     world = distributed.init_distributed()
     try:
         with distributed.agree_on_errors():

@@ -1,4 +1,4 @@
-"""One rank that measures DeepSpeed steps: memory_worker.py OUT writes what each case held."""
+"""One rank that measures DeepSpeed steps. `memory_worker.py OUT` writes the memory of each case."""
 
 import gc
 import json
@@ -24,7 +24,7 @@ PAUSE_S = 0.005
 
 
 def held() -> int:
-    """Bytes of all storages of tensors that are alive."""
+    """Return the bytes of all storages of live tensors."""
     gc.collect()
     tensors = [o for o in gc.get_objects() if isinstance(o, torch.Tensor)]
     storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
@@ -32,9 +32,9 @@ def held() -> int:
 
 
 def measure(stage: int, precision: str) -> dict[str, int]:
-    """Most bytes at a time in a step, and parameters."""
+    """Return the most bytes held at a time in a step, and the number of parameters."""
     before = held()
-    # Two pairs: activations weigh little beside weights.
+    # With two pairs, activations are small beside weights.
     shape = resolve_encoder(ModelConfig(preset="tiny", d_model=256), {"roi": 64}, 2)
     model, n_pairs = build(shape, 0), 2
     n_parameters = count_parameters(model)
@@ -55,7 +55,7 @@ def measure(stage: int, precision: str) -> dict[str, int]:
 
 
 def built(stage: int) -> dict[str, int]:
-    """Most bytes at a time while a model of eight blocks is built, and parameters."""
+    """Return the most bytes held while a model of eight blocks is built, and the number of parameters."""
     shape = resolve_encoder(ModelConfig(preset="tiny", d_model=256, n_layers=8), {"roi": 64}, 2)
     train, plan = TrainConfig(zero_stage=stage), plan_batch(2, 1, world.world_size)
     models = []
@@ -69,7 +69,10 @@ def built(stage: int) -> dict[str, int]:
 
 
 def unhurried(exchange: Callable) -> Callable:
-    """Let an exchange's threads let go of its tensors before this one: the profiler misses their frees."""
+    """Return the exchange with a pause after it.
+
+    Its threads release their tensors in the pause, before this thread does: the profiler misses their frees.
+    """
 
     def exchange_and_pause(*args: Any, **kwargs: Any) -> Any:
         done = exchange(*args, **kwargs)

@@ -1,4 +1,4 @@
-"""Start ranks, and read what they recorded."""
+"""Starts ranks, and reads what they recorded."""
 
 import json
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def clean_environment() -> dict[str, str]:
-    """The environment without what a launcher or Slurm may have left in it."""
+    """Return the environment without the variables of a launcher or of Slurm."""
     ours = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
     kept = {k: v for k, v in os.environ.items() if k not in ours and not k.startswith("SLURM_")}
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
@@ -17,14 +17,14 @@ def clean_environment() -> dict[str, str]:
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
+    """Return a port that nobody listens on."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         return s.getsockname()[1]
 
 
 def start_ranks(command: list[str], environments: list[dict[str, str]]) -> list[subprocess.Popen]:
-    """Start one process for each environment; each is the first of a process group of its own."""
+    """Start one process for each environment; each leads a process group of its own."""
     base = clean_environment()
     return [
         subprocess.Popen(
@@ -40,7 +40,7 @@ def start_ranks(command: list[str], environments: list[dict[str, str]]) -> list[
 
 
 def steps_of(run: Path) -> list[dict]:
-    """The step lines of a run's metrics.jsonl, without what a clock measured."""
+    """Return the step lines of a run's metrics.jsonl, without the figures that a clock measured."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     clock = (
         "pairs_per_s",
@@ -56,6 +56,6 @@ def steps_of(run: Path) -> list[dict]:
 
 
 def evals_of(run: Path) -> list[dict]:
-    """The evaluation lines of a run's metrics.jsonl."""
+    """Return the evaluation lines of a run's metrics.jsonl."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [line for line in lines if line.get("event") == "eval"]

@@ -1,7 +1,7 @@
-"""Ranks that are forked from one warm process: starting Python and DeepSpeed costs more than training.
+"""Forks ranks from one warm process, because starting Python and DeepSpeed costs more than training.
 
-worker.py SESSIONS.json: a list of {"ranks": N, "runs": [command lines of train.py]}. Each session is N ranks
-that make its runs one after the other. Writes SESSIONS.out: for each session the exit code of each run, or
+worker.py SESSIONS.json reads a list of {"ranks": N, "runs": [command lines of train.py]}. Each session has
+N ranks, which do its runs one after the other. SESSIONS.out gets, by session, the exit code of each run or
 the error that a user would see.
 """
 
@@ -26,13 +26,13 @@ from fmriscale.training.resilience import StopRequest, Watchdog
 
 
 def warm_up() -> None:
-    """Import what ranks import late, so that they are forked with it."""
+    """Import what ranks import late, so that forked ranks have it."""
     zero._deepspeed(torch.device("cpu"))
-    importlib.import_module("deepspeed.runtime.zero.muon.muon_optimizer")  # it brings torch's compiler
+    importlib.import_module("deepspeed.runtime.zero.muon.muon_optimizer")  # it imports torch's compiler
 
 
 def fork_ranks(n: int, work: Callable[[], None]) -> list[int]:
-    """Fork ranks of a launcher that do some work; return their process ids."""
+    """Fork ranks, as a launcher does, which do some work; return their process ids."""
     place = {"WORLD_SIZE": str(n), "LOCAL_SIZE": str(n), "MASTER_ADDR": "127.0.0.1"}
     place["MASTER_PORT"] = str(free_port())
     pids = []
@@ -55,7 +55,7 @@ def fork_ranks(n: int, work: Callable[[], None]) -> list[int]:
 
 
 def make(runs: list[list[str]], results: Path) -> None:
-    """Be one rank of a session."""
+    """Do the runs of a session as one of its ranks."""
     world = distributed.init_distributed()
     told: list[int | str] = []
     for args in runs:

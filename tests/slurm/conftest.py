@@ -1,4 +1,4 @@
-"""A real Slurm for the session: three nodes in namespaces of this machine (tools/slurm_testbed)."""
+"""A real Slurm for the test session: three nodes in namespaces of this machine (tools/slurm_testbed)."""
 
 import contextlib
 import os
@@ -18,7 +18,7 @@ FINAL = ("COMPLETED", "FAILED", "TIMEOUT", "CANCELLED", "NODE_FAIL")
 
 @dataclass(frozen=True)
 class SlurmCluster:
-    """The testbed: `env` has its sbatch, srun, squeue, scontrol, slurm-node, ... first in PATH."""
+    """The testbed. In `env`, its sbatch, srun, squeue, scontrol, slurm-node, ... come first in PATH."""
 
     root: Path
     env: dict[str, str]
@@ -28,7 +28,7 @@ class SlurmCluster:
         return self.env["PATH"]
 
     def run(self, *command: str | Path, cwd: Path | None = None, **env: str) -> str:
-        """Run a command with the cluster's tools in PATH and return its stdout; fail loudly."""
+        """Run a command with the cluster's tools in PATH and return its stdout; fail if it fails."""
         done = subprocess.run(
             [str(c) for c in command],
             cwd=cwd,
@@ -50,7 +50,7 @@ class SlurmCluster:
         return dict(re.findall(r"(\S+?)=(\S*)", text))
 
     def wait(self, job_id: str, states: str | tuple[str, ...] = FINAL, timeout: float = 60) -> dict:
-        """Poll until a job is in one of the states and return its fields; fail after timeout, s."""
+        """Wait until a job is in one of the states and return its fields; fail after `timeout` seconds."""
         states = (states,) if isinstance(states, str) else states
         end = time.monotonic() + timeout
         while (fields := self.job(job_id))["JobState"] not in states:
@@ -60,22 +60,22 @@ class SlurmCluster:
         return fields
 
     def node(self, action: str, name: str, *command: str) -> str:
-        """Do to a node what a person could: poweroff, boot, kill-slurmd, unplug, plug, ..."""
+        """Do to a node what a person could do: poweroff, boot, kill-slurmd, unplug, plug, ..."""
         return self.run("slurm-node", action, name, *command)
 
     def finish_job(self, array: str, timeout: float = 60.0) -> str:
-        """Return the id of the job that finishes an array's work, once a task has submitted it."""
+        """Wait until a task has submitted the job that finishes an array's work, and return its id."""
         end = time.monotonic() + timeout
         while time.monotonic() < end:
             names = self.run("squeue", "--noheader", f"--name=finish-{array}", "--states=all", "--format=%i")
             if names.split():
-                [job] = names.split()  # one, whatever was requeued
+                [job] = names.split()  # exactly one, even if tasks were requeued
                 return job
             time.sleep(0.2)
         pytest.fail("nobody submitted the job that finishes")
 
     def freeze(self, command: str, folder: Path, task: int) -> str:
-        """Stop the process of an array's task where it stands; return the name of its node."""
+        """Stop the process of an array's task with SIGSTOP; return the name of its node."""
         for path in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
                 line = (path / "cmdline").read_bytes()
@@ -89,7 +89,7 @@ class SlurmCluster:
         pytest.fail("the task is not there (did it end before it could be stopped?)")
 
     def restart_controller(self) -> None:
-        """Stop slurmctld as an upgrade would, and start it again."""
+        """Stop slurmctld as an upgrade does, and start it again."""
         pid = int((self.root / "run/slurmctld.pid").read_text())
         os.kill(pid, signal.SIGTERM)
         end = time.monotonic() + 30
@@ -99,12 +99,12 @@ class SlurmCluster:
         self.mend()
 
     def mend(self) -> None:
-        """Bring every node back to service."""
+        """Bring every node back into service."""
         self.run(TESTBED, "up")
 
 
 def _alive(pid: int) -> bool:
-    """Tell whether a process runs; one that has ended may stay listed for a while."""
+    """Say whether a process runs; a process that has ended may stay listed for a while."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
@@ -113,8 +113,8 @@ def _alive(pid: int) -> bool:
 
 @pytest.fixture(scope="session")
 def slurm_cluster() -> Iterator[SlurmCluster]:
-    """The testbed, up for the session; skips with the reason where it cannot be brought up."""
-    shared = os.environ.get("SLT_ROOT")  # brought up, and taken down, by who started the tests
+    """Start the testbed for the session; skip with the reason if it cannot be started."""
+    shared = os.environ.get("SLT_ROOT")  # whoever set it starts and stops the testbed
     root = Path(shared or f"/run/slt-{os.getpid()}")
     env = {**os.environ, "SLT_ROOT": str(root), "PATH": f"{root}/bin:{os.environ['PATH']}"}
     env = {k: v for k, v in env.items() if not k.startswith(("SLURM_", "SBATCH_"))}

@@ -135,6 +135,8 @@ def _scalar(hint: Any, node: Node) -> Any:
     if value is not None and node.text in choices(hint):
         return node.text
     if value is not None and str in allowed:
+        if float in allowed and type(value) in (int, float):
+            return float(value)
         is_number = int in allowed and type(value) is int and str(value) == node.text
         return value if is_number else node.text
     if type(value) in allowed or any(value == c and type(value) is type(c) for c in choices(hint)):

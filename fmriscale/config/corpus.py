@@ -193,6 +193,12 @@ class DatasetConfig(Settings):
     affine_from: PathText | None = None
     """NIfTI image on the runs' grid: runs without orientation (qform_code and sform_code 0) take its affine;
     None = they are quarantined."""
+    stimulus: str | None = None
+    """Name of what everybody saw or heard in a run, the same in every data set that had it: text, or a
+    template of entities and participants_columns ({task}, film_{run}); None = nothing that people share."""
+    stimulus_onset: float | str = 0.0
+    """Time zero of the stimulus, s from the beginning of the run as onsets of events are, or a template
+    ({onset}); below 0 where the run starts amid the stimulus."""
     denoise: DenoiseConfig = field(default_factory=DenoiseConfig)
     """Cleaning of every run."""
     quality: QualityConfig = field(default_factory=QualityConfig)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MEASURED = ("coverage", "mean_fd", "tsnr")  # Figures of a run's quality that are columns of runs.tsv too
-MAX_ONSET = 86400.0  # Of a stimulus before the run, s: none lasts longer than a day
+MAX_ONSET = 86400.0  # Seconds that a stimulus may have begun before the run
 NO_GROUP = ("", "n/a", "na", "nan", "none", "null")  # Cells, in small letters, that name no group
 
 

@@ -21,8 +21,9 @@ from fmriscale.ingest.read.mirror import by_url, local_path
 SOFTWARE = ("isal", "nibabel", "nilearn", "numpy", "scipy")
 """Packages whose versions shape the numbers or bytes of a corpus."""
 
-MANIFEST_ONLY = ("people", "weight", "licence")
-"""Fields of a data set that are in the manifest and change no shard."""
+MANIFEST_ONLY = ("people", "weight", "licence", "stimulus", "stimulus_onset")
+"""Fields of a data set that are in the manifest and change no shard; the first stimulus of a data set builds
+its shards again all the same, because their states must then tell when each run's first volume was."""
 
 _CHUNK = 256
 """Files that a thread looks at in one go; many threads, as a network file system answers each slowly."""
@@ -65,6 +66,8 @@ def _settings(dataset: DatasetConfig) -> dict[str, Any]:
     settings = map_paths(dataset, _stamped)
     for field in ("root", *MANIFEST_ONLY):
         del settings[field]
+    if dataset.stimulus is not None:
+        settings["stimulus"] = True
     if atlas := load_features(dataset.features).space.atlas:
         settings["features"]["labels_img"] = asdict(atlas)
     return settings

@@ -9,12 +9,12 @@ from typing import Any
 import pandas as pd
 
 from fmriscale.common.errors import UserError
-from fmriscale.common.files import expand
+from fmriscale.common.files import expand, printable
 from fmriscale.common.quarantine import Rejection
 from fmriscale.config import CorpusConfig
 from fmriscale.config.document import dump
 from fmriscale.config.paths import absolute, map_paths
-from fmriscale.corpus.assemble import corpus_json, quarantine_table, run_table
+from fmriscale.corpus.assemble import MAX_ONSET, corpus_json, quarantine_table, run_table
 from fmriscale.corpus.building import (
     FolderLock,
     ShardState,
@@ -143,9 +143,29 @@ def _tables(
     """Return runs.tsv and quarantine.tsv."""
     people = {d.name: d.people or d.name for d in config.datasets}
     groups = {run.key: run.group for shard in plan.shards for run in shard.runs}
-    runs = run_table((row for state in states for row in state.runs()), people, config.split, groups)
+    rows = [row for state in states for row in state.runs()]
+    runs = run_table(rows, people, config.split, groups, _stimuli(plan, rows))
     rejected = [asdict(rejection) for rejection in (*plan.rejections, *duplicates.values())]
     return runs, quarantine_table(rejected + [line for state in states for line in state.rejections])
+
+
+def _stimuli(plan: Plan, rows: list[dict[str, Any]]) -> dict[str, tuple[str, float]]:
+    """Return stimulus and onset of the runs that have one, s from the first volume that is in the corpus."""
+    sources = {run.key: run for shard in plan.shards for run in shard.runs if run.stimulus}
+    stimuli: dict[str, tuple[str, float]] = {}
+    late: dict[str, list[str]] = {}
+    for row in rows:
+        if (run := sources.get(row["key"])) is not None:
+            onset, seconds = run.stimulus_onset - row["first_volume"], row["n_volumes"] * row["t_r"]
+            stimuli[run.key] = (printable(run.stimulus), round(onset, 6))
+            if not -MAX_ONSET <= onset < seconds:
+                what = f"run {run.key} of {seconds:g} s has stimulus_onset {run.stimulus_onset:g} s"
+                late.setdefault(run.dataset, []).append(what)
+    for dataset, whats in late.items():
+        if 2 * len(whats) > sum(sources[key].dataset == dataset for key in stimuli):
+            remedy = "give seconds from the beginning of the run (below 0: it starts amid the stimulus)"
+            raise UserError(f"data set '{dataset}': {whats[0]}, and {len(whats) - 1} more; {remedy}")
+    return stimuli
 
 
 def _corpus_json(

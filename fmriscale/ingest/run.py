@@ -153,7 +153,8 @@ def _encode(run: RunSource, dataset: DatasetConfig, checked: _Checked, cleaned: 
         },
     ).encode()
     array = (run.array or "") + (str(run.cut) if run.cut else "")
-    return dataclasses.replace(encoded, row=encoded.row | {"array": array})
+    first = {"first_volume": shift} if dataset.stimulus is not None else {}
+    return dataclasses.replace(encoded, row=encoded.row | {"array": array} | first)
 
 
 def _events(run: RunSource, t_r: float, shift: float, end: float) -> list[dict[str, Any]]:

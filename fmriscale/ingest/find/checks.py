@@ -12,6 +12,7 @@ from fmriscale.config import DatasetConfig
 from fmriscale.ingest.find.archives import is_template, template_fields
 from fmriscale.ingest.find.forms import form_of
 from fmriscale.ingest.find.names import ENTITY_ORDER, LONG_NAMES, RENDERING
+from fmriscale.ingest.find.stimulus import stimulus_mistake
 from fmriscale.ingest.read.mirror import local_path, mirror_of
 
 FORMS = {  # What a layout may hold
@@ -56,7 +57,7 @@ def check_dataset(dataset: DatasetConfig) -> Path:
 
 def setting_mistakes(dataset: DatasetConfig) -> list[str]:
     """Return what is wrong with the settings whatever lies on disk, each beginning with its key."""
-    checks = (_form, _unused, _entities, _pattern, _events, _variable)
+    checks = (_form, _unused, _entities, _pattern, _events, _variable, stimulus_mistake)
     return [mistake for check in checks if (mistake := check(dataset)) is not None]
 
 

@@ -31,6 +31,7 @@ from fmriscale.ingest.find.hcp import find_hcp
 from fmriscale.ingest.find.names import EntitySet, ambiguous_keys, make_key, run_identity, short_names
 from fmriscale.ingest.find.participants import Participant, Participants
 from fmriscale.ingest.find.remedies import contradiction, no_task, tell_apart
+from fmriscale.ingest.find.stimulus import stimulus_of_run
 from fmriscale.ingest.find.tree import Tree
 from fmriscale.ingest.read.content import check_content
 from fmriscale.ingest.read.cuts import Cut
@@ -51,6 +52,8 @@ class RunSource:
     participant: dict[str, str] = field(default_factory=dict)  # columns of that table that the recipe keeps
     participant_id: str = ""  # The id in that table where it is written otherwise than the run's; "" else
     group: str = ""  # The cell of the column `split.group` of that table; "" = stands alone
+    stimulus: str = ""  # What everybody saw or heard; "" = nothing that people share
+    stimulus_onset: float = 0.0  # s from the beginning of the run
     sidecars: tuple[Path, ...] = ()  # JSON files that apply, the most specific last
     brain_mask: Path | None = None
     confounds: Path | None = None
@@ -252,6 +255,7 @@ def _complete(scan: Scan, context: _Context) -> RunSource:
         scan = scan._replace(entities=scan.entities | {"sub": participant.subject})
     if not participant.subject:
         raise Rejected("no_name", "no subject in its name; give name_pattern with a group (?P<subject>...)")
+    stimulus, onset = stimulus_of_run(context.dataset, scan.entities, participant.kept)
     run = RunSource(
         dataset=context.dataset.name,
         path=scan.path,
@@ -263,6 +267,8 @@ def _complete(scan: Scan, context: _Context) -> RunSource:
         participant=participant.kept,
         participant_id=participant.table_id,
         group=participant.group,
+        stimulus=stimulus,
+        stimulus_onset=onset,
         form=context.form,
         right=scan.right,
         **find_companions(scan, context.form, context.dataset, context.root, context.tree),

@@ -14,6 +14,7 @@ VERBS = {  # Verb: module whose `main(args) -> exit code` does it, one line of h
     "simulate": ("fmriscale.simulate.build", "write a timbre experiment with known truth"),
     "finetune": ("fmriscale.finetune", "fresh and pre-trained arms on a same-label task"),
     "report": ("fmriscale.reports.command", "a study, or the curves of a pre-training run, as one HTML page"),
+    "publish": ("fmriscale.reports.publish", "an encoder with its model card, as a folder or on the Hub"),
 }
 
 

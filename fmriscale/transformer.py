@@ -35,7 +35,8 @@ class EncoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
     Parameters
     ----------
     encoder : str, Path or Encoder
-        encoder/ folder of a pre-training run (or model/ of a study), or what `Encoder.from_pretrained` gave.
+        encoder/ folder of a pre-training run (or model/ of a study), published weights (hf://org/name,
+        https://..., s3://...), or what `Encoder.from_pretrained` gave.
     t_r : float, optional
         Repetition time of what goes in, s; None = that of pre-training, where it was one.
     pool : {"mean", "cls", "bins"}

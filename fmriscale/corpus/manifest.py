@@ -213,6 +213,11 @@ def install(
             path.unlink(missing_ok=True)
 
 
+def hashed_key(key: str) -> str:
+    """Return what a published encoder has in place of a run's key, for comparison with the keys of others."""
+    return f"sha256:{hashlib.sha256(key.encode()).hexdigest()}"
+
+
 def details_hash(members: dict[str, bytes]) -> str:
     """Return the first 16 hexadecimal digits of the sha256 of all members but the signals."""
     rest = b"".join(members[name] for name in ("json", "mean.npy", "std.npy"))

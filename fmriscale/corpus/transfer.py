@@ -68,17 +68,23 @@ def read_whole(folder: RemoteFolder, name: str, give_up_after: float) -> bytes:
 
 
 def fetch_shard(
-    folder: RemoteFolder, name: str, part: BinaryIO, size: int, sha256: str, backoff: Backoff
+    folder: RemoteFolder,
+    name: str,
+    part: BinaryIO,
+    size: int,
+    sha256: str,
+    backoff: Backoff,
+    listed_in: str = "corpus.json",
 ) -> None:
     """Fetch what is missing of a file whose size and hash are known, and check all of it."""
     at = f"{folder.shown}/{name}"
     try:
         _fetch(folder, name, part, backoff, Entry(name, size), sha256)
     except WrongContent as error:
-        expected = f"corpus.json says {size} bytes, sha256 {sha256} (fetched {WRONG_FILES} times)"
-        raise DamageError(f"{at}: {error}, {expected}; upload the shard or the corpus again") from None
+        expected = f"{listed_in} says {size} bytes, sha256 {sha256} (fetched {WRONG_FILES} times)"
+        raise DamageError(f"{at}: {error}, {expected}; upload it and {listed_in} again") from None
     except FileNotFoundError as error:
-        raise DamageError(f"{at}: not on the server ({error}); upload the shard again") from None
+        raise DamageError(f"{at}: not on the server ({error}); upload it again") from None
     except PermissionError as error:
         raise DamageError(f"{at}: the server refuses it ({error}); check your access") from None
 

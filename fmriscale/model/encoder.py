@@ -20,6 +20,7 @@ from fmriscale.model.dropout import Dropout
 from fmriscale.model.embedding import ProjectedEmbedding, RawEmbedding, token_times
 from fmriscale.model.pooling import pool_tokens
 from fmriscale.model.presets import EncoderConfig, Pool
+from fmriscale.model.remote import local_folder
 
 
 class Block(nn.Module):
@@ -89,6 +90,7 @@ class Encoder(nn.Module):
     Examples
     --------
     >>> encoder = Encoder.from_pretrained("runs/base/encoder")  # doctest: +SKIP
+    >>> encoder = Encoder.from_pretrained("hf://org/name@v1")  # doctest: +SKIP
     >>> vectors_BD = encoder.embed(windows_BLV, t_r_B)  # doctest: +SKIP
     """
 
@@ -110,12 +112,13 @@ class Encoder(nn.Module):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "Encoder":
-        """Read the encoder/ folder of a pre-training run, or the model/ folder of a study.
+        """Read the encoder/ folder of a pre-training run, the model/ folder of a study, or published weights.
 
         Parameters
         ----------
         folder : str or Path
-            As written by `save_pretrained`.
+            A folder as written by `save_pretrained` or `fmriscale publish`, or where one lies: hf://org/name
+            (or hf://org/name@revision), https://..., s3://.... Those are downloaded once and cached.
 
         Returns
         -------
@@ -125,11 +128,11 @@ class Encoder(nn.Module):
         Raises
         ------
         UserError
-            The folder holds no encoder, or one of a newer format.
+            The folder holds no encoder, or one of a newer format; or its server cannot be reached.
         DamageError
             The weights are not those that config.json names.
         """
-        folder = Path(folder)
+        folder = local_folder(folder)
         content = export.read_meta(folder)
         path, sha256 = folder / "model.safetensors", content["weights_sha256"]
         weights = export.read_weights(path, sha256, "export the encoder again")

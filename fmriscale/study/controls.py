@@ -11,6 +11,7 @@ from typing import Any
 
 from fmriscale.common.files import expand
 from fmriscale.config import StudyConfig
+from fmriscale.corpus.servers import is_url
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,8 @@ def commands(config: StudyConfig, control: Control) -> list[str]:
     encoder; where it is not there (the encoder was moved), RECIPE stands for it.
     """
     pretrained = Path(config.pretrained or "")
+    if is_url(config.pretrained or ""):  # of hf://org/name the control is runs/name_shuffled/encoder
+        pretrained = Path("runs", pretrained.name.partition("@")[0], "encoder")
     run, recipe = pretrained.parent, str(pretrained.parent / "config.yaml")
     encoder = run.parent / f"{run.name or 'pretrain'}_{control.suffix}" / pretrained.name
     if not expand(recipe.replace("{fold}", "0")).exists():

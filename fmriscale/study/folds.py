@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from fmriscale.common.errors import UserError
+from fmriscale.corpus.manifest import hashed_key
 
 
 @dataclass(frozen=True)
@@ -107,8 +108,13 @@ def smaller(fold: Fold, runs: pd.DataFrame, by: str, size: int, seed: int) -> np
 
 
 def refuse_seen_runs(fold: Fold, runs: pd.DataFrame, seen: Iterable[str], encoder: str) -> None:
-    """Refuse an encoder pre-trained on runs that this fold tests, or on runs of relatives of their people."""
-    saw, tested = np.isin(runs["key"].to_numpy(str), list(seen)), np.isin(runs.index, fold.test)
+    """Refuse an encoder pre-trained on runs that this fold tests, or on runs of relatives of their people.
+
+    What it saw are keys of runs, or their hashes, which published encoders have instead.
+    """
+    known = set(seen)
+    saw = np.array([key in known or hashed_key(key) in known for key in runs["key"]], bool)
+    tested = np.isin(runs.index, fold.test)
     remedy = (
         "so the test would not be of unseen data; pre-train without them (data.holdout_runs, and {fold} in "
         "`pretrained`), test other splits, or set allow_seen_runs: true"

@@ -18,6 +18,7 @@ from fmriscale.training.checkpoint import Checkpoint, Checkpoints, SaveError
 from fmriscale.training.distributed import agree_on_errors
 from fmriscale.training.evaluation import evaluate
 from fmriscale.training.feed import Feed, name_bad_pairs
+from fmriscale.training.origins import origins
 from fmriscale.training.resilience import NonFiniteGuard, StopRequest, write_outcome
 from fmriscale.training.run import Run
 from fmriscale.training.run_log import RunLog, StepResult
@@ -178,6 +179,7 @@ def export_encoder(folder: Path, run: Run, weights: dict[str, torch.Tensor], ste
         "pairs": dataclasses.asdict(run.config.data.pairs),
         "t_r": [float(t_r.min()), float(t_r.max())],
         "train_runs": list(run.loader.run_keys),
+        "datasets": origins(run.corpus, run.loader.run_keys),
         "corpus_fingerprint": run.corpus.fingerprint,
         "config": to_dict(run.config),
         "config_hash": config_hash(run.config),

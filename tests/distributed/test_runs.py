@@ -227,6 +227,9 @@ def test_masked_volumes_are_the_same_at_every_zero_stage_and_however_a_step_is_d
     assert all("masked_loss" in line for line in evals_of(folder / "masked0"))
     encoder = Encoder.from_pretrained(folder / "masked3/encoder")
     meta = encoder.meta
+    of_sets = meta["datasets"].values()
+    assert sum(own["n_runs"] for own in of_sets) == len(meta["train_runs"])
+    assert {own["licence"] for own in of_sets} == {"unknown"} and all(own["hours"] > 0 for own in of_sets)
     assert meta["config"]["train"]["masked_weight"] == 1 and encoder.config.preset == "tiny"
 
 

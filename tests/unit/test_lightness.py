@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-LATE = "deepspeed h5py matplotlib mlflow nibabel nilearn numba pandas scipy sklearn torch webdataset"
-
+LATE = "deepspeed h5py huggingface_hub matplotlib mlflow nibabel nilearn numba pandas scipy sklearn torch "
+LATE += "webdataset"
 LISTEN = """
 import contextlib, io, json, sys
 from fmriscale import cli, train
@@ -57,6 +57,7 @@ COMMANDS = {
     "inspect --help": "--report",
     "verify --help": "--repair",
     "report --help": "--out",
+    "publish --help": "--licence",
     "train.py --help": "train.lr",
     "shard --config DIR/key.yaml": "nonsense",
     "shard --plan --config DIR/root.yaml": "/nowhere is no folder",
@@ -73,6 +74,7 @@ COMMANDS = {
     "inspect DIR": "not a corpus",
     "verify DIR": "not a corpus",
     "report DIR": "neither summary.json",
+    "publish DIR": "no encoder/ with model.safetensors",
 }
 """Command, and what is in its answer."""
 

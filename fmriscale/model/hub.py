@@ -98,5 +98,5 @@ def _explained(url: str, repository: str, revision: str | None) -> Iterator[None
         status = error.response.status_code
         remedy = "hf auth login with a token that may write there" if status in (401, 403) else "try again"
         raise UserError(f"{url}: the Hub answers HTTP {status}; {remedy}") from None
-    except (errors.HTTPError, ConnectionError, TimeoutError) as error:
+    except Exception as error:  # whatever its library for HTTP raises where a connection breaks
         raise UserError(f"{url}: no answer of the Hub ({type(error).__name__}); try again") from None

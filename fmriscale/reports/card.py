@@ -7,6 +7,7 @@ import yaml
 
 from fmriscale.common.version import __version__
 from fmriscale.reports.licences import Licence
+from fmriscale.study.controls import CONTROLS
 
 OBJECTIVES = {
     "ntp_weight": "Next Thought Prediction (does this sequence follow that one?)",
@@ -137,7 +138,8 @@ def _training(meta: Meta, encoder: Meta) -> str:
     learnt = "; ".join(f"{what}, weight {weight:g}" for what, weight in weights.items() if weight)
     low, high = meta.get("t_r") or (None, None)
     t_r = "unknown" if low is None else f"{low:g} s" if low == high else f"{low:g} to {high:g} s"
-    clock = [f"volumes: {config['data']['volume_order']}"] if _is_control(config) else []
+    settings = config.get("data", {})
+    controls = [c.description for c in CONTROLS.values() if settings.get(c.setting) == c.value]
     lines = [
         f"objective: {learnt}" if learnt else "",
         f"steps: {meta['step']:,}, of {train.get('global_batch', '?')} pairs" if meta.get("step") else "",
@@ -146,16 +148,12 @@ def _training(meta: Meta, encoder: Meta) -> str:
         if pairs
         else "",
         f"read-out: pair {train['pair']}, pool {train['pool']}" if {"pair", "pool"} <= set(train) else "",
-        *clock,
+        *(f"**a control, not for use: {how}**" for how in controls),
         f"corpus {meta['corpus_fingerprint'][:12]}, recipe {meta['config_hash'][:12]}"
         if "config_hash" in meta
         else "",
     ]
     return "## Pre-training\n\n" + "\n".join(f"* {line}" for line in lines if line) + "\n"
-
-
-def _is_control(config: Meta) -> bool:
-    return config.get("data", {}).get("volume_order", "recorded") != "recorded"
 
 
 def _metrics(line: Meta | None) -> str:

@@ -71,6 +71,23 @@ def test_an_atlas_of_another_resolution_is_resampled_as_nilearn_does(tmp_path, s
     assert len(np.unique(expected)) > 4
 
 
+@pytest.mark.parametrize("kind", ["f4", "i2"])
+def test_a_mean_is_the_sum_of_voxels_in_the_order_of_the_file(tmp_path, kind):
+    rng, shape = np.random.default_rng(0), (20, 21, 22)
+    labels = np.sort(rng.integers(0, 30, size=shape), axis=0)  # neighbours are often alike
+    atlas = write_image(tmp_path / "atlas.nii.gz", labels.astype(np.int16), t_r=None)
+    volumes = (1000 * rng.normal(size=(*shape, 4)) ** 3).astype(kind)
+    image = open_image(write_image(tmp_path / "bold.nii.gz", volumes))
+    features = load_features(FeatureConfig(name="a", labels_img=str(atlas)))
+    signals, covered = reduce_image(image, features, None, 0.5)
+    in_parcel, parcel = labels.ravel(order="F") > 0, labels.ravel(order="F")
+    sums = np.zeros((4, 30))
+    for t in range(4):
+        np.add.at(sums[t], parcel[in_parcel], volumes[..., t].ravel(order="F")[in_parcel].astype(float))
+    np.testing.assert_array_equal(signals, sums[:, 1:] / np.bincount(parcel)[1:])
+    assert (covered == 1).all()
+
+
 def test_geometry_is_worked_out_once_however_runs_alternate(tmp_path):
     features = load_features(FeatureConfig(name="a", labels_img=str(write_atlas(tmp_path / "atlas.nii.gz"))))
     images = []

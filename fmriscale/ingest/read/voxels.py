@@ -1,7 +1,7 @@
 """Inner loops over the voxels of a volume, compiled; import this only where images are read.
 
-Voxels are taken in the order in which they lie in memory, so that a volume is read once, front to back,
-while it is still in the cache of the decompression.
+Voxels are taken about in the order in which they lie in memory, so that a volume is read once, front to back,
+while it is still in the cache of the decompression. Indices are unsigned: negative ones would be looked for.
 """
 
 import numpy as np

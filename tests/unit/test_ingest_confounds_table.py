@@ -132,6 +132,37 @@ def test_columns_of_a_strategy_that_are_words_or_there_twice_are_named(tmp_path)
     assert len(caught.value.detail) < 200
 
 
+UNREAD = {
+    "numbers": ("a_comp_cor_00", "0.5"),
+    "words": ("w_comp_cor_12", "good"),
+    "n/a": ("t_comp_cor_00", "n/a"),
+    "outliers": ("motion_outlier00", "0"),
+    "quoted tabs": ("c_comp_cor_01", '"1\t2"'),
+}
+
+
+@pytest.mark.parametrize("place", [0, 7, 36])
+@pytest.mark.parametrize("case", UNREAD)
+def test_columns_that_no_strategy_reads_change_nothing(tmp_path, case, place):
+    name, cell = UNREAD[case]
+    separator = "," if "tabs" in case else "\t"
+
+    def wider(n, line):
+        parts = line.split("\t")
+        return separator.join([*parts[:place], name if n == 0 else cell, *parts[place:]])
+
+    expected, found = read(tmp_path), read(tmp_path, lines(wider))
+    pd.testing.assert_frame_equal(found.regressors, expected.regressors)
+    assert found.sample_mask.tolist() == expected.sample_mask.tolist()
+    assert (found.mean_fd, found.warnings) == (expected.mean_fd, expected.warnings)
+
+
+def test_an_empty_cell_is_a_volume_where_one_column_alone_is_read(tmp_path):
+    text = "cosine00\ta_comp_cor_00\n" + "".join(f"{n if n != 9 else ''}\t1\n" for n in range(N))
+    with pytest.raises(Rejected, match=r"confounds.*cosine00 is n/a in more than the first volume"):
+        read(tmp_path, text, DenoiseConfig(strategy=["high_pass"]))
+
+
 # ---------------------------------------------------------------- cleaning as strong as asked for
 
 

@@ -1,5 +1,6 @@
 """Confounds of a run, by the tables of fMRIPrep and XCP-D: regressors, censoring, motion."""
 
+import re
 import tempfile
 import warnings
 from dataclasses import dataclass
@@ -28,6 +29,9 @@ MISNAMED = "vx-wisestdDVARS"
 
 NO_EFFECT = "Non-steady state volumes are always detected"
 """Beginning of the warning that concerns the recipe (strategy non_steady_state), not the run."""
+
+_UNREAD = re.compile(r"[atcw]_comp_cor_\d+|motion_outlier\d+")
+"""Columns that only strategy compcor reads, and outliers, which none does: most of a table."""
 
 _FD = "framewise_displacement"
 _SCRUB = (_FD, "std_dvars")
@@ -109,6 +113,7 @@ def read_confounds(
     dropped = dropped_volumes(confounds, denoise, cut) if dropped is None else dropped
     table = _load_rows(confounds, cut)
     check_rows(confounds, table.n_rows, n_volumes)
+    table = table if "compcor" in denoise.strategy else table.without(_UNREAD)
     measures = _SCRUB if "scrub" in denoise.strategy else _SCRUB[:1]
     motion = table.numbers(lambda name: name in measures)
     mean_fd = _mean_fd(motion, dropped)

@@ -17,7 +17,9 @@ from fmriscale.config.corpus import (
     SplitConfig,
 )
 from fmriscale.config.pretrain import (
+    KIND_NAMES,
     KINDS,
+    POSITIVE_KINDS,
     DataConfig,
     ModelConfig,
     PairConfig,
@@ -37,6 +39,8 @@ __all__ = [
     "FeatureConfig",
     "FinetuneTrainConfig",
     "KINDS",
+    "KIND_NAMES",
+    "POSITIVE_KINDS",
     "MAX_T_R",
     "MIN_T_R",
     "ModelConfig",

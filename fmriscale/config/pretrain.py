@@ -8,8 +8,12 @@ from typing import Any, Literal
 
 from fmriscale.config.settings import PathText, Rule, Settings
 
-KINDS = ("same_run", "same_subject", "same_dataset", "other_dataset", "reversed", "anywhere")
+KINDS = ("same_run", "same_subject", "same_dataset", "other_dataset", "reversed", "anywhere", "other_person")
 """How a negative pair was drawn; the code of a kind is its place here plus one, 0 is a positive."""
+KIND_NAMES = ("positive", *KINDS, "positive_other_person")
+"""Names of all kinds of pairs by their code."""
+POSITIVE_KINDS = (0, len(KINDS) + 1)
+"""Codes of the kinds in which right follows left: in the same run, or in another person's."""
 
 _SECONDS = re.compile(r"(\d+(?:\.\d*)?|\.\d+) ?s")
 
@@ -34,7 +38,11 @@ class PairConfig(Settings):
     gap: int | str = 0
     """Between the end of left and the start of a positive right, volumes or seconds."""
     negatives: dict[str, float] = field(default_factory=lambda: {"same_run": 0.5, "same_subject": 0.5})
-    """Quota of each kind: same_run, same_subject, same_dataset, other_dataset, reversed, anywhere."""
+    """Quota of each kind: same_run, same_subject, same_dataset, other_dataset, reversed, anywhere; and, with
+    partner other_person, the quota of other_person among negatives and among positives."""
+    partner: Literal["same_person", "other_person"] = "same_person"
+    """other_person: as often as the quota of other_person says, the right sequence is from another person who
+    shares the stimulus of left: at the following time of it, or, as a negative, at another time."""
     min_distance: int | str = 15
     """A same_run negative starts at least this far from where the positive does, volumes or seconds."""
     first: int | str = 0
@@ -46,6 +54,19 @@ class PairConfig(Settings):
             yield ("negatives",), f"pairs.negatives: unknown kind {unknown}; choose from {list(KINDS)}"
         if not self.negatives or min(self.negatives.values()) < 0 or sum(self.negatives.values()) <= 0:
             yield ("negatives",), "pairs.negatives: give quotas of 0 or more with a sum above 0"
+        has_quota = self.negatives.get("other_person", 0) > 0
+        if self.partner == "same_person" and has_quota:
+            yield (
+                ("negatives", "partner"),
+                "pairs.negatives has other_person, but pairs.partner is same_person: set it to other_person",
+            )
+        elif self.partner == "other_person" and not has_quota:
+            yield (
+                ("partner", "negatives"),
+                "pairs.partner other_person needs a quota of other_person in pairs.negatives, e.g. "
+                "{other_person: 0.8, same_run: 0.2}: positives have the same quota, and runs without a "
+                "shared stimulus take the other kinds",
+            )
         for name, low in (("length", 1), ("stride", 1), ("gap", 0), ("min_distance", 0), ("first", 0)):
             value = getattr(self, name)
             try:
@@ -108,6 +129,12 @@ class DataConfig(Settings):
             yield ("weights",), "data.weights: give weights of 0 or more"
         if not 0 <= self.temperature <= 1:
             yield ("temperature",), f"data.temperature is {self.temperature}; it must be between 0 and 1"
+        if self.pairs.partner == "other_person" and self.shuffle == "window":
+            yield (
+                ("shuffle", "pairs"),
+                "data.shuffle window reads some shards at a time, but other people are in all of them: use "
+                "exact, or data.pairs.partner same_person",
+            )
         if self.volume_order == "shuffled" and self.access == "mmap":
             yield (
                 ("volume_order", "access"),

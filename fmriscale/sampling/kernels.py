@@ -23,7 +23,7 @@ from numba import njit
 from fmriscale.common.randomness import fold, permute, uniform
 
 POSITIVE, SAME_RUN, SAME_SUBJECT, SAME_DATASET, OTHER_DATASET, REVERSED, ANYWHERE = range(7)
-"""Codes of kinds: 0, and the place of a negative's kind in `config.KINDS` plus one."""
+"""Codes of kinds: 0, and the place of a negative's kind in `config.KINDS` plus one (others: `across`)."""
 KIND_BLOCK = 240
 """Negatives of a data set in which the quotas of kinds are exact."""
 

@@ -190,6 +190,10 @@ class NTPLoader:
     def _describe_state(self, split: str) -> dict[str, Any]:
         """Return everything that the order depends on."""
         pairs = {f"data.pairs.{k}": v for k, v in dataclasses.asdict(self.data.pairs).items()}
+        if self.data.pairs.partner == "same_person":  # as before there were others
+            del pairs["data.pairs.partner"]
+        elif self.data.stimulus_clock == "shifted":
+            pairs["data.stimulus_clock"] = "shifted"
         quotas = [group.mixture.quotas.tolist() for group in self.groups]
         shuffled = {"data.volume_order": "shuffled"} if self.data.volume_order == "shuffled" else {}
         return {

@@ -1,6 +1,6 @@
 """How often each data set is drawn from, and which kinds its negatives are: shares as whole numbers."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -60,19 +60,23 @@ def mixture_of(shares: np.ndarray, kinds: np.ndarray) -> Mixture:
     return Mixture(which.astype(np.int32), occurrence, quotas, kinds)
 
 
-def kinds_of(index: WindowIndex, negatives: dict[str, float]) -> np.ndarray:
+def kinds_of(
+    index: WindowIndex, negatives: dict[str, float], able: Callable[[int], np.ndarray]
+) -> np.ndarray:
     """Return the kind of each negative in turn of each data set, int8 [D, KIND_BLOCK].
 
-    The quota of a kind that no run of a data set can supply goes to its other kinds, in proportion.
+    The quota of a kind that no run of a data set can supply goes to its other kinds, in proportion; `able`
+    tells how many windows of each run can have a kind, int [R], by its code.
     """
     declared = {KINDS.index(kind) + 1: quota for kind, quota in negatives.items() if quota > 0}
     codes = np.array(sorted(declared, key=lambda kind: (-declared[kind], kind)))
     quotas = np.array([declared[kind] for kind in codes])
+    able_RK = np.stack([able(code) for code in codes.tolist()], axis=1)
     block = np.zeros((len(index.dataset_first) - 1, KIND_BLOCK), np.int8)
     for d, (first, last) in enumerate(zip(index.dataset_first, index.dataset_first[1:], strict=False)):
-        able = (index.runs["reach"][first:last, codes] > 0).any(axis=0)
-        if able.any():
-            turns = largest_remainder(np.where(able, quotas, 0.0), KIND_BLOCK)
+        is_able = (able_RK[first:last] > 0).any(axis=0)
+        if is_able.any():
+            turns = largest_remainder(np.where(is_able, quotas, 0.0), KIND_BLOCK)
             block[d] = codes[interleave(turns)[0]]
     return block
 

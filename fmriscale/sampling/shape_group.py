@@ -11,6 +11,13 @@ from fmriscale.common.errors import UserError
 from fmriscale.config import KINDS, DataConfig
 from fmriscale.corpus.manifest import FeatureSpace
 from fmriscale.corpus.reader import Corpus
+from fmriscale.sampling.across import (
+    OTHER_PERSON,
+    POSITIVE_OTHER_PERSON,
+    draw_across,
+    sharers_of,
+    without_other_person,
+)
 from fmriscale.sampling.batch import Batch, Draw
 from fmriscale.sampling.gather import (
     Allocate,
@@ -21,7 +28,7 @@ from fmriscale.sampling.gather import (
     rescaling_of,
     verify_runs,
 )
-from fmriscale.sampling.kernels import draw_places
+from fmriscale.sampling.kernels import POSITIVE, draw_places
 from fmriscale.sampling.mixture import PassMemo, kinds_of, mixture_of
 from fmriscale.sampling.streaming import ShardSchedule, StreamedRuns
 from fmriscale.sampling.window_index import index_windows
@@ -53,7 +60,13 @@ class ShapeGroup:
         self.windows = np.diff(self.index.run_first[self.index.dataset_first])
         self.numbers = np.asarray(numbers, np.int16)
         self._declared = [kind for kind, quota in data.pairs.negatives.items() if quota > 0]
-        self._kinds = kinds_of(self.index, data.pairs.negatives)
+        self._sharers = None
+        if data.pairs.partner == "other_person":
+            self._sharers = sharers_of(self.index, corpus.runs, data, seed)
+        self._kinds = kinds_of(self.index, data.pairs.negatives, self._able)
+        if self._sharers is not None:
+            self._turns = self._kinds == OTHER_PERSON
+            self._kinds = without_other_person(self._kinds)
         self._check_kinds()
         n_shards, n_datasets = len(self.index.shard_run) - 1, len(datasets)
         self._memo = PassMemo(np.full(n_datasets, -1), np.zeros(n_shards + n_datasets, np.int64))
@@ -94,6 +107,8 @@ class ShapeGroup:
         out = Draw(runs[0], starts[0], runs[1], starts[1], kind, dataset, rows[0], rows[1], t_r)
         with self._lock:
             draw_places(first, self.index, self.mixture, self.seed, self._n_open, self._memo, out)
+        if self._sharers is not None:
+            draw_across(first, self.index, self._sharers, self._turns, self.mixture, self.seed, out)
         return out
 
     def batch(self, first: int, count: int) -> Batch:
@@ -105,7 +120,7 @@ class ShapeGroup:
         return Batch(
             left=left,
             right=right,
-            label=(draw.kind == 0).astype(np.int64),
+            label=((draw.kind == POSITIVE) | (draw.kind == POSITIVE_OTHER_PERSON)).astype(np.int64),
             kind=draw.kind,
             dataset=self.numbers[draw.dataset],
             t_r=draw.t_r,
@@ -119,7 +134,7 @@ class ShapeGroup:
     def supply(self) -> dict[str, np.ndarray]:
         """Return the share of each data set's windows that can have each declared kind, float [D] by kind."""
         runs = self.index.runs
-        able = {kind: runs["reach"][:, KINDS.index(kind) + 1] for kind in self._declared}
+        able = {kind: self._able(KINDS.index(kind) + 1) for kind in self._declared}
         return {
             kind: np.bincount(runs["dataset"], windows, len(self.datasets)) / np.maximum(self.windows, 1)
             for kind, windows in able.items()
@@ -129,7 +144,9 @@ class ShapeGroup:
         """Return what the order depends on, by data set: counts, and a hash of its runs in their order."""
         runs, bounds = self.corpus.runs, self.index.dataset_first
         names = ["key", "sha256", "segments", "person", "subject", *(["shard"] if self._n_open else [])]
-        columns = [runs[name].to_numpy()[self.rows] for name in names]
+        if self._sharers is not None and "stimulus" in runs:
+            names += ["stimulus", "stimulus_onset"]
+        columns = [runs[name].astype(str).to_numpy()[self.rows] for name in names]
         t_r = runs.t_r.to_numpy()[self.rows].astype("<f8")
         state = {}
         for name, first, last, windows in zip(
@@ -146,6 +163,12 @@ class ShapeGroup:
             }
         return state
 
+    def _able(self, code: int) -> np.ndarray:
+        """Return how many windows of each run can have a kind, int [R]."""
+        if code != OTHER_PERSON:
+            return self.index.runs["reach"][:, code]
+        return np.zeros(len(self.rows), int) if self._sharers is None else self._sharers.clocks["able"]
+
     def _shard_schedule(self) -> ShardSchedule:
         """Return which shards the windowed shuffle needs; standardisation must not need them all."""
         if self.data.standardize != "run":
@@ -159,7 +182,7 @@ class ShapeGroup:
     def _check_kinds(self) -> None:
         """Refuse runs that can supply none of the declared kinds."""
         codes = [KINDS.index(kind) + 1 for kind in self._declared]
-        helpless = ~(self.index.runs["reach"][:, codes] > 0).any(axis=1)
+        helpless = ~np.any([self._able(code) > 0 for code in codes], axis=0)
         if helpless.any():
             run = int(np.argmax(helpless))
             windows = self.index.run_first[run + 1] - self.index.run_first[run]

@@ -58,11 +58,11 @@ def clock_of(corpus: Corpus, rows: np.ndarray, length: int, data: DataConfig, se
     count = last - first + 1
     shift = np.zeros(len(rows), np.int64)
     if data.stimulus_clock == "shifted":
-        shift = np.array([_turn(key, n, seed) for key, n in zip(runs.key, count.tolist(), strict=True)])
+        shift = np.array([turn_of(key, n, seed) for key, n in zip(runs.key, count.tolist(), strict=True)])
     return Clock(rows, t_r, onset, first, count, shift, begin, step)
 
 
-def _turn(key: str, n_times: int, seed: int) -> int:
+def turn_of(key: str, n_times: int, seed: int) -> int:
     """Return by how many times a run's clock is turned: a function of seed and key alone."""
     draw = int.from_bytes(hashlib.sha256(f"{seed}|{key}".encode()).digest()[:8], "little")
     return 1 + draw % max(1, n_times - 1)

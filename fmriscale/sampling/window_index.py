@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from fmriscale.common.errors import DamageError
-from fmriscale.config import KINDS, PairConfig, seconds_of
+from fmriscale.config import PairConfig, seconds_of
 from fmriscale.sampling.kernels import (
     ANYWHERE,
     OTHER_DATASET,
@@ -169,12 +169,12 @@ def _before(counts: np.ndarray) -> np.ndarray:
 
 
 def _reach(runs: np.ndarray, n_windows: np.ndarray, n_starts: np.ndarray, length: int) -> np.ndarray:
-    """Return how many windows of each run there are, and can have a negative of each kind [R, 1 + kinds].
+    """Return how many windows of each run there are, and can have a negative of each kind, int64 [R, 7].
 
     A negative from another run takes the window with the same number; there must be a run that has it.
     """
     dataset, subject, person = runs["dataset"], runs["subject"], runs["person"]
-    reach = np.zeros((len(runs), 1 + len(KINDS)), np.int64)
+    reach = np.zeros((len(runs), ANYWHERE + 1), np.int64)
     reach[:, [POSITIVE, REVERSED]] = n_windows[:, None]
     reach[:, SAME_RUN] = np.where(_has_distant_shifts(runs, n_windows, length), n_windows, 0)
     for kind, group, apart in (

@@ -6,11 +6,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from fmriscale.config import KIND_NAMES, POSITIVE_KINDS
 from fmriscale.sampling.loader import NTPLoader
 from fmriscale.sampling.persistence import area_under_curve, best_threshold, persistence_score
 from fmriscale.sampling.shape_group import ShapeGroup
 from fmriscale.training.run import Run
-from fmriscale.training.tally import KIND_NAMES, Tally
+from fmriscale.training.tally import Tally
 
 
 @torch.no_grad()
@@ -44,12 +45,12 @@ def shares(loader: NTPLoader, n_pairs: int) -> list[tuple[ShapeGroup, int]]:
 def persistence(loader: NTPLoader, held_out: NTPLoader, n_pairs: int) -> dict[str, Any]:
     """Return how far autocorrelation alone gets on held-out pairs, with a threshold from training pairs."""
     score, kind = _scores(loader, n_pairs)
-    threshold = best_threshold(score, kind == 0)
+    threshold = best_threshold(score, np.isin(kind, POSITIVE_KINDS))
     score, kind = _scores(held_out, n_pairs)
-    correct = (score > threshold) == (kind == 0)
+    correct = (score > threshold) == np.isin(kind, POSITIVE_KINDS)
     return {
         "acc": float(correct.mean()),
-        "auc": area_under_curve(score, kind == 0),
+        "auc": area_under_curve(score, np.isin(kind, POSITIVE_KINDS)),
         "acc_by_kind": {KIND_NAMES[k]: float(correct[kind == k].mean()) for k in np.unique(kind)},
     }
 

@@ -5,11 +5,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from fmriscale.config import KINDS
+from fmriscale.config import KIND_NAMES
 from fmriscale.model.losses import group_sums
 from fmriscale.training.objective import Losses, Objective
 
-KIND_NAMES = ("positive", *KINDS)
 PAIRS, LOSS, CORRECT = range(3)
 STOPPING, WRITING = range(2)
 MASKED, FLAGS = -2, -1

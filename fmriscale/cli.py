@@ -13,6 +13,8 @@ VERBS = {  # Verb: module whose `main(args) -> exit code` does it, one line of h
     "plan": ("fmriscale.training.plan", "memory, speed and days of a pre-training run, before it is started"),
     "simulate": ("fmriscale.simulate.build", "write a timbre experiment with known truth"),
     "finetune": ("fmriscale.finetune", "fresh and pre-trained arms on a same-label task"),
+    "probe": ("fmriscale.probe", "decode any column from frozen encoders, beside the usual baselines"),
+    "embed": ("fmriscale.embed", "the vectors of a corpus, with their keys, as one table"),
     "report": ("fmriscale.reports.command", "a study, or the curves of a pre-training run, as one HTML page"),
     "publish": ("fmriscale.reports.publish", "an encoder with its model card, as a folder or on the Hub"),
 }

@@ -10,14 +10,12 @@ import json
 import os
 import shlex
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fmriscale.common.array_tasks import add_flags, resolve_task
 from fmriscale.common.errors import EXIT_OK, UserError
 from fmriscale.common.files import atomic_write, expand, writing_to
-from fmriscale.common.workers import WorkerDied, available_cores, map_in_order
 from fmriscale.config import StudyConfig
 from fmriscale.config.recipe import CommandLine, parse, save_config
 from fmriscale.corpus.manifest import require_corpus
@@ -25,12 +23,9 @@ from fmriscale.corpus.servers import is_url
 
 if TYPE_CHECKING:
     from fmriscale.study.data import Study
-    from fmriscale.study.jobs import Job
     from fmriscale.study.mlflow_log import StudyLog
     from fmriscale.study.pairs import Pairs
     from fmriscale.study.run import Runner
-
-FINISHED = "finished.json"  # File of a study's folder that says it is complete
 
 
 def main(args: list[str]) -> int:
@@ -49,6 +44,7 @@ def main(args: list[str]) -> int:
     from fmriscale.study.data import open_study
     from fmriscale.study.jobs import SUMMARY, jobs
     from fmriscale.study.mlflow_log import StudyLog
+    from fmriscale.study.progress import FINISHED, finished_text, run_missing
     from fmriscale.study.results import Results, study_hash
     from fmriscale.study.run import Runner
 
@@ -71,7 +67,7 @@ def main(args: list[str]) -> int:
     with StudyLog(study, identity, alone=alone) as log:
         if log.uri and not flags.finish:
             print(f"progress: mlflow ui --backend-store-uri {log.uri}", flush=True)
-        run_missing(runner, own, log)
+        run_missing(runner.attempt, results, own, log, config.jobs, headline)
         if missing := results.describe_missing(all_jobs if alone else own):
             again = shlex.join(["fmriscale", "finetune", *recipe])
             raise UserError(f"{out}: {missing}. This runs them, and nothing else: {again}")
@@ -139,38 +135,6 @@ def check_design(study: "Study") -> list[tuple["Pairs", "Pairs"]]:
     return [study.pairs(fold, full, seed) for fold in study.folds]
 
 
-def finished_text(out: Path, identity: str) -> str | None:
-    """Return what a finished study printed at its end; None where it is not finished, or was another one."""
-    try:
-        finished = json.loads((out / FINISHED).read_text())
-    except (OSError, ValueError):
-        return None
-    return finished["told"] if finished.get("hash") == identity else None
-
-
-def run_missing(runner: "Runner", own: list["Job"], log: "StudyLog") -> None:
-    """Run the jobs that have no valid result yet, side by side; print each result on a line, and log it."""
-    missing = []
-    for job in own:
-        if (result := runner.results.load(job)) is None:
-            missing.append(job)
-        else:
-            log.add(job, result)
-    if len(missing) < len(own):
-        print(f"{len(own) - len(missing)} of {len(own)} results are there and reused", flush=True)
-    processes = max(1, min(runner.study.config.jobs or available_cores(), len(missing)))
-    started = time.monotonic()
-    attempts = map_in_order(runner.attempt, [(job,) for job in missing], processes)
-    for count, (job, result) in enumerate(zip(missing, attempts, strict=True), 1):
-        if isinstance(result, WorkerDied):
-            result = "two processes were killed over it (out of memory?): fewer --jobs"
-            runner.results.save_failure(job, result)
-        left = (time.monotonic() - started) / count * (len(missing) - count)
-        ahead = f"; {duration(left)} left" if count < len(missing) else ""
-        print(f"{count}/{len(missing)} {job.name}: {headline(result)}{ahead}", flush=True)
-        log.add(job, result)
-
-
 def headline(result: dict[str, Any] | str) -> str:
     """Say on one line what a job gave."""
     if isinstance(result, str):
@@ -187,20 +151,13 @@ def headline(result: dict[str, Any] | str) -> str:
     return f"AUC {last['auc']:.3f}, accuracy {last['accuracy']:.3f}{tested} ({last['seconds']:.0f} s)"
 
 
-def duration(seconds: float) -> str:
-    """Return a time in a unit that reads well."""
-    for unit, size in (("h", 3600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"about {seconds / size:.0f} {unit}"
-    return f"about {seconds:.0f} s"
-
-
 def finish(runner: "Runner", pairs: list[tuple["Pairs", "Pairs"]], identity: str, log: "StudyLog") -> None:
     """Make tables, summary and report from results that are all there, and end the study's MLflow run."""
     from fmriscale.reports.study import write_page
     from fmriscale.study.controls import commands, missing_control
     from fmriscale.study.design import describe
     from fmriscale.study.jobs import SUMMARY, Baselines, cells
+    from fmriscale.study.progress import FINISHED
     from fmriscale.study.results import provenance
     from fmriscale.study.scores import Score
     from fmriscale.study.summary import summarise, tables

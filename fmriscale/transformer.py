@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Self, get_args
 
 import numpy as np
-import torch
 from scipy.sparse import issparse
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin, clone
 from sklearn.exceptions import NotFittedError
@@ -18,8 +17,7 @@ from fmriscale.ingest.read.features import load_features
 from fmriscale.model.encoder import Encoder
 from fmriscale.model.pooling import n_parts
 from fmriscale.model.presets import Pool
-
-BATCH = 256
+from fmriscale.model.vectors import window_vectors
 
 
 class EncoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -232,16 +230,10 @@ class EncoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         flat_V = std_V <= 1e-6 * np.abs(run_TV).max(axis=0)
         return np.where(flat_V, 0.0, centred_TV / np.where(flat_V, 1.0, std_V))
 
-    @torch.inference_mode()
     def _embed(self, windows_NLV: np.ndarray) -> np.ndarray:
         # float16 as in a corpus: from its volumes come the same vectors.
         with np.errstate(over="ignore"):
             windows_NLV = windows_NLV.astype(np.float16)
         if not np.isfinite(windows_NLV).all():
             raise ValueError("X holds NaN, infinity, or values beyond 65,504, which are not standardised")
-        device = next(self.encoder_.parameters()).device
-        vectors = []
-        for windows in torch.from_numpy(windows_NLV).split(BATCH):
-            t_r_B = torch.full((len(windows),), self.t_r_, device=device)
-            vectors.append(self.encoder_.embed(windows.to(device), t_r_B, self.space_, self.pool))
-        return torch.cat(vectors).float().cpu().numpy()
+        return window_vectors(self.encoder_, windows_NLV, self.t_r_, self.space_, self.pool)

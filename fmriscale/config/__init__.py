@@ -1,8 +1,8 @@
 """Every setting of fmriscale: typed, documented, with its unit.
 
-One dataclass per recipe (`CorpusConfig`, `PretrainConfig`, `StudyConfig`, `SimulateConfig`); a YAML file
-fills it, dotted options override it (`--train.lr 3e-4`), unknown or mistyped keys are refused by name.
-`recipe.py` makes the command line, `--help` and `--print_config` from these definitions.
+One dataclass per recipe (`CorpusConfig`, `PretrainConfig`, `StudyConfig`, `ProbeConfig`, `SimulateConfig`); a
+YAML file fills it, dotted options override it (`--train.lr 3e-4`), unknown or mistyped keys are refused by
+name. `recipe.py` makes the command line, `--help` and `--print_config` from these definitions.
 """
 
 from fmriscale.config.corpus import (
@@ -28,6 +28,7 @@ from fmriscale.config.pretrain import (
     TrainConfig,
     seconds_of,
 )
+from fmriscale.config.probe import MOMENT, ProbeConfig, WindowConfig
 from fmriscale.config.simulate import SimulateConfig
 from fmriscale.config.study import FinetuneTrainConfig, StudyConfig, TaskConfig
 
@@ -43,9 +44,11 @@ __all__ = [
     "POSITIVE_KINDS",
     "MAX_T_R",
     "MIN_T_R",
+    "MOMENT",
     "ModelConfig",
     "PairConfig",
     "PretrainConfig",
+    "ProbeConfig",
     "QualityConfig",
     "SPLITS",
     "SimulateConfig",
@@ -54,5 +57,6 @@ __all__ = [
     "TaskConfig",
     "TrackingConfig",
     "TrainConfig",
+    "WindowConfig",
     "seconds_of",
 ]

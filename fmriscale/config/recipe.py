@@ -16,7 +16,7 @@ from typing import Any, NoReturn, TypeVar
 
 from fmriscale.common.errors import UserError
 from fmriscale.common.files import atomic_write
-from fmriscale.config import CorpusConfig, PretrainConfig, SimulateConfig, StudyConfig
+from fmriscale.config import CorpusConfig, PretrainConfig, ProbeConfig, SimulateConfig, StudyConfig
 from fmriscale.config.check import HELP, Filler, did_you_mean
 from fmriscale.config.document import Mistake, Node, Origin, dump, node_of, plain_text, read_file, read_option
 from fmriscale.config.paths import map_paths, seen_from
@@ -209,7 +209,7 @@ def _check_verb(cls: type, root: Node, files: list[str], prog: str) -> None:
     keys = {key for key, node in root.value.items() if node.origin and node.origin.file}
     if keys <= set(fields_of(cls)):
         return
-    for other in (CorpusConfig, PretrainConfig, SimulateConfig, StudyConfig):
+    for other in (CorpusConfig, PretrainConfig, SimulateConfig, StudyConfig, ProbeConfig):
         if keys <= set(fields_of(other)):
             verb = (other.__doc__ or "").split("`")[1]  # the docstring of a recipe's class starts with it
             raise UserError(f"{files[-1]}: a recipe of {verb}, not of {prog}")

@@ -8,9 +8,11 @@ from fmriscale.config.recipe import CommandLine
 
 
 def main(args: list[str] | None = None) -> int:
-    """Write the report of a study, or of a pre-training run."""
-    parser = CommandLine("fmriscale report", description="A study, or the curves of a pre-training run.")
-    parser.add_argument("folder", metavar="FOLDER", help="what finetune or train.py wrote (its `out`)")
+    """Write the report of a study, a probe, or a pre-training run."""
+    parser = CommandLine(
+        "fmriscale report", description="A study, a probe, or the curves of a pre-training run."
+    )
+    parser.add_argument("folder", metavar="FOLDER", help="what finetune, probe or train.py wrote (its `out`)")
     parser.add_argument("--out", metavar="FILE", help="HTML file (FOLDER/report.html)")
     args = sys.argv[1:] if args is None else args
     if {"-h", "--help"} & set(args):
@@ -22,7 +24,11 @@ def main(args: list[str] | None = None) -> int:
     if path.is_dir():
         raise UserError(f"{path}: is a folder; give --out the name of a file, e.g. {path / 'report.html'}")
     # Imported here: drawing is slow to import.
-    if (folder / "summary.json").exists():
+    if (folder / "summary.json").exists() and (folder / "fits").exists():
+        from fmriscale.reports.probe import write_page
+
+        write_page(folder, path)
+    elif (folder / "summary.json").exists():
         from fmriscale.reports.study import write_page
 
         write_page(folder, path)
@@ -30,11 +36,12 @@ def main(args: list[str] | None = None) -> int:
         from fmriscale.reports.training import write_page
 
         write_page(folder, path)
-    elif (folder / "cells").exists():
-        raise UserError(f"{folder}: no summary.json, so a study that is not finished; finish it first")
+    elif (folder / "cells").exists() or (folder / "fits").exists():
+        what = "study" if (folder / "cells").exists() else "probe"
+        raise UserError(f"{folder}: no summary.json, so a {what} that is not finished; finish it first")
     else:
         raise UserError(
-            f"{folder}: neither summary.json (a study) nor metrics.jsonl (a pre-training run); "
+            f"{folder}: neither summary.json (a study or probe) nor metrics.jsonl (a pre-training run); "
             "give the folder of its `out`"
         )
     print(f"{path}: {path.stat().st_size / 1024:.0f} KiB")

@@ -85,8 +85,11 @@ class Scale:
         return f"{100 * (value - self.low) / (self.high - self.low):.2f}%"
 
 
-def scale_of(figures: list[dict[str, Any]], line: float, sign: str = "+") -> Scale:
-    """Return an axis on which figures and a line have room, with round ticks of which the line is one."""
+def scale_of(figures: list[dict[str, Any]], line: float, sign: str = "+", factor: float = 100) -> Scale:
+    """Return an axis on which figures and a line have room, with round ticks of which the line is one.
+
+    factor: from a value to its label (100: percent).
+    """
     values = _ends(figures)
     low, high = min([line, *values]), max([line, *values])
     room = max(0.1 * (high - low), 0.005)
@@ -97,7 +100,7 @@ def scale_of(figures: list[dict[str, Any]], line: float, sign: str = "+") -> Sca
         value = round(line + step, 6)
         if low + room / 2 <= value <= high - room / 2:  # a tick's number has to fit
             odd = round(step / (steps[1] - steps[0])) % 2 == 1
-            ticks.append((value, odd, f"{100 * value:{sign if value else ''}g}"))
+            ticks.append((value, odd, f"{factor * value:{sign if value else ''}g}"))
     return Scale(low, high, tuple(ticks))
 
 

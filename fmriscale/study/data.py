@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from fmriscale.common.errors import UserError
-from fmriscale.config import StudyConfig
+from fmriscale.config import ProbeConfig, StudyConfig
 from fmriscale.corpus.manifest import FeatureSpace
 from fmriscale.corpus.reader import Corpus
 from fmriscale.model.export import read_meta
@@ -83,6 +83,20 @@ def open_study(config: StudyConfig, corpus: Corpus | None = None) -> Study:
     """Open the corpus, cut the windows and make the folds."""
     corpus = corpus or Corpus.open(config.corpus)
     space, runs = corpus.space(config.space), corpus.runs
+    rows = runs_taking_part(config, corpus, space)
+    corpus.want(sorted(set(runs["shard"].iloc[rows])))
+    windows = cut_windows(corpus, config.task, rows)
+    used = runs.loc[np.unique(windows.run_N)]
+    folds = make_folds(used, config.folds_by, config.n_folds)
+    for fold in folds:
+        for size in config.train_sizes or ():
+            smaller(fold, used, config.folds_by, size, seed=0)  # refused now, not in the middle of the study
+    return Study(config, corpus.fingerprint, runs, space, windows, folds)
+
+
+def runs_taking_part(config: StudyConfig | ProbeConfig, corpus: Corpus, space: FeatureSpace) -> list[int]:
+    """Return the runs of the data sets and splits that a recipe names, in its feature space."""
+    runs = corpus.runs
     if unknown := sorted(set(config.datasets or []) - set(runs["dataset"])):
         raise UserError(f"{corpus}: no data set {unknown}; it has {sorted(set(runs['dataset']))}")
     taking_part = (runs["space"] == space.name) & runs["split"].isin(config.splits)
@@ -94,11 +108,4 @@ def open_study(config: StudyConfig, corpus: Corpus | None = None) -> Study:
             f"{corpus}: no run of space '{space.name}' in splits {config.splits} "
             f"and data sets {config.datasets or 'all'}; choose others"
         )
-    corpus.want(sorted(set(runs["shard"].iloc[rows])))
-    windows = cut_windows(corpus, config.task, rows)
-    used = runs.loc[np.unique(windows.run_N)]
-    folds = make_folds(used, config.folds_by, config.n_folds)
-    for fold in folds:
-        for size in config.train_sizes or ():
-            smaller(fold, used, config.folds_by, size, seed=0)  # refused now, not in the middle of the study
-    return Study(config, corpus.fingerprint, runs, space, windows, folds)
+    return rows

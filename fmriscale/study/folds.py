@@ -2,8 +2,9 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -38,26 +39,26 @@ def run_order(runs: pd.DataFrame) -> np.ndarray:
     return order
 
 
-def make_folds(runs: pd.DataFrame, by: str, n_folds: int) -> list[Fold]:
-    """Share out subjects or runs over folds.
+def make_folds(
+    runs: pd.DataFrame, by: str, n_folds: int | None, strata: Mapping[str, Any] | None = None
+) -> list[Fold]:
+    """Share out subjects, runs, or the values of a column over folds.
 
-    Persons are put in the order of a hash of their name, so that folds do not follow the order of
-    acquisition; then every n-th is left out. People who are kin (column `group` of the runs) are one, under
-    the name of their group. With runs, fold f leaves out runs f+1, f+1+n, ... of every person's sequence of
-    runs. With halves, fold 0 leaves out the second half of every person's sequence (the first is the larger
-    of an odd number), fold 1 the first.
+    Persons (and values of a column) are put in the order of a hash of their name, so that folds do not follow
+    the order of acquisition; then every n-th is left out. People who are kin (column `group` of the runs) are
+    one, under the name of their group. With runs, fold f leaves out runs f+1, f+1+n, ... of every person's
+    sequence of runs. With halves, fold 0 leaves out the second half of every person's sequence (the first is
+    the larger of an odd number), fold 1 the first. n_folds: None = one for each. strata: a value by unit,
+    which folds share alike.
     """
     rows = runs.index.to_numpy()
     if by == "half":
         return half_folds(runs, n_folds)
-    if by == "subject":
-        unit = runs["group" if "group" in runs else "person"].to_numpy(str)
-        units = sorted(set(unit), key=lambda name: hashlib.sha256(name.encode()).hexdigest())
-    else:
-        unit = run_order(runs) + 1
-        units = sorted(set(unit.tolist()))
+    unit = units_of(runs, by)
+    units = sorted(set(unit.tolist()), key=_order_of(by, strata or {}))
+    n_folds = len(units) if n_folds is None else n_folds
     if not 2 <= n_folds <= len(units):
-        one, many = (by, f"{by}s")
+        one, many = (by, f"{by}s") if by in ("subject", "run") else (f"value of {by}", f"values of {by}")
         if by == "subject" and "group" in runs:
             one, many = "group of kin", "groups of kin"
         remedy = f"give from 2 to {len(units)} folds"
@@ -73,7 +74,23 @@ def make_folds(runs: pd.DataFrame, by: str, n_folds: int) -> list[Fold]:
     return folds
 
 
-def half_folds(runs: pd.DataFrame, n_folds: int) -> list[Fold]:
+def units_of(runs: pd.DataFrame, by: str) -> np.ndarray:
+    """Return what folds may not part, of each run: its kin or person, its place in a sequence, or a value."""
+    if by == "run":
+        return run_order(runs) + 1
+    if by == "subject":
+        by = "group" if "group" in runs else "person"
+    return runs[by].to_numpy(str)
+
+
+def _order_of(by: str, strata: Mapping[str, Any]) -> Callable[[Any], tuple]:
+    """Return the key by which units are put in order, before they are dealt to folds."""
+    if by == "run":
+        return lambda place: (place,)
+    return lambda name: (strata.get(name, 0), hashlib.sha256(name.encode()).hexdigest())
+
+
+def half_folds(runs: pd.DataFrame, n_folds: int | None) -> list[Fold]:
     """Return the fold that tests the second half of each person's runs and, of two, the reverse."""
     if n_folds not in (1, 2):
         raise UserError(

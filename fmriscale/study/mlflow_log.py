@@ -14,6 +14,7 @@ from filelock import FileLock
 
 from fmriscale.common.files import atomic_write, expand, writing_to
 from fmriscale.common.version import __version__
+from fmriscale.config import TrackingConfig
 from fmriscale.config.recipe import flatten, to_dict
 from fmriscale.study.data import Study
 from fmriscale.study.jobs import Cell, Job, cells
@@ -24,6 +25,24 @@ RUN_FILE = "mlflow_run"
 """File of a study's folder with the hash of the study that is logged to MLflow, and the id of its run."""
 LOGGED_FILES = (".yaml", ".tsv", ".txt", ".html", ".json")
 """Files of a study's folder that are results: MLflow gets a copy."""
+
+
+def open_tracker(
+    tracking: TrackingConfig, out: Path, identity: str, name: str, tags: dict[str, str]
+) -> Tracker:
+    """Go on with the run of the results in a folder, or make it; another identity has one of its own."""
+    file = out / RUN_FILE
+    # Tasks of an array, which start together, look one after the other whether there is a run.
+    lock = FileLock(out / f".{RUN_FILE}.lock") if tracking.uri else contextlib.nullcontext()
+    with writing_to(out):
+        out.mkdir(parents=True, exist_ok=True)
+        with lock:
+            logged, _, run_id = file.read_text().strip().partition(" ") if file.exists() else ("", "", "")
+            known = run_id if logged == identity else None
+            tracker = Tracker(tracking, out, name, run_id=known, tags=tags)
+            if tracker.run_id and tracker.run_id != known:
+                atomic_write(file, f"{identity} {tracker.run_id}\n")
+    return tracker
 
 
 class StudyLog:
@@ -47,18 +66,8 @@ class StudyLog:
 
     def _open(self) -> None:
         """Go on with the study's run, or make it; learn which cells it has."""
-        file, tracking = self.out / RUN_FILE, self.config.tracking
-        # Tasks of an array, which start together, look one after the other whether there is a run.
-        lock = FileLock(self.out / f".{RUN_FILE}.lock") if tracking.uri else contextlib.nullcontext()
-        with writing_to(self.out):
-            self.out.mkdir(parents=True, exist_ok=True)
-            with lock:
-                logged, _, run_id = file.read_text().strip().partition(" ") if file.exists() else ("", "", "")
-                known = run_id if logged == self.identity else None
-                name, tags = f"study {self.out.resolve().name}", {"fmriscale": "study"}
-                self._tracker = Tracker(tracking, self.out, name, run_id=known, tags=tags)
-                if self._tracker.run_id and self._tracker.run_id != known:
-                    atomic_write(file, f"{self.identity} {self._tracker.run_id}\n")
+        name, tags = f"study {self.out.resolve().name}", {"fmriscale": "study"}
+        self._tracker = open_tracker(self.config.tracking, self.out, self.identity, name, tags)
         self._children.clear()
         for child in self._tracker.children():
             whole = child["status"] == "FINISHED"

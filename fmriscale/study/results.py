@@ -3,7 +3,7 @@
 import hashlib
 import json
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -35,7 +35,8 @@ class Results:
     """Files of a study's folder; a result is valid as long as its hash is that of its job."""
 
     out: Path
-    hashes: dict[Job, str]
+    hashes: Mapping[Any, str]
+    """By job, which has the name of its result and of its file."""
 
     @classmethod
     def of(cls, study: Study) -> "Results":
@@ -43,7 +44,7 @@ class Results:
         config = study.config
         return cls(expand(config.out), {job: job_hash(study, job) for job in jobs(config)})
 
-    def load(self, job: Job) -> dict[str, Any] | None:
+    def load(self, job: Any) -> dict[str, Any] | None:
         """Return the result of a job; None where there is none, or one of other settings."""
         try:
             result = json.loads((self.out / job.file).read_text())
@@ -51,21 +52,21 @@ class Results:
         except (OSError, ValueError, TypeError, KeyError):
             return None
 
-    def save(self, job: Job, content: dict[str, Any]) -> dict[str, Any]:
+    def save(self, job: Any, content: dict[str, Any]) -> dict[str, Any]:
         """Write and return the result of a job."""
         result = {"hash": self.hashes[job], **content}
         atomic_write(self.out / job.file, json.dumps(result, indent=1) + "\n")
         self._reason_file(job).unlink(missing_ok=True)
         return result
 
-    def save_failure(self, job: Job, reason: str) -> None:
+    def save_failure(self, job: Any, reason: str) -> None:
         """Keep the reason why a job has no result, so that no later step takes it for one that never was."""
         atomic_write(self._reason_file(job), reason + "\n")
 
-    def _reason_file(self, job: Job) -> Path:
+    def _reason_file(self, job: Any) -> Path:
         return self.out / "failed" / f"{job.name}.txt"
 
-    def describe_missing(self, wanted: Iterable[Job]) -> str | None:
+    def describe_missing(self, wanted: Iterable[Any]) -> str | None:
         """Name the jobs without a result, each with the reason if known; None where none is missing."""
         missing = [job for job in wanted if self.load(job) is None]
         if not missing:

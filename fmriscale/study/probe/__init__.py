@@ -1,0 +1,1 @@
+"""Decoding a column from frozen encoders, beside the baselines that labs use."""

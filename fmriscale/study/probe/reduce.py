@@ -1,0 +1,90 @@
+"""Baselines that learn from training rows, without labels: PCA, whitening, shared directions, tangent.
+
+N rows, L volumes, V features, D directions.
+"""
+
+import warnings
+
+import numpy as np
+from scipy import linalg
+from sklearn.covariance import LedoitWolf
+from sklearn.decomposition import PCA
+
+from fmriscale.study.probe.features import measure
+
+N_COMPONENTS = 50
+"""Directions of PCA."""
+N_SHARED = 20
+"""Shared directions."""
+MOST_VOLUMES = 2**16
+"""Volumes that directions are learned from; of more, every n-th is taken."""
+MOST_SERIES = 256
+"""Rows from which the reference of the tangent space is estimated."""
+
+
+def pca(x_train: np.ndarray, x_test: np.ndarray, n_features: int | None) -> tuple[np.ndarray, np.ndarray]:
+    """Return the leading principal components: of volumes, n_features being V; or (None) of whole rows."""
+    if n_features is None:
+        n = min(N_COMPONENTS, *x_train.shape)
+        fitted = PCA(
+            n, svd_solver="covariance_eigh" if x_train.shape[1] < 2000 else "randomized", random_state=0
+        )
+        return fitted.fit_transform(x_train.astype(np.float64)), fitted.transform(x_test.astype(np.float64))
+    volumes = volumes_of(x_train, n_features)
+    fitted = PCA(min(N_COMPONENTS, *volumes.shape), svd_solver="covariance_eigh").fit(volumes)
+    w_VD = np.asarray(fitted.components_).T
+    return projected(x_train, w_VD), projected(x_test, w_VD)
+
+
+def whitening(x_train: np.ndarray, x_test: np.ndarray, n_features: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return windows whose features are uncorrelated and of variance 1 (ZCA of a shrunk covariance)."""
+    values_V, vectors_VV = np.linalg.eigh(LedoitWolf().fit(volumes_of(x_train, n_features)).covariance_)
+    w_VV = vectors_VV / np.sqrt(np.maximum(values_V, 1e-6 * values_V[-1])) @ vectors_VV.T
+    return projected(x_train, w_VV), projected(x_test, w_VV)
+
+
+def shared(
+    x_train: np.ndarray, x_test: np.ndarray, n_features: int, moment_N: np.ndarray, person_N: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the directions in which people agree at the same moment.
+
+    Correlated component analysis (Dmochowski et al. 2012, Parra et al. 2018): the covariance of people at
+    the same time, relative to that within people, shrunk. Training people alone.
+    """
+    windows_NLV = x_train.reshape(len(x_train), -1, n_features).astype(np.float64)
+    within_VV = LedoitWolf().fit(windows_NLV.reshape(-1, n_features)).covariance_
+    between_VV = np.zeros_like(within_VV)
+    for moment in np.unique(moment_N):
+        of_moment = moment_N == moment
+        each = windows_NLV[of_moment]  # a window a person, so a sum over pairs is the square of the sum
+        if len(set(person_N[of_moment].tolist())) > 1:
+            total_LV = each.sum(axis=0)
+            between_VV += total_LV.T @ total_LV - np.einsum("nlv,nlw->vw", each, each, optimize=True)
+    n = min(N_SHARED, n_features)
+    keep = [n_features - n, n_features - 1]
+    _, directions_VD = linalg.eigh((between_VV + between_VV.T) / 2, within_VV, subset_by_index=keep)
+    return projected(x_train, directions_VD), projected(x_test, directions_VD)
+
+
+def tangent(train: list[np.ndarray], test: list[np.ndarray], seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return connectivity in the space tangent to the mean of training covariances (Varoquaux et al. 2010).
+
+    The reference comes from at most MOST_SERIES training series: more change it little and take long.
+    """
+    chosen = np.random.default_rng([seed, 9]).permutation(len(train))[:MOST_SERIES]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # the mean is not exact to seven digits
+        fitted = measure("tangent").fit([train[i] for i in np.sort(chosen)])
+    return tuple(np.asarray(fitted.transform(series), np.float32) for series in (train, test))  # pyright: ignore
+
+
+def volumes_of(x_NF: np.ndarray, n_features: int) -> np.ndarray:
+    """Return volumes of windows, [., V], at most MOST_VOLUMES."""
+    volumes = x_NF.reshape(-1, n_features)
+    return volumes[:: -(-len(volumes) // MOST_VOLUMES)].astype(np.float64)
+
+
+def projected(x_NF: np.ndarray, w_VD: np.ndarray) -> np.ndarray:
+    """Return windows [N, L * V] with every volume projected, [N, L * D]."""
+    windows_NLV = x_NF.reshape(len(x_NF), -1, len(w_VD)).astype(np.float32)
+    return (windows_NLV @ w_VD.astype(np.float32)).reshape(len(x_NF), -1)

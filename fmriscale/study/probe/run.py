@@ -1,0 +1,236 @@
+"""A fit from its features to its result, and what both depend on."""
+
+import functools
+import io
+import time
+import traceback
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+from filelock import FileLock
+
+from fmriscale.common.errors import UserError
+from fmriscale.common.files import atomic_write, expand, writing_to
+from fmriscale.common.version import __version__
+from fmriscale.config.recipe import to_dict
+from fmriscale.corpus.reader import Corpus
+from fmriscale.study.probe import reduce
+from fmriscale.study.probe.data import Probe
+from fmriscale.study.probe.decoder import (
+    fit_linear,
+    log_probabilities,
+    penalty_of,
+    unrelated,
+    without_confounds,
+)
+from fmriscale.study.probe.features import features_of, pieces
+from fmriscale.study.probe.folds import as_list
+from fmriscale.study.probe.jobs import FRESH, SHUFFLED, Fit, fits, judged
+from fmriscale.study.results import Results, digest
+
+WITHOUT_EFFECT = ("out", "corpus", "jobs", "tracking", "allow_seen_runs")
+"""Settings that change no result: places, and how the work is done."""
+OF_THE_FIT = ("encoders", "seeds", "train_sizes")
+"""Settings of which a fit has its own share."""
+FEATURES = "features"
+"""Folder below the probe's with what fits share; it goes when the probe is finished."""
+
+
+@dataclass(frozen=True)
+class Runner:
+    """Runs the fits of a probe and keeps their results; every worker process has a copy."""
+
+    probe: Probe
+    results: Results
+
+    def attempt(self, fit: Fit) -> dict[str, Any] | str:
+        """Run a fit; return its result, or the reason why it has none."""
+        try:
+            with writing_to(self.results.out):
+                return self.results.save(fit, self.run(fit))
+        except UserError as error:
+            reason = str(error)
+        except Exception as error:
+            traceback.print_exc()
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        self.results.save_failure(fit, reason)
+        return reason
+
+    def run(self, fit: Fit) -> dict[str, Any]:
+        """Fit the training side, and predict the test side."""
+        started, probe, fold = time.monotonic(), self.probe, self.probe.folds[fit.fold]
+        rows, seed = probe.rows, fit.seed or 0
+        train_N, test_N = probe.sides(fold, fit.size, seed)
+        x_train, x_test = self.both_sides(fit, train_N, test_N)
+        x_train, x_test = without_confounds(
+            x_train, x_test, rows.confounds_NC[train_N], rows.confounds_NC[test_N]
+        )
+        classify, target_N = bool(rows.classes), rows.target_N[train_N]
+        if fit.method == SHUFFLED:
+            target_N = unrelated(target_N, np.random.default_rng([seed, fit.fold, 7]), classify=classify)
+        group_N = None if fit.method == SHUFFLED else inner_groups(probe, train_N)
+        if not np.ptp(x_train, axis=0).any():  # nothing to learn from
+            x_train, x_test = np.zeros((len(x_train), 1)), np.zeros((len(x_test), 1))
+        fitted = fit_linear(x_train, target_N, group_N, classify=classify)
+        if classify:
+            value = log_probabilities(fitted, x_test, len(rows.classes))
+            outcome = judged_classes(value, rows.target_N[test_N])
+        else:
+            outcome = {"prediction": fitted.predict(x_test.astype(np.float64)).tolist()}
+        return {
+            **asdict(fit),
+            "left_out": list(fold.left_out),
+            "n_train": len(train_N),
+            "n_test": len(test_N),
+            "n_train_people": len(set(rows.person_N[train_N].tolist())),
+            "n_features": x_train.shape[1],
+            "penalty": penalty_of(fitted),
+            "train_mean": None if classify else float(target_N.mean()),
+            "seconds": time.monotonic() - started,
+            "rows": test_N.tolist(),
+            **outcome,
+        }
+
+    def both_sides(self, fit: Fit, train_N: np.ndarray, test_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the features of training and test rows, with what is learned from the former alone."""
+        probe, method = self.probe, fit.method
+        if method == "tangent":
+            return self.tangent(train_N, test_N, fit.fold)
+        windows = probe.config.rows == "window"
+        if method == SHUFFLED:
+            method = judged(probe.config) or "connectivity"
+        base = method
+        if method in ("pca", "whitening", "shared"):
+            base = "raw" if windows else "connectivity"
+        x_NF = self.features(base, fit)
+        x_train, x_test = x_NF[train_N], x_NF[test_N]
+        n_features = probe.space.n_features if windows else None
+        if method == "pca":
+            return reduce.pca(x_train, x_test, n_features)
+        if method == "whitening":
+            return reduce.whitening(x_train, x_test, probe.space.n_features)
+        if method == "shared":
+            moment_N, person_N = probe.rows.target_N[train_N], probe.rows.person_N[train_N]
+            return reduce.shared(x_train, x_test, probe.space.n_features, moment_N, person_N)
+        return x_train.astype(np.float32), x_test.astype(np.float32)
+
+    def tangent(self, train_N: np.ndarray, test_N: np.ndarray, fold: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return tangent connectivity; that of a person is the mean over the runs."""
+        rows = self.probe.rows
+        series = [np.asarray(piece, np.float32) for piece in pieces(self.probe, self.corpus)]
+        of_train = np.flatnonzero(np.isin(rows.row_M, train_N))
+        fitted, rest = reduce.tangent(
+            [series[i] for i in of_train],
+            [series[i] for i in np.flatnonzero(np.isin(rows.row_M, test_N))],
+            fold,
+        )
+        x_MF = np.zeros((len(series), fitted.shape[1]), np.float32)
+        x_MF[of_train], x_MF[np.isin(rows.row_M, test_N)] = fitted, rest
+        x_NF = rows.mean_of_pieces(x_MF)
+        return x_NF[train_N], x_NF[test_N]
+
+    def features(self, method: str, fit: Fit) -> np.ndarray:
+        """Return the features of all rows, [N, F], from their file, which is made where it is missing."""
+        encoders, main = self.probe.config.encoders, judged(self.probe.config) or ""
+        seed = (fit.seed or 0) if method == FRESH else 0
+        fold = fit.fold if "{fold}" in encoders.get(main if method == FRESH else method, "") else 0
+        identity = digest(
+            [settings_of(self.probe), method, seed, start_of(self.probe, method, fold), versions()]
+        )
+        path = self.results.out / FEATURES / f"{method}-{identity[:16]}.npy"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_suffix(".lock")):  # others that need them wait, rather than make them too
+            if not path.exists():
+                found, file = features_of(self.probe, self.corpus, method, fold, seed), io.BytesIO()
+                np.save(file, found, allow_pickle=False)
+                atomic_write(path, file.getvalue())
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+
+    @property
+    def corpus(self) -> Corpus:
+        """The corpus, opened once a process."""
+        return opened(self.probe.config.corpus)
+
+
+@functools.cache
+def opened(where: str) -> Corpus:
+    """Open a corpus once."""
+    return Corpus.open(where)
+
+
+def judged_classes(value_NK: np.ndarray, target_N: np.ndarray) -> dict[str, list]:
+    """Return by row whether its class was told, and its part in the area under the ROC curve.
+
+    The area is the mean over classes, one against the rest. The part of a row in it is the area plus its
+    influence on it, from its placement: the share of the rows on the other side that it is told from (ties:
+    half). Parts average to the area, and their variance is that of the area (DeLong et al. 1988, Biometrics
+    44, 837-845). None where there is no other class.
+    """
+    labels, n = np.unique(target_N), len(target_N)
+    influence_N, areas = np.zeros(n), []
+    for label in labels if len(labels) > 1 else ():
+        own, value_N = target_N == label, value_NK[:, label]
+        above, below = placements(value_N[own], value_N[~own]), placements(-value_N[~own], -value_N[own])
+        areas.append(above.mean())
+        influence_N[own] += (above - areas[-1]) * n / own.sum() / len(labels)
+        influence_N[~own] += (below - areas[-1]) * n / (~own).sum() / len(labels)
+    right_N = value_NK.argmax(axis=1) == target_N
+    parts = (np.mean(areas) + influence_N).tolist() if areas else [None] * n
+    return {"right": right_N.astype(int).tolist(), "area": parts}
+
+
+def placements(value_A: np.ndarray, other_B: np.ndarray) -> np.ndarray:
+    """Return for each value the share of the others that are below it, ties half, [A]."""
+    other_B = np.sort(other_B)
+    below, not_above = (np.searchsorted(other_B, value_A, side=side) for side in ("left", "right"))
+    return (below + not_above) / 2 / len(other_B)
+
+
+def inner_groups(probe: Probe, train_N: np.ndarray) -> np.ndarray:
+    """Return what inner folds keep together: kin; or runs, where folds part people or one person trains."""
+    rows, names = probe.rows, as_list(probe.config.folds_by)
+    kin_N = rows.kin_N[train_N]
+    by_people = rows.of_people or "subject" in names or "group" in names
+    if (by_people and len(set(kin_N.tolist())) > 1) or probe.config.rows == "person":
+        return kin_N
+    first = np.r_[0, np.flatnonzero(np.diff(rows.row_M)) + 1]
+    return rows.run_M[first][train_N].astype(str)
+
+
+# ---------------------------------------------------------------- what a result depends on
+
+
+def settings_of(probe: Probe) -> dict[str, Any]:
+    """Return the settings that results depend on, and the corpus."""
+    content = to_dict(probe.config)
+    kept = {k: v for k, v in content.items() if k not in WITHOUT_EFFECT + OF_THE_FIT}
+    return kept | {"fingerprint": probe.fingerprint}
+
+
+def start_of(probe: Probe, method: str, fold: int) -> list[Any]:
+    """Return what the encoder of a method is: architecture, spaces, weights; nothing for a baseline."""
+    if method == SHUFFLED:
+        method = judged(probe.config) or SHUFFLED
+    if method != FRESH and method not in probe.config.encoders:
+        return []
+    content = probe.encoder_meta(method, fold)
+    weights = None if method == FRESH else content["weights_sha256"]
+    return [content["encoder"], content["meta"].get("feature_spaces"), weights]
+
+
+def versions() -> list[str]:
+    """Return the versions of what computes results."""
+    return [__version__, *(version(name) for name in ("torch", "numpy", "scikit-learn", "nilearn"))]
+
+
+def results_of(probe: Probe) -> tuple[Results, list[Fit]]:
+    """Return all fits of a probe, and where their results are, each with the hash that makes it valid."""
+    all_fits = fits(probe.config, probe.methods, len(probe.folds))
+    settings, made_with = settings_of(probe), versions()
+    hashes = {
+        fit: digest([settings, asdict(fit), start_of(probe, fit.method, fit.fold), made_with])
+        for fit in all_fits
+    }
+    return Results(expand(probe.config.out), hashes), all_fits

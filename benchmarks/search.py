@@ -45,6 +45,7 @@ from fmriscale.study.folds import Fold, make_folds
 from fmriscale.study.jobs import Cell
 from fmriscale.study.windows import Windows
 from fmriscale.tracking import Tracker
+from fmriscale.training.micro_batch import MicroBatch
 from fmriscale.training.objective import Objective
 from fmriscale.training.run import encoder_for
 from fmriscale.training.schedule import learning_rate
@@ -255,14 +256,16 @@ def pretrain(folder: Path, recipe: PretrainConfig, corpus: Corpus) -> dict[str, 
             group["lr"] = learning_rate(step, settings)
         pairs = micro_batch(objective, loader, (step - 1) * settings.global_batch, settings.global_batch)
         optimiser.zero_grad()
-        objective.losses(model, pairs).total.mean().backward()
+        objective.losses(model, MicroBatch(pairs)).total.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), settings.grad_clip)
         optimiser.step()
     model.eval()
     with torch.no_grad():
         parts = [micro_batch(objective, held_out, first, 256) for first in range(0, N_HELD_OUT, 256)]
         # Whole volumes, where masked ones were trained on.
-        logits = [PairClassifier.forward(model, p.left, p.right, p.t_r, p.space) for p in parts]
+        classifier = PairClassifier(model.encoder, pair=settings.pair, pool=settings.pool).eval()
+        classifier.head = model.head
+        logits = [classifier(p.left, p.right, p.t_r, p.space) for p in parts]
     margin_P = torch.cat(logits).diff(dim=1)[:, 0].numpy()
     label_P = torch.cat([pairs.label for pairs in parts]).numpy()
     write(folder, model.encoder, corpus, loader)

@@ -190,11 +190,21 @@ class TrainConfig(Settings):
     """What NTP's head reads: CLS; the mean over the tokens of volumes; or their means in five bins of time,
     side by side, which keep when something happened."""
     ntp_weight: float = 1.0
-    """Weight of Next Thought Prediction; 0 = masked volumes alone."""
+    """Weight of Next Thought Prediction; 0 = it is not learnt."""
     masked_weight: float = 0.0
     """Weight of the mean squared error on masked volumes; 0 = nothing is masked. Published: 0.1 and 0.9."""
     masked_share: float = 0.15
     """Share of the volumes of a pair that are masked, at least one: 1 or 2 of 2 x 5, as published."""
+    contrastive_weight: float = 0.0
+    """Weight of the contrastive task across people: which window of another person is of the same time of the
+    stimulus that both saw or heard? Needs data sets with a stimulus in the corpus recipe."""
+    contrastive_people: int = 16
+    """Most people in the group of a step, over all ranks."""
+    contrastive_windows: int = 20
+    """Most windows of each of them, end to end; data.pairs.length is that of a window."""
+    connectivity_weight: float = 0.0
+    """Weight of the alignment with connectivity: sequences should be alike whose whole runs are alike in the
+    correlations of their features. Compares all pairs of a step, so max_micro_batch must hold them."""
     lr: float = 3e-4
     """Peak learning rate."""
     schedule: Literal["wsd", "cosine", "constant"] = "cosine"
@@ -280,15 +290,19 @@ class TrainConfig(Settings):
             )
 
     def _broken_weights(self) -> Iterator[Rule]:
-        """Yield the rules of the two tasks and their weights."""
-        weights = ("ntp_weight", "masked_weight")
-        if min(self.ntp_weight, self.masked_weight) < 0 or self.ntp_weight + self.masked_weight <= 0:
-            yield weights, "train.ntp_weight and masked_weight: give 0 or more, and not both 0"
-        elif self.masked_weight == 0 and self.ntp_weight != 1:
+        """Yield the rules of the tasks and their weights."""
+        weights = ("ntp_weight", "masked_weight", "contrastive_weight", "connectivity_weight")
+        values = [getattr(self, name) for name in weights]
+        if min(values) < 0 or sum(values) <= 0:
+            yield (
+                weights,
+                "train.ntp_weight, masked_, contrastive_ and connectivity_weight: give 0 or more, not all 0",
+            )
+        elif sum(values) == self.ntp_weight != 1:
             yield (
                 weights,
                 f"train.ntp_weight is {self.ntp_weight}, but nothing else is learnt: leave it at 1, or give "
-                "train.masked_weight",
+                "another weight, such as train.masked_weight",
             )
         if self.masked_weight > 0 and self.pair == "siamese":
             yield (
@@ -297,6 +311,14 @@ class TrainConfig(Settings):
             )
         if not 0 < (share := self.masked_share) <= 1:
             yield ("masked_share",), f"train.masked_share is {share}; give a share above 0, at most 1"
+        for name in ("contrastive_people", "contrastive_windows"):
+            if (value := getattr(self, name)) < 2:
+                yield (name,), f"train.{name} is {value}; it must be at least 2"
+
+    @property
+    def reads_pairs(self) -> bool:
+        """Whether any task is learnt from pairs; the contrastive one is not."""
+        return self.ntp_weight + self.masked_weight + self.connectivity_weight > 0
 
 
 @dataclass(frozen=True, kw_only=True)

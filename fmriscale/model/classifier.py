@@ -46,9 +46,7 @@ class PairClassifier(nn.Module):
         self.pair: PairWay = pair
         self.pool: Pool = pool
         width = n_parts(pool) * encoder.config.d_model
-        self.head = nn.Linear(width * (1 if pair == "joint" else 2), n_classes)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
+        self.head = zero_head(width * (1 if pair == "joint" else 2), n_classes)
 
     def forward(self, left_BLV: Tensor, right_BLV: Tensor, t_r_B: Tensor, space: str | None = None) -> Tensor:
         """Return logits [B, C]."""
@@ -62,6 +60,14 @@ class PairClassifier(nn.Module):
             return self.encoder.pooled(left_BLV, right_BLV, t_r_B, space, self.pool)
         windows_NLV = torch.cat((left_BLV, right_BLV))
         return compare(*self.encoder.embed(windows_NLV, t_r_B.repeat(2), space, self.pool).chunk(2))
+
+
+def zero_head(n_features: int, n_classes: int) -> nn.Linear:
+    """Return a linear map that starts at zero."""
+    head = nn.Linear(n_features, n_classes)
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    return head
 
 
 def compare(a_BD: Tensor, b_BD: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Two tasks at once: does right follow left, and what were the masked volumes?
+"""What were the masked volumes of a pair?
 
 After "Masked Brain Modeling" of the second paper (arXiv:2305.09057). Shapes: B pairs, L volumes a sequence,
 S = 2 L of a pair, M masked places, V features, D width.
@@ -8,11 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fmriscale.model.classifier import PairClassifier
 from fmriscale.model.embedding import rows_of_spaces
 from fmriscale.model.encoder import Encoder
-from fmriscale.model.pooling import pool_tokens
-from fmriscale.model.presets import EncoderConfig, Pool
+from fmriscale.model.presets import EncoderConfig
 
 MASK_FLAG = 1
 """Column that the published mask token raises, between those of CLS and SEP."""
@@ -38,60 +36,50 @@ class Reconstruction(nn.Module):
         return F.linear(F.relu(self.hidden(x_BMD)), self.weight[rows], self.bias[rows])
 
 
-class TwoTasks(PairClassifier):
-    """A pair classifier that also reconstructs masked volumes."""
-
-    def __init__(self, encoder: Encoder, pool: Pool) -> None:
-        super().__init__(encoder, pool=pool)
-        config = encoder.config
-        self.mask = nn.Parameter(torch.randn(config.d_model) * 0.5)
-        if config.positions == "learned":
-            nn.init.zeros_(self.mask)
-            self.mask.data[MASK_FLAG] = 1
-        self.reconstruct = Reconstruction(config.spaces, config.d_model)
-
-    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self,
-        left_BLV: Tensor,
-        right_BLV: Tensor,
-        t_r_B: Tensor,
-        space: str | None,
-        masks: tuple[Tensor, Tensor, Tensor],
-    ) -> tuple[Tensor, Tensor]:
-        """Return logits [B, C], and the mean squared error over a pair's masked volumes [B].
-
-        At place_BM the volume source_BM of the pair is shown, or the mask where that is -1; counts_BM tells
-        which places are to be reconstructed.
-        """
-        place_BM, source_BM, counts_BM = masks
-        L, V = left_BLV.shape[1:]
-        truth_BSV = torch.cat((left_BLV, right_BLV), dim=1)
-
-        def at(places_BM: Tensor) -> Tensor:
-            return truth_BSV.gather(1, places_BM[..., None].expand(-1, -1, V))
-
-        hidden_BM = source_BM < 0
-        shown_BMV = at(source_BM.clamp(min=0)).masked_fill(hidden_BM[..., None], 0)
-        shown_BSV = truth_BSV.scatter(1, place_BM[..., None].expand(-1, -1, V), shown_BMV)
-        token_BM = place_BM + 1 + (place_BM >= L)  # after CLS; those of right after SEP too
-        masked_BT = torch.zeros(len(left_BLV), 2 * L + 2, dtype=self.mask.dtype, device=self.mask.device)
-        masked_BT = masked_BT.scatter(1, token_BM, hidden_BM.to(self.mask.dtype))
-        x_BTD = self.encoder(
-            shown_BSV[:, :L],
-            shown_BSV[:, L:],
-            t_r_B,
-            space,
-            every_token=True,
-            added_BTD=masked_BT[..., None] * self.mask,
-        )
-        seen_BMD = x_BTD.gather(1, token_BM[..., None].expand(-1, -1, x_BTD.shape[2]))
-        error_BMV = self.reconstruct(seen_BMD, space).float() - at(place_BM).float()
-        error_BM = error_BMV.square().mean(dim=2) * counts_BM
-        return self.head(pool_tokens(x_BTD, L, self.pool)), error_BM.sum(dim=1) / counts_BM.sum(dim=1)
+def first_mask(config: EncoderConfig) -> nn.Parameter:
+    """Return the first token of a masked volume: random, or (learned positions) the published flag."""
+    mask = nn.Parameter(torch.randn(config.d_model) * 0.5)
+    if config.positions == "learned":
+        nn.init.zeros_(mask)
+        mask.data[MASK_FLAG] = 1
+    return mask
 
 
-def build_two_tasks(config: EncoderConfig, seed: int, pool: Pool = "cls") -> TwoTasks:
-    """Build a model for both tasks; its encoder has the weights that it has for NTP alone."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return TwoTasks(Encoder(config), pool)
+def read_masked(
+    encoder: Encoder,
+    reconstruct: Reconstruction,
+    mask_D: Tensor,
+    pairs: tuple[Tensor, Tensor, Tensor, str | None],
+    masks: tuple[Tensor, Tensor, Tensor],
+) -> tuple[Tensor, Tensor]:
+    """Return all tokens [B, T, D], and the mean squared error over a pair's masked volumes [B].
+
+    At place_BM the volume source_BM of the pair is shown, or the mask where that is -1; counts_BM tells which
+    places are to be reconstructed.
+    """
+    left_BLV, right_BLV, t_r_B, space = pairs
+    place_BM, source_BM, counts_BM = masks
+    L, V = left_BLV.shape[1:]
+    truth_BSV = torch.cat((left_BLV, right_BLV), dim=1)
+
+    def at(places_BM: Tensor) -> Tensor:
+        return truth_BSV.gather(1, places_BM[..., None].expand(-1, -1, V))
+
+    hidden_BM = source_BM < 0
+    shown_BMV = at(source_BM.clamp(min=0)).masked_fill(hidden_BM[..., None], 0)
+    shown_BSV = truth_BSV.scatter(1, place_BM[..., None].expand(-1, -1, V), shown_BMV)
+    token_BM = place_BM + 1 + (place_BM >= L)  # after CLS; those of right after SEP too
+    masked_BT = torch.zeros(len(left_BLV), 2 * L + 2, dtype=mask_D.dtype, device=mask_D.device)
+    masked_BT = masked_BT.scatter(1, token_BM, hidden_BM.to(mask_D.dtype))
+    x_BTD = encoder(
+        shown_BSV[:, :L],
+        shown_BSV[:, L:],
+        t_r_B,
+        space,
+        every_token=True,
+        added_BTD=masked_BT[..., None] * mask_D,
+    )
+    seen_BMD = x_BTD.gather(1, token_BM[..., None].expand(-1, -1, x_BTD.shape[2]))
+    error_BMV = reconstruct(seen_BMD, space).float() - at(place_BM).float()
+    error_BM = error_BMV.square().mean(dim=2) * counts_BM
+    return x_BTD, error_BM.sum(dim=1) / counts_BM.sum(dim=1)

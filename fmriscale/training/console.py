@@ -7,9 +7,13 @@ import torch
 
 from fmriscale.common.version import __version__
 from fmriscale.model.attention import sdpa_backend
+from fmriscale.sampling.groups import GroupLoader
 from fmriscale.training.metrics import SPIKE
 from fmriscale.training.run import Run
 from fmriscale.training.zero import TORCH_TYPES, count_parameters
+
+MOST_STIMULI = 6
+"""Stimuli that are named one by one."""
 
 
 def introduction(run: Run, engine: Any) -> list[str]:
@@ -22,23 +26,51 @@ def introduction(run: Run, engine: Any) -> list[str]:
         for group in loader.groups
     )
     held_out = "no run held out, so no evaluation"
-    if run.held_out:
-        held_out = f"{len(run.held_out.run_keys)} runs held out"
-    data, n_parameters = loader.describe(), count_parameters(engine.module)
-    mixture = ", ".join(f"{name} {share:.1%}" for name, share in data["mixture"].items())
+    if keys := [key for of in (run.held_out, run.held_out_groups) if of for key in of.run_keys]:
+        held_out = f"{len(set(keys))} runs held out"
+    n_parameters = count_parameters(engine.module)
     return [
         f"fmriscale {__version__}, torch {torch.__version__}, started by {world.launcher}",
         f"device   {world.world_size} x {device} ({world.local_size} on this node, "
         f"{torch.get_num_threads()} threads each), {run.precision}, ZeRO stage {settings.zero_stage}",
         f"model    {encoder.preset}: {n_parameters:,} parameters, width {encoder.d_model}, "
         f"{encoder.n_layers} layers, {encoder.n_heads} heads, {_computation(run)}",
-        f"batch    {run.plan} ranks",
         f"corpus   {run.corpus} ({run.corpus.fingerprint[:12]}), {spaces}; {held_out}",
+        *(_of_pairs(run) if run.objective.reads_pairs else []),
+        *(_of_groups(run, run.groups) if run.groups else []),
+    ]
+
+
+def _of_pairs(run: Run) -> list[str]:
+    """Say what pairs there are."""
+    data, n_pairs = run.loader.describe(), run.config.train.steps * run.plan.global_batch
+    mixture = ", ".join(f"{name} {share:.1%}" for name, share in data["mixture"].items())
+    return [
+        f"batch    {run.plan} ranks",
         f"pairs    {data['windows']:,} windows, {data['pairs_per_epoch']:,} pairs an epoch, "
-        f"{settings.steps * run.plan.global_batch / data['pairs_per_epoch']:.1f} epochs; {mixture}; "
-        f"negatives {', '.join(data['kinds'])}",
+        f"{n_pairs / data['pairs_per_epoch']:.1f} epochs; {mixture}; negatives {', '.join(data['kinds'])}",
         *(f"note     {note}" for note in data["notes"]),
     ]
+
+
+def _of_groups(run: Run, groups: GroupLoader) -> list[str]:
+    """Say who shares what."""
+    stimuli = "; ".join(
+        f"{name}: {of['people']} people, {of['windows']:,} windows, {of['group'][0]} x {of['group'][1]} "
+        f"a step, {of['share']:.1%}"
+        for name, of in list(groups.describe().items())[:MOST_STIMULI]
+    )
+    more = len(groups.describe()) - MOST_STIMULI
+    n_epochs = run.config.train.steps / groups.n_groups
+    lines = [
+        f"groups   {groups.n_groups:,} groups an epoch, {n_epochs:.1f} epochs; {stimuli}"
+        + (f"; and {more} stimuli more" if more > 0 else "")
+    ]
+    if run.held_out_groups is None:
+        lines.append(
+            "note     no two held-out people share a stimulus: the contrastive task is not evaluated"
+        )
+    return lines
 
 
 def _computation(run: Run) -> str:
@@ -53,22 +85,26 @@ def _computation(run: Run) -> str:
         text += ", blocks compiled"
     if (train.pair, train.pool) != ("joint", "cls"):
         text += f", {train.pair} pairs, {train.pool} of tokens"
-    if train.masked_weight > 0:
-        masked = f"{train.masked_share:.0%} masked volumes x {train.masked_weight:g}"
-        text += f"; NTP x {train.ntp_weight:g} + {masked}"
-    return text
+    tasks = {
+        "NTP": train.ntp_weight,
+        f"{train.masked_share:.0%} masked volumes": train.masked_weight,
+        "contrastive": train.contrastive_weight,
+        "connectivity": train.connectivity_weight,
+    }
+    terms = [f"{name} x {weight:g}" for name, weight in tasks.items() if weight > 0]
+    return text if terms == ["NTP x 1"] else f"{text}; {' + '.join(terms)}"
 
 
 def step_line(line: dict[str, Any], steps: int) -> str:
     """Return a line about a step."""
-    kinds = " ".join(f"{k} {v:.2f}" for k, v in line["acc_by_kind"].items())
+    windows = f"{line['windows_per_s']:.0f} windows/s " if "windows_per_s" in line else ""
+    pairs = f"{line['pairs_per_s']:.0f} pairs/s " if line["pairs_per_s"] else ""
     mfu = f"mfu {line['mfu']:.0%} " if "mfu" in line else ""
     spike = f"spike {line['spike']:.1f} " if line["spike"] >= SPIKE else ""
     return (
         f"{time.strftime('%H:%M:%S')} step {line['step']}/{steps} loss {line['loss']:.4f} "
-        f"{spike}{_masked(line)}"
-        f"acc {line['acc']:.3f} ({kinds}) lr {line['lr']:.2e} grad {line['grad_norm']:.2f} "
-        f"{line['pairs_per_s']:.0f} pairs/s {line['volumes_per_s']:.0f} volumes/s {mfu}"
+        f"{spike}{_terms(line)}{_accuracy(line, 3, 2)}lr {line['lr']:.2e} grad {line['grad_norm']:.2f} "
+        f"{pairs}{windows}{line['volumes_per_s']:.0f} volumes/s {mfu}"
         f"step {line['step_p50_s']:.3f}/{line['step_p95_s']:.3f} s wait {line['data_wait_share']:.1%} "
         f"mem {line['memory_gib']:.1f} GiB"
     )
@@ -86,13 +122,25 @@ def save_line(saved: dict[str, Any]) -> str:
 
 def eval_line(line: dict[str, Any]) -> str:
     """Return a line about an evaluation."""
-    kinds = " ".join(f"{k} {v:.3f}" for k, v in line["acc_by_kind"].items())
-    return (
-        f"{time.strftime('%H:%M:%S')} eval at {line['step']}: loss {line['loss']:.4f} {_masked(line)}"
-        f"acc {line['acc']:.4f} ({kinds}); "
-        f"persistence acc {line['persistence']['acc']:.4f} auc {line['persistence']['auc']:.4f}"
-    )
+    text = (
+        f"{time.strftime('%H:%M:%S')} eval at {line['step']}: loss {line['loss']:.4f} {_terms(line)}"
+        f"{_accuracy(line, 4, 3)}"
+    ).rstrip()
+    if alone := line.get("persistence"):
+        text += f"; persistence acc {alone['acc']:.4f} auc {alone['auc']:.4f}"
+    return text
 
 
-def _masked(line: dict[str, Any]) -> str:
-    return f"masked {line['masked_loss']:.4f} " if "masked_loss" in line else ""
+def _terms(line: dict[str, Any]) -> str:
+    """Write the losses of the tasks beside NTP."""
+    names = ("masked", "contrastive", "connectivity")
+    text = "".join(f"{n} {line[f'{n}_loss']:.4f} " for n in names if f"{n}_loss" in line)
+    return text + (f"right window {line['contrastive_acc']:.3f} " if "contrastive_acc" in line else "")
+
+
+def _accuracy(line: dict[str, Any], digits: int, by_kind: int) -> str:
+    """Write NTP's accuracy, where it is a task."""
+    if "acc" not in line:
+        return ""
+    kinds = " ".join(f"{k} {v:.{by_kind}f}" for k, v in line["acc_by_kind"].items())
+    return f"acc {line['acc']:.{digits}f} ({kinds}) "

@@ -9,8 +9,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from fmriscale.common.errors import EXIT_FAULT, EXIT_INTERRUPTED, UserError
 from fmriscale.training.abort import AbortChannel
@@ -157,6 +159,30 @@ def broadcast_object(value: Any) -> Any:
     values = [value]
     dist.broadcast_object_list(values, src=0)
     return values[0]
+
+
+def gather_vectors(own: Tensor) -> Tensor:
+    """Return the rows of all ranks, in order of rank; the gradient flows into own rows alone.
+
+    That gradient is multiplied by the number of ranks. Where every rank computes the same loss of all rows,
+    the mean over ranks, which is what DeepSpeed takes, is then the gradient of that loss.
+    """
+    world_size = dist.get_world_size() if dist.is_initialized() else 1
+    if world_size == 1:
+        return own
+    rows = own.detach().contiguous()
+    parts = [torch.empty_like(rows) for _ in range(world_size)]
+    dist.all_gather(parts, rows)
+    parts[dist.get_rank()] = rows + world_size * (own - rows)
+    return torch.cat(parts)
+
+
+def gather_rows(own: np.ndarray) -> np.ndarray:
+    """Return equally many numbers of each rank, in order of rank."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return own
+    device = torch.device("cuda") if dist.get_backend() == "nccl" else torch.device("cpu")
+    return gather_vectors(torch.from_numpy(own).to(device)).cpu().numpy()
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Loss and accuracy on held-out pairs, and how far autocorrelation alone gets on them."""
+"""Loss and accuracy on held-out pairs and groups, and how far autocorrelation alone gets on them."""
 
 import math
 from typing import Any
@@ -10,26 +10,32 @@ from fmriscale.config import KIND_NAMES, POSITIVE_KINDS
 from fmriscale.sampling.loader import NTPLoader
 from fmriscale.sampling.persistence import area_under_curve, best_threshold, persistence_score
 from fmriscale.sampling.shape_group import ShapeGroup
+from fmriscale.training.micro_batch import GroupShare, MicroBatch
 from fmriscale.training.run import Run
 from fmriscale.training.tally import Tally
 
 
 @torch.no_grad()
-def evaluate(run: Run, engine: Any, loader: NTPLoader) -> dict[str, Any]:
-    """Return loss and accuracy on fixed pairs, the same ones on any number of ranks; all ranks call this.
+def evaluate(run: Run, engine: Any) -> dict[str, Any]:
+    """Return loss and accuracy on fixed pairs and groups of held-out runs; all ranks call this.
+
+    They are the same ones on any number of ranks.
 
     Every rank makes equally many forward passes; pairs beyond the last fill up and are not counted.
     """
     engine.eval()
     rank, world_size, device = run.world.rank, run.world.world_size, run.world.device
-    tally = Tally(loader.datasets, device, run.objective)
-    size = run.plan.micro_batch_size
-    for group, n_pairs in shares(loader, run.config.train.eval_pairs):
+    loader, groups, size = run.held_out, run.held_out_groups, run.plan.micro_batch_size
+    tally = Tally(loader.datasets if loader else [], device, run.objective)
+    for group, n_pairs in shares(loader, run.config.train.eval_pairs) if loader else ():
         for start in range(rank * size, n_pairs + rank * size, size * world_size):
             batch = run.objective.add_masks(group.batch(start, size), start).to(device)
-            losses = run.objective.losses(engine, batch)
-            filler_B = torch.arange(start, start + size, device=device) >= n_pairs
-            tally.add(losses, batch.kind.masked_fill(filler_B, -1), batch.dataset.masked_fill(filler_B, -1))
+            losses = run.objective.losses(engine, MicroBatch(batch))
+            tally.add(losses, batch, torch.arange(start, start + size, device=device) >= n_pairs)
+    for step in range(groups.n_groups) if groups else ():
+        assert groups
+        share = GroupShare.read(groups, step, rank, world_size)
+        tally.add(run.objective.losses(engine, MicroBatch(group=share).to(device)))
     tally.all_reduce()
     return tally.summary()
 

@@ -6,8 +6,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from torch import Tensor
 
-from fmriscale.sampling.batch import Batch
 from fmriscale.training.distributed import all_gather_object
+from fmriscale.training.micro_batch import GroupShare, MicroBatch
 from fmriscale.training.run import Run
 
 MAX_NAMED = 8
@@ -17,7 +17,8 @@ MAX_NAMED = 8
 class Feed:
     """Endless micro-batches of one rank from a step on.
 
-    The loader is a pure function of position: a batch that was fetched too much is forgotten, not lost.
+    The loaders are pure functions of position: a batch that was fetched too much is forgotten, not lost.
+    The group of a step comes with its first micro-batch.
     """
 
     def __init__(self, run: Run, first_step: int) -> None:
@@ -28,7 +29,7 @@ class Feed:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="feed")
         self._next = self._fetch()
 
-    def __next__(self) -> Batch:
+    def __next__(self) -> MicroBatch:
         start = time.perf_counter()
         batch = self._next.result()
         self._next = self._fetch()
@@ -40,25 +41,32 @@ class Feed:
         """End the thread."""
         self._thread.shutdown(cancel_futures=True)
 
-    def _fetch(self) -> Future[Batch]:
-        return self._thread.submit(self._read, next(self._positions))
+    def _fetch(self) -> Future[MicroBatch]:
+        return self._thread.submit(self._read, *next(self._positions))
 
-    def _read(self, position: int) -> Batch:
-        batch = self.run.loader.batch(position, self.run.plan.micro_batch_size)
-        return self.run.objective.add_masks(batch, position)
+    def _read(self, step: int, micro_step: int) -> MicroBatch:
+        run, pairs, group = self.run, None, None
+        if run.config.train.reads_pairs:
+            position = run.plan.position(step, micro_step, run.world.rank)
+            pairs = run.loader.batch(position, run.plan.micro_batch_size)
+            pairs = run.objective.add_masks(pairs, position)
+        if run.groups and micro_step == 0:
+            group = GroupShare.read(run.groups, step - 1, run.world.rank, run.world.world_size)
+        return MicroBatch(pairs, group)
 
-    def _order(self, step: int) -> Iterator[int]:
-        plan = self.run.plan
+    def _order(self, step: int) -> Iterator[tuple[int, int]]:
         while True:
-            for micro_step in range(plan.gradient_accumulation_steps):
-                yield plan.position(step, micro_step, self.run.world.rank)
+            for micro_step in range(self.run.plan.gradient_accumulation_steps):
+                yield step, micro_step
             step += 1
 
 
-def name_bad_pairs(run: Run, step: int, losses: list[Tensor]) -> list[str]:
+def name_bad_pairs(run: Run, step: int, losses: list[Tensor | None]) -> list[str]:
     """Name the pairs of a step whose loss [B] is not finite; all ranks call this."""
     mine = []
     for micro_step, loss_B in enumerate(losses):
+        if loss_B is None:
+            continue
         first = run.plan.position(step, micro_step, run.world.rank)
         mine += [first + int(i) for i in (~loss_B.isfinite()).nonzero().flatten()]
     bad = sorted(position for rank in all_gather_object(mine[:MAX_NAMED]) for position in rank)

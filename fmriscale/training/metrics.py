@@ -8,6 +8,7 @@ import resource
 import time
 from collections import deque
 from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ import numpy as np
 import torch
 
 from fmriscale.common.files import atomic_write
-from fmriscale.model.flops import GPUS
+from fmriscale.model.flops import GPUS, train_flops
+from fmriscale.model.presets import EncoderConfig
+from fmriscale.training.micro_batch import MicroBatch
 from fmriscale.training.schedule import BatchPlan
 
 SPIKE = 6.0
@@ -75,28 +78,54 @@ class MetricsFile:
             self._unwritten = self._unwritten[self._file.write(self._unwritten) :]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What all ranks read and compute in a step."""
+
+    pairs: int
+    windows: int
+    """Of people in a group."""
+    volumes: int
+    flops: float
+
+
+def work_of(encoder: EncoderConfig, plan: BatchPlan, micro: MicroBatch) -> Work:
+    """Return the work of a step from its first micro-batch; a window is half a pair."""
+    pairs, volumes, flops = 0, 0, 0.0
+    if micro.pairs:
+        pairs, length = plan.global_batch, micro.pairs.left.shape[1]
+        volumes = 2 * length * pairs
+        flops = pairs * train_flops(encoder, micro.pairs.space, length)
+    if micro.group:
+        length, space = micro.group.batch.bold.shape[2], micro.group.batch.space
+        volumes += micro.n_windows * length
+        flops += micro.n_windows * train_flops(encoder, space, length) / 2
+    return Work(pairs=pairs, windows=micro.n_windows, volumes=volumes, flops=flops)
+
+
 class StepTimer:
     """How fast steps are, and what a device reaches of its peak (operations per second; 0 = unknown)."""
 
-    def __init__(self, plan: BatchPlan, peak: float) -> None:
-        self.plan, self.peak = plan, peak
+    def __init__(self, world_size: int, peak: float) -> None:
+        self.world_size, self.peak = world_size, peak
         self._seconds: deque[float] = deque(maxlen=RECENT)
 
-    def measure(self, seconds: float, waited: float, length: int, flops: float) -> dict[str, float]:
-        """Return the figures of a step whose pairs are 2 x length volumes and flops operations each."""
+    def measure(self, seconds: float, waited: float, work: Work) -> dict[str, float]:
+        """Return the figures of a step."""
         self._seconds.append(seconds)
         p50, p95 = np.quantile(self._seconds, (0.5, 0.95))
-        rate = self.plan.global_batch / seconds
+        flops = work.flops / seconds
         figures = {
-            "pairs_per_s": rate,
-            "volumes_per_s": 2 * length * rate,
-            "flops_per_s": rate * flops,
+            "pairs_per_s": work.pairs / seconds,
+            **({"windows_per_s": work.windows / seconds} if work.windows else {}),
+            "volumes_per_s": work.volumes / seconds,
+            "flops_per_s": flops,
             "data_wait_share": waited / seconds,
             "step_p50_s": float(p50),
             "step_p95_s": float(p95),
             "memory_gib": memory_gib(),
         }
-        return figures | ({"mfu": rate * flops / (self.peak * self.plan.world_size)} if self.peak else {})
+        return figures | ({"mfu": flops / (self.peak * self.world_size)} if self.peak else {})
 
 
 def peak_flops(device: torch.device, precision: str) -> float:

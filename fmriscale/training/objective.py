@@ -1,57 +1,109 @@
-"""What is minimised: NTP, the reconstruction of masked volumes, or a weighted sum of both."""
+"""What is minimised: a weighted sum of the losses of up to four tasks.
+
+NTP and the reconstruction of masked volumes are learnt from pairs, one loss each. The contrastive task and
+the alignment with connectivity compare all that the ranks read in a step: vectors are gathered, and every
+rank computes the whole loss.
+Shapes: B pairs, P people of a group, W windows of each, D a vector.
+"""
 
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from fmriscale.config import TrainConfig
-from fmriscale.model.classifier import PairClassifier, build
+from fmriscale.model.alignment import alignment_loss
+from fmriscale.model.contrastive import contrastive_loss
 from fmriscale.model.encoder import count_parameters
 from fmriscale.model.losses import ntp_loss
-from fmriscale.model.masked import build_two_tasks
-from fmriscale.model.presets import EncoderConfig, PairWay, Pool
+from fmriscale.model.presets import EncoderConfig
+from fmriscale.model.pretraining import PretrainingModel, Tasks, build_pretraining
 from fmriscale.sampling.batch import Batch
 from fmriscale.sampling.masks import draw_masks
+from fmriscale.training.distributed import gather_rows, gather_vectors
+from fmriscale.training.micro_batch import GroupShare, MicroBatch
+from fmriscale.training.teacher import Teacher
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Losses:
-    """Losses [B] of the pairs of a batch."""
+    """Losses of a micro-batch; None where there is no such task, or nothing of it was read."""
 
     total: Tensor
-    """What is minimised."""
-    ntp: Tensor
-    correct: Tensor
-    """Whether NTP's answer is right."""
-    masked: Tensor | None
-    """Mean squared error over the masked volumes; None where none are masked."""
+    """What is minimised, 0-dimensional."""
+    pairs: Tensor | None = None
+    """Of each pair, with weights [B]."""
+    ntp: Tensor | None = None
+    """Of each pair [B]."""
+    correct: Tensor | None = None
+    """Whether NTP's answer is right [B]."""
+    masked: Tensor | None = None
+    """Mean squared error over the masked volumes of each pair [B]."""
+    contrastive: Tensor | None = None
+    """Of the group, 0-dimensional: the same on all ranks."""
+    contrastive_correct: Tensor | None = None
+    """How often the right window came first."""
+    connectivity: Tensor | None = None
+    """Of the pairs of all ranks, 0-dimensional."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
+class Weights:
+    """Weights of the tasks in the sum."""
+
+    ntp: float = 1.0
+    masked: float = 0.0
+    contrastive: float = 0.0
+    connectivity: float = 0.0
+
+    def total(self, **losses: float) -> float:
+        """Return the sum from the means of the tasks."""
+        return sum(getattr(self, name) * loss for name, loss in losses.items())
+
+
+@dataclass(frozen=True, kw_only=True)
 class Objective:
     """The tasks of a run and their weights."""
 
-    ntp: float
-    masked: float
-    share: float
-    """Share of the volumes of a pair that are masked."""
+    weights: Weights
+    tasks: Tasks
     seed: int
-    pair: PairWay = "joint"
-    pool: Pool = "cls"
+    masked_share: float = 0.15
+    """Share of the volumes of a pair that are masked."""
+    teacher: Teacher | None = None
+    """Of connectivity; None where that is no task, or the model is only built."""
 
     @classmethod
-    def of(cls, train: TrainConfig) -> "Objective":
+    def of(cls, train: TrainConfig, teacher: Teacher | None = None) -> "Objective":
         """Read the settings."""
-        weights = train.ntp_weight, train.masked_weight, train.masked_share
-        return cls(*weights, seed=train.seed, pair=train.pair, pool=train.pool)
+        weights = Weights(
+            ntp=train.ntp_weight,
+            masked=train.masked_weight,
+            contrastive=train.contrastive_weight,
+            connectivity=train.connectivity_weight,
+        )
+        tasks = Tasks(
+            classify=weights.ntp + weights.masked > 0,
+            masked=weights.masked > 0,
+            contrastive=weights.contrastive > 0,
+            connectivity=weights.connectivity > 0,
+            pair=train.pair,
+            pool=train.pool,
+        )
+        share = train.masked_share
+        return cls(weights=weights, tasks=tasks, seed=train.seed, masked_share=share, teacher=teacher)
 
-    def build(self, shape: EncoderConfig) -> PairClassifier:
+    @property
+    def reads_pairs(self) -> bool:
+        """Whether any task is learnt from pairs."""
+        return self.tasks.classify or self.tasks.connectivity
+
+    def build(self, shape: EncoderConfig) -> PretrainingModel:
         """Build the model, with equal weights on all ranks."""
-        if self.masked:
-            return build_two_tasks(shape, self.seed, self.pool)
-        return build(shape, self.seed, self.pair, self.pool)
+        return build_pretraining(shape, self.seed, self.tasks)
 
     def count_parameters(self, shape: EncoderConfig) -> int:
         """Count the parameters of the model, without memory for them."""
@@ -60,23 +112,58 @@ class Objective:
 
     def add_masks(self, batch: Batch, first: int) -> Batch:
         """Mask volumes of the pairs at positions from `first` on, where that is a task."""
-        if not self.masked:
+        if not self.tasks.masked:
             return batch
         count, length = batch.left.shape[:2]
-        return replace(batch, masks=draw_masks(self.seed, first, count, 2 * length, self.share))
+        return replace(batch, masks=draw_masks(self.seed, first, count, 2 * length, self.masked_share))
 
-    def losses(self, model: Any, batch: Batch) -> Losses:
-        """Go forward. Both tasks enter the total whatever their weight: every parameter has a gradient."""
-        inputs = (batch.left, batch.right, batch.t_r, batch.space)
-        if not self.masked:
-            logits_BC, masked_B = model(*inputs), None
-        else:
-            logits_BC, masked_B = model(*inputs, batch.masks)
-        ntp_B = total_B = ntp_loss(logits_BC, batch.label)
-        if masked_B is not None:
-            total_B = self.ntp * ntp_B + self.masked * masked_B
-        return Losses(total_B, ntp_B, logits_BC.argmax(dim=1) == batch.label, masked_B)
+    def losses(self, model: Any, micro: MicroBatch, n_micro_steps: int = 1) -> Losses:
+        """Go forward once. A group is read in one of a step's micro-steps: its loss stands for all of them.
 
-    def total(self, ntp: float, masked: float) -> float:
-        """Return what is minimised from the means of the two tasks."""
-        return self.ntp * ntp + self.masked * masked
+        Every task enters the total whatever its weight: every parameter has a gradient.
+        """
+        batch, group = micro.pairs, micro.group
+        told = model(
+            (batch.left, batch.right, batch.t_r, batch.space) if batch else None,
+            batch.masks if batch else None,
+            (group.batch.bold, group.batch.t_r, group.batch.space) if group else None,
+        )
+        found: dict[str, Tensor] = {}
+        total = torch.zeros((), device=next(iter(told.values())).device)
+        if batch and self.tasks.classify:
+            found = self._losses_of_pairs(told, batch)
+            total = found["pairs"].mean()
+        if batch and self.tasks.connectivity:
+            found["connectivity"] = self._connectivity(told["left"], batch)
+            total = total + self.weights.connectivity * found["connectivity"]
+        if group:
+            loss, found["contrastive_correct"] = self._contrastive(told["group"], told["scale"], group)
+            found["contrastive"] = loss
+            total = total + n_micro_steps * self.weights.contrastive * loss
+        elif self.tasks.contrastive:
+            total = total + 0 * told["scale"].sum()
+        return Losses(total=total, **found)
+
+    def _losses_of_pairs(self, told: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        """Return the losses [B] of NTP and of masked volumes, and their sum by weight."""
+        logits_BC = told["logits"]
+        ntp_B = ntp_loss(logits_BC, batch.label)
+        found = {"ntp": ntp_B, "correct": logits_BC.argmax(dim=1) == batch.label}
+        found["pairs"] = self.weights.ntp * ntp_B
+        if self.tasks.masked:
+            found["masked"] = told["masked"]
+            found["pairs"] = found["pairs"] + self.weights.masked * told["masked"]
+        return found
+
+    def _connectivity(self, left_BD: Tensor, batch: Batch) -> Tensor:
+        """Return the loss of the left sequences of all ranks."""
+        assert self.teacher is not None
+        teacher_NF = self.teacher.of(gather_rows(np.asarray(batch.run_left)))
+        return alignment_loss(gather_vectors(left_BD.float()), teacher_NF.to(left_BD.device))
+
+    @staticmethod
+    def _contrastive(own_PWD: Tensor, scale: Tensor, share: GroupShare) -> tuple[Tensor, Tensor]:
+        """Return loss and accuracy of the people of all ranks."""
+        lacking = share.n_a_rank - len(own_PWD)
+        own_PWD = F.pad(own_PWD.float(), (0, 0, 0, 0, 0, lacking))
+        return contrastive_loss(gather_vectors(own_PWD)[: share.n_people], scale)

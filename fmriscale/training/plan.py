@@ -134,7 +134,7 @@ def _memory_table(plan: "Plan") -> list[str]:
         lines += [
             "",
             f"{chosen}{'with' if recompute else 'without'} activation checkpointing",
-            _gib(f"  activations of {n_pairs} pairs", activations),
+            _gib(f"  activations of {n_pairs} pairs" if train.reads_pairs else "  activations", activations),
             _gib("  in all", totals),
             _row(
                 f"  fits into {plan.usable / GIB:.1f}", ("yes" if t <= plan.usable else "no" for t in totals)
@@ -146,13 +146,13 @@ def _memory_table(plan: "Plan") -> list[str]:
 
 def _facts(plan: "Plan", rate: float, source: str, ranks_per_node: int) -> list[str]:
     """Return batch, speed, corpus, checkpoint and host memory, at a rate of pairs/s of one rank."""
-    settings, batch = plan.config.train, plan.batch
-    total = rate * batch.world_size
-    days = settings.steps * batch.global_batch / total / 86400
+    settings = plan.config.train
+    total = rate * plan.batch.world_size
+    days = settings.steps * plan.pairs_a_step / total / 86400
     duration = f"{days:,.1f} days" if days >= 2 else f"{24 * days:,.1f} hours"
     host = "weights while they are built, later a copy of a checkpoint's part"
     lines = [
-        f"batch       {batch} {_unit(plan)}s",
+        f"batch       {_batch(plan)}",
         f"speed       {total:,.0f} pairs/s, {settings.steps:,} steps in {duration} ({source})",
         f"corpus      {plan.data.description}",
         f"checkpoint  {12 * plan.n_parameters / GIB:,.2f} GiB, the last {settings.keep_last} are kept; "
@@ -163,6 +163,18 @@ def _facts(plan: "Plan", rate: float, source: str, ranks_per_node: int) -> list[
         gib = offloaded * ranks_per_node / GIB
         lines.append(f"offloaded   {gib:,.1f} GiB a node, to {settings.offload}")
     return lines
+
+
+def _batch(plan: "Plan") -> str:
+    """Say what is read in a step."""
+    train = plan.config.train
+    parts = [f"{plan.batch} {_unit(plan)}s"] if train.reads_pairs else []
+    if train.contrastive_weight > 0:
+        parts.append(
+            f"{train.contrastive_windows} windows of {train.contrastive_people} people, over "
+            f"{plan.batch.world_size} {_unit(plan)}s (a window counts as half a pair)"
+        )
+    return " and ".join(parts)
 
 
 def _remedy(plan: "Plan") -> str:

@@ -1,6 +1,5 @@
 """Memory and speed of a pre-training run that is not started yet; `plan` prints them."""
 
-import dataclasses
 import os
 from dataclasses import dataclass
 from typing import Literal
@@ -16,10 +15,11 @@ from fmriscale.model.activation_memory import activation_bytes
 from fmriscale.model.flops import computed_flops, train_flops
 from fmriscale.model.presets import EncoderConfig, resolve_encoder
 from fmriscale.sampling.loader import NTPLoader
+from fmriscale.training.data import described
 from fmriscale.training.metrics import peak_flops
 from fmriscale.training.objective import Objective
 from fmriscale.training.run import encoder_for
-from fmriscale.training.schedule import BatchPlan, plan_batch
+from fmriscale.training.schedule import BatchPlan, plan_batch, plan_run
 from fmriscale.training.state_memory import MASTER, MOMENTS, States, itemsize, states
 
 GIB = 2**30
@@ -67,7 +67,7 @@ class Plan:
     ) -> "Plan":
         """Resolve model, batch and corpus."""
         settings = config.train
-        batch = plan_batch(settings.global_batch, settings.max_micro_batch, n_ranks)
+        batch = plan_run(settings, n_ranks)
         there = is_url(config.data.corpus) or expand(config.data.corpus).exists()
         data, encoder = _read_corpus(config) if there else _assume_data(config)
         return cls(
@@ -110,21 +110,35 @@ class Plan:
 
     def activations(self, stage: int, n_pairs: int, recompute: bool) -> int:
         """Return the most bytes of activations over all spaces and lengths."""
-        size = itemsize(self.precision(stage))
-        return max(
-            activation_bytes(
+        size, train = itemsize(self.precision(stage)), self.config.train
+
+        def of(n: int, features: int, length: int, *, alone: bool) -> int:
+            return activation_bytes(
                 self.encoder,
-                n_pairs,
+                n,
                 n_features=features,
                 length=length,
                 itemsize=size,
                 mask_itemsize=1 if self.device == "gpu" else size,
                 recompute=recompute,
-                alone=self.config.train.pair == "siamese",
+                alone=alone,
                 every_token=self.every_token,
             ).total
+
+        return max(
+            (of(n_pairs, features, length, alone=train.pair == "siamese") if train.reads_pairs else 0)
+            + of(self._read_alone(n_pairs), features, length, alone=True)
             for _, features, length in self.data.sequences
         )
+
+    def _read_alone(self, n_pairs: int) -> int:
+        """Return the windows that a rank reads beside so many pairs, counted by twos."""
+        train, n_windows = self.config.train, 0
+        if train.contrastive_weight > 0:
+            n_windows = -(-train.contrastive_people // self.batch.world_size) * train.contrastive_windows
+        if train.connectivity_weight > 0 and (train.pair == "joint" or not train.ntp_weight):
+            n_windows += n_pairs
+        return -(-n_windows // 2)
 
     def total(self, stage: int, recompute: bool) -> int:
         """Return all bytes of a rank's device."""
@@ -133,10 +147,20 @@ class Plan:
 
     def largest_micro_batch(self, stage: int, recompute: bool) -> int:
         """Return the largest micro-batch that fits and divides a rank's share of the batch; 0 = none."""
-        free = self.usable - self.states(stage).total - self.data.resident
-        most = int(free // self.activations(stage, 1, recompute))
+        if not self.config.train.reads_pairs:
+            return 0
+        beside = self.activations(stage, 0, recompute)  # groups of people
+        free = self.usable - self.states(stage).total - self.data.resident - beside
+        most = int(free // (self.activations(stage, 1, recompute) - beside))
         per_rank = self.config.train.global_batch // self.batch.world_size
         return plan_batch(per_rank, most, 1).micro_batch_size if most > 0 else 0
+
+    @property
+    def pairs_a_step(self) -> float:
+        """Work of a step, as so many pairs: a window that is read alone counts half of one."""
+        train, n_ranks = self.config.train, self.batch.world_size
+        n_pairs = train.global_batch if train.reads_pairs else 0
+        return n_pairs + n_ranks * self._read_alone(n_pairs // n_ranks)
 
     def pairs_per_s(self, flops: float) -> float:
         """Return the rate of a GPU that does so many operations a second, and launches kernels in turn."""
@@ -158,7 +182,7 @@ class Plan:
             for space, _, length in self.data.sequences
         )
         n_ranks, stage = self.batch.world_size, self.config.train.zero_stage
-        n_pairs = self.batch.global_batch / n_ranks
+        n_pairs = self.pairs_a_step / n_ranks
         seconds = n_pairs * flops_per_pair / flops * (1 + NARROW_WIDTH / self.encoder.d_model)
         seconds += UPDATE_S * self.n_parameters / (n_ranks if stage > 0 else 1)
         seconds += EXCHANGE_S * self.n_parameters if n_ranks > 1 else 0.0
@@ -196,8 +220,7 @@ def _read_corpus(config: PretrainConfig) -> tuple[PlannedData, EncoderConfig]:
     """Return what a corpus holds, and the encoder that reads it."""
     settings = config.train
     corpus = Corpus.open(config.data.corpus, config.data.cache, config.data.cache_gb)
-    mapped = dataclasses.replace(config.data, access="mmap", volume_order="recorded", verify=False)
-    loader = NTPLoader(corpus, mapped, "train", settings.seed, settings.global_batch)
+    loader = NTPLoader(corpus, described(config.data), "train", settings.seed, settings.global_batch)
     pairs = 2 * loader.n_windows
     epochs = settings.steps * settings.global_batch / pairs
     resident = 0

@@ -5,6 +5,8 @@ from torch import nn
 
 from fmriscale.common.errors import UserError
 from fmriscale.sampling.loader import NTPLoader
+from fmriscale.sampling.shape_group import ShapeGroup
+from fmriscale.training.micro_batch import GroupShare, MicroBatch
 from fmriscale.training.objective import Objective
 from fmriscale.training.schedule import BatchPlan
 
@@ -19,8 +21,11 @@ def rehearse(
     device: torch.device,
     reserved: int,
     objective: Objective,
+    share: GroupShare | None = None,
 ) -> None:
     """Go forward and backward once with a full micro-batch of every space and length, beside reserved bytes.
+
+    A share of a group of people is read with each of them.
 
     Training sees one space a step, and the largest perhaps first after hours. The gradient is taken with
     respect to the volumes: all activations are made and used, a compiled model is compiled and ZeRO-3
@@ -29,14 +34,20 @@ def rehearse(
     """
     gpus = [device] if device.type == "cuda" else []
     model.train()
-    for group in loader.groups:
-        what = f"{plan.micro_batch_size} pairs of 2 x {group.length} volumes of space {group.space.name}"
+    for group in loader.groups if objective.reads_pairs else [None]:
+        what = _words(plan, group, share)
         try:
             with torch.random.fork_rng(devices=gpus):
                 memory = torch.empty(reserved, dtype=torch.uint8, device=device)
-                batch = objective.add_masks(group.batch(0, plan.micro_batch_size), 0).to(device)
-                volumes = (batch.left.requires_grad_(), batch.right.requires_grad_())
-                torch.autograd.grad(objective.losses(model, batch).total.mean(), volumes)
+                batch = None
+                if group:
+                    batch = objective.add_masks(group.batch(0, plan.micro_batch_size), 0)
+                micro = MicroBatch(batch, share).to(device)
+                volumes = [micro.pairs.left, micro.pairs.right] if micro.pairs else []
+                volumes += [micro.group.batch.bold] if micro.group else []
+                for tensor in volumes:
+                    tensor.requires_grad_()
+                torch.autograd.grad(objective.losses(model, micro).total, volumes, allow_unused=True)
                 del memory
         except RuntimeError as error:
             reason = " ".join(str(error).split())
@@ -52,3 +63,16 @@ def rehearse(
                     "compiler (on a GPU also Triton), or set train.compile false"
                 ) from error
             raise
+
+
+def _words(plan: BatchPlan, group: ShapeGroup | None, share: GroupShare | None) -> str:
+    """Say what is read at once."""
+    words = []
+    if group:
+        words.append(
+            f"{plan.micro_batch_size} pairs of 2 x {group.length} volumes of space {group.space.name}"
+        )
+    if share:
+        n_people, n_windows = share.batch.bold.shape[:2]
+        words.append(f"{n_windows} windows of each of {n_people} people (train.contrastive_people)")
+    return " and ".join(words)

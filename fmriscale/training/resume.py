@@ -23,6 +23,8 @@ FIXED = (
     "train.pool",
     "train.ntp_weight",
     "train.masked_",
+    "train.contrastive_",
+    "train.connectivity_weight",
 )
 """Settings that must not change in a run, but for those that are `FREE`."""
 FREE = ("data.corpus", "data.cache", "data.cache_gb", "data.access", "data.verify")

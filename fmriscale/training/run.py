@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -13,12 +13,15 @@ from fmriscale.config import PretrainConfig
 from fmriscale.config.recipe import to_dict
 from fmriscale.corpus.reader import Corpus
 from fmriscale.model.presets import EncoderConfig, resolve_encoder
+from fmriscale.sampling.groups import GroupLoader
 from fmriscale.sampling.loader import NTPLoader, select_runs
 from fmriscale.training import zero
+from fmriscale.training.data import open_groups, open_loader, teacher_for
 from fmriscale.training.distributed import World, agree_on_errors
+from fmriscale.training.micro_batch import GroupShare, fullest
 from fmriscale.training.objective import Objective
 from fmriscale.training.rehearsal import rehearse
-from fmriscale.training.schedule import BatchPlan, plan_batch
+from fmriscale.training.schedule import BatchPlan, plan_run
 from fmriscale.training.state_memory import states
 
 
@@ -30,9 +33,12 @@ class Run:
     world: World
     corpus: Corpus
     loader: NTPLoader
-    """Training pairs."""
+    """Training pairs; of a run that reads none it tells feature spaces and lengths."""
     held_out: NTPLoader | None
-    """Pairs of runs that are only evaluated; None where no run is held out."""
+    """Pairs of runs that are only evaluated; None where no run is held out, or no pairs are read."""
+    groups: GroupLoader | None
+    """Groups of people who share a stimulus; None where there is no contrastive task."""
+    held_out_groups: GroupLoader | None
     plan: BatchPlan
     encoder: EncoderConfig
     precision: str
@@ -43,13 +49,19 @@ class Run:
         """The run folder."""
         return expand(self.config.out)
 
+    @property
+    def run_keys(self) -> list[str]:
+        """Keys of the runs that are trained on."""
+        keys = dict.fromkeys(self.loader.run_keys if self.config.train.reads_pairs else [])
+        return list(keys | dict.fromkeys(self.groups.run_keys if self.groups else []))
+
     def to_dict(self) -> dict[str, Any]:
         """Return what checkpoints record of a run; `check_resumable` compares it after a restart."""
         return {
             "world_size": self.world.world_size,
             "precision": self.precision,
             "config": to_dict(self.config),
-            "data": self.loader.state,
+            "data": self.loader.state | ({"groups": self.groups.fingerprint} if self.groups else {}),
             "encoder": self.encoder.to_dict(),
             "corpus_fingerprint": self.corpus.fingerprint,
             "fmriscale": __version__,
@@ -60,33 +72,26 @@ def open_run(config: PretrainConfig, world: World) -> Run:
     """Open the corpus, divide the batch among the ranks, and resolve encoder and precision."""
     settings = config.train
     with agree_on_errors():
+        plan = plan_run(settings, world.world_size)
         corpus = Corpus.open(config.data.corpus, config.data.cache, config.data.cache_gb)
         loader = open_loader(corpus, config, world, "train")
         has_held_out = len(select_runs(corpus, config.data, "eval")) > 0
+        held_out = (
+            open_loader(corpus, config, world, "eval") if has_held_out and settings.reads_pairs else None
+        )
         return Run(
             config=config,
             world=world,
             corpus=corpus,
             loader=loader,
-            held_out=open_loader(corpus, config, world, "eval") if has_held_out else None,
-            plan=plan_batch(settings.global_batch, settings.max_micro_batch, world.world_size),
+            held_out=held_out,
+            groups=open_groups(corpus, config, world, "train"),
+            held_out_groups=open_groups(corpus, config, world, "eval") if has_held_out else None,
+            plan=plan,
             encoder=encoder_for(config, loader),
             precision=zero.pick_precision(settings, world.device),
-            objective=Objective.of(settings),
+            objective=Objective.of(settings, teacher_for(loader, held_out, settings, world)),
         )
-
-
-def open_loader(
-    corpus: Corpus, config: PretrainConfig, world: World, split: Literal["train", "eval"]
-) -> NTPLoader:
-    """Open the runs of a split; batches for a GPU lie in pinned memory."""
-    pinned = _pinned_array if world.device.type == "cuda" else None
-    settings = config.train
-    return NTPLoader(corpus, config.data, split, settings.seed, settings.global_batch, world.device, pinned)
-
-
-def _pinned_array(shape: tuple[int, ...]) -> Any:
-    return torch.empty(shape, dtype=torch.float16, pin_memory=True).numpy()
 
 
 def encoder_for(config: PretrainConfig, loader: NTPLoader) -> EncoderConfig:
@@ -125,4 +130,7 @@ def rehearse_run(run: Run, engine: Any) -> None:
         stage = run.config.train.zero_stage
         reserved = states(n_parameters, stage, run.world.world_size, run.precision).gradients
     with agree_on_errors():
-        rehearse(engine.module, run.loader, run.plan, run.world.device, reserved, run.objective)
+        share = None
+        if run.groups:
+            share = GroupShare.read(run.groups, fullest(run.groups), run.world.rank, run.world.world_size)
+        rehearse(engine.module, run.loader, run.plan, run.world.device, reserved, run.objective, share)

@@ -6,12 +6,19 @@ from typing import Any
 
 from fmriscale.common.files import writing_to
 from fmriscale.config.recipe import flatten, save_config, to_dict
-from fmriscale.model.flops import train_flops
 from fmriscale.tracking import Tracker
 from fmriscale.training.console import eval_line, save_line, step_line
 from fmriscale.training.distributed import agree_on_errors
 from fmriscale.training.evaluation import persistence
-from fmriscale.training.metrics import SPIKE, MetricsFile, StepTimer, flat_numbers, peak_flops, spike_score
+from fmriscale.training.metrics import (
+    SPIKE,
+    MetricsFile,
+    StepTimer,
+    Work,
+    flat_numbers,
+    peak_flops,
+    spike_score,
+)
 from fmriscale.training.resilience import write_outcome
 from fmriscale.training.run import Run
 
@@ -30,7 +37,7 @@ class StepResult:
     grad_norm: float
     """Before clipping; infinite where the update was skipped."""
     space: str
-    length: int
+    work: Work
     seen: dict[str, int]
     """Pairs of each data set since the first step."""
     started: float
@@ -62,8 +69,10 @@ class RunLog:
         if self.tracker.run_id:
             run.world.print(f"MLflow   run {self.tracker.run_id} in {self.tracker.uri}")
         n_pairs = run.config.train.eval_pairs
-        self._persistence = persistence(run.loader, run.held_out, n_pairs) if run.held_out else {}
-        self._timer = StepTimer(run.plan, peak_flops(run.world.device, run.precision))
+        self._persistence = {}
+        if run.held_out and run.objective.tasks.classify:
+            self._persistence = persistence(run.loader, run.held_out, n_pairs)
+        self._timer = StepTimer(run.world.world_size, peak_flops(run.world.device, run.precision))
 
     def step(self, result: StepResult) -> None:
         """Record a step; every log_every-th goes to console and MLflow too."""
@@ -71,7 +80,6 @@ class RunLog:
             return
         settings, step = self.run.config.train, result.step
         spike = spike_score(result.summary["loss"], self.metrics.losses)
-        flops = train_flops(self.run.encoder, result.space, result.length)
         seconds = time.perf_counter() - result.started
         line = {
             "step": step,
@@ -83,7 +91,7 @@ class RunLog:
             **({} if result.finite else {"bad_pairs": result.bad_pairs}),
             "space": result.space,
             "seen": result.seen,
-            **self._timer.measure(seconds, result.waited, result.length, flops),
+            **self._timer.measure(seconds, result.waited, result.work),
         }
         self.metrics.write(line)
         if step % settings.log_every == 0 or step in (self.start + 1, settings.steps) or spike >= SPIKE:
@@ -97,7 +105,8 @@ class RunLog:
         """Record an evaluation."""
         if not (self.metrics and self.tracker):
             return
-        line = {"event": "eval", "step": step, **summary, "persistence": self._persistence}
+        line = {"event": "eval", "step": step, **summary}
+        line |= {"persistence": self._persistence} if self._persistence else {}
         self.metrics.write(line)
         self.tracker.log_metrics(flat_numbers(line, "eval/"), step)
         self.run.world.print(eval_line(line))

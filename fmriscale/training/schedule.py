@@ -51,6 +51,20 @@ class BatchPlan:
         )
 
 
+def plan_run(train: TrainConfig, world_size: int) -> BatchPlan:
+    """Divide the batch of a run among ranks; a run that reads no pairs counts one of each rank."""
+    if not train.reads_pairs:
+        return BatchPlan(1, 1, world_size)
+    plan = plan_batch(train.global_batch, train.max_micro_batch, world_size)
+    if train.connectivity_weight > 0 and plan.gradient_accumulation_steps > 1:
+        raise UserError(
+            f"train.connectivity_weight compares all pairs of a step, but these are read in "
+            f"{plan.gradient_accumulation_steps} parts: set train.max_micro_batch to "
+            f"{train.global_batch // world_size} or more, or lower train.global_batch"
+        )
+    return plan
+
+
 def plan_batch(global_batch: int, max_micro_batch: int, world_size: int) -> BatchPlan:
     """Divide a global batch among ranks into the largest micro-batches that are allowed."""
     if global_batch % world_size:

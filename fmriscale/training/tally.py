@@ -7,33 +7,53 @@ import torch.distributed as dist
 
 from fmriscale.config import KIND_NAMES
 from fmriscale.model.losses import group_sums
+from fmriscale.sampling.batch import Batch
 from fmriscale.training.objective import Losses, Objective
 
 PAIRS, LOSS, CORRECT = range(3)
 STOPPING, WRITING = range(2)
-MASKED, FLAGS = -2, -1
-"""Rows of the sums of masked volumes, and of what ranks tell each other."""
+MASKED, CONTRASTIVE, CONNECTIVITY, FLAGS = range(-4, 0)
+"""Rows of the sums of the other tasks, and of what ranks tell each other."""
 
 
 class Tally:
-    """Sums over pairs, float64 [kinds + data sets + 2, 3]: pairs, loss and correct answers.
+    """Sums over pairs, float64 [kinds + data sets + 4, 3]: pairs, loss and correct answers.
 
-    The last row counts the ranks that were asked to stop, and those that still write a checkpoint, so that
+    The rows of the contrastive task and of connectivity count comparisons, of which every rank makes all. The
+    last row counts the ranks that were asked to stop, and those that still write a checkpoint, so that
     one all_reduce a step is enough.
     """
 
     def __init__(self, datasets: list[str], device: torch.device, objective: Objective) -> None:
         self.datasets, self.objective = datasets, objective
-        self.sums = torch.zeros(len(KIND_NAMES) + len(datasets) + 2, 3, dtype=torch.float64, device=device)
+        self.sums = torch.zeros(
+            len(KIND_NAMES) + len(datasets) - MASKED, 3, dtype=torch.float64, device=device
+        )
 
-    def add(self, losses: Losses, kind_B: torch.Tensor, dataset_B: torch.Tensor) -> None:
-        """Add pairs; those of a negative kind and data set only fill up a batch."""
-        n, loss_B = len(KIND_NAMES), losses.ntp.detach()
-        self.sums[:n] += group_sums(loss_B, losses.correct, kind_B, n)
-        self.sums[n:MASKED] += group_sums(loss_B, losses.correct, dataset_B, len(self.datasets))
+    def add(self, losses: Losses, pairs: Batch | None = None, filler_B: torch.Tensor | None = None) -> None:
+        """Add a micro-batch; pairs that only fill it up are not counted."""
+        if pairs is not None:
+            kind_B, dataset_B = pairs.kind, pairs.dataset
+            if filler_B is not None:
+                kind_B, dataset_B = (x.masked_fill(filler_B, -1) for x in (kind_B, dataset_B))
+            self._add_pairs(losses, kind_B, dataset_B)
+        for row, loss, correct in (
+            (CONTRASTIVE, losses.contrastive, losses.contrastive_correct),
+            (CONNECTIVITY, losses.connectivity, None),
+        ):
+            if loss is not None:
+                share = torch.zeros_like(loss) if correct is None else correct
+                self.sums[row] += torch.stack((torch.ones_like(loss), loss.detach(), share)).double()
+
+    def _add_pairs(self, losses: Losses, kind_B: torch.Tensor, dataset_B: torch.Tensor) -> None:
+        n = len(KIND_NAMES)
+        loss_B = torch.zeros(len(kind_B), device=kind_B.device) if losses.ntp is None else losses.ntp.detach()
+        correct_B = torch.zeros_like(kind_B, dtype=torch.bool) if losses.correct is None else losses.correct
+        self.sums[:n] += group_sums(loss_B, correct_B, kind_B, n)
+        self.sums[n:MASKED] += group_sums(loss_B, correct_B, dataset_B, len(self.datasets))
         if losses.masked is not None:
             one_group_B = kind_B.clamp(max=0)
-            self.sums[MASKED] += group_sums(losses.masked.detach(), losses.correct, one_group_B, 1)[0]
+            self.sums[MASKED] += group_sums(losses.masked.detach(), correct_B, one_group_B, 1)[0]
 
     def all_reduce(self, *, stopping: bool = False, writing: bool = False) -> tuple[bool, bool]:
         """Add the sums of all ranks; return whether any rank is to stop, and whether any still writes."""
@@ -44,21 +64,33 @@ class Tally:
     def summary(self) -> dict[str, Any]:
         """Return loss and accuracy, overall and by kind and data set; only groups that had pairs.
 
-        Both are those of NTP; where volumes are masked, `loss` is what is minimised, and `ntp_loss` and
-        `masked_loss` are its terms without their weights.
+        Where there is more than NTP, `loss` is what is minimised; `ntp_loss`, `masked_loss`,
+        `contrastive_loss` and `connectivity_loss` are its terms without their weights. `acc` and all that is
+        told by kind and data set are NTP's; `contrastive_acc` is how often the right window came first.
         """
         rows = self.sums.tolist()
+        pairs = sum(row[PAIRS] for row in rows[: len(KIND_NAMES)])
+        losses, told = {}, {}
+        if pairs and self.objective.tasks.classify:
+            told = self._answers(rows)
+            losses["ntp"] = sum(row[LOSS] for row in rows[: len(KIND_NAMES)]) / pairs
+        if pairs and self.objective.tasks.masked:
+            losses["masked"] = rows[MASKED][LOSS] / pairs
+        for name, row in (("contrastive", rows[CONTRASTIVE]), ("connectivity", rows[CONNECTIVITY])):
+            if row[PAIRS]:
+                losses[name] = row[LOSS] / row[PAIRS]
+        if rows[CONTRASTIVE][PAIRS]:
+            told["contrastive_acc"] = rows[CONTRASTIVE][CORRECT] / rows[CONTRASTIVE][PAIRS]
+        terms = {f"{name}_loss": loss for name, loss in losses.items()} if losses.keys() != {"ntp"} else {}
+        return {"pairs": int(pairs), "loss": self.objective.weights.total(**losses), **terms, **told}
+
+    def _answers(self, rows: list[list[float]]) -> dict[str, Any]:
+        """Return NTP's accuracy, and what is told by kind and data set."""
         kinds = {k: row for k, row in zip(KIND_NAMES, rows, strict=False) if row[PAIRS]}
         datasets = zip(self.datasets, rows[len(KIND_NAMES) : MASKED], strict=True)
         sets = {d: row for d, row in datasets if row[PAIRS]}
-        pairs, loss, correct = (sum(row[i] for row in kinds.values()) for i in range(3))
-        losses = {"loss": loss / pairs}
-        if self.objective.masked:
-            ntp, masked = loss / pairs, rows[MASKED][LOSS] / pairs
-            losses = {"loss": self.objective.total(ntp, masked), "ntp_loss": ntp, "masked_loss": masked}
+        pairs, correct = (sum(row[i] for row in kinds.values()) for i in (PAIRS, CORRECT))
         return {
-            "pairs": int(pairs),
-            **losses,
             "acc": correct / pairs,
             "loss_by_kind": {k: row[LOSS] / row[PAIRS] for k, row in kinds.items()},
             "acc_by_kind": {k: row[CORRECT] / row[PAIRS] for k, row in kinds.items()},

@@ -18,6 +18,7 @@ from fmriscale.training.checkpoint import Checkpoint, Checkpoints, SaveError
 from fmriscale.training.distributed import agree_on_errors
 from fmriscale.training.evaluation import evaluate
 from fmriscale.training.feed import Feed, name_bad_pairs
+from fmriscale.training.metrics import work_of
 from fmriscale.training.origins import origins
 from fmriscale.training.resilience import NonFiniteGuard, StopRequest, write_outcome
 from fmriscale.training.run import Run
@@ -77,18 +78,21 @@ class Trainer:
         started, waited, skipped = time.perf_counter(), self.feed.waited, engine.skipped_steps
         zero.set_learning_rate(engine, learning_rate(step, run.config.train))
         engine.train()
-        tally, totals = Tally(run.loader.datasets, run.world.device, run.objective), []
-        for _ in range(run.plan.gradient_accumulation_steps):
-            batch = next(self.feed)
-            losses = run.objective.losses(engine, batch)
-            engine.backward(losses.total.mean())
+        tally = Tally(run.loader.datasets, run.world.device, run.objective)
+        first, of_pairs = None, []
+        for _ in range(n_micro_steps := run.plan.gradient_accumulation_steps):
+            micro = next(self.feed)
+            losses = run.objective.losses(engine, micro, n_micro_steps)
+            engine.backward(losses.total)
             engine.step()
-            totals.append(losses.total.detach())
-            tally.add(losses, batch.kind, batch.dataset)
+            tally.add(losses, micro.pairs)
+            first = first or micro
+            of_pairs.append(losses.pairs)
 
         stopping, writing = tally.all_reduce(
             stopping=stop.check(self.checkpoints.seconds), writing=self.checkpoints.writing
         )
+        assert first is not None
         summary = tally.summary()
         self.state.step = step
         for name, count in tally.pairs_by_dataset().items():
@@ -98,11 +102,11 @@ class Trainer:
             step=step,
             summary=summary,
             finite=finite,
-            bad_pairs=[] if finite else name_bad_pairs(run, step, totals),
+            bad_pairs=[] if finite else name_bad_pairs(run, step, of_pairs),
             lr=float(engine.optimizer.param_groups[0]["lr"]),
             grad_norm=float(engine.get_global_grad_norm() or 0.0),
-            space=batch.space,
-            length=batch.left.shape[1],
+            space=first.space,
+            work=work_of(run.encoder, run.plan, first),
             seen=dict(self.state.seen),
             started=started,
             waited=self.feed.waited - waited,
@@ -112,9 +116,9 @@ class Trainer:
 
     def evaluate(self) -> bool:
         """Evaluate on held-out runs; return whether to save this step as the best so far."""
-        if not self.run.held_out:
+        if not (self.run.held_out or self.run.held_out_groups):
             return False
-        step, summary = self.state.step, evaluate(self.run, self.engine, self.run.held_out)
+        step, summary = self.state.step, evaluate(self.run, self.engine)
         self.log.evaluation(step, summary)
         best = self.state.best["loss"] if self.state.best else math.inf
         if not self.run.config.train.keep_best or step == 0 or not summary["loss"] < best:
@@ -173,13 +177,13 @@ def export_encoder(folder: Path, run: Run, weights: dict[str, torch.Tensor], ste
     with torch.device("meta"):  # no second copy of the weights
         encoder = Encoder(run.encoder)
     encoder.load_state_dict(weights, assign=True)
-    t_r = run.corpus.runs.t_r[run.corpus.runs.key.isin(run.loader.run_keys)]
+    t_r = run.corpus.runs.t_r[run.corpus.runs.key.isin(run.run_keys)]
     meta = {
         "feature_spaces": {name: space.to_dict() for name, space in run.loader.spaces.items()},
         "pairs": dataclasses.asdict(run.config.data.pairs),
         "t_r": [float(t_r.min()), float(t_r.max())],
-        "train_runs": list(run.loader.run_keys),
-        "datasets": origins(run.corpus, run.loader.run_keys),
+        "train_runs": run.run_keys,
+        "datasets": origins(run.corpus, run.run_keys),
         "corpus_fingerprint": run.corpus.fingerprint,
         "config": to_dict(run.config),
         "config_hash": config_hash(run.config),

@@ -44,6 +44,7 @@ def steps_of(run: Path) -> list[dict]:
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     clock = (
         "pairs_per_s",
+        "windows_per_s",
         "volumes_per_s",
         "flops_per_s",
         "mfu",

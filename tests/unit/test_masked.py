@@ -11,10 +11,11 @@ from fmriscale.common.errors import UserError
 from fmriscale.config import DataConfig, ModelConfig, PretrainConfig, TrainConfig
 from fmriscale.config.recipe import parse
 from fmriscale.model.classifier import build
-from fmriscale.model.masked import build_two_tasks
 from fmriscale.model.presets import resolve_encoder
+from fmriscale.model.pretraining import Tasks, build_pretraining
 from fmriscale.sampling.loader import NTPLoader
 from fmriscale.sampling.masks import draw_masks, uniform
+from fmriscale.training.micro_batch import MicroBatch
 from fmriscale.training.objective import Objective
 
 SPACES = {"roi": 21, "atlas": 7}
@@ -71,12 +72,19 @@ def masks_of(place: int, source: int, counts: bool = True):
 
 def model_of(preset: str):
     spaces = SPACES if preset == "tiny" else {"roi": SPACES["roi"]}
-    return build_two_tasks(resolve_encoder(ModelConfig(preset=preset, n_layers=2), spaces, L), 0).eval()
+    config = resolve_encoder(ModelConfig(preset=preset, n_layers=2), spaces, L)
+    model = build_pretraining(config, 0, Tasks(masked=True)).eval()
+
+    def read(left, right, t_r, space, masks):
+        told = model((left, right, t_r, space), masks)
+        return told["logits"], told["masked"]
+
+    return model, read
 
 
 @pytest.mark.parametrize("preset", ["paper", "tiny"])
 def test_the_encoder_sees_what_was_said_and_has_the_weights_that_it_has_alone(preset: str):
-    model = model_of(preset)
+    model, read = model_of(preset)
     alone = build(model.encoder.config, 0)
     for name, value in alone.encoder.state_dict().items():
         assert torch.equal(value, model.encoder.state_dict()[name])
@@ -86,35 +94,36 @@ def test_the_encoder_sees_what_was_said_and_has_the_weights_that_it_has_alone(pr
     # Left as it is: NTP sees the pair as ever, and every volume is thought to be the mean, so that the
     # error is the volume's own mean square.
     for place in (2, 7):
-        logits, error = model(left, right, t_r, "roi", masks_of(place, place))
+        logits, error = read(left, right, t_r, "roi", masks_of(place, place))
         torch.testing.assert_close(logits, model.head(model.encoder(left, right, t_r, "roi")))
         volume = torch.cat((left, right), dim=1)[:, place].float()
         torch.testing.assert_close(error, volume.square().mean(dim=1))
         # Replaced by another volume of the pair.
-        logits, _ = model(left, right, t_r, "roi", masks_of(place, 4))
+        logits, _ = read(left, right, t_r, "roi", masks_of(place, 4))
         both = torch.cat((left, right), dim=1).clone()
         both[:, place] = both[:, 4]
         torch.testing.assert_close(logits, model.head(model.encoder(both[:, :L], both[:, L:], t_r, "roi")))
         # Under the mask token what was there cannot be seen.
-        logits, _ = model(left, right, t_r, "roi", masks_of(place, -1))
+        logits, _ = read(left, right, t_r, "roi", masks_of(place, -1))
         both[:, place] = 7.0
-        other, _ = model(both[:, :L], both[:, L:], t_r, "roi", masks_of(place, -1))
-        unmasked, _ = model(left, right, t_r, "roi", masks_of(place, place))
+        other, _ = read(both[:, :L], both[:, L:], t_r, "roi", masks_of(place, -1))
+        unmasked, _ = read(left, right, t_r, "roi", masks_of(place, place))
         assert torch.equal(logits, other) or torch.allclose(logits, other)
         assert not torch.allclose(logits, unmasked, atol=1e-3)
 
 
 def test_only_masked_places_count_and_every_parameter_has_a_gradient():
-    model = model_of("tiny").train()
+    model, read = model_of("tiny")
+    model.train()
     left, right, t_r = pairs(21)
     place, source, counts = (
         torch.cat(x, dim=1) for x in zip(masks_of(2, -1), masks_of(8, 8, False), strict=True)
     )
-    _, error = model(left, right, t_r, "roi", (place, source, counts))
+    _, error = read(left, right, t_r, "roi", (place, source, counts))
     torch.testing.assert_close(error, left[:, 2].float().square().mean(dim=1))
     for weights in ((1.0, 0.0), (0.0, 1.0)):
         model.zero_grad()
-        logits, error = model(left, right, t_r, "roi", (place, source, counts))
+        logits, error = read(left, right, t_r, "roi", (place, source, counts))
         (weights[0] * logits.square().mean() + weights[1] * error.mean()).backward()
         assert all(p.grad is not None for p in model.parameters())
 
@@ -131,16 +140,16 @@ def test_masked_volumes_are_learnt_alone_and_beside_ntp(tmp_path: Path):
     loader = NTPLoader(corpus, DataConfig(corpus=str(corpus.folder)), "train", 0)
     shape = resolve_encoder(ModelConfig(preset="tiny", d_model=32, n_layers=2), {"toy": 12}, L)
     for weights, pool in (((0.5, 1.0), "mean"), ((0.0, 1.0), "cls")):
-        objective = Objective(*weights, share=0.15, seed=0, pool=pool)
+        objective = Objective.of(TrainConfig(ntp_weight=weights[0], masked_weight=weights[1], pool=pool))
         model = objective.build(shape)
         optimiser = torch.optim.AdamW(model.parameters(), lr=0.003, weight_decay=0.01)
         told = []
         for step in range(60):
             pairs = objective.add_masks(loader.batch(32 * step, 32), 32 * step).to(torch.device("cpu"))
-            losses = objective.losses(model, pairs)
-            assert losses.masked is not None
+            losses = objective.losses(model, MicroBatch(pairs))
+            assert losses.ntp is not None and losses.masked is not None
             optimiser.zero_grad()
-            losses.total.mean().backward()
+            losses.total.backward()
             optimiser.step()
             told.append((float(losses.ntp.mean().detach()), float(losses.masked.mean().detach())))
         assert told[0][0] == pytest.approx(np.log(2), abs=1e-6) and 0.7 < told[0][1] < 1.3
@@ -151,7 +160,7 @@ def test_masked_volumes_are_learnt_alone_and_beside_ntp(tmp_path: Path):
 
 def test_weights_that_mean_nothing_are_refused():
     for ntp, masked, said in (
-        (0.0, 0.0, "not both 0"),
+        (0.0, 0.0, "not all 0"),
         (0.5, 0.0, "nothing else is learnt"),
         (-1.0, 2.0, "0 or"),
     ):

@@ -12,8 +12,8 @@ from factory import write_corpus
 
 from fmriscale.common.errors import UserError
 from fmriscale.config import DataConfig, ModelConfig, TrainConfig
-from fmriscale.model.classifier import PairClassifier, build
 from fmriscale.model.presets import resolve_encoder
+from fmriscale.model.pretraining import PretrainingModel
 from fmriscale.sampling.loader import NTPLoader
 from fmriscale.training.objective import Objective
 from fmriscale.training.rehearsal import rehearse
@@ -29,9 +29,9 @@ def loader(tmp_path_factory: pytest.TempPathFactory) -> NTPLoader:
     return NTPLoader(corpus, DataConfig(corpus=str(corpus.folder)), "train", 0)
 
 
-def model_of(preset: str, dropout: float = 0.2, **settings) -> PairClassifier:
+def model_of(preset: str, dropout: float = 0.2, **settings) -> PretrainingModel:
     config = ModelConfig(preset=preset, dropout=dropout, **settings)
-    return build(resolve_encoder(config, {"toy": 12}, 5), 0)
+    return NTP.build(resolve_encoder(config, {"toy": 12}, 5))
 
 
 @pytest.mark.parametrize("preset", ["paper", "tiny"])
@@ -85,7 +85,7 @@ def test_a_run_that_does_not_fit_leaves_nothing_behind(tmp_path: Path, repositor
 
 
 def test_a_shape_that_does_not_suit_fails_before_the_first_step(loader: NTPLoader):
-    model = build(resolve_encoder(ModelConfig(preset="paper"), {"toy": 12}, 4), 0)
+    model = NTP.build(resolve_encoder(ModelConfig(preset="paper"), {"toy": 12}, 4))
     with pytest.raises(ValueError, match="sequences of 4 volumes, got 5"):
         rehearse(model, loader, BatchPlan(16, 1, 1), CPU, 0, NTP)
 
@@ -101,9 +101,9 @@ loader = NTPLoader(Corpus.open(sys.argv[2]), DataConfig(corpus=sys.argv[2]), "tr
 model = model_of("paper", dropout=0.0, n_layers=1)
 names = list(model.state_dict())
 batch = loader.batch(0, 16)
-volumes = torch.from_numpy(batch.left), torch.from_numpy(batch.right), torch.from_numpy(batch.t_r)
+pairs = *map(torch.from_numpy, (batch.left, batch.right, batch.t_r)), batch.space
 torch.nn.init.normal_(model.head.weight)
-before = model(*volumes)
+before = model(pairs)["logits"]
 model.encoder.compile_blocks()
 try:
     rehearse(model, loader, BatchPlan(16, 1, 1), CPU, 0, NTP)
@@ -111,7 +111,7 @@ except UserError as error:
     sys.exit(str(error))
 assert list(model.state_dict()) == names
 if sys.argv[3] == "compare":
-    torch.testing.assert_close(model(*volumes), before, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(model(pairs)["logits"], before, rtol=1e-5, atol=1e-5)
 """
 
 

@@ -22,6 +22,7 @@ from fmriscale.config import ModelConfig, PretrainConfig, TrainConfig
 from fmriscale.config.recipe import parse, to_dict
 from fmriscale.model.encoder import Encoder
 from fmriscale.model.presets import resolve_encoder
+from fmriscale.sampling.batch import Batch
 from fmriscale.sampling.persistence import area_under_curve, best_threshold, persistence_score
 from fmriscale.training.distributed import read_environment
 from fmriscale.training.metrics import SPIKE, MetricsFile, flat_numbers, spike_score
@@ -294,26 +295,56 @@ def test_losses_that_hardly_differ_yet_make_no_spikes():
 # ---------------------------------------------------------------- records
 
 
+def batch_of(kind: torch.Tensor, dataset: torch.Tensor) -> Batch:
+    empty = dict.fromkeys(("left", "right", "label", "t_r", "run_left", "run_right"), np.empty(0))
+    starts = dict.fromkeys(("start_left", "start_right"), np.empty(0))
+    return Batch(**empty, **starts, kind=kind, dataset=dataset, space="toy")
+
+
 def test_sums_by_kind_and_data_set_make_up_the_whole():
     tally = Tally(["a", "b", "c"], torch.device("cpu"), Objective.of(TrainConfig()))
     loss = torch.tensor([1.0, 2.0, 3.0, 100.0])
     correct = torch.tensor([True, False, True, True])
-    kinds, datasets = torch.tensor([0, 1, 0, -1]), torch.tensor([0, 0, 2, -1])
-    tally.add(Losses(loss, loss, correct, None), kinds, datasets)
+    pairs = batch_of(kind=torch.tensor([0, 1, 0, -1]), dataset=torch.tensor([0, 0, 2, -1]))
+    tally.add(Losses(total=loss.mean(), ntp=loss, correct=correct), pairs)
     told = tally.summary()
     assert (told["pairs"], told["loss"], told["acc"]) == (3, 2.0, pytest.approx(2 / 3))
     assert told["loss_by_kind"] == {"positive": 2.0, "same_run": 2.0}
     assert told["acc_by_dataset"] == {"a": 0.5, "c": 1.0}
     assert tally.pairs_by_dataset() == {"a": 2, "b": 0, "c": 1}
     assert flat_numbers({**told, "step": 1, "x": math.nan}, "eval/")["eval/acc_by_kind.same_run"] == 0.0
-    both = Tally(["a", "b", "c"], torch.device("cpu"), Objective(0.1, 0.9, 0.15, 0))
-    for _ in range(2):
-        both.add(Losses(loss, loss, correct, torch.tensor([0.5, 0.7, 0.9, 100.0])), kinds, datasets)
+    weights = {"ntp_weight": 0.1, "masked_weight": 0.9, "contrastive_weight": 2.0, "connectivity_weight": 3.0}
+    both = Tally(["a", "b", "c"], torch.device("cpu"), Objective.of(TrainConfig(**weights)))
+    masked, filler = torch.tensor([0.5, 0.7, 0.9, 100.0]), torch.tensor([False, False, False, True])
+    pairs = batch_of(kind=torch.tensor([0, 1, 0, 1]), dataset=torch.tensor([0, 0, 2, 1]))
+    for way in (torch.tensor(0.3), torch.tensor(0.5)):
+        both.add(
+            Losses(
+                total=loss.mean(),
+                ntp=loss,
+                correct=correct,
+                masked=masked,
+                contrastive=way,
+                contrastive_correct=2 * way,
+                connectivity=way / 2,
+            ),
+            pairs,
+            filler,
+        )
     parts = both.summary()
     assert (parts["ntp_loss"], parts["masked_loss"]) == (2.0, pytest.approx(0.7))
-    assert (
-        parts["loss"] == pytest.approx(0.1 * 2 + 0.9 * 0.7) and parts["loss_by_kind"] == told["loss_by_kind"]
-    )
+    assert (parts["contrastive_loss"], parts["contrastive_acc"]) == (pytest.approx(0.4), pytest.approx(0.8))
+    assert parts["connectivity_loss"] == pytest.approx(0.2)
+    assert parts["loss"] == pytest.approx(0.1 * 2 + 0.9 * 0.7 + 2 * 0.4 + 3 * 0.2)
+    assert parts["loss_by_kind"] == told["loss_by_kind"]
+
+
+def test_a_step_without_pairs_has_no_answers_of_ntp():
+    train = TrainConfig(ntp_weight=0, contrastive_weight=2)
+    tally = Tally([], torch.device("cpu"), Objective.of(train))
+    half = torch.tensor(0.5)
+    tally.add(Losses(total=half, contrastive=half, contrastive_correct=half))
+    assert tally.summary() == {"pairs": 0, "loss": 1.0, "contrastive_loss": 0.5, "contrastive_acc": 0.5}
 
 
 def test_the_record_is_cut_back_to_the_step_that_is_resumed(tmp_path: Path):

@@ -5,7 +5,6 @@ MLflow. Every job (a cell, the baselines of a fold, the final fit) stands alone:
 and later runs of the same command share the work, and only all of them together make a summary.
 """
 
-import argparse
 import json
 import os
 import shlex
@@ -13,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fmriscale.common.array_tasks import add_flags, resolve_task
+from fmriscale.common.array_tasks import read_flags
 from fmriscale.common.errors import EXIT_OK, UserError
 from fmriscale.common.files import atomic_write, expand, writing_to
 from fmriscale.config import StudyConfig
@@ -30,7 +29,10 @@ if TYPE_CHECKING:
 
 def main(args: list[str]) -> int:
     """Run the verb; return the exit code."""
-    flags, recipe = read_flags(args)
+    usage = "fmriscale finetune --config FILE [--task-id I --num-tasks N | --finish] [--KEY VALUE]"
+    parser = CommandLine(prog="fmriscale finetune", usage=usage, add_help=False, allow_abbrev=False)
+    part, finishing = "compute part I = 0 ... N-1 of the cells", "write the summary when all parts are there"
+    flags, recipe = read_flags(parser, args, part, finishing)
     config = parse(StudyConfig, recipe, prog="fmriscale finetune")
     out = expand(config.out)
     for name, what in (("corpus.json", "a corpus"), ("metrics.jsonl", "a pre-training run")):
@@ -75,28 +77,9 @@ def main(args: list[str]) -> int:
             with writing_to(out):
                 finish(runner, pairs, identity, log)
     if not alone:
-        print(
-            f"task {flags.task_id} of {flags.num_tasks}: its {len(own)} of {len(all_jobs)} results are "
-            "there; --finish writes the summary when every task is done"
-        )
+        done = f"its {len(own)} of {len(all_jobs)} results are there; --finish writes the summary when every"
+        print(f"task {flags.task_id} of {flags.num_tasks}: {done} task is done")
     return EXIT_OK
-
-
-def read_flags(args: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Take what says how to run from the command line; the rest is the recipe's."""
-    parser = CommandLine(
-        prog="fmriscale finetune",
-        usage="fmriscale finetune --config FILE [--task-id I --num-tasks N | --finish] [--KEY VALUE]",
-        add_help=False,
-        allow_abbrev=False,
-    )
-    group = parser.add_argument_group("how to run (not part of the recipe)")
-    add_flags(group, "compute part I = 0 ... N-1 of the cells", "write the summary when all parts are there")
-    if {"-h", "--help"} & set(args):
-        print(parser.format_help())
-    flags, recipe = parser.parse_known_args(args)
-    resolve_task(flags)
-    return flags, recipe
 
 
 def headlines(study: "Study") -> str:
@@ -108,9 +91,8 @@ def headlines(study: "Study") -> str:
         f"{task.protocol} pairs, {study.config.n_folds} folds by {study.config.folds_by}"
     ]
     if windows.n_lost:
-        lines.append(
-            f"{windows.n_lost} events left out: their window leaves the run or meets a censored volume"
-        )
+        why = "their window leaves the run or meets a censored volume"
+        lines.append(f"{windows.n_lost} events left out: {why}")
     times = sorted({f"{t_r:g}" for t_r in windows.t_r_N.tolist()})
     if task.label_of == "run" and len(times) > 1:
         lines.append(

@@ -1,8 +1,4 @@
-"""MLflow as a view of the work that may fail without stopping it.
-
-A study or rank 0 of a training holds one `Tracker`; no other process talks to MLflow. The default store is
-one SQLite file per results folder; where many jobs share a network disk use a server.
-"""
+"""MLflow as a view of the work that may fail without stopping it; one process of a work talks to it."""
 
 import contextlib
 import functools
@@ -86,11 +82,8 @@ def _guarded(method: Callable[..., Any]) -> Callable[..., Any]:
             if isinstance(error, ModuleNotFoundError) and error.name == "mlflow":
                 error = UserError("tracking needs mlflow: pip install mlflow, or tracking.enabled: false")
             reason = " ".join(str(error).split())[:300]
-            print(
-                f"fmriscale: warning: MLflow at {store.uri} failed "
-                f"({type(error).__name__}: {reason}); going on without it",
-                file=sys.stderr,
-            )
+            what = f"MLflow at {store.uri} failed ({type(error).__name__}: {reason})"
+            print(f"fmriscale: warning: {what}; going on without it", file=sys.stderr)
             return None
 
     return call
@@ -99,18 +92,7 @@ def _guarded(method: Callable[..., Any]) -> Callable[..., Any]:
 class Tracker:
     """One MLflow run. No call ever raises: the first failure warns, and switches tracking off.
 
-    Parameters
-    ----------
-    config : TrackingConfig
-        Where to log, and whether to.
-    folder : Path
-        The default store is `folder/mlflow.db`, with artifacts in `folder/mlartifacts`.
-    name : str
-        Name of the run.
-    run_id : str, optional
-        A run to continue; one that the store does not know is replaced by a new run.
-    tags : dict, optional
-        Tags of a new run.
+    The default store is `folder/mlflow.db`. `run_id` is a run to continue, or to replace if it is not there.
     """
 
     def __init__(
@@ -186,11 +168,8 @@ class Tracker:
         """Log numbers at many steps: each with its step, time (s since 1970) and numbers by name."""
         from mlflow.entities import Metric
 
-        values = [
-            Metric(name, float(value), int(1000 * when), step)
-            for step, when, metrics in history
-            for name, value in metrics.items()
-        ]
+        rows = ((step, when, *item) for step, when, metrics in history for item in metrics.items())
+        values = [Metric(name, float(value), int(1000 * when), step) for step, when, name, value in rows]
         for start in range(0, len(values), MAX_METRICS):
             self._store.client.log_batch(self.run_id, metrics=values[start : start + MAX_METRICS])
 
@@ -224,11 +203,7 @@ class Tracker:
     def log_model(
         self, folder: Path, loader: str, registered: str, example: dict[str, Any], requirement: str
     ) -> None:
-        """Log a model's folder, register it, and point the alias at this newest version; once a run.
-
-        Nothing is pickled: MLflow keeps the files of the folder and the name of the module that loads them
-        (`_load_pyfunc(folder)`, whose result has `predict`).
-        """
+        """Log and register a model's folder, once a run; `loader` is the module that loads it (no pickle)."""
         import mlflow
         from mlflow import pyfunc
         from mlflow.exceptions import MlflowException
@@ -254,18 +229,16 @@ class Tracker:
         )
         with contextlib.suppress(MlflowException):  # it is there already
             client.create_registered_model(registered)
-        version = client.create_model_version(
-            registered, logged.model_uri, self.run_id, model_id=logged.model_id
-        )
+        uri, model = logged.model_uri, logged.model_id
+        version = client.create_model_version(registered, uri, self.run_id, model_id=model)
         client.set_registered_model_alias(registered, ALIAS, version.version)
 
     def child(self, name: str, tags: dict[str, str] | None = None, started: float | None = None) -> Self:
         """Open a run nested under this one, in the same store; started: s since 1970, None = now."""
         child = object.__new__(type(self))
         child._store, child._monitor = self._store, None
-        child.run_id = self._create_run(
-            name, {"mlflow.parentRunId": self.run_id or "", **(tags or {})}, started
-        )
+        tags = {"mlflow.parentRunId": self.run_id or "", **(tags or {})}
+        child.run_id = self._create_run(name, tags, started)
         return child
 
     def children(self) -> list[dict[str, str]]:
@@ -276,9 +249,8 @@ class Tracker:
     def _search_children(self) -> list[dict[str, str]]:
         query, runs, page = f"tags.`mlflow.parentRunId` = '{self.run_id}'", [], None
         while True:
-            found = self._store.client.search_runs(
-                [self._store.experiment], query, order_by=["start_time ASC"], page_token=page
-            )
+            order, experiments = ["start_time ASC"], [self._store.experiment]
+            found = self._store.client.search_runs(experiments, query, order_by=order, page_token=page)
             runs += [{"run_id": r.info.run_id, "status": r.info.status, **r.data.tags} for r in found]
             if not (page := found.token):
                 return runs

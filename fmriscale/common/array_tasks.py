@@ -6,20 +6,26 @@ import os
 from fmriscale.common.errors import UserError
 
 
-def add_flags(group: argparse._ArgumentGroup, part: str, finish: str) -> None:
-    """Add the three flags to the help of a verb."""
+def read_flags(
+    parser: argparse.ArgumentParser, args: list[str], part: str, finish: str, **own: str
+) -> tuple[argparse.Namespace, list[str]]:
+    """Take what says how to run from a command line; the rest is the recipe's. `own`: further flags' help."""
+    group = parser.add_argument_group("how to run (not part of the recipe)")
+    for name, text in own.items():
+        group.add_argument(f"--{name}", action="store_true", help=text)
     group.add_argument("--task-id", type=int, metavar="I", help=f"{part}; in a Slurm array its task")
-    group.add_argument(
-        "--num-tasks", type=int, metavar="N", help="number of parts; in a Slurm array its tasks"
-    )
+    n_tasks = "number of parts; in a Slurm array its tasks"
+    group.add_argument("--num-tasks", type=int, metavar="N", help=n_tasks)
     group.add_argument("--finish", action="store_true", help=finish)
+    if {"-h", "--help"} & set(args):  # the help on the recipe's keys follows
+        print(parser.format_help())
+    flags, recipe = parser.parse_known_args(args)
+    _resolve_task(flags, *own)
+    return flags, recipe
 
 
-def resolve_task(flags: argparse.Namespace, *exclusive: str) -> None:
-    """Check the flags, and fill in task and number of tasks from a Slurm array.
-
-    `exclusive` names the verb's own flags that go with no task, as --finish does not.
-    """
+def _resolve_task(flags: argparse.Namespace, *exclusive: str) -> None:
+    """Check the flags, of which only one may be given; take task and number of tasks from a Slurm array."""
     alone = [*exclusive, "finish"]
     if sum(getattr(flags, name) for name in alone) + (flags.task_id is not None) > 1:
         raise UserError(f"give one of {''.join(f'--{name}, ' for name in exclusive)}--task-id and --finish")

@@ -52,12 +52,9 @@ def exit_code_of(main: Callable[[], int | None]) -> int:
 
 
 def end_process(code: int) -> NoReturn:
-    """End the process with this exit code and no other.
+    """End the process with this exit code and no other: a scheduler decides by it whether to requeue.
 
-    A scheduler decides by the code whether to requeue a job. Python's own way out frees the objects of
-    compiled libraries in no certain order while their threads may still run, and now and then one of them
-    aborts: all work is saved by then, but the code is lost. So what Python would run or flush is run and
-    flushed, and the rest is left to the operating system.
+    Python's own way out frees compiled libraries while their threads run; when one aborts, the code is lost.
     """
     atexit._run_exitfuncs()
     logging.shutdown()

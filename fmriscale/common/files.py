@@ -94,7 +94,7 @@ def writing_to(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        remedy = _REMEDIES.get(error.errno or 0, "mend that")
+        remedy = _REMEDIES.get(error.errno or 0, "correct that")
         again = f"{remedy}, then run this again: what is finished is kept"
         raise UserError(f"{error.filename or folder}: {error.strerror}; {again}") from error
 

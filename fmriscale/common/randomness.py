@@ -38,8 +38,7 @@ def uniform(key, index):
 def permute(index, n, key):
     """Tell where a permutation of 0..n-1 that `key` chooses sends an index, without building it.
 
-    A Feistel network over the next square number, walked until it falls inside the range: hardly ever more
-    than once (Black & Rogaway 2002, "Ciphers with arbitrary finite domains").
+    A Feistel network over the next square number, walked into the range (Black & Rogaway 2002).
     """
     side = np.int64(np.ceil(np.sqrt(n)))
     x = np.int64(index)

@@ -46,12 +46,10 @@ def map_in_order(
     limit: float = 0.0,
     libraries: Iterable[str] = (),
 ) -> Generator[Any, None, None]:
-    """Yield `function(*arguments)` for every item of work, in order.
+    """Yield `function(*arguments)` for every item of work, in order; two results a job wait at most.
 
-    Numerical libraries run one thread a process, with one job as with many, so that results do not
-    depend on the number of jobs. Two results a job wait at most, which bounds memory. A process that
-    dies loses its own item alone, which another process tries once more. An item that takes longer than
-    `limit` (s; 0 = none) gives a `TimedOut`.
+    Numerical libraries run one thread a process, so that results do not depend on the number of jobs. An item
+    whose process dies twice gives a `WorkerDied`, one that takes longer than `limit` (s) a `TimedOut`.
     """
     if jobs == 1:
         yield from _map_here(function, work, limit)
@@ -70,10 +68,7 @@ def map_in_order(
 
 
 def _map_here(function: Callable[..., Any], work: Iterable[tuple], limit: float) -> Iterator[Any]:
-    """Do one item after the other; with a limit in a thread, which is left behind where it hangs.
-
-    No signal wakes a process that waits for a dead mount, so an alarm would not end it.
-    """
+    """Do one item after the other; with a limit in a thread, which is left behind where it hangs."""
     if not limit:
         with threadpool_limits(1):
             for arguments in work:
@@ -221,10 +216,7 @@ class _Worker:
 
 
 def _start_server() -> None:
-    """Start the fork server with Ctrl-C held back for good: the terminal sends it to all processes.
-
-    While the server imports what all workers share, Python would end it with a traceback.
-    """
+    """Start the fork server with Ctrl-C held back for good, which would end its imports with a traceback."""
     if START_METHOD != "forkserver":
         return
     from multiprocessing import forkserver, resource_tracker

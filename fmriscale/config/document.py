@@ -67,7 +67,7 @@ def read_file(file: str, prog: str) -> tuple[Node, list[Mistake]]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f"line {mark.line + 1}: " if mark is not None else ""
-        raise UserError(f"{file}: {line}not YAML ({_problem(error)}); mend it there or just above") from error
+        raise UserError(f"{file}: {line}not YAML ({_problem(error)}); correct it there or above") from error
     if not isinstance(node, yaml.MappingNode):
         what = "empty" if node is None else "no mapping of keys to values"
         raise UserError(f"{file}: {what}; {prog} needs a recipe (configs/ has examples)")
@@ -80,7 +80,7 @@ def read_option(option: str, text: str) -> tuple[Node, list[Mistake]]:
     try:
         node = yaml.compose(text, Loader=CoreLoader)
     except yaml.YAMLError as error:
-        raise UserError(f"{option} {text}: not YAML ({_problem(error)}); mend it") from error
+        raise UserError(f"{option} {text}: not YAML ({_problem(error)}); correct it") from error
     builder = _Builder(lambda _: Origin(option=option))
     return builder.build(node) if node else plain_text(option, text), builder.mistakes
 

@@ -46,10 +46,7 @@ def absolute(text: str, kind: PathKind) -> str:
 
 
 def seen_from(folder: Path) -> Callable[[str, PathKind], str]:
-    """Return what writes a path for a reader of a file in a folder.
-
-    Below the working directory it is relative, so that both may move together and no home folder is written.
-    """
+    """Return what writes a path for a reader of a file in a folder: relative below the working directory."""
     working, target = Path.cwd(), Path(os.path.normpath(folder.absolute()))
     if not target.is_relative_to(working):
         return absolute

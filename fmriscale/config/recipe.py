@@ -1,8 +1,6 @@
-"""From a YAML recipe and a command line to a configuration, and back.
+"""From a YAML recipe and a command line to a configuration, and back; every mistake is told with its line.
 
-The dataclasses of `config/` say what a recipe may hold; every mistake is told at once, with its line.
-Modules: `document` (YAML, and where each value comes from), `check` (types and rules), `paths`, `describe`
-(`--help`, `--print_schema`), `settings` (what the dataclasses share).
+`document` reads YAML, `check` types and rules, `describe` makes the help from the dataclasses of `config/`.
 """
 
 import argparse
@@ -54,10 +52,7 @@ def parse(
     prog: str = "fmriscale",
     mistakes_of: Callable[[Config], Iterable[tuple[Place, str]]] = lambda _: (),
 ) -> Config:
-    """Build a configuration from `--config FILE` and dotted overrides.
-
-    `--help`, `--KEY.help`, `--print_config` and `--print_schema` print, and end the process.
-    """
+    """Build a configuration from `--config FILE` and dotted overrides; `--help` and such print and exit."""
     options, prints = _split(list(sys.argv[1:] if args is None else args))
     if prints - {"--print_config"}:
         from fmriscale.config.describe import show

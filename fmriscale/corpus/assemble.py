@@ -1,7 +1,4 @@
-"""What a corpus says of its runs, its data sets and itself, put together in one place.
-
-Whoever makes a corpus (`fmriscale shard`, `fmriscale simulate`, `CorpusWriter`) makes it from these.
-"""
+"""What a corpus says of its runs, its data sets and itself, for whoever makes one."""
 
 from __future__ import annotations
 
@@ -52,8 +49,7 @@ class RunRecord:
     source_sha256: str
     quality: Mapping[str, Any]
     denoise: Mapping[str, Any]
-    further: Mapping[str, Any] = field(default_factory=dict)
-    """Kept in the run's JSON beside the rest, where it is not None."""
+    further: Mapping[str, Any] = field(default_factory=dict)  # also kept in the run's JSON, but for None
 
     def encode(self) -> EncodedRun:
         """Return the members of the run in its shard, and its line of runs.tsv."""
@@ -113,10 +109,9 @@ def run_table(
     groups: Mapping[str, Any] | None = None,
     stimuli: Mapping[str, tuple[str, float]] | None = None,
 ) -> pd.DataFrame:
-    """Return runs.tsv: the line of every run, with its person, that person's group, the split, the stimulus.
+    """Return runs.tsv: each run with person and split; `people` by data set, `groups` and `stimuli` by run.
 
-    `people` has the name space of each data set's subjects, `groups` the cell of `split.group` by run,
-    `stimuli` the name of a run's stimulus and its onset, s, where it has one.
+    A stimulus is its name and its onset, s.
     """
     import pandas as pd  # not where runs are encoded
 

@@ -26,8 +26,7 @@ RETRIED = ("crashed", "failed", "timed_out", "unreachable", "vanished")
 class FolderLock:
     """The locks that this process holds on a corpus folder: on single shards, or on all of it.
 
-    The operating system releases a lock when its process dies. A builder takes the lock of the corpus while
-    it takes that of a shard, so whoever keeps the former keeps all builders out.
+    A builder holds the lock of the corpus while it takes that of a shard: who keeps it keeps builders out.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -62,8 +61,8 @@ class FolderLock:
 
     def release(self, shard: str) -> None:
         """Let others build a shard again."""
-        if Path(shard).stem in self._shards:
-            self._release(Path(shard).stem)
+        if (name := Path(shard).stem) in self._shards:
+            self._release(name)
 
     def claim_all(self) -> None:
         """Become the only builder of the corpus; what dead builders left is removed."""
@@ -166,17 +165,13 @@ def load_state(corpus: Path, shard: str, fingerprint: str) -> ShardState | None:
 
 
 def locate(corpus: Path, state: ShardState) -> Path | None:
-    """Return the file of a shard, new or in its place; None where neither is what the state says.
-
-    The time tells whether a file is the one that was written; where it does not (a copied corpus), the
-    content does, and the time is set right.
-    """
+    """Return the file of a shard, new or in its place; None where neither is what the state says."""
     if state.shard is None:
         return None
     for path in (staged_path(corpus, state.name), corpus / state.name):
         if not path.is_file() or path.stat().st_size != state.shard["bytes"]:
             continue
-        if path.stat().st_mtime_ns != state.mtime_ns:
+        if path.stat().st_mtime_ns != state.mtime_ns:  # a copied corpus: its content tells
             if sha256_file(path) != state.shard["sha256"]:
                 continue
             os.utime(path, ns=(state.mtime_ns, state.mtime_ns))

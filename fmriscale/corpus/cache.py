@@ -11,13 +11,11 @@ everybody who uses it, and only a file that nobody uses can be locked for deleti
 """
 
 import contextlib
-import errno
 import os
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from filelock import FileLock, Timeout, lock_descriptor
 
@@ -36,12 +34,11 @@ def cache_folder(cache: str | None) -> Path:
     return expand(cache or os.environ.get("FMRISCALE_CACHE") or DEFAULT)
 
 
-@dataclass(frozen=True)
-class Item:
-    """A file by what it holds: its sha256 in hexadecimal and its size in bytes."""
+class Item(NamedTuple):
+    """A file by what it holds."""
 
-    sha256: str
-    size: int
+    sha256: str  # in hexadecimal
+    size: int  # bytes
 
 
 class Cache:
@@ -70,7 +67,9 @@ class Cache:
         except FileNotFoundError:
             return False
         except OSError as error:
-            raise UserError(f"{self.path(item)}: {error.strerror}; mend that, or set data.cache") from error
+            raise UserError(
+                f"{self.path(item)}: {error.strerror}; correct that, or set data.cache"
+            ) from error
         if _share(handle) and (status := os.fstat(handle.fileno())).st_nlink:  # else it is being deleted
             if status.st_size == item.size:
                 with contextlib.suppress(OSError):  # another user's file: its owner's processes keep its time
@@ -93,10 +92,7 @@ class Cache:
         backoff: Backoff,
         spare: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Bring a file into the cache and hold it, or wait for the process that does.
-
-        `spare` lets go of a file that is needed less; False where there is none.
-        """
+        """Bring a file into the cache and hold it, or wait for who does; `spare` lets go of a lesser one."""
         size = -1
         while not self.hold(item):
             part, lack = self.claim(item)
@@ -114,10 +110,9 @@ class Cache:
                 backoff.wait(_POLL, stuck, "check the server, the network and that process")
 
     def claim(self, item: Item) -> tuple[BinaryIO | None, int]:
-        """Open the part of a file to fill it; None where another fills it, or where bytes (second) lack.
+        """Open the part of a file to fill it, which counts at its full size from then on.
 
-        What nobody uses is deleted, the longest unused first, until the file fits. Its part counts as the
-        full size from then on.
+        None where another fills it, or where bytes (second) lack after all that nobody uses was deleted.
         """
         with self._locked():
             if self.path(item).exists():
@@ -146,10 +141,9 @@ class Cache:
                 self.hold(item)
             fsync_folder(self.folder)
         except OSError as error:
-            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-            remedy = "free some, set data.cache_gb, or" if full else "mend that, or"
-            what = f"{error.strerror} ({_gb(item.size)} to write); {remedy} put the cache elsewhere"
-            raise UserError(f"{self.folder}: {what} (data.cache or FMRISCALE_CACHE)") from error
+            what = f"{error.strerror} ({_gb(item.size)} to write)"
+            remedy = "free some, set data.cache_gb, or choose another data.cache (or FMRISCALE_CACHE)"
+            raise UserError(f"{self.folder}: {what}; {remedy}") from error
         finally:
             with contextlib.suppress(OSError):  # what is left in its buffer does not fit the disk either
                 part.close()
@@ -196,7 +190,7 @@ class Cache:
             what = f"held for {_LOCK_SECONDS:.0f} s; is a process stopped that uses it?"
             raise UserError(f"{self.folder}/lock: {what}") from None
         except OSError as error:
-            remedy = "set data.cache or FMRISCALE_CACHE, best to a local disk"
+            remedy = "set data.cache or FMRISCALE_CACHE to a local disk"
             raise UserError(f"{self.folder}: {error.strerror}: no place for the cache; {remedy}") from error
 
 

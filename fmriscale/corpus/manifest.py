@@ -1,8 +1,4 @@
-"""The manifest of a corpus: what its shards hold, where each run lies, and how subjects are split.
-
-A corpus folder holds `corpus.json`, `runs.tsv`, `quarantine.tsv` and the tar shards. `corpus.json` is
-written last: a folder without it is not a corpus yet.
-"""
+"""The manifest of a corpus: what its shards hold, where each run lies, and how subjects are split."""
 
 from __future__ import annotations
 
@@ -179,10 +175,9 @@ def install(
     moves: Mapping[Path, Path] | None = None,
     gone: Collection[Path] = (),
 ) -> None:
-    """Put a new manifest and its shards in place; a reader finds the old corpus, the new one, or none.
+    """Put a new manifest and its shards in place; cut short, the folder is the old corpus, or none.
 
-    What needs space on the disk is written first. Then corpus.json goes, everything is renamed, and
-    corpus.json comes back last: cut short in between, the folder is not a corpus until this is done again.
+    What needs space on the disk comes first; corpus.json goes, all else is renamed, and it comes back last.
     """
     moves = moves or {}
     targets = [folder / name for name in files]

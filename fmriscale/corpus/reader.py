@@ -1,7 +1,4 @@
-"""Open a corpus and read its runs in place: shards are memory-mapped, nothing is decoded or copied.
-
-A corpus on a server is read in the same way: its shards are mapped where the cache has them.
-"""
+"""Open a corpus and read its runs in place: shards are memory-mapped, nothing is decoded or copied."""
 
 from __future__ import annotations
 
@@ -47,11 +44,7 @@ class Corpus:
     """
 
     def __init__(
-        self,
-        folder: Path,
-        manifest: dict[str, Any],
-        runs: pd.DataFrame,
-        remote: RemoteShards | None = None,
+        self, folder: Path, manifest: dict[str, Any], runs: pd.DataFrame, remote: RemoteShards | None = None
     ) -> None:
         self.folder, self.remote, self.manifest, self.runs = folder, remote, manifest, runs
         self.spaces = {n: FeatureSpace.from_dict(n, d) for n, d in manifest["spaces"].items()}
@@ -89,15 +82,7 @@ class Corpus:
         return self.remote.shown if self.remote else str(self.folder)
 
     def locate(self, shard: str) -> Path:
-        """Return the file of a shard; that of a server is waited for and then stays in the cache.
-
-        Raises
-        ------
-        DamageError
-            It cannot be had from the server, or is not what the manifest says.
-        UserError
-            There is no room for it in the cache.
-        """
+        """Return the file of a shard; that of a server is waited for and then stays in the cache."""
         return self.remote.locate(shard) if self.remote else self.folder / shard
 
     def want(self, now: Sequence[str], ahead: Sequence[str] = (), reader: str = "") -> None:
@@ -160,13 +145,7 @@ class Corpus:
         return bytes(self.map(row.shard)[int(row.offset) - count : int(row.offset)])
 
     def addresses(self, rows: np.ndarray) -> np.ndarray:
-        """Return where the first value of each run lies in memory, int64; valid while the corpus is open.
-
-        Raises
-        ------
-        DamageError
-            A shard is missing, of another size, or ends before a run does.
-        """
+        """Return where the first value of each run lies in memory, int64; valid while the corpus is open."""
         import pandas as pd
 
         codes, shards = pd.factorize(self.runs["shard"].to_numpy()[rows])
@@ -224,8 +203,7 @@ class Corpus:
             except (OSError, ValueError) as error:
                 raise DamageError(f"{path}: {error}; {self._remedy}") from error
             if len(mapped) != (size := self._sizes.get(shard, len(mapped))):
-                what = f"the shard has {len(mapped)} bytes instead of {size}"
-                raise DamageError(f"{path}: {what}; {self._remedy}")
+                raise DamageError(f"{path}: has {len(mapped)} bytes instead of {size}; {self._remedy}")
             self._maps[shard] = mapped
         return self._maps[shard]
 
@@ -237,7 +215,7 @@ class Corpus:
 
     @property
     def _remedy(self) -> str:
-        """What mends a shard."""
+        """How a shard is repaired."""
         if self.remote:
             return f"delete this file, and it is fetched from {self} again"
         return f"fmriscale verify {self} --repair builds it again"

@@ -1,8 +1,4 @@
-"""A corpus on a server: shards are downloaded whole into the cache, ahead of need, and read from there.
-
-Training maps the cached files as it maps those of a local corpus, so the batches are the same to the bit and,
-once the shards have come, as fast. Nothing but a copy of the folder is needed on the server.
-"""
+"""A corpus on a server: shards are downloaded whole into the cache, ahead of need, and mapped from there."""
 
 import contextlib
 import hashlib
@@ -47,9 +43,9 @@ class RemoteShards:
 
     def locate(self, shard: str) -> Path:
         """Return a shard's file in the cache, and hold it there; blocks until it has come."""
-        item, backoff = self._item(shard), self._backoff(shard)
+        item, (download, backoff) = self._item(shard), self._download(shard)
         try:
-            self._cache.fetch(item, self._download(shard, backoff), backoff, self._spare)
+            self._cache.fetch(item, download, backoff, self._spare)
         finally:
             with self._changed:
                 self._starved = False
@@ -89,26 +85,23 @@ class RemoteShards:
             raise DamageError(f"{self.shown}: corpus.json does not list {shard}; upload the corpus again")
         return self._items[shard]
 
-    def _backoff(self, shard: str) -> Backoff:
-        return Backoff(f"{self.shown}/{shard}", self.give_up_after, self._stop)
-
-    def _download(self, shard: str, backoff: Backoff) -> Callable[[BinaryIO], None]:
-        """Return what fills the part of a shard."""
+    def _download(self, shard: str) -> tuple[Callable[[BinaryIO], None], Backoff]:
+        """Return what fills the part of a shard, and its patience."""
         item = self._item(shard)
-        return lambda part: fetch_shard(self._server, shard, part, item.size, item.sha256, backoff)
+        backoff = Backoff(f"{self.shown}/{shard}", self.give_up_after, self._stop)
+        return lambda part: fetch_shard(self._server, shard, part, item.size, item.sha256, backoff), backoff
 
     def _in_order(self) -> list[str]:
         """Return all wanted shards, once each: what is needed now before what is needed next."""
-        return list(
-            dict.fromkeys(s for turn in (0, 1) for lists in self._wanted.values() for s in lists[turn])
-        )
+        wanted = self._wanted.values()
+        return list(dict.fromkeys(s for turn in (0, 1) for lists in wanted for s in lists[turn]))
 
     def _check_limit(self, needed: Iterable[str]) -> None:
         """Refuse a limit below what has to be there at once."""
         size, limit = sum(self._item(shard).size for shard in needed), self._cache.limit
         if limit is not None and size > limit:
-            what = f"data.cache_gb is {limit / 1e9:g}, but shards of {size / 1e9:.3g} GB are needed at once"
             remedy = f"set it to {1.25 * size / 1e9:.3g}, or take data.shuffle: window with fewer shards"
+            what = f"data.cache_gb is {limit / 1e9:g}, but shards of {size / 1e9:.3g} GB are needed at once"
             raise UserError(f"{self.shown}: {what}; {remedy}")
 
     def _announce(self, needed: Iterable[str]) -> None:
@@ -148,7 +141,7 @@ class RemoteShards:
                     self._changed.wait(None if all_here else _LOOK)
                     continue
             try:
-                self._cache.bring(self._items[shard], part, self._download(shard, self._backoff(shard)))
+                self._cache.bring(self._items[shard], part, self._download(shard)[0])
             except (UserError, Stopped):
                 self._failed.add(shard)  # who needs the shard tries again, and says what is wrong
             with self._changed:
@@ -173,11 +166,7 @@ class RemoteShards:
 
 
 def _fetch_manifest(server: RemoteFolder, cache: Path) -> Path:
-    """Copy corpus.json, runs.tsv and quarantine.tsv into a folder of the cache, named by the first's hash.
-
-    corpus.json has the hash of every shard, and the fingerprint covers the rows of runs.tsv: a copy that was
-    found whole once needs no second look.
-    """
+    """Copy the manifest into a folder of the cache, named by its hash: one found whole stays as it is."""
     corpus_json = _read(server, "corpus.json")
     final = cache / "manifests" / hashlib.sha256(corpus_json).hexdigest()
     if (final / "corpus.json").is_file():
@@ -194,8 +183,7 @@ def _fetch_manifest(server: RemoteFolder, cache: Path) -> Path:
         except UserError as error:
             raise type(error)(str(error).replace(str(draft), server.shown)) from None
         if fingerprint_of(corpus, runs) != corpus["fingerprint"]:
-            what = "runs.tsv does not fit the fingerprint of corpus.json; upload both again"
-            raise DamageError(f"{server.shown}: {what}")
+            raise DamageError(f"{server.shown}: runs.tsv does not fit the fingerprint; upload it again")
         with contextlib.suppress(OSError):  # another process was first
             draft.replace(final)
     fsync_folder(final.parent)

@@ -8,14 +8,13 @@ import contextlib
 import hashlib
 import re
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from html import unescape
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import quote, unquote, urljoin, urlsplit, urlunsplit
 
 from fmriscale.common.errors import UserError
@@ -53,28 +52,6 @@ class Entry(NamedTuple):
     is_folder: bool = False
 
 
-class RemoteFolder(ABC):
-    """A folder on a server; files that are not there raise FileNotFoundError, refusals PermissionError."""
-
-    is_store: ClassVar[bool]  # One request lists all files below a folder
-
-    def __init__(self, url: str, shown: str) -> None:
-        self.url = url
-        self.shown = shown  # The URL without password and query
-
-    @abstractmethod
-    def blocks(self, name: str, start: int, stop: int | None) -> Iterator[bytes]:
-        """Yield the bytes of a file from `start` on, up to `stop` or its end."""
-
-    @abstractmethod
-    def look(self, name: str) -> Entry:
-        """Return size and time of a file as they are now."""
-
-    @abstractmethod
-    def entries(self, folder: str, below: bool = False) -> list[Entry]:
-        """List a folder, or every file however far below it; a folder that is not there is empty."""
-
-
 def is_url(where: str | Path) -> bool:
     """Tell whether a corpus lies on a server."""
     if str(where).startswith("pipe:"):
@@ -82,7 +59,7 @@ def is_url(where: str | Path) -> bool:
     return "://" in str(where)
 
 
-def open_folder(url: str) -> RemoteFolder:
+def open_folder(url: str) -> "RemoteFolder":
     """Return the folder at a URL; nothing is fetched yet."""
     parts = urlsplit(url)
     login, _, host = parts.netloc.rpartition("@")
@@ -95,12 +72,16 @@ def open_folder(url: str) -> RemoteFolder:
     return kind(expand_variables(url, shown), shown)
 
 
-class _HttpFolder(RemoteFolder):
-    """A folder behind an HTTP server."""
+class _HttpFolder:
+    """A folder behind an HTTP server; a missing file is a FileNotFoundError, a refusal a PermissionError."""
 
-    is_store = False
+    is_store = False  # One request lists all files below a folder
+
+    def __init__(self, url: str, shown: str) -> None:
+        self.url, self.shown = url, shown  # `shown` has no password and no query
 
     def blocks(self, name: str, start: int, stop: int | None) -> Iterator[bytes]:
+        """Yield the bytes of a file from `start` on, up to `stop` or its end."""
         with self._response("GET", name, start, stop) as response:
             # A server that ignores Range sends the file from its first byte: what is here is skipped.
             skip = start if response.status_code == 200 else 0
@@ -116,6 +97,7 @@ class _HttpFolder(RemoteFolder):
                     return
 
     def look(self, name: str) -> Entry:
+        """Return size and time of a file as they are now."""
         with self._response("HEAD", name) as response:
             headers = response.headers
             if not headers.get("Content-Length", "").isdecimal():
@@ -124,6 +106,7 @@ class _HttpFolder(RemoteFolder):
             return Entry(name, int(headers["Content-Length"]), _time_ns(when, headers.get("ETag", "")))
 
     def entries(self, folder: str, below: bool = False) -> list[Entry]:
+        """List a folder, or every file however far below it; a folder that is not there is empty."""
         names = self._links(folder)
         folders = [name.removesuffix("/") for name in names if name.endswith("/")]
         with ThreadPoolExecutor(16) as pool:
@@ -153,12 +136,11 @@ class _HttpFolder(RemoteFolder):
         import requests
         import urllib3
 
-        parts = urlsplit(self.url)
-        path = f"{parts.path.rstrip('/')}/{quote(name)}"
+        parts, path = urlsplit(self.url), quote(name)
         headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
         options: dict[str, Any] = {"stream": True, "timeout": TIMEOUT, "allow_redirects": True}
         try:
-            url = urlunsplit(parts._replace(path=path, fragment=""))
+            url = urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{path}", fragment=""))
             with requests.request(method, url, headers=headers, **options) as response:
                 _check(response, start, stop)
                 yield response
@@ -202,13 +184,13 @@ def _brisk(response: Any) -> Iterator[bytes]:
         yield block
 
 
-class _StoreFolder(RemoteFolder):
-    """A folder of any file system of fsspec: every read is one request for a range, so nothing is seeked."""
+class _StoreFolder:
+    """The same of any file system of fsspec: every read is one request for a range, so nothing is seeked."""
 
     is_store = True
 
     def __init__(self, url: str, shown: str) -> None:
-        super().__init__(url.rstrip("/"), shown)
+        self.url, self.shown = url.rstrip("/"), shown
         self._open(anonymous=False)
 
     def blocks(self, name: str, start: int, stop: int | None) -> Iterator[bytes]:
@@ -234,10 +216,8 @@ class _StoreFolder(RemoteFolder):
         except (FileNotFoundError, NotADirectoryError):
             return []
         entries = map(self._entry, infos.values() if below else infos)
-        inside = (
-            (entry, entry.name.removeprefix(start)) for entry in entries if entry.name.startswith(start)
-        )
-        return [entry for entry, name in inside if all(map(_is_name, name.split("/")))]
+        inside = [entry for entry in entries if entry.name.startswith(start)]
+        return [e for e in inside if all(map(_is_name, e.name.removeprefix(start).split("/")))]
 
     def _open(self, anonymous: bool) -> None:
         from fsspec.core import url_to_fs
@@ -279,6 +259,9 @@ class _StoreFolder(RemoteFolder):
         when = next((info[key] for key in TIMES if info.get(key) is not None), None)
         tag = str(info.get("ETag") or info.get("etag") or "")
         return Entry(name, int(info["size"] or 0), _time_ns(when, tag))
+
+
+RemoteFolder = _HttpFolder | _StoreFolder
 
 
 def _time_ns(when: Any, tag: str) -> int:

@@ -51,16 +51,14 @@ def standardize_run(
         mean_V, std_V = kept_TV.mean(axis=0), kept_TV.std(axis=0, ddof=1)
         kept_TV = (kept_TV - mean_V) / np.where(std_V > 0, std_V, 1)
     else:
-        mean_V, std_V = (
-            _one_a_feature(key, "mean", mean, n_features),
-            _one_a_feature(key, "std", std, n_features),
-        )
+        mean_V = _one_a_feature(key, "mean", mean, n_features)
+        std_V = _one_a_feature(key, "std", std, n_features)
     z_TV = np.zeros(values.shape, np.float16)
     with np.errstate(over="ignore"):
         z_TV[kept] = kept_TV
     if not np.isfinite(z_TV).all():
-        what = f"values up to {np.abs(kept_TV).max():.3g} do not fit float16: they are not standardised"
-        raise UserError(f"{key}: {what}; leave out mean and std")
+        what = f"values up to {np.abs(kept_TV).max():.3g} do not fit float16"
+        raise UserError(f"{key}: {what}: they are not standardised; leave out mean and std")
     return Signals(z_TV, mean_V, std_V, mask, missing)
 
 

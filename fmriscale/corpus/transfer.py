@@ -6,11 +6,13 @@ import random
 import sys
 import threading
 import time
-from typing import Any, BinaryIO, cast
+from collections.abc import Callable
+from typing import Any, BinaryIO, TypeVar, cast
 
 from fmriscale.common.errors import DamageError, UserError
 from fmriscale.corpus.servers import Entry, RemoteFolder, TransientError, WrongContent
 
+Answer = TypeVar("Answer")
 GIVE_UP_AFTER = 300.0  # How long a file may make no progress before it is given up, s
 WRONG_FILES = 3  # Whole files with another hash that are fetched before a file is called damaged
 
@@ -20,10 +22,7 @@ class Stopped(Exception):
 
 
 class Backoff:
-    """Waits between tries for `what`: longer from failure to failure, short again after progress.
-
-    Without progress for `give_up_after` seconds it raises an error; `stop` ends a wait at once.
-    """
+    """Waits between tries, longer from failure to failure, and gives up `give_up_after` s after progress."""
 
     def __init__(self, what: str, give_up_after: float, stop: threading.Event | None = None) -> None:
         self.what, self.give_up_after = what, give_up_after
@@ -46,12 +45,20 @@ class Backoff:
         self.wait(delay, reason, "check the server and the network")
         self._delay = min(2 * self._delay, 30.0)
 
+    def ask(self, question: Callable[[], Answer]) -> Answer:
+        """Return what a server answers; ask again where that fails."""
+        while True:
+            try:
+                return question()
+            except (TransientError, WrongContent) as error:
+                self.retry(str(error), getattr(error, "after", 0.0))
+
     def wait(self, seconds: float, reason: str, remedy: str, error: type[UserError] = DamageError) -> None:
         """Wait, but not beyond the bound."""
         idle = time.monotonic() - self._since
         if idle > self.give_up_after:
-            again = f"{remedy}, then start again (what is in the cache stays)"
-            raise error(f"{self.what}: {reason}; given up after {idle:.0f} s; {again}")
+            given_up = f"given up after {idle:.0f} s; {remedy}, then start again (the cache stays)"
+            raise error(f"{self.what}: {reason}; {given_up}")
         self._stop.wait(min(seconds, self.give_up_after - idle + 0.01))
         if self._stop.is_set():
             raise Stopped
@@ -60,11 +67,7 @@ class Backoff:
 def read_whole(folder: RemoteFolder, name: str, give_up_after: float) -> bytes:
     """Return the content of a small file."""
     backoff = Backoff(f"{folder.shown}/{name}", give_up_after)
-    while True:
-        try:
-            return b"".join(folder.blocks(name, 0, None))
-        except (TransientError, WrongContent) as error:
-            backoff.retry(str(error), getattr(error, "after", 0.0))
+    return backoff.ask(lambda: b"".join(folder.blocks(name, 0, None)))
 
 
 def fetch_shard(

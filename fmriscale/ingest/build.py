@@ -1,20 +1,13 @@
-"""`fmriscale shard`: scans -> a corpus of tar shards.
-
-Plan (which runs go to which shard) -> build the missing shards, all of them or those of one task -> finish
-(shards and manifest put in place) -> closing table.
-"""
+"""`fmriscale shard`: plan (which runs go to which shard), build the missing shards, finish (put in place)."""
 
 from __future__ import annotations
 
-import argparse
-import contextlib
 import shlex
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fmriscale.common.array_tasks import add_flags, resolve_task
+from fmriscale.common.array_tasks import read_flags
 from fmriscale.common.errors import EXIT_OK, EXIT_QUARANTINED, UserError
 from fmriscale.common.files import expand, writing_to
 from fmriscale.config import CorpusConfig
@@ -30,7 +23,15 @@ if TYPE_CHECKING:
 
 def main(args: list[str] | None = None) -> int:
     """Run the command and return its exit code: 0, or 3 where runs were quarantined."""
-    flags, recipe = _flags(sys.argv[1:] if args is None else args)
+    usage = "fmriscale-shard --config FILE [--plan | --task-id I --num-tasks N | --finish] [--KEY VALUE]"
+    parser = CommandLine(prog="fmriscale-shard", usage=usage, add_help=False, allow_abbrev=False)
+    flags, recipe = read_flags(
+        parser,
+        sys.argv[1:] if args is None else args,
+        part="build part I = 0 ... N-1 of the shards",
+        finish="write the manifest when all parts are built",
+        plan="print what would be built, and how long it takes; write nothing",
+    )
     config = parse(CorpusConfig, recipe, prog="fmriscale-shard", mistakes_of=recipe_mistakes)
     if flags.plan:
         from fmriscale.ingest.estimate import describe
@@ -48,21 +49,17 @@ def main(args: list[str] | None = None) -> int:
 def build(
     config: CorpusConfig, finish_only: bool = False, command: str = "build"
 ) -> tuple[dict[str, Any], pd.DataFrame]:
-    """Build or complete a corpus; return its manifest and quarantine.
-
-    Where `finish_only`, shards that tasks have built are put in place, and one that is missing is a
-    `UserError`, which names `command`.
-    """
+    """Build or complete a corpus; where `finish_only`, a missing shard is an error that names `command`."""
     plan = _plan(config)
     # Imported here: a recipe that is refused does not wait for what reads scans.
     from fmriscale.ingest.finish import finish
     from fmriscale.ingest.shards import build_shards
 
-    with _lock(config) as (folder, lock):
+    folder = expand(config.out)
+    with writing_to(folder), FolderLock(folder) as lock:
         if dropped := _dropped_datasets(config, folder):
-            _warn(
-                f"{folder} holds data set {dropped}, which the recipe does not list: it is removed at the end"
-            )
+            what = f"{folder} holds data set {dropped}, which the recipe does not list"
+            _warn(f"{what}: it is removed at the end")
         if not finish_only:
             build_shards(plan.shards, config, lock)
         return finish(config, plan, lock, command)
@@ -74,7 +71,8 @@ def build_part(config: CorpusConfig, task_id: int, num_tasks: int) -> str:
     from fmriscale.ingest.shards import build_shards
 
     share = shards_of_task(shards, task_id, num_tasks)
-    with _lock(config) as (_, lock):
+    folder = expand(config.out)
+    with writing_to(folder), FolderLock(folder) as lock:
         n_built, n_rejected = build_shards(share, config, lock)
     return (
         f"task {task_id} of {num_tasks}: {len(share)} of {len(shards)} shards, {n_built} built now, "
@@ -101,31 +99,3 @@ def _dropped_datasets(config: CorpusConfig, folder: Path) -> str:
     except UserError:  # none yet, or one that this build writes anew
         return ""
     return ", ".join(sorted(set(existing) - {dataset.name for dataset in config.datasets}))
-
-
-@contextlib.contextmanager
-def _lock(config: CorpusConfig) -> Iterator[tuple[Path, FolderLock]]:
-    """Open the corpus folder for writing."""
-    folder = expand(config.out)
-    with writing_to(folder), FolderLock(folder) as lock:
-        yield folder, lock
-
-
-def _flags(args: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Parse the flags that say how to run; return the other arguments, which are the recipe's."""
-    parser = CommandLine(
-        prog="fmriscale-shard",
-        usage="fmriscale-shard --config FILE [--plan | --task-id I --num-tasks N | --finish] [--KEY VALUE]",
-        add_help=False,
-        allow_abbrev=False,
-    )
-    group = parser.add_argument_group("how to run (not part of the recipe)")
-    group.add_argument(
-        "--plan", action="store_true", help="print what would be built, and how long it takes; write nothing"
-    )
-    add_flags(group, "build part I = 0 ... N-1 of the shards", "write the manifest when all parts are built")
-    if {"-h", "--help"} & set(args):
-        print(parser.format_help())
-    flags, recipe = parser.parse_known_args(args)
-    resolve_task(flags, "plan")
-    return flags, recipe

@@ -30,17 +30,13 @@ class Yield:
 
 
 def describe(config: CorpusConfig, num_tasks: int) -> str:
-    """Return a table of data sets: shards, runs, bytes in and out, hours, time to build what is missing.
-
-    The rates are those of shards built before, else of one run of each data set, which is read now.
-    """
+    """Return a table of data sets; the rates are those of shards built before, else of one run, read now."""
     plan = make_plan(config)
     from fmriscale.ingest.fingerprint import fingerprints
 
-    folder, prints, started = expand(config.out), fingerprints(plan.shards), time.monotonic()
-    missing = {
-        s.name for s, p in zip(plan.shards, prints, strict=True) if load_state(folder, s.name, p) is None
-    }
+    folder, started = expand(config.out), time.monotonic()
+    prints = zip(plan.shards, fingerprints(plan.shards), strict=True)
+    missing = {shard.name for shard, p in prints if load_state(folder, shard.name, p) is None}
     rows: list[tuple[str, ...]] = [COLUMNS]
     totals, unknown = [0.0] * 7, []
     for dataset in sorted(config.datasets, key=lambda d: d.name):

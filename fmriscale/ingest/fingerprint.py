@@ -36,10 +36,7 @@ def software() -> dict[str, str]:
 
 
 def fingerprints(shards: Iterable[Shard]) -> list[str]:
-    """Hash settings, software, runs, and name, size and time of every input file of each shard.
-
-    The same files under another root have the same hash.
-    """
+    """Hash settings, software, runs, and path below the root, size and time of every input of each shard."""
     shards = list(shards)
     inputs = [sorted({file for run in shard.runs for file in run.inputs()}) for shard in shards]
     every = sorted({file for files in inputs for file in files})

@@ -14,16 +14,9 @@ from fmriscale.common.quarantine import Rejection
 from fmriscale.config import CorpusConfig
 from fmriscale.config.document import dump
 from fmriscale.config.paths import absolute, map_paths
+from fmriscale.corpus import building
 from fmriscale.corpus.assemble import MAX_ONSET, corpus_json, quarantine_table, run_table
-from fmriscale.corpus.building import (
-    FolderLock,
-    ShardState,
-    load_state,
-    locate,
-    save_state,
-    staged_path,
-    state_path,
-)
+from fmriscale.corpus.building import FolderLock, ShardState, locate, staged_path, state_path
 from fmriscale.corpus.manifest import RECIPE, install, render_manifest
 from fmriscale.corpus.writer import EncodedRun, ShardWriter, read_members
 from fmriscale.ingest.fingerprint import fingerprints, software
@@ -65,14 +58,12 @@ def finish(
 
 def _load_all(folder: Path, shards: list[Shard], prints: list[str], command: str) -> list[ShardState]:
     """Return the state of every shard."""
-    loaded = {s.name: load_state(folder, s.name, p) for s, p in zip(shards, prints, strict=True)}
+    loaded = {s.name: building.load_state(folder, s.name, p) for s, p in zip(shards, prints, strict=True)}
     missing = [name for name, state in loaded.items() if state is None]
     if missing:
         shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
-        raise UserError(
-            f"{folder}: {len(missing)} of {len(shards)} shards are not built, or their inputs changed: "
-            f"{shown}; build them, then finish again: {command}"
-        )
+        what = f"{len(missing)} of {len(shards)} shards are not built, or their inputs changed: {shown}"
+        raise UserError(f"{folder}: {what}; build them, then finish again: {command}")
     states = [state for state in loaded.values() if state is not None]
     for shard, state in zip(shards, states, strict=True):
         n_done = len(state.rows) + len(state.rejections)
@@ -111,11 +102,10 @@ def _without(folder: Path, state: ShardState, duplicates: dict[str, Rejection]) 
                 writer.add(EncodedRun(key, rows[key], members))
         summary = writer.commit()
     rows |= {row["key"]: row for row in writer.rows}
-    mtime_ns = 0 if summary is None else staged_path(folder, state.name).stat().st_mtime_ns
-    state = dataclasses.replace(
-        state, shard=summary, mtime_ns=mtime_ns, rows=list(rows.values()), excluded=excluded
-    )
-    save_state(folder, state)
+    mtime = 0 if summary is None else staged_path(folder, state.name).stat().st_mtime_ns
+    rows = list(rows.values())
+    state = dataclasses.replace(state, shard=summary, mtime_ns=mtime, rows=rows, excluded=excluded)
+    building.save_state(folder, state)
     return state
 
 

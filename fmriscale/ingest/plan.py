@@ -60,7 +60,8 @@ def make_plan(config: CorpusConfig) -> Plan:
         _check_tasks(dataset, found)
         plan.rejections.extend(found.rejections)
         plan.counts[dataset.name] = found.counts
-        dataset_notes = _notes(found.runs, dataset)
+        dataset_notes = _participant_ids(found.runs, dataset) + _shared_events(found.runs)
+        dataset_notes += _other_space(found.runs, dataset)
         if config.split.group is not None and column is None:
             dataset_notes.append(f"no column '{config.split.group}': its people stand alone")
         plan.notes.extend(f"data set '{dataset.name}': {note}" for note in dataset_notes)
@@ -70,10 +71,7 @@ def make_plan(config: CorpusConfig) -> Plan:
 
 
 def shards_of_task(shards: list[Shard], task_id: int, num_tasks: int) -> list[Shard]:
-    """Return one task's share of the shards, such that all tasks have about as many bytes to read.
-
-    Every task computes the same shares: the largest shards come first, each to the task that has least.
-    """
+    """Return one task's share of the shards: the largest come first, each to the task with fewest bytes."""
     bytes_of_task, tasks = [0] * num_tasks, {}
     for shard in sorted(shards, key=lambda s: (-s.bytes_in, s.name)):
         task = bytes_of_task.index(min(bytes_of_task))
@@ -95,9 +93,7 @@ def _check_recipe(config: CorpusConfig) -> None:
             own += str(error).split("\n")
         mistakes += [f"data set '{dataset.name}': {mistake}" for mistake in own]
     n_named = Counter(dataset.name for dataset in config.datasets)
-    mistakes += [
-        f"data set '{name}' is listed twice; names must differ" for name, n in n_named.items() if n > 1
-    ]
+    mistakes += [f"data set '{name}' is listed twice; rename one" for name, n in n_named.items() if n > 1]
     _refuse(mistakes)
     _refuse(_feature_mistakes(config))
 
@@ -109,13 +105,9 @@ def _refuse(mistakes: list[str]) -> None:
 
 def _feature_mistakes(config: CorpusConfig) -> list[str]:
     """Return what is wrong with features, whose files are read, and features of one name that differ."""
-    from fmriscale.ingest.read.features import (  # other refusals do not wait for nibabel
-        Features,
-        load_features,
-    )
+    from fmriscale.ingest.read.features import load_features  # other refusals do not wait for nibabel
 
-    mistakes: list[str] = []
-    spaces: dict[str, tuple[DatasetConfig, Features]] = {}
+    mistakes, spaces = [], {}
     for dataset in config.datasets:
         try:
             features = load_features(dataset.features)
@@ -124,10 +116,8 @@ def _feature_mistakes(config: CorpusConfig) -> list[str]:
             continue
         other, known = spaces.setdefault(features.space.name, (dataset, features))
         if known.definition != features.definition:
-            mistakes.append(
-                f"data set '{dataset.name}' and '{other.name}' define features '{features.space.name}' "
-                "differently; give them different names or the same files"
-            )
+            both = f"data set '{dataset.name}' and '{other.name}' define features '{features.space.name}'"
+            mistakes.append(f"{both} differently; give them different names or the same files")
     return mistakes
 
 
@@ -205,11 +195,6 @@ def _n_volumes(run: RunSource, dataset: DatasetConfig) -> int | None:
         return None
 
 
-def _notes(runs: list[RunSource], dataset: DatasetConfig) -> list[str]:
-    """Return what was decided for the user and may be wrong, a line for each decision."""
-    return [*_participant_ids(runs, dataset), *_shared_events(runs), *_other_space(runs, dataset)]
-
-
 def _participant_ids(runs: list[RunSource], dataset: DatasetConfig) -> list[str]:
     pairs = {run.participant_id: run.entities["sub"] for run in runs if run.participant_id}
     lines = [f"{table_id} is taken for {subject}" for table_id, subject in sorted(pairs.items())]
@@ -241,10 +226,9 @@ def _other_space(runs: list[RunSource], dataset: DatasetConfig) -> list[str]:
     others = sorted({run.entities.get("space", "") for run in runs} - {"", atlas.template if atlas else ""})
     if atlas is None or not others:
         return []
-    return [
-        f"{atlas.name} lies in {atlas.template}, runs in {', '.join(others)}: regions may be off by "
-        "millimetres; choose entities: {space: ...}, or an atlas file in that space (see TemplateFlow)"
-    ]
+    what = f"{atlas.name} lies in {atlas.template}, runs in {', '.join(others)}"
+    remedy = "choose entities: {space: ...}, or an atlas file in that space (see TemplateFlow)"
+    return [f"{what}: regions may be off by millimetres; {remedy}"]
 
 
 def _first(lines: list[str]) -> str:

@@ -32,9 +32,8 @@ def main(args: list[str] | None = None) -> int:
     parser = CommandLine("fmriscale verify", description="Hash and read every byte of a corpus.")
     parser.add_argument("corpus", metavar="CORPUS", help="the folder that fmriscale-shard wrote")
     parser.add_argument("--repair", action="store_true", help="build damaged shards again from their sources")
-    parser.add_argument(
-        "--jobs", type=int, default=0, metavar="N", help="processes; 0 = one per available core"
-    )
+    jobs = "processes; 0 = one per available core"
+    parser.add_argument("--jobs", type=int, default=0, metavar="N", help=jobs)
     flags = parser.parse_args(args)
     if flags.jobs < 0:
         raise UserError(f"--jobs is {flags.jobs}; it must be 0 or more")

@@ -131,7 +131,5 @@ def _result(run: RunSource, outcome: Outcome, limit: float) -> tuple[EncodedRun 
 
 def timed_out(limit: float) -> str:
     """Say what is wrong with a run that was not read in time."""
-    return (
-        f"not read within {limit:g} s (read_timeout): a dead mount, or a pipe in place of a file? See that "
-        "it can be copied, then run this again; raise read_timeout where the disk is slow"
-    )
+    what = f"not read within {limit:g} s (read_timeout): a dead mount, or a pipe in place of a file?"
+    return f"{what} See that it can be copied, or raise read_timeout, then run this again"

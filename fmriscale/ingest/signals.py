@@ -125,9 +125,8 @@ def _open_cifti(run: RunSource, dataset: DatasetConfig, features: Features) -> O
     series, members = open_series(run.path), features.members
     assert isinstance(members, grayordinates.Members)
     series = series.cut(volumes_of(run.cut, series.n_volumes))
-    return Opened(
-        series.n_volumes, series.t_r, lambda: reduce_series(series, members, features.space.n_features)
-    )
+    n_features = features.space.n_features
+    return Opened(series.n_volumes, series.t_r, lambda: reduce_series(series, members, n_features))
 
 
 def _open_gifti(run: RunSource, dataset: DatasetConfig, features: Features) -> Opened:
@@ -135,11 +134,8 @@ def _open_gifti(run: RunSource, dataset: DatasetConfig, features: Features) -> O
     assert run.right is not None and isinstance(members, gifti.SurfaceMembers)
     left, right = open_hemisphere(run.path, "L"), open_hemisphere(run.right, "R")
     left, right = (side.cut(volumes_of(run.cut, side.values.shape[1])) for side in (left, right))
-    return Opened(
-        left.values.shape[1],
-        left.t_r,
-        lambda: reduce_hemispheres((left, right), members, features.space.n_features),
-    )
+    both, n_features = (left, right), features.space.n_features
+    return Opened(left.values.shape[1], left.t_r, lambda: reduce_hemispheres(both, members, n_features))
 
 
 def _open_array(run: RunSource, dataset: DatasetConfig, features: Features) -> Opened:
@@ -226,9 +222,7 @@ def _check_own_space(covered: np.ndarray, quality: QualityConfig) -> None:
     """Reject a run whose name has no space and whose voxels miss the features."""
     absent = covered < quality.min_coverage
     if absent.mean() > quality.max_missing:
-        raise Rejected(
-            "low_coverage",
-            f"{absent.sum()} of {absent.size} features have coverage below {quality.min_coverage:g}, "
-            f"quality.max_missing allows {quality.max_missing:.0%}; the name of the run tells no space: "
-            "it may be in its own (raw BIDS is), where an atlas in a standard space does not fit",
-        )
+        what = f"{absent.sum()} of {absent.size} features have coverage below {quality.min_coverage:g}"
+        space = "the name of the run tells no space: it may be in its own, where no standard atlas fits"
+        allowed = f"quality.max_missing allows {quality.max_missing:.0%}"
+        raise Rejected("low_coverage", f"{what}, {allowed}; {space}")

@@ -1,7 +1,5 @@
 """`fmriscale report FOLDER`: what a folder holds, drawn into one self-contained HTML page."""
 
-import sys
-
 from fmriscale.common.errors import EXIT_OK, UserError
 from fmriscale.common.files import expand
 from fmriscale.config.recipe import CommandLine
@@ -9,15 +7,10 @@ from fmriscale.config.recipe import CommandLine
 
 def main(args: list[str] | None = None) -> int:
     """Write the report of a study, a probe, or a pre-training run."""
-    parser = CommandLine(
-        "fmriscale report", description="A study, a probe, or the curves of a pre-training run."
-    )
+    about = "A study, a probe, or the curves of a pre-training run."
+    parser = CommandLine("fmriscale report", description=about)
     parser.add_argument("folder", metavar="FOLDER", help="what finetune, probe or train.py wrote (its `out`)")
     parser.add_argument("--out", metavar="FILE", help="HTML file (FOLDER/report.html)")
-    args = sys.argv[1:] if args is None else args
-    if {"-h", "--help"} & set(args):
-        print(parser.format_help())
-        return EXIT_OK
     given = parser.parse_args(args)
     folder = expand(given.folder)
     path = expand(given.out) if given.out else folder / "report.html"
@@ -40,9 +33,7 @@ def main(args: list[str] | None = None) -> int:
         what = "study" if (folder / "cells").exists() else "probe"
         raise UserError(f"{folder}: no summary.json, so a {what} that is not finished; finish it first")
     else:
-        raise UserError(
-            f"{folder}: neither summary.json (a study or probe) nor metrics.jsonl (a pre-training run); "
-            "give the folder of its `out`"
-        )
+        what = "neither summary.json (a study or probe) nor metrics.jsonl (a pre-training run)"
+        raise UserError(f"{folder}: {what}; give the folder of its `out`")
     print(f"{path}: {path.stat().st_size / 1024:.0f} KiB")
     return EXIT_OK

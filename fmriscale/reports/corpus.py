@@ -45,7 +45,9 @@ def write_page(corpus: Corpus, path: Path) -> None:
         tiles=_tiles(corpus, runs, table),
         spaces=[_space(corpus, name, present[name]) for name in sorted(present)],
         datasets=_datasets(table, runs),
-        recordings=_recordings(runs) if len(runs) else None,
+        recordings={"sentence": sentences.on_recordings(runs), "chart": figures.recordings(runs)}
+        if len(runs)
+        else None,
         quality=_quality(runs, table, list(figures_of_records.columns)) if len(runs) else None,
         carpets=_carpets(corpus, runs, table),
         quarantine=_quarantine(quarantine, len(runs)),
@@ -78,24 +80,15 @@ def _datasets(table: pd.DataFrame, runs: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def _recordings(runs: pd.DataFrame) -> dict[str, Any]:
-    """Return sentence and charts on t_r and length."""
-    return {"sentence": sentences.on_recordings(runs), "chart": figures.recordings(runs)}
-
-
 def _quality(runs: pd.DataFrame, table: pd.DataFrame, more: list[str]) -> dict[str, Any]:
     """Return sentences, chart and the runs to look at first."""
     measures = facts.measures_of(runs, more)
     shown = [measure for measure in measures if facts.differs(runs, measure)]
-    outlying = [
-        {"measure": measure, "runs": facts.worst_runs(runs, measure).to_dict("records")}
-        for measure in shown
-        if measure.worst is not None
-    ]
+    judged = [measure for measure in shown if measure.worst is not None]
     return {
         "sentences": [sentences.on_measure(runs, measure) for measure in measures],
         "chart": figures.quality_by_dataset(runs, list(table.index), shown) if shown else None,
-        "outlying": outlying,
+        "outlying": [{"measure": m, "runs": facts.worst_runs(runs, m).to_dict("records")} for m in judged],
     }
 
 

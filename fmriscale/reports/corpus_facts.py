@@ -121,10 +121,7 @@ def spelled_denoising(denoise: dict[str, Any]) -> str:
 
 
 def read_records(corpus: Corpus, most: int = MOST_RECORDS) -> tuple[dict[str, Presence], pd.DataFrame]:
-    """Read which features are missing, and every figure of quality, from the records of the runs.
-
-    Memory holds one record at a time.
-    """
+    """Read which features are missing, and every figure of quality, from the records of the runs."""
     presence: dict[str, Presence] = {}
     figures: dict[int, dict[str, float]] = {}
     for name, space in corpus.spaces.items():

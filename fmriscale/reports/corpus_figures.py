@@ -129,17 +129,13 @@ def _clipped(text: str, most: int) -> str:
 
 @matplotlib.rc_context(STYLE)
 def presence(space: FeatureSpace, present: Presence) -> str | None:
-    """Draw the share of runs that have each feature of a space, on a glass brain.
-
-    A space without positions is drawn along its features as stored: the share of runs that lack each; there
-    is nothing to draw where no run lacks any.
-    """
+    """Draw the share of runs with each feature on a glass brain, without positions along the features."""
     if space.coordinates is not None:
         figure = _glass_brain(np.asarray(space.coordinates), present.share)
-    elif present.share.min() < 1:
-        figure = _line(present.share)
-    else:
+    elif present.share.min() == 1:
         return None
+    else:
+        figure = _line(present.share)
     return svg(figure, f"presence-{space.name}", f"Share of runs that have each feature of {space.name}")
 
 

@@ -1,7 +1,5 @@
 """`fmriscale inspect CORPUS`: what a corpus holds, as a table or, with --report, as an HTML page."""
 
-import sys
-
 from fmriscale.common.errors import EXIT_OK
 from fmriscale.common.files import expand
 from fmriscale.config.recipe import CommandLine
@@ -14,10 +12,6 @@ def main(args: list[str] | None = None) -> int:
     parser = CommandLine("fmriscale inspect", description="What a corpus holds.")
     parser.add_argument("corpus", metavar="CORPUS", help="the folder that fmriscale-shard wrote")
     parser.add_argument("--report", metavar="FILE", help="draw the corpus into one self-contained HTML file")
-    args = sys.argv[1:] if args is None else args
-    if {"-h", "--help"} & set(args):
-        print(parser.format_help())
-        return EXIT_OK
     given = parser.parse_args(args)
     corpus = Corpus.open(given.corpus)
     if given.report is None:
@@ -25,7 +19,6 @@ def main(args: list[str] | None = None) -> int:
         return EXIT_OK
     from fmriscale.reports.corpus import write_page  # here: drawing is slow to import
 
-    path = expand(given.report)
-    write_page(corpus, path)
+    write_page(corpus, path := expand(given.report))
     print(f"{path}: {path.stat().st_size / 2**20:.1f} MiB")
     return EXIT_OK

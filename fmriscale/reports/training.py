@@ -57,10 +57,7 @@ def read_metrics(path: Path) -> tuple[Lines, Lines]:
 
 
 def curve(lines: Lines, *keys: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return steps and values of a (nested) number, averaged over neighbours to `POINTS` at most.
-
-    Values that are missing or not finite (null) are left out.
-    """
+    """Return steps and known values of a (nested) number, averaged over neighbours to `POINTS` at most."""
     points = []
     for line in lines:
         value: Any = line
@@ -150,10 +147,8 @@ def _loss_and_accuracy(steps: Lines, evals: Lines) -> str:
 def _groups(steps: Lines, evals: Lines, key: str, names: list[str], name: str) -> str:
     """Draw the accuracy of groups: training on the left, held out on the right."""
     figure, (training, held_out) = panels(2, WIDTH, 2.9)
-    for axes, lines, title, marker in (
-        (training, steps, "training", ""),
-        (held_out, evals, "held out", "o"),
-    ):
+    sides = ((training, steps, "training", ""), (held_out, evals, "held out", "o"))
+    for axes, lines, title, marker in sides:
         for number, group in enumerate(names):
             colour, style = COLOURS[number % len(COLOURS)], "--" if number >= len(COLOURS) else "-"
             step, value = curve(lines, key, group)

@@ -1,8 +1,6 @@
-"""The simulated brain: where its tissues lie, and random maps that are smooth over it.
+"""The simulated brain: where its tissues lie, and random maps that are smooth over it, of variance 1.
 
-Maps are Gaussian, of variance 1 in every voxel, with the correlation that a Gaussian kernel gives; over all
-voxels of the brain and over the ROI alone they have one distribution. Smoothness is the kernel's full width
-at half maximum, mm. Shapes: n maps, V voxels of the brain or of the ROI; X Y Z the grid.
+Smoothness: a Gaussian's full width at half maximum, mm. Shapes: n maps, V voxels of brain or ROI; grid X Y Z.
 """
 
 from dataclasses import dataclass

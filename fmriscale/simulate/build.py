@@ -36,12 +36,10 @@ def main(args: list[str]) -> int:
         print(f"{out}: already written with these settings, nothing to do")
         return EXIT_OK
     simulate(config, out)
-    roi = f"ROI of {config.n_roi_voxels} voxels"
-    print(
-        f"{out}: simulated {config.n_subjects} subjects x {config.n_runs} runs = "
-        f"{config.n_subjects * config.n_runs} runs of {config.n_volumes} volumes, "
-        + (f"{roi} in {out / ROI}" if config.form == "fmriprep" else f"a corpus of the {roi}")
-    )
+    roi, n_runs = f"ROI of {config.n_roi_voxels} voxels", config.n_subjects * config.n_runs
+    where = f"{roi} in {out / ROI}" if config.form == "fmriprep" else f"a corpus of the {roi}"
+    people = f"{config.n_subjects} subjects x {config.n_runs} runs"
+    print(f"{out}: simulated {people} = {n_runs} runs of {config.n_volumes} volumes, {where}")
     return EXIT_OK
 
 
@@ -71,14 +69,11 @@ def is_finished(config: SimulateConfig, out: Path) -> bool:
     try:
         known = json.loads(truth.read_text())["hash"]
     except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(
-            f"{out}: exists and is not a simulated experiment; choose another out or move it away"
-        ) from None
+        what = "exists and is not a simulated experiment"
+        raise UserError(f"{out}: {what}; choose another out or move it away") from None
     if known != identity(config):
-        raise UserError(
-            f"{out}: holds an experiment simulated with other settings (see {truth}); "
-            "choose another out or remove the folder"
-        )
+        what = f"holds an experiment simulated with other settings (see {truth})"
+        raise UserError(f"{out}: {what}; choose another out or remove the folder")
     return True
 
 

@@ -42,9 +42,8 @@ def write_derivative(config: SimulateConfig, anatomy: Anatomy, design: Design, f
     work = [(config, anatomy, design, folder, subject) for subject in design.subjects]
     for written in map_in_order(write_subject, work, min(config.n_subjects, available_cores())):
         if isinstance(written, WorkerDied):
-            raise UserError(
-                "simulate: a process died twice (out of memory?); make shape or n_volumes smaller"
-            )
+            remedy = "make shape or n_volumes smaller"
+            raise UserError(f"simulate: a process died twice (out of memory?); {remedy}")
 
 
 def write_subject(
@@ -73,14 +72,8 @@ def write_bold(config: SimulateConfig, anatomy: Anatomy, bold_TV: np.ndarray, st
     image_XYZT[anatomy.brain] = np.rint(bold_TV.T)
     preproc = stem.with_name(f"{stem.name}_desc-preproc_bold")
     write_image(preproc.with_suffix(".nii.gz"), image_XYZT, anatomy.affine, config.t_r)
-    sidecar = {
-        "RepetitionTime": config.t_r,
-        "TaskName": task,
-        "SkullStripped": False,
-        "StartTime": 0.0,
-        "SliceTimingCorrected": True,
-    }
-    write_json(preproc.with_suffix(".json"), sidecar)
+    timing = {"RepetitionTime": config.t_r, "StartTime": 0.0, "SliceTimingCorrected": True}
+    write_json(preproc.with_suffix(".json"), {"TaskName": task, "SkullStripped": False, **timing})
     mask = stem.with_name(f"{stem.name}_desc-brain_mask.nii.gz")
     write_image(mask, anatomy.brain.astype(np.uint8), anatomy.affine, config.t_r)
 
@@ -88,9 +81,8 @@ def write_bold(config: SimulateConfig, anatomy: Anatomy, bold_TV: np.ndarray, st
 def confounds_table(config: SimulateConfig, anatomy: Anatomy, bold_TV: np.ndarray, motion_T6: np.ndarray):
     """Return the confounds of a run, with the means of tissues."""
     tissues = {"global_signal": anatomy.brain, "csf": anatomy.csf, "white_matter": anatomy.white_matter}
-    means = {
-        name: bold_TV[:, mask[anatomy.brain]].mean(axis=1, dtype=float) for name, mask in tissues.items()
-    }
+    columns = {name: mask[anatomy.brain] for name, mask in tissues.items()}
+    means = {name: bold_TV[:, own].mean(axis=1, dtype=float) for name, own in columns.items()}
     return signal.confounds(means, motion_T6, config.t_r).assign(**signal.dvars(bold_TV))
 
 

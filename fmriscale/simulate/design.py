@@ -1,8 +1,6 @@
-"""The heard-and-imagined timbre experiment: who hears which note when.
+"""The heard-and-imagined timbre experiment: who hears which note when, from a table or generated likewise.
 
-The events are those of the real experiment, from a table of them, or are generated likewise. In both, every
-run holds ONE condition and ONE timbre, so within one half of the runs "same timbre" is the same thing as
-"same run". Any study of it has to compare windows of different runs. Subjects and runs are counted from 0.
+Every run holds ONE condition and ONE timbre, so a study has to compare windows of different runs.
 """
 
 from __future__ import annotations
@@ -86,10 +84,8 @@ class Design:
             for subject in self.subjects:
                 self._check(subject, path)
         elif n_cycles(config.n_volumes, config.t_r) < 1:
-            raise UserError(
-                f"simulate: n_volumes {config.n_volumes} x t_r {config.t_r} s is too short; "
-                "one cycle needs 24 s"
-            )
+            length = f"n_volumes {config.n_volumes} x t_r {config.t_r} s"
+            raise UserError(f"simulate: {length} is too short; one cycle needs 24 s")
 
     def events(self, subject: int, run: int) -> pd.DataFrame:
         """Return the events of a run as its BIDS events file has them (`COLUMNS`)."""
@@ -108,16 +104,11 @@ class Design:
         for run in range(self._config.n_runs):
             name = (label(subject), f"run-{run + 1:02d}")
             if (events := self._given.get(name)) is None:
-                people = len({subject for subject, _ in self._given})
-                raise UserError(
-                    f"{path}: has no {' '.join(name)} (it has {people} subjects); lower n_subjects, "
-                    "first_subject or n_runs"
-                )
+                what = f"has no {' '.join(name)} (it has {len({sub for sub, _ in self._given})} subjects)"
+                raise UserError(f"{path}: {what}; lower n_subjects, first_subject or n_runs")
             if (last := max(events["onset"] + events["duration"])) > n_volumes * t_r:
-                raise UserError(
-                    f"{path}: {' '.join(name)} lasts {last:g} s, but n_volumes {n_volumes} x "
-                    f"t_r {t_r} s is {n_volumes * t_r:g} s; raise n_volumes"
-                )
+                length = f"n_volumes {n_volumes} x t_r {t_r} s is {n_volumes * t_r:g} s"
+                raise UserError(f"{path}: {' '.join(name)} lasts {last:g} s, but {length}; raise n_volumes")
 
 
 def read_events(path: Path) -> dict[tuple[str, str], pd.DataFrame]:

@@ -33,10 +33,7 @@ class Patterns:
 
 
 def patterns(config: SimulateConfig, subject: int) -> Patterns:
-    """Draw a subject's patterns: a part that all subjects share and a part of their own.
-
-    The share of the subject's own variance is `config.individual`; what is shared depends on the seed alone.
-    """
+    """Draw a subject's patterns; `config.individual` of the variance is their own, the rest is shared."""
     shared = np.random.default_rng([config.seed, 2])
     own = np.random.default_rng([config.seed, 3, subject])
     n, of_shared, of_own = config.n_roi_voxels, np.sqrt(1 - config.individual), np.sqrt(config.individual)
@@ -48,10 +45,7 @@ def patterns(config: SimulateConfig, subject: int) -> Patterns:
 
 @cache
 def response(duration: float) -> np.ndarray:
-    """Return the response to an event, every 0.1 s for 40 s: a boxcar convolved with Glover's form.
-
-    That of 4 s peaks at 1; a shorter or longer one has its own peak.
-    """
+    """Return the response to an event, every 0.1 s for 40 s: Glover's; that to an event of 4 s peaks at 1."""
     from nilearn.glm.first_level import glover_hrf
 
     hrf = glover_hrf(STEP, oversampling=1)
@@ -72,10 +66,8 @@ def evoked(config: SimulateConfig, events: pd.DataFrame, subject_patterns: Patte
     tuning_EV = np.exp(-0.5 * distance_EV**2) - 0.5
     timbre_EV = np.stack([p.timbre[name] for name in events["timbre"]])
     strength_E1 = np.where(events["condition"] == "imagined", config.imagined, 1.0)[:, None]
-    amplitudes_EV = strength_E1 * (
-        config.sound * (0.5 + p.sound) + config.timbre * timbre_EV + config.pitch * tuning_EV
-    )
-    return responses_TE @ amplitudes_EV
+    tone_EV = config.sound * (0.5 + p.sound) + config.timbre * timbre_EV + config.pitch * tuning_EV
+    return responses_TE @ (strength_E1 * tone_EV)
 
 
 def autoregressive(white_TV: np.ndarray, correlation: float) -> np.ndarray:
@@ -104,21 +96,19 @@ def run(
     moved_T6 = (motion_T6 - motion_T6[0]) * TO_MM
     jolts_T = np.linalg.norm(np.diff(moved_T6, axis=0, prepend=0), axis=1)
     time_T = np.linspace(-1, 1, n)
-    slow_TK = np.column_stack(
-        [
-            config.drift * time_T,
-            config.drift * 2 / 3 * np.cos(np.pi * time_T + rng.uniform(0, 2 * np.pi)),
-            config.physiology * np.asarray(lfilter([0.5], [1.0, -0.8], rng.standard_normal(n))),
-            0.4 * moved_T6.sum(axis=1),
-            1.5 * jolts_T,
-        ]
-    )
+    slow = [
+        config.drift * time_T,
+        config.drift * 2 / 3 * np.cos(np.pi * time_T + rng.uniform(0, 2 * np.pi)),
+        config.physiology * np.asarray(lfilter([0.5], [1.0, -0.8], rng.standard_normal(n))),
+        0.4 * moved_T6.sum(axis=1),
+        1.5 * jolts_T,
+    ]
     maps_KV = texture.draw(rng, 6, MAP_SMOOTHNESS)
     # Drift, physiology and motion: each with a map of its own; physiology and jolts move the whole brain.
     weights_KV = maps_KV[:5]
     weights_KV[2] = 1 + weights_KV[2] / 2
     weights_KV[4] += 1
-    signal_TV += (slow_TK @ weights_KV).astype(np.float32)
+    signal_TV += (np.column_stack(slow) @ weights_KV).astype(np.float32)
     signal_TV += (config.run_offset * maps_KV[5]).astype(np.float32)
     signal_TV[:, texture.roi_V] += evoked(config, events, patterns(config, subject))
     level_V = np.random.default_rng([config.seed, 5, subject]).normal(1, 0.05, signal_TV.shape[1])

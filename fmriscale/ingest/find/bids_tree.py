@@ -60,8 +60,9 @@ class _Search:
                 self._sort(func)
             self.outside_func(folder)
             self._other_folders(folder, {*self.tree.folder(folder).folders} - _NO_FUNC)
-        label = subject.name.removeprefix("sub-")
-        if n_before < self._n_listed() or not matches({"sub": label}, self._wanted_subject()):
+        label = {"sub": subject.name.removeprefix("sub-")}
+        wanted = {k: str(v) for k, v in self.dataset.entities.items() if k == "sub"}
+        if n_before < self._n_listed() or not matches(label, wanted):
             return
         for folder in folders:
             self._other_folders(folder, _NO_FUNC.intersection(self.tree.folder(folder).folders))
@@ -70,9 +71,6 @@ class _Search:
 
     def _n_listed(self) -> int:
         return len(self.scans) + len(self.misfits)
-
-    def _wanted_subject(self) -> dict[str, str]:
-        return {k: str(v) for k, v in self.dataset.entities.items() if k == "sub"}
 
     def _other_folders(self, parent: Path, names: Iterable[str]) -> None:
         """Report the scans in folders of a subject or session that are neither func nor sessions."""
@@ -111,9 +109,7 @@ class _Search:
             name = split_name(file, extension)
             if name.suffix in NO_SERIES or self._is_derived(name, scanned):
                 continue
-            problem = (
-                name_problem(file, extension) or f"'{name.suffix}' is no suffix of time series, as bold is"
-            )
+            problem = name_problem(file, extension) or f"'{name.suffix}' is no suffix of time series"
             self._misfit(folder, file, "no_name", f"{problem}; {rename(f'{below}/{file}', extension)}")
 
     def _is_derived(self, name: FileName, scanned: set[EntitySet]) -> bool:
@@ -152,22 +148,16 @@ class _Search:
         else:
             others = _other_forms(self.tree.folder(subject / "func").files)
             existing = others or ", ".join(content.folders[:4]) or "no folder"
-            detail = (
-                f"no *_bold{self.ends[0]} in func, there is {existing}; add the scans, or remove the folder"
-            )
+            detail = f"no *_bold{self.ends[0]} in func, there is {existing}; add some, or remove the folder"
         self.remarks.append(Rejection(self.dataset.name, self._below(subject), "no_scans", detail))
 
 
 def _series(ends: tuple[str, ...]) -> set[tuple[str, str]]:
-    """Return suffix and extension of the time series in a BIDS func folder.
-
-    Parcellated series are `bold` or `timeseries` (XCP-D), in a table `timeseries` alone; surfaces of fMRIPrep
-    before 20.1 have no suffix.
-    """
+    """Return suffix and extension of the time series in a func folder: of fMRIPrep and of XCP-D."""
     suffixes = {
         ".ptseries.nii": ("bold", "timeseries"),
         ".dtseries.nii": ("bold", "timeseries"),
-        ".func.gii": ("bold", ""),
+        ".func.gii": ("bold", ""),  # fMRIPrep before 20.1 has no suffix
         ".tsv": ("timeseries",),
     }
     return {(suffix, end) for end in ends for suffix in suffixes.get(end, ("bold",))}

@@ -49,7 +49,7 @@ def check_dataset(dataset: DatasetConfig) -> Path:
     except FileNotFoundError as error:
         raise UserError(f"{root} is no folder; set root") from error
     except NotADirectoryError as error:
-        raise UserError(f"{root} is a file; set root to the folder that holds the data") from error
+        raise UserError(f"{root} is a file; set root to the folder of the data") from error
     except OSError as error:
         raise UserError(f"{root} cannot be read ({error.strerror}); correct its permissions") from error
     return root

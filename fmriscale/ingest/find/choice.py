@@ -46,11 +46,7 @@ class Choice(NamedTuple):
 
 
 def wanted_entities(dataset: DatasetConfig) -> dict[str, str]:
-    """Return the entities that a file must have; "" stands for an entity that it must not have.
-
-    fMRIPrep marks its volumes by `desc-preproc`, its surfaces and grayordinates by nothing; XCP-D marks all
-    images by `desc-denoised`, but parcels by nothing.
-    """
+    """Return the entities that a file must have, those of its kind too; "" = one that it must not have."""
     wanted, form = {k: str(v) for k, v in dataset.entities.items()}, form_of(dataset)
     if dataset.kind == "fmriprep" and form == "nifti" and dataset.files is None:
         wanted.setdefault("desc", "preproc")
@@ -68,10 +64,9 @@ def matches(entities: dict[str, str], wanted: dict[str, str]) -> bool:
 def choose(dataset: DatasetConfig, scans: list[Scan], wanted: dict[str, str]) -> Choice:
     """Take from all scans of a data set those that the recipe wants, one for each run.
 
-    Phase images are taken only where the recipe names `part`. Of a multi-echo run the combination of its
-    echoes is taken; a single echo only where the recipe names `echo`. Hemispheres are joined in pairs.
-    A cohort names a template for other people, so runs of other cohorts are left out, not rejected.
+    A phase image and a single echo are taken only where the recipe names `part` or `echo`.
     """
+    # A cohort names a template for other people: its runs are left out, not rejected.
     filters = {k: v for k, v in wanted.items() if k not in RENDERING or k == "cohort"}
     runs: dict[tuple, list[Scan]] = defaultdict(list)
     for scan in scans:
@@ -123,10 +118,8 @@ def _join_hemispheres(dataset: DatasetConfig, files: list[Scan]) -> tuple[list[S
     whole = [f for f in files if "hemi" not in f.entities]
     sides: dict[str, Scan] = {}
     rejections = []
-    for scan in files:
-        if (side := scan.entities.get("hemi")) is None:
-            continue
-        first = sides.setdefault(side, scan)
+    for scan in (f for f in files if "hemi" in f.entities):
+        first = sides.setdefault(scan.entities["hemi"], scan)
         if first is not scan:
             detail = f"{first.path.name} is this hemisphere already; remove one"
             rejections.append(Rejection(dataset.name, scan.source, "duplicate_key", detail))
@@ -159,10 +152,8 @@ def _without_joined(dataset: DatasetConfig, scans: list[Scan]) -> tuple[list[Sca
         parts = [] if "run" in scan.entities else runs.get(_shared(scan, apart), [])
         parts = [p for p in parts if scan.entities.get("dir") in (None, p.entities.get("dir"))]
         if parts and (dataset.kind == "xcpd" or current_name(scan.path.name) != scan.path.name):
-            detail = (
-                f"{parts[0].path.name} and {len(parts) - 1} more runs are in it, end to end, and are taken "
-                "themselves; to take it instead, set entities: {run: ''}"
-            )
+            what = f"{parts[0].path.name} and {len(parts) - 1} more runs are in it, and are taken themselves"
+            detail = f"{what}; to take it instead, set entities: {{run: ''}}"
             rejections.append(Rejection(dataset.name, scan.source, "duplicate_content", detail))
         else:
             kept.append(scan)
@@ -177,9 +168,7 @@ def cut_up(dataset: DatasetConfig, scans: list[Scan]) -> list[Scan]:
     for scan in scans:
         index = next((k for k in ("run", "chunk") if k not in scan.entities), None)
         if index is None:
-            raise UserError(
-                f"runs cuts {scan.source}, which has run and chunk already; rename it without chunk"
-            )
+            raise UserError(f"runs cuts {scan.source}, which has run and chunk already; remove chunk")
         for n, cut in enumerate(cuts(dataset.runs), 1):
             entities = scan.entities | {index: f"{n:0{width}d}"}
             parts.append(scan._replace(source=f"{scan.source}{cut}", entities=entities, cut=cut))
@@ -188,9 +177,8 @@ def cut_up(dataset: DatasetConfig, scans: list[Scan]) -> list[Scan]:
 
 def none_usable(where: str, misfits: Sequence[Rejection]) -> UserError:
     """Return the error of a data set in which every scan is a misfit; `where` names the place."""
-    first, n = misfits[0], len(misfits)
-    which = "no scan" if n == 1 else f"none of the {n} scans"
-    return UserError(f"{which} {where} can be a run: {first.source}: {first.detail}")
+    which = "no scan" if len(misfits) == 1 else f"none of the {len(misfits)} scans"
+    return UserError(f"{which} {where} can be a run: {misfits[0].source}: {misfits[0].detail}")
 
 
 def nothing_fits(dataset: DatasetConfig, root: Path, scans: list[Scan], wanted: dict[str, str]) -> UserError:

@@ -44,10 +44,9 @@ MOTION = OUTLIERS._replace(suffixes=("motion",))  # Of XCP-D
 
 
 class RunFiles:
-    """Finds the files that belong to a run, by the entities in the name of its file and by others of the run.
+    """Finds the files that belong to a run, by its entities.
 
-    What the name has (`named`), a companion must have as well; what pattern and table add (`known`), it may.
-    For an array of an archive, and a file whose name has no entities, pattern and table name the run.
+    What its name has (`named`), a companion must have as well; what pattern and table add (`known`), it may.
     """
 
     def __init__(self, tree: Tree, path: Path, entities: dict[str, str], array: str | None = None) -> None:
@@ -93,9 +92,7 @@ class RunFiles:
             return ""
         differing, nearest = min(ranked, key=lambda r: (len(r[0]), r[1].file))
         own = nearest.entities
-        reasons = [
-            f"it is of {k}-{own[k]}" if k in own else f"it has no {k}-{self.named[k]}" for k in differing
-        ]
+        reasons = (f"of {k}-{own[k]}" if k in own else f"without {k}-{self.named[k]}" for k in differing)
         return f" ({nearest.file} is another run's: {', '.join(reasons)})"
 
     def expected(self, kind: Kind, end: str) -> str:

@@ -1,7 +1,6 @@
 """Files on a server are copied to this machine while a run is read, and deleted afterwards."""
 
 import dataclasses
-import errno
 import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -101,11 +100,8 @@ def _fetch_all(files: Iterable[Path], stack: ExitStack) -> dict[Path, Path]:
             list(threads.map(_fetch, copies.keys(), copies.values()))
         return copies
     except OSError as error:
-        remedy = "free some" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "repair that"
-        raise NoRoom(
-            f"{sources}: {error.strerror}; {remedy}, or put the cache elsewhere (FMRISCALE_CACHE), then run "
-            "this again: what is finished is kept"
-        ) from error
+        remedy = "free some, or put the cache elsewhere (FMRISCALE_CACHE), then run this again"
+        raise NoRoom(f"{sources}: {error.strerror}; {remedy}: what is finished is kept") from error
 
 
 def _fetch(file: Path, to: Path) -> None:
@@ -118,8 +114,7 @@ def _fetch(file: Path, to: Path) -> None:
         try:
             fetch_file(mirror.source, mirror.name(file), part, backoff)
         except FileNotFoundError:
-            detail = f"{url}: was there when the data set was listed, and is gone; put it back"
-            raise Rejected("vanished", detail) from None
+            raise Rejected("vanished", f"{url}: was there when listed, and is gone; put it back") from None
         except PermissionError as error:
             detail = f"{url}: the server refuses it ({error}); check your access"
             raise Rejected("unreachable", detail) from None

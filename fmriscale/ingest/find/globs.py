@@ -11,14 +11,7 @@ from fmriscale.ingest.find.choice import Listing, Scan, none_usable
 from fmriscale.ingest.find.fetch import present
 from fmriscale.ingest.find.forms import file_ends, form_of, is_of_form
 from fmriscale.ingest.find.names import parse_name, short_names
-from fmriscale.ingest.read.convert import (
-    PAIRS,
-    from_pair,
-    from_pairs,
-    from_volumes,
-    pattern_of,
-    series_of_volumes,
-)
+from fmriscale.ingest.read import convert
 from fmriscale.ingest.read.mirror import mirror_of
 
 
@@ -32,11 +25,12 @@ def find_by_glob(dataset: DatasetConfig, root: Path) -> Listing:
     misfits = _pairs(dataset, matching, root) if form == "nifti" else []
     if not paths:
         hint = f"; {len(matching)} others do, e.g. {matching[0].name}" if matching else ""
-        hint = f"; {from_pairs(root, dataset.files, misfits[0].source)}" if misfits else hint
+        hint = f"; {convert.from_pairs(root, dataset.files, misfits[0].source)}" if misfits else hint
         raise UserError(f"no {'/'.join(ends)} matches {pattern}{hint}")
     if form == "nifti":
-        paths, volumes = _without_volumes(dataset, paths, root)
-        misfits += volumes
+        series = list(convert.series_of_volumes(paths))
+        paths = [path for path in paths if path not in set().union(*series)]
+        misfits += _single_volumes(dataset, series, root)
     items = [item for path in paths for item in _in_file(dataset, path, root)]
     scans = [item for item in items if isinstance(item, Scan)]
     misfits += [item for item in items if isinstance(item, Rejection)]
@@ -50,37 +44,26 @@ def _matching_files(glob: str, root: Path) -> list[Path]:
     if mirror := mirror_of(root):
         mirror.renew_below(root)
     try:
-        files = (p for p in root.glob(glob) if not _is_hidden(p.relative_to(root)) and not p.is_dir())
-        return sorted(files)
+        files = sorted(path for path in root.glob(glob) if not path.is_dir())
     except (ValueError, NotImplementedError) as error:
         raise UserError(f"files: '{glob}' is no glob below root ({error})") from error
-
-
-def _is_hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
+    return [f for f in files if not any(part.startswith(".") for part in f.relative_to(root).parts)]
 
 
 def _pairs(dataset: DatasetConfig, paths: list[Path], root: Path) -> list[Rejection]:
     """Report each .hdr/.img pair once."""
-    halves = {path.with_suffix(""): path for path in paths if path.name.endswith(PAIRS)}
-    return [
-        Rejection(dataset.name, path.relative_to(root).as_posix(), "unreadable", from_pair(path))
-        for path in halves.values()
-    ]
+    halves = {path.with_suffix(""): path for path in paths if path.name.endswith(convert.PAIRS)}.values()
+    sources = [(path.relative_to(root).as_posix(), convert.from_pair(path)) for path in halves]
+    return [Rejection(dataset.name, source, "unreadable", detail) for source, detail in sources]
 
 
-def _without_volumes(
-    dataset: DatasetConfig, paths: list[Path], root: Path
-) -> tuple[list[Path], list[Rejection]]:
-    """Take out runs that lie in one file per volume, and report each run once."""
-    single: set[Path] = set()
-    misfits = []
-    for volumes in series_of_volumes(paths):
-        single |= set(volumes)
-        source = (volumes[0].parent.relative_to(root) / pattern_of(volumes[0])).as_posix()
-        detail = f"{len(volumes)} files of one volume each; {from_volumes(volumes[0])}"
-        misfits.append(Rejection(dataset.name, source, "unreadable", detail))
-    return [path for path in paths if path not in single], misfits
+def _single_volumes(dataset: DatasetConfig, series: list[list[Path]], root: Path) -> Iterator[Rejection]:
+    """Report each run that lies in one file per volume."""
+    for volumes in series:
+        first = volumes[0]
+        source = (first.parent.relative_to(root) / convert.pattern_of(first)).as_posix()
+        detail = f"{len(volumes)} files of one volume each; {convert.from_volumes(first)}"
+        yield Rejection(dataset.name, source, "unreadable", detail)
 
 
 def _in_file(dataset: DatasetConfig, path: Path, root: Path) -> Iterator[Scan | Rejection]:
@@ -107,6 +90,5 @@ def _in_file(dataset: DatasetConfig, path: Path, root: Path) -> Iterator[Scan | 
         yield Rejection(dataset.name, f"{source}:{group}", "no_variable", detail)
     if not (contents.arrays or contents.empty):
         detail = f"no array fits variable: '{variable}'" if variable else "no array is in it"
-        yield Rejection(
-            dataset.name, source, "no_variable", f"{detail}; it holds {contents.names}; correct either"
-        )
+        detail += f"; it holds {contents.names}; correct either"
+        yield Rejection(dataset.name, source, "no_variable", detail)

@@ -53,9 +53,8 @@ def find_hcp(dataset: DatasetConfig, root: Path, tree: Tree) -> Listing:
         if runs:
             hint = f"there are {', '.join(sorted(runs)[:8])}: choose features to fit"
         elif joined:
-            hint = (
-                f"there are {', '.join(sorted(joined)[:8])}, none named like rfMRI_REST1_LR: set name_pattern"
-            )
+            names = ", ".join(sorted(joined)[:8])
+            hint = f"there are {names}, none named like rfMRI_REST1_LR: set name_pattern"
         raise UserError(f"no run with *{ends[0]} in {root}/*/{RESULTS.as_posix()}; {hint}")
     subjects = {name: tree.folder(root / name) for name in tree.folder(root).folders}
     empty = [name for name, content in subjects.items() if not (content.folders or content.files)]

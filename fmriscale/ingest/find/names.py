@@ -49,11 +49,7 @@ class FileName(NamedTuple):
 
 
 def parse_name(name: str) -> FileName | None:
-    """Split `sub-01_task-rest_bold.nii.gz` into entities, suffix and extension; None if not BIDS.
-
-    A name may lack its suffix, as `sub-01_task-rest.npz` and the surfaces of fMRIPrep before 20.1 do
-    (`..._space-fsaverage5_hemi-L.func.gii`).
-    """
+    """Split `sub-01_task-rest_bold.nii.gz` into entities, suffix and extension; None if not BIDS."""
     stem, dot, extension = current_name(name).partition(".")
     parsed = _split(stem, dot + extension)
     is_odd = not dot or stem.rpartition("_")[2].count("-") > 1 or _DOTTED_LABEL.match(extension)
@@ -62,10 +58,7 @@ def parse_name(name: str) -> FileName | None:
 
 
 def split_name(name: str, extension: str) -> FileName:
-    """Split any name as far as possible: dots and underscores belong to the label before them.
-
-    What stands before the first entity is kept under "". Names that `parse_name` accepts are split alike.
-    """
+    """Split any name as far as possible: dots belong to labels; what precedes the first is under ""."""
     name = current_name(name)
     return _split(name[: len(name) - len(extension)], extension)
 
@@ -88,15 +81,7 @@ def _split(stem: str, extension: str) -> FileName:
 def current_name(file: str) -> str:
     """Return what a file of before BIDS derivatives would be called today; any other name unchanged.
 
-    fMRIPrep 1.0 and 1.1 and the ABCD-BIDS pipeline keep `_bold` in the middle of a name:
-
-        sub-01_task-rest_bold_space-MNI152NLin2009cAsym_preproc.nii.gz
-        sub-01_task-rest_bold_space-MNI152NLin2009cAsym_variant-smoothAROMAnonaggr_preproc.nii.gz
-        sub-01_task-rest_bold_space-MNI152NLin2009cAsym_brainmask.nii.gz
-        sub-01_task-rest_bold_space-fsaverage5.L.func.gii
-        sub-01_task-rest_bold_confounds.tsv
-        sub-01_ses-a_task-rest_run-1_bold_timeseries.dtseries.nii
-        sub-01_ses-a_task-rest_bold_atlas-HCP2016FreeSurferSubcortical_desc-filtered_timeseries.ptseries.nii
+    fMRIPrep 1.0 and 1.1 and the ABCD-BIDS pipeline keep `_bold` in the middle of a name.
     """
     if "_bold_" in file:
         for pattern, current in _OLD_NAMES:

@@ -36,8 +36,7 @@ class Participant:
 class Participants:
     """The table, looked up by a run's identity or subject.
 
-    An id that lost its zeros is taken only where one of `labels` (identities and subjects of all runs) and
-    one row can be meant. UserError where the table is missing, lacks a column, or contradicts itself.
+    An id that lost its zeros is taken only where one of `labels` (of all runs) and one row can be meant.
     """
 
     def __init__(self, dataset: DatasetConfig, root: Path, labels: Iterable[str], group: str | None) -> None:

@@ -1,16 +1,9 @@
-"""Scans whose name or folder is not that of BIDS: what is wrong with it, and how a user mends it."""
+"""Scans whose name or folder is not that of BIDS: what is wrong with it, and how it is corrected."""
 
 import re
 from collections.abc import Iterable
 
-from fmriscale.ingest.find.names import (
-    ENTITY_ORDER,
-    RENDERING,
-    SHORT_NAMES,
-    FileName,
-    parse_name,
-    split_name,
-)
+from fmriscale.ingest.find.names import ENTITY_ORDER, RENDERING, SHORT_NAMES, FileName, parse_name, split_name
 
 NO_SERIES = frozenset([
     "sbref", "boldref", "mask", "brainmask", "dseg", "probseg", "aseg", "aparcaseg", "xfm", "warp", "epi",
@@ -63,7 +56,7 @@ def name_problem(file: str, extension: str) -> str | None:
 
 
 def no_task(file: str) -> str:
-    """Say how to mend a scan whose name has no task."""
+    """Say how to correct a scan whose name has no task."""
     name = parse_name(file)
     pattern = f", or name it by name_pattern: '(?P<task>(?<=_task-)[^_/]+|{name.suffix})'" if name else ""
     return f"no task in its name, which BIDS asks for; rename it{pattern}"
@@ -82,10 +75,8 @@ def rename(source: str, extension: str) -> str:
         return "rename it"
     session = "ses-*/" if "/ses-" in source else ""
     desc = f"desc-{name.entities['desc']}_" if "desc" in name.entities else ""
-    return (
-        f"rename it, or list the data set by files: 'sub-*/{session}func/*_{desc}{name.suffix}{extension}' "
-        f"and name_pattern: '{_pattern_for(name)}'"
-    )
+    glob = f"'sub-*/{session}func/*_{desc}{name.suffix}{extension}'"
+    return f"rename it, or list the data set by files: {glob} and name_pattern: '{_pattern_for(name)}'"
 
 
 def _pattern_for(name: FileName) -> str:
@@ -112,17 +103,12 @@ def contradiction(source: str, entities: dict[str, str], from_pattern: Iterable[
     """Say how the name of a scan contradicts its folders; entities read by name_pattern cannot."""
     for key in ("sub", "ses"):
         folders = [f.partition("_")[0] for f in source.split("/")[:-1] if f.startswith(f"{key}-")]
-        if (
-            key in entities
-            and key not in from_pattern
-            and folders
-            and folders[-1] != f"{key}-{entities[key]}"
-        ):
-            return (
-                f"the folder says {folders[-1]}, the name {key}-{entities[key]}: whose scan it is cannot be "
-                f"known; move or rename it, or trust the folders by name_pattern: "
-                f"'{key}-(?P<{SHORT_NAMES[key]}>[^_/]+)[^/]*/'"
-            )
+        if key not in entities or key in from_pattern or not folders:
+            continue
+        if folders[-1] != (name := f"{key}-{entities[key]}"):
+            what = f"the folder says {folders[-1]}, the name {name}: whose scan it is cannot be known"
+            pattern = f"'{key}-(?P<{SHORT_NAMES[key]}>[^_/]+)[^/]*/'"
+            return f"{what}; move or rename it, or trust the folders by name_pattern: {pattern}"
     return None
 
 

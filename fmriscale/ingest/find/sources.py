@@ -1,10 +1,9 @@
 """Find the runs of a data set and the files that belong to each, without opening an image."""
 
-import contextlib
 import dataclasses
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -12,17 +11,10 @@ from typing import NamedTuple
 from fmriscale.common.errors import UserError
 from fmriscale.common.quarantine import Rejected, Rejection
 from fmriscale.config import DatasetConfig
+from fmriscale.ingest.find import choice
 from fmriscale.ingest.find.bids_tree import find_bids
 from fmriscale.ingest.find.checks import check_dataset
-from fmriscale.ingest.find.choice import (
-    Listing,
-    Scan,
-    choose,
-    cut_up,
-    none_usable,
-    nothing_fits,
-    wanted_entities,
-)
+from fmriscale.ingest.find.choice import Listing, Scan
 from fmriscale.ingest.find.companions import RunFiles, check_no_mask, find_companions
 from fmriscale.ingest.find.fetch import present
 from fmriscale.ingest.find.forms import form_of, stem_of
@@ -68,21 +60,17 @@ class RunSource:
     def inputs(self) -> list[Path]:
         """Return every file the run is made from."""
         companions = (self.right, self.brain_mask, self.confounds, self.motion, self.outliers, self.events)
-        files = [self.path, *self.sidecars, *companions, *self.evs]
-        return [file for file in files if file is not None]
+        return [file for file in (self.path, *self.sidecars, *companions, *self.evs) if file is not None]
 
 
 @dataclass(frozen=True)
 class Counts:
-    """What became of the scans of a data set, in files (in arrays of archives; a pair of hemispheres is two).
-
-    `unwanted` are left out by `entities`, or phase images. RuntimeError where the numbers do not add up.
-    """
+    """What became of the scans of a data set, in files or arrays of archives; the numbers must add up."""
 
     listed: int
     in_runs: int
     quarantined: int
-    unwanted: int = 0
+    unwanted: int = 0  # left out by `entities`, or phase images
     other: int = 0
 
     def __post_init__(self) -> None:
@@ -107,17 +95,10 @@ class FoundRuns(NamedTuple):
 
 def find_runs(dataset: DatasetConfig, tree: Tree | None = None, group_column: str | None = None) -> FoundRuns:
     """List the runs of a data set in corpus order, and account for every file that looks like a scan."""
-    with _naming_dataset(dataset.name):
-        return _find_runs(dataset, tree or Tree(), group_column)
-
-
-@contextlib.contextmanager
-def _naming_dataset(name: str) -> Iterator[None]:
-    """Put the name of the data set before each line of an error."""
     try:
-        yield
+        return _find_runs(dataset, tree or Tree(), group_column)
     except UserError as error:
-        lines = (f"data set '{name}': {line}" for line in str(error).split("\n"))
+        lines = (f"data set '{dataset.name}': {line}" for line in str(error).split("\n"))
         raise type(error)("\n".join(lines)) from error
 
 
@@ -125,29 +106,28 @@ def _find_runs(dataset: DatasetConfig, tree: Tree, group_column: str | None) -> 
     root = check_dataset(dataset)
     listing = _list_scans(dataset, root, tree)
     scans, unnamed = _add_names(dataset, listing.scans)
-    wanted = wanted_entities(dataset)
-    choice = choose(dataset, scans, wanted)
-    if not choice.chosen and all(r.reason == "not_rendered" for r in choice.rejections):
-        raise nothing_fits(dataset, root, scans, wanted)
+    wanted = choice.wanted_entities(dataset)
+    taken = choice.choose(dataset, scans, wanted)
+    if not taken.chosen and all(r.reason == "not_rendered" for r in taken.rejections):
+        raise choice.nothing_fits(dataset, root, scans, wanted)
     labels = {label for scan in scans for label in (scan.identity, scan.entities.get("sub")) if label}
     table = Participants(dataset, root, labels, group_column) if dataset.participants else None
-    chosen = cut_up(dataset, choice.chosen)
+    chosen = choice.cut_up(dataset, taken.chosen)
     runs, refused = _complete_all(chosen, _Context(dataset, root, tree, form_of(dataset), table))
-    rejections = [*listing.misfits, *listing.remarks, *unnamed, *choice.rejections]
+    rejections = [*listing.misfits, *listing.remarks, *unnamed, *taken.rejections]
     rejections += [Rejection(dataset.name, scan.source, why.reason, why.detail) for scan, why in refused]
     for folder, why in tree.unreadable.items():
         if folder.is_relative_to(root):
             source = folder.relative_to(root).as_posix()
             rejections.append(Rejection(dataset.name, source, "unreadable", f"{why}; let it be read"))
-    n_quarantined = len(listing.misfits) + len(unnamed) + len(choice.rejections)
-    n_quarantined += _n_files(scan for scan, _ in refused)
+    n_quarantined = len(listing.misfits) + len(unnamed) + len(taken.rejections)
     counts = Counts(
         # A file of several runs counts as several.
-        listed=len(listing.scans) + len(listing.misfits) + _n_files(chosen) - _n_files(choice.chosen),
+        listed=len(listing.scans) + len(listing.misfits) + _n_files(chosen) - _n_files(taken.chosen),
         in_runs=_n_files(runs),
-        quarantined=n_quarantined,
-        unwanted=choice.n_unwanted,
-        other=choice.n_other,
+        quarantined=n_quarantined + _n_files(scan for scan, _ in refused),
+        unwanted=taken.n_unwanted,
+        other=taken.n_other,
     )
     return FoundRuns(sorted(runs, key=_corpus_order), sorted(rejections, key=lambda r: r.source), counts)
 
@@ -195,7 +175,7 @@ def _add_names(dataset: DatasetConfig, scans: list[Scan]) -> tuple[list[Scan], l
         what = f"name_pattern '{dataset.name_pattern}' matches none of {len(scans)} paths below root"
         raise UserError(f"{what}, e.g. {scans[0].source}; correct it")
     if not named:
-        raise none_usable("in root", rejections)
+        raise choice.none_usable("in root", rejections)
     return named, rejections
 
 

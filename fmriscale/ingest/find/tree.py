@@ -63,24 +63,16 @@ def _index(folder: Folder, suffix: str, extension: str) -> dict[tuple, list[Name
         name = split_name(file, extension)
         if name.suffix == suffix:
             own = entity_set(name.entities)
-            labels = dict(own)
-            buckets.setdefault(tuple(map(labels.get, _BUCKET)), []).append(
-                NamedFile(file, name.entities, own)
-            )
+            bucket = buckets.setdefault(tuple(map(dict(own).get, _BUCKET)), [])
+            bucket.append(NamedFile(file, name.entities, own))
     return buckets
 
 
 class Tree:
-    """Folders that were listed, each once however many data sets and runs ask for it.
-
-    Attributes
-    ----------
-    unreadable : dict of Path to str
-        Folders that exist and could not be listed, and why.
-    """
+    """Folders that were listed, each once however many data sets and runs ask for it."""
 
     def __init__(self) -> None:
-        self.unreadable: dict[Path, str] = {}
+        self.unreadable: dict[Path, str] = {}  # folders that exist and could not be listed, and why
         self._folders: dict[Path, Folder] = {}
         self._mirrored: set[Path] = set()
 

@@ -57,9 +57,48 @@ def alone(tmp_path, monkeypatch):
     monkeypatch.setenv("FMRISCALE_CACHE", str(tmp_path / "cache"))
     for proxy in ("HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "http_proxy", "https_proxy", "ftp_proxy"):
         monkeypatch.setenv(proxy, "http://127.0.0.1:9")
-    for kept in (atlases.fetch_atlas, atlases._recipes, load_features):
+    for kept in (atlases.fetch_atlas, atlases._fetchers, load_features):
         kept.cache_clear()
     return tmp_path / "nilearn"
+
+
+_YEO = [
+    *("FSL_MNI152_FreeSurferConformed_1mm.nii.gz", "Yeo2011_7Networks_ColorLUT.txt"),
+    *("Yeo2011_17Networks_ColorLUT.txt",),
+    *(
+        f"Yeo2011_{n}Networks_MNI152_FreeSurferConformed1mm{end}.nii.gz"
+        for n in (7, 17)
+        for end in ("", "_LiberalMask")
+    ),
+]
+_BASC = "basc_multiscale_2015/template_cambridge_basc_multiscale_nii"
+_OXFORD = "fsl/data/atlases/HarvardOxford"
+FILES = {
+    "schaefer400": [
+        "schaefer_2018/Schaefer2018_400Parcels_7Networks_order.txt",
+        "schaefer_2018/Schaefer2018_400Parcels_7Networks_order_FSLMNI152_1mm.nii.gz",
+    ],
+    "schaefer100_17networks_2mm": [
+        "schaefer_2018/Schaefer2018_100Parcels_17Networks_order.txt",
+        "schaefer_2018/Schaefer2018_100Parcels_17Networks_order_FSLMNI152_2mm.nii.gz",
+    ],
+    "aal": ["aal_3v2/AAL3/AAL3v1.nii", "aal_3v2/AAL3/AAL3v1.xml"],
+    "aal_spm12": ["aal_SPM12/aal/atlas/AAL.nii", "aal_SPM12/aal/atlas/AAL.xml"],
+    "aal_spm5": ["aal_SPM5/aal_for_SPM5/ROI_MNI_V4.nii", "aal_SPM5/aal_for_SPM5/ROI_MNI_V4.txt"],
+    "basc7": [f"{_BASC}_sym/template_cambridge_basc_multiscale_sym_scale007.nii.gz"],
+    "basc444_asym": [f"{_BASC}_asym/template_cambridge_basc_multiscale_asym_scale444.nii.gz"],
+    "yeo7": [f"yeo_2011/Yeo_JNeurophysiol11_MNI152/{name}" for name in _YEO],
+    "yeo17_thin": [f"yeo_2011/Yeo_JNeurophysiol11_MNI152/{name}" for name in _YEO],
+    "harvard_oxford_cortl-maxprob-thr25-2mm": [
+        f"{_OXFORD}/HarvardOxford-cortl-maxprob-thr25-2mm.nii.gz",
+        f"{_OXFORD}-Cortical-Lateralized.xml",
+    ],
+    "destrieux": [
+        f"destrieux_2009/destrieux2009{end}"
+        for end in ("_rois_labels_lateralized.csv", "_rois_lateralized.nii.gz", ".rst")
+    ],
+}
+"""Where nilearn keeps an atlas, below its data folder."""
 
 
 def put(path: Path) -> None:
@@ -74,41 +113,35 @@ def put(path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "labels"), NAMED.items())
-def test_what_the_refusal_asks_for_is_enough(name, labels, alone):
+def test_without_a_network_the_refusal_says_how_to_get_an_atlas(name, labels, alone):
     features = FeatureConfig(name="parcels", labels_img=name)
     with pytest.raises(UserError) as refusal:
         load_features(features)
-    recipe, line = atlases._recipes()[name], str(refusal.value)
-    assert "\n" not in line and recipe.url in line and f"{alone}/{recipe.folder}" in line
-    for file in recipe.files:
-        put(alone / recipe.folder / file)
+    line, (fetcher, _) = str(refusal.value), atlases._fetchers()[name]
+    assert "\n" not in line and f"datasets import *; fetch_atlas_{fetcher}(" in line and str(alone) in line
+    for file in FILES[name]:  # as that command leaves them
+        put(alone / file)
     space = load_features(features).space
     assert (space.n_features, space.labels) == (2, labels)
     assert space.atlas is not None and space.atlas.name == name
 
 
-def test_the_refusal_names_each_file_that_is_missing(alone):
-    put(alone / "schaefer_2018" / "Schaefer2018_400Parcels_7Networks_order.txt")
-    with pytest.raises(UserError) as refusal:
-        atlases.fetch_atlas("schaefer400")
-    file = "Schaefer2018_400Parcels_7Networks_order_FSLMNI152_1mm.nii.gz"
-    assert f"download {atlases._SCHAEFER}{file} into {alone}/schaefer_2018, then" in str(refusal.value)
-    put(alone / "schaefer_2018" / file)
-    (alone / "schaefer_2018" / "Schaefer2018_400Parcels_7Networks_order.txt").write_text(
-        "<html>log in</html>"
-    )
-    with pytest.raises(UserError, match=r"schaefer_2018 cannot be read .*; delete it and run this again"):
+def test_an_atlas_that_is_damaged_is_named_with_its_folder(alone):
+    for file in FILES["schaefer400"]:
+        put(alone / file)
+    (alone / FILES["schaefer400"][0]).write_text("<html>log in</html>")
+    with pytest.raises(UserError, match=rf"nor read in {alone} \(\w+\); run python -c .*n_rois=400"):
         atlases.fetch_atlas("schaefer400")
 
 
 def test_an_atlas_comes_from_its_server_once(alone, tmp_path, monkeypatch):
-    for file in atlases._recipes()["schaefer100_17networks_2mm"].files:
-        put(tmp_path / "server" / file)
+    for file in FILES["schaefer100_17networks_2mm"]:
+        put(tmp_path / "server" / Path(file).name)
     for proxy in ("http_proxy", "HTTP_PROXY"):
         monkeypatch.delenv(proxy)
     with serving(tmp_path / "server") as server:
         monkeypatch.setattr(atlases, "_SCHAEFER", f"{server.url}/")
-        atlases._recipes.cache_clear()
+        atlases._fetchers.cache_clear()
         for _ in range(2):
             atlases.fetch_atlas.cache_clear()
             atlas = atlases.fetch_atlas("schaefer100_17networks_2mm")
@@ -145,10 +178,10 @@ def test_what_is_a_name_and_what_a_path(tmp_path):
 def test_the_corpus_names_the_atlas(alone, tmp_path, capsys):
     root = tmp_path / "study"
     write_fmriprep_run(root, "01", space="MNI152NLin2009cAsym")
-    for file in (recipe := atlases._recipes()["schaefer400"]).files:
-        put(alone / recipe.folder / file)
+    for file in FILES["schaefer400"]:
+        put(alone / file)
     named = FeatureConfig(name="parcels", labels_img="schaefer400")
-    image = str(alone / recipe.folder / recipe.files[1])
+    image = str(alone / FILES["schaefer400"][1])
     given = FeatureConfig(name="parcels", labels_img=image, labels=["LH_Vis_1", "LH_Vis_2"])
     build(corpus(tmp_path / "named", dataset(root, features=named)))
     assert "schaefer400 lies in MNI152NLin6Asym, runs in MNI152NLin2009cAsym" in capsys.readouterr().err

@@ -1,8 +1,4 @@
-"""CIFTI files: their grayordinates or parcels, and their series in blocks.
-
-On disk a CIFTI series holds one time series after another, so it is read in blocks of grayordinates, and
-memory does not grow with its size.
-"""
+"""CIFTI files: their grayordinates or parcels, and their series in blocks of rows, whatever their size."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace

@@ -5,8 +5,6 @@ import shlex
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from fmriscale.common.quarantine import Rejected
-
 PAIRS = (".img", ".hdr")  # Halves of an image of Analyze, SPM or NIfTI; nibabel opens either
 
 _NUMBERED = re.compile(r"^(.*?)[0-9]+(\.nii|\.nii\.gz)$")
@@ -60,8 +58,6 @@ def _is_volume(path: Path) -> bool:
         check_content(path, "nifti")
         with open_nifti(path) as image:
             return len(image.shape) == 3
-    except Rejected:
-        return False
     except Exception:  # a damaged header raises whatever comes first; the reader reports it
         return False
 

@@ -46,7 +46,7 @@ def volumes_of(cut: Cut | None, n_volumes: int) -> slice:
         return slice(0, n_volumes)
     if cut.of != n_volumes:
         what = f"runs adds up to {cut.of} volumes, the file has {n_volumes}"
-        raise Rejected("other_length", f"{what}; mend runs, or list this file in a data set of its own")
+        raise Rejected("other_length", f"{what}; correct runs, or list this file in a data set of its own")
     return cut.volumes
 
 
@@ -55,8 +55,6 @@ def within(
 ) -> list[dict[str, Any]]:
     """Return the events of a run, onsets less `shift`; shared events are those of the whole file."""
     start, end = cut.first * t_r if is_shared else 0.0, (cut.first + cut.n_volumes) * t_r
-    return [
-        {**event, "onset": round(event["onset"] - start - shift, 6)}
-        for event in events
-        if not is_shared or ((start <= event["onset"] or cut.first == 0) and event["onset"] < end)
-    ]
+    if is_shared:
+        events = [e for e in events if (start <= e["onset"] or cut.first == 0) and e["onset"] < end]
+    return [{**event, "onset": round(event["onset"] - start - shift, 6)} for event in events]

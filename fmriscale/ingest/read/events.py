@@ -25,10 +25,8 @@ def read_events(path: Path, shift: float = 0.0, end: float = math.inf) -> list[d
     events = {name: _convert(cells) for name, cells in columns.items()}
     durations = columns.get("duration", [""] * len(rows))
     onsets = [_seconds(path, numbers[n], cell) for n, cell in zip(rows, columns["onset"], strict=True)]
-    events["duration"] = [
-        0.0 if cell in _UNKNOWN else _seconds(path, numbers[n], cell)
-        for n, cell in zip(rows, durations, strict=True)
-    ]
+    known = ((numbers[n], "0" if cell in _UNKNOWN else cell) for n, cell in zip(rows, durations, strict=True))
+    events["duration"] = [_seconds(path, line, cell) for line, cell in known]
     _check_times(path.name, onsets, events["duration"], end)
     events["onset"] = [round(onset - shift, 6) for onset in onsets]
     return [dict(zip(events, row, strict=True)) for row in zip(*events.values(), strict=True)]
@@ -47,32 +45,28 @@ def read_evs(paths: tuple[Path, ...], shift: float = 0.0, end: float = math.inf)
                 event = {"onset": round(onset - shift, 6), "duration": duration}
                 events.append({**event, "trial_type": path.stem, "amplitude": amplitude})
         except (OSError, ValueError) as error:
-            raise Rejected("bad_events", f"EVs/{path.name}: {error}; mend or move it") from error
+            raise Rejected("bad_events", f"EVs/{path.name}: {error}; correct or move it") from error
     _check_times("EVs", onsets, [event["duration"] for event in events], end)
     return sorted(events, key=lambda e: (e["onset"], e["trial_type"]))
 
 
 def _read_table(path: Path) -> tuple[dict[str, list[str]], list[int]]:
-    """Return the cells of each column without blanks and stray quotes, and the line number of each row.
-
-    Quotes are text here: a stray one must not swallow the rows that follow. Cells beyond the header must be
-    empty (trailing tabs), and missing ones are.
-    """
+    """Return the cells of each column without blanks and stray quotes, and the line number of each row."""
     try:
         text = path.read_text(encoding="utf-8-sig", errors="replace")  # one odd letter harms no onset
     except OSError as error:
         what = f"{path.name}: not readable ({error.strerror})"
-        raise Rejected("bad_events", f"{what}; mend or move it") from error
+        raise Rejected("bad_events", f"{what}; correct or move it") from error
     lines = [(n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
+    # A stray quote must not swallow the rows that follow, so quotes are text here.
     rows = [(n, [cell.strip().strip("\"'").strip() for cell in line.split("\t")]) for n, line in lines]
     header = rows[0][1] if rows else []
     while header and not header[-1]:
         header.pop()
     for number, cells in rows[1:]:
         if any(cells[len(header) :]):
-            raise Rejected(
-                "bad_events", f"{path.name}: line {number} has more cells than the header; mend it"
-            )
+            what = f"{path.name}: line {number} has more cells than the header"
+            raise Rejected("bad_events", f"{what}; correct it")
     columns: dict[str, list[str]] = {}
     for n, title in enumerate(header):
         name = title or f"column_{n + 1}"
@@ -89,24 +83,20 @@ def _seconds(path: Path, line: int, cell: str) -> float:
             return seconds
     except ValueError:
         pass
-    remedy = "write a decimal point" if _DECIMAL_COMMA.fullmatch(cell) else "mend it, or write n/a"
+    remedy = "write a decimal point" if _DECIMAL_COMMA.fullmatch(cell) else "correct it, or write n/a"
     raise Rejected("bad_events", f"{path.name}: '{cell}' in line {line} is no time in seconds; {remedy}")
 
 
 def _check_times(name: str, onsets: list[float], durations: list[float], end: float) -> None:
-    """Reject events that cannot be those of a run of this length: the unit or the clock is wrong.
-
-    Some after the end are common: the paradigm went on when the scanner had stopped.
-    """
+    """Reject events that cannot be those of a run of this length; a few after its end are common."""
     for onset, duration in zip(onsets, durations, strict=True):
         if duration < 0:
-            raise Rejected("bad_events", f"{name}: a duration of {duration:g} s at {onset:g} s; mend it")
+            raise Rejected("bad_events", f"{name}: a duration of {duration:g} s at {onset:g} s; correct it")
     late = sum(onset >= end for onset in onsets)
     if 2 * late > len(onsets):
         what = f"{late} of {len(onsets)} events start beyond the end of the run ({end:g} s)"
-        first = f"the first at {min(onsets):g} s{_guess(onsets, end)}"
-        remedy = "write onsets in seconds from the first volume"
-        raise Rejected("bad_events", f"{name}: {what}, {first}; {remedy}")
+        first = f"the first at {min(onsets):g} s{_guess(onsets, end)}; write seconds from the first volume"
+        raise Rejected("bad_events", f"{name}: {what}, {first}")
     long = sum(duration > end for duration in durations)
     if len(onsets) > 1 and 2 * long > len(onsets):
         what = f"{long} of {len(onsets)} events last longer than the run ({end:g} s)"

@@ -1,9 +1,7 @@
-"""Feature spaces, and NIfTI images reduced to them by affine: means of parcels, or the voxels of an ROI.
+"""Feature spaces, and NIfTI images reduced to them: means of parcels, or the voxels of an ROI.
 
-Positions in mm decide, never flat indices, so images stored left-to-right and right-to-left agree. An atlas
-is resampled to the run's grid: each run voxel takes the label at its position, as in nilearn's
-nearest-neighbour resampling. An ROI keeps its own voxels, and each takes the run voxel at its position, so
-that V is the same for runs of any grid.
+Positions in mm decide, never flat indices. Each run voxel takes the label of the atlas at its position, as in
+nilearn's nearest-neighbour resampling; each voxel of an ROI takes the run voxel at its position.
 """
 
 from dataclasses import dataclass
@@ -99,8 +97,7 @@ def _read_volume(config: FeatureConfig, path: Path) -> tuple[np.ndarray, np.ndar
     with reading_input(path, "nifti"):
         volume = read_volume(path)
     if volume.flaw:
-        remedy = "give the atlas or mask as it was released, or export it again with its orientation"
-        raise UserError(f"{path}: {volume.flaw}; {remedy}")
+        raise UserError(f"{path}: {volume.flaw}; give it as it was released, or export it again")
     values = volume.values
     if values.dtype.kind not in "biuf":
         raise UserError(f"{path}: voxels of type {values.dtype} are not real numbers")
@@ -139,11 +136,11 @@ def _load_mask(config: FeatureConfig, path: Path) -> Features:
     values, affine = _read_volume(config, path)
     threshold = config.mask_threshold
     if threshold is not None and threshold <= 0:
-        what = f"features '{config.name}': mask_threshold {threshold:g} would take the whole image"
-        raise UserError(f"{what}; give a value above 0, or none to take every voxel above 0")
+        what = f"mask_threshold {threshold:g} would take the whole image"
+        raise UserError(f"features '{config.name}': {what}; give a value above 0, or none")
     values = np.where(np.isnan(values), 0, values)  # NaN is background
     if np.isinf(values).any():
-        raise UserError(f"{path}: mask_img holds infinite values; mend it")
+        raise UserError(f"{path}: mask_img holds infinite values; correct it")
     inside = values > 0 if threshold is None else values >= threshold
     count = int(inside.sum())
     if count == 0:
@@ -218,10 +215,7 @@ def _resample_atlas(
 def reduce_image(
     image: Image, features: Features, brain: np.ndarray | None, min_coverage: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return signals [T, V] in one pass over the file, and the share of voxels with data of each feature [V].
-
-    `brain` [X*Y*Z] limits parcels to a brain mask; `min_coverage` is what one feature at least must have.
-    """
+    """Return signals [T, V] and the share of each feature's voxels with data [V]; `brain` [X*Y*Z]: mask."""
     name, n_features = features.space.name, features.space.n_features
     if not isinstance(features.members, VolumeMembers):
         raise Rejected("n_features", f"features '{name}' are not for NIfTI images")
@@ -288,7 +282,7 @@ def read_brain_mask(path: Path, image: Image) -> np.ndarray:
         mask = read_volume(path)
     values = mask.values
     if values.dtype.kind not in "biuf" or np.isinf(values).any():
-        raise Rejected("unreadable", f"{prefix}holds values that are no finite numbers; mend it")
+        raise Rejected("unreadable", f"{prefix}holds values that are no finite numbers; correct it")
     if mask.flaw and image.affine_from is None:
         raise Rejected("no_orientation", f"{prefix}{mask.flaw}; write it on the grid of its run")
     affine = image.affine if mask.flaw else mask.affine

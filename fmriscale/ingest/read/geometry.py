@@ -9,13 +9,10 @@ def world(voxels: np.ndarray, affine: np.ndarray) -> np.ndarray:
 
 
 def nearest(positions: np.ndarray, affine: np.ndarray) -> np.ndarray:
-    """Return the voxel indices [n, 3] nearest to positions in mm.
-
-    A position half-way between two voxels goes to the one further along the WORLD axis, whichever way the
-    image is stored. Rounding to 1e-4 voxels first keeps it half-way in both.
-    """
+    """Return the voxel indices [n, 3] nearest to positions in mm; half-way, the further along the world."""
     import nibabel as nib
 
+    # Rounded to 1e-4 voxels, half-way is half-way whichever way the image is stored.
     inverse = np.linalg.inv(affine)
     exact = np.round(positions @ inverse[:3, :3].T + inverse[:3, 3], 4).clip(-(2**31), 2**31)
     forward = nib.io_orientation(affine)[:, 1] > 0

@@ -42,13 +42,9 @@ class Hemisphere:
 
 
 def load_surfaces(config: FeatureConfig, files: list[str]) -> tuple[FeatureSpace, tuple, SurfaceMembers]:
-    """Read the label files of both hemispheres; every label above 0 that names a parcel is one feature.
-
-    Labels keep their names if left and right have none in common, and else get the prefix L_ or R_.
-    """
+    """Read the label files of both hemispheres; every label above 0 that names a parcel is one feature."""
     if len(files) != 2:
-        wanted = "labels_gii needs two files, [left, right]"
-        raise UserError(f"features '{config.name}': {wanted}; got {len(files)}")
+        raise UserError(f"features '{config.name}': labels_gii is [left, right]; got {len(files)}")
     paths = [expand(file) for file in files]
     hemispheres = [_read_labels(path, side) for path, side in zip(paths, "LR", strict=True)]
     names = [tuple(table.values()) for _, table in hemispheres]
@@ -103,8 +99,7 @@ def open_hemisphere(path: Path, side: str) -> Hemisphere:
         # One array a time point is what the format means; some tools write one [vertices, T].
         values = arrays[0] if len(arrays) == 1 and arrays[0].ndim == 2 else np.stack(arrays, axis=1)
     if values.ndim != 2 or values.dtype.kind not in "iuf":
-        what = f"{values.shape} of {values.dtype}, no series of vertices"
-        raise Rejected("unreadable", f"{path.name} holds {what}")
+        raise Rejected("unreadable", f"{path.name} holds {values.shape} of {values.dtype}, no series")
     if structure := _other_structure(image, side):
         raise Rejected("unreadable", f"{path.name} is of {structure}; name hemispheres as what they are")
     return Hemisphere(values, _time_step(image))
@@ -126,8 +121,7 @@ def reduce_hemispheres(
     """Return the means over the vertices of features [T, V], and the share of vertices with data [V]."""
     n_left, n_right = (hemisphere.values.shape[1] for hemisphere in hemispheres)
     if n_left != n_right:
-        what = f"{n_left} volumes on the left, {n_right} on the right"
-        raise Rejected("unreadable", f"{what}; both must come from one run")
+        raise Rejected("unreadable", f"{n_left} volumes left, {n_right} right; both must be of one run")
     for side, hemisphere, feature in zip("LR", hemispheres, members.feature, strict=True):
         if len(hemisphere.values) != feature.size:
             what = f"hemisphere {side} has {len(hemisphere.values)} vertices, its label file {feature.size}"

@@ -172,8 +172,7 @@ def _find_rows(run: Grayordinates | ParcelNames, members: Members) -> tuple[np.n
     """Return, for every member of every feature, its row in the run (-1 = none) and its feature."""
     if isinstance(members, NamedParcels):
         if isinstance(run, Grayordinates):
-            what = "a dense series, but the features are parcels"
-            raise Rejected("other_space", f"{what}; give a .ptseries.nii")
+            raise Rejected("other_space", "dense, but the features are parcels; give a .ptseries.nii")
         rows = _parcel_rows(run, members.names)
         return rows, np.arange(rows.size)
     if not isinstance(run, Grayordinates):

@@ -1,8 +1,7 @@
 """Names of the features of a recipe: a list, or one of the text files that atlases come with.
 
-A file holds one name a line; 'index name' separated by blanks, with blanks in names, also with colours behind
-(FreeSurfer, Schaefer); a table with or without a header (dseg.tsv of BIDS); or is of ITK-SNAP or Connectome
-Workbench. An ambiguous file is refused with both readings.
+Of lines 'name' or 'index name', a table, or a file of FreeSurfer, ITK-SNAP or Connectome Workbench; one that
+can be read in two ways is refused with both.
 """
 
 import re
@@ -39,7 +38,7 @@ def whole_labels(values: np.ndarray) -> np.ndarray:
     if values.dtype.kind == "f":
         values = np.where(np.isnan(values), 0, values)
         if np.isinf(values).any():
-            raise ValueError("holds infinite values; mend it")
+            raise ValueError("holds infinite values; correct it")
         if not np.array_equal(values, np.round(values)):
             raise ValueError("must hold whole numbers; is it a probability map or a mask?")
     return values.astype(np.int64)

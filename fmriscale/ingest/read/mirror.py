@@ -23,7 +23,7 @@ from filelock import FileLock
 from fmriscale.common.errors import UserError
 from fmriscale.common.files import atomic_write, expand, writing_to
 from fmriscale.corpus.cache import cache_folder
-from fmriscale.corpus.servers import Entry, TransientError, WrongContent, is_url, open_folder
+from fmriscale.corpus.servers import Entry, is_url, open_folder
 from fmriscale.corpus.transfer import Backoff
 
 LISTING_PATIENCE = 60.0  # How long a server may fail to list a folder, s: a wrong URL is reported soon
@@ -58,10 +58,7 @@ class Mirror:
         return f"{self.source.shown}/{self.name(path)}".rstrip("/")
 
     def renew(self, path: Path) -> set[Path]:
-        """Update the placeholders of a folder; in a store, of all below the folders of subjects in it too.
-
-        Return the folders that were listed.
-        """
+        """Update the placeholders of a folder, in a store also below its subjects; return what was listed."""
         name = self.name(path)
         entries = self.entries(name)
         self._fill(name, entries)
@@ -88,15 +85,11 @@ class Mirror:
     def entries(self, folder: str, below: bool = False) -> list[Entry]:
         """List a folder on the server; ask until it answers."""
         at = f"{self.source.shown}/{folder}".rstrip("/")
-        backoff = Backoff(at, LISTING_PATIENCE)
-        while True:
-            try:
-                return self.source.entries(folder, below)
-            except (TransientError, WrongContent) as error:
-                backoff.retry(str(error), getattr(error, "after", 0.0))
-            except PermissionError as error:
-                remedy = "check the URL and your access: ~/.netrc for https, AWS_* or ~/.aws for s3"
-                raise UserError(f"{at}: the server refuses it ({error}); {remedy}") from None
+        try:
+            return Backoff(at, LISTING_PATIENCE).ask(lambda: self.source.entries(folder, below))
+        except PermissionError as error:
+            remedy = "check the URL and your access: ~/.netrc for https, AWS_* or ~/.aws for s3"
+            raise UserError(f"{at}: the server refuses it ({error}); {remedy}") from None
 
     def _fill(self, below: str, entries: list[Entry]) -> None:
         """Make the placeholders of a folder agree with what the server lists."""

@@ -26,7 +26,7 @@ def read_json(path: Path) -> dict:
             raise ValueError("it is no object")
         return value
     except (OSError, ValueError) as error:
-        raise Rejected("unreadable", f"{path.name}: not readable as JSON ({error}); mend it") from error
+        raise Rejected("unreadable", f"{path.name}: not readable as JSON ({error}); correct it") from error
 
 
 def split_cells(line: str, separator: str | None) -> list[str]:

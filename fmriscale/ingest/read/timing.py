@@ -37,20 +37,20 @@ def stated_t_r(sidecar: dict[str, Any], n_volumes: int | None = None, settled: b
     if stated is None and timing is not None:
         if n_volumes not in (None, len(timing)):
             what = f"VolumeTiming lists {len(timing)} volumes, the run has {n_volumes}"
-            raise Rejected("no_t_r", f"{what}; mend it or set t_r")
+            raise Rejected("no_t_r", f"{what}; correct it or set t_r")
         return step
     if stated is not None and not _is_number(stated):
-        raise Rejected("no_t_r", f"RepetitionTime '{stated}' is not a number; mend the sidecar or set t_r")
+        raise Rejected("no_t_r", f"RepetitionTime '{stated}' is not a number; correct it or set t_r")
     if stated is not None and step is not None and _differ(stated, step):
         what = f"RepetitionTime says {stated:g} s, its VolumeTiming {step:g} s"
-        raise Rejected("t_r_conflict", f"{what}; mend one or set t_r")
+        raise Rejected("t_r_conflict", f"{what}; correct one or set t_r")
     return stated
 
 
 def _regular_step(timing: Any) -> float | None:
     """Return the time between volumes, s; None for fewer than two."""
     if not isinstance(timing, list) or not all(map(_is_number, timing)):
-        raise Rejected("no_t_r", "VolumeTiming is no list of numbers; mend the sidecar")
+        raise Rejected("no_t_r", "VolumeTiming is no list of numbers; correct it")
     if len(timing) < 2:
         return None
     times = np.asarray(timing, np.float64)
@@ -58,11 +58,8 @@ def _regular_step(timing: Any) -> float | None:
     if step > 0 and (np.abs(times - times[0] - step * np.arange(len(times))) <= JITTER * step).all():
         return step
     gaps = np.diff(times)
-    raise Rejected(
-        "no_t_r",
-        f"VolumeTiming is irregular (gaps of {gaps.min():g} to {gaps.max():g} s): the run has no one "
-        "repetition time, whatever its header says; leave it out by entities, or mend the sidecar",
-    )
+    what = f"VolumeTiming is irregular (gaps of {gaps.min():g} to {gaps.max():g} s): no one repetition time"
+    raise Rejected("no_t_r", f"{what}; leave the run out by entities, or correct the sidecar")
 
 
 def decide_t_r(recipe: RecipeTime, stated: float | None, header: float | None) -> float:
@@ -86,10 +83,9 @@ def decide_t_r(recipe: RecipeTime, stated: float | None, header: float | None) -
 
 
 def start_time(sidecar: dict[str, Any], seconds: float) -> float | None:
-    """Return when the first volume counts as acquired, s after the run's acquisition began; None = unknown.
+    """Return when the first volume counts as acquired, s after the run began; None = unknown.
 
-    Slice-timing correction moves every slice to one moment within the volume, which fMRIPrep calls StartTime:
-    by default the middle. Onsets of events count from the beginning of the acquisition.
+    Slice-timing correction moves every slice to one moment, StartTime; onsets count from the beginning.
     """
     stated = sidecar.get("StartTime")
     if stated is None:
@@ -97,7 +93,7 @@ def start_time(sidecar: dict[str, Any], seconds: float) -> float | None:
     if not _is_number(stated) or abs(stated) > seconds:
         guess = " (milliseconds?)" if _is_number(stated) else ""
         what = f"StartTime {stated}{guess} is no time in seconds within the run"
-        raise Rejected("unreadable", f"{what}; mend the sidecar")
+        raise Rejected("unreadable", f"{what}; correct the sidecar")
     return float(stated)
 
 

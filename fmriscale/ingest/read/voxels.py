@@ -17,10 +17,7 @@ def add_volumes(
     sums: np.ndarray,
     broken: np.ndarray,
 ) -> None:
-    """Add the voxels of every volume of a block [t, X*Y*Z] to the sums [t, V] of their features.
-
-    A NaN or infinite voxel counts as `empty` and is counted in `broken`, by voxel.
-    """
+    """Add the voxels of a block [t, X*Y*Z] to the sums [t, V]; one not finite is `empty`, and in `broken`."""
     for t in range(block.shape[0]):
         volume, total = block[t], sums[t]
         for i in range(voxels.size):

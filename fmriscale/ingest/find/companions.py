@@ -92,8 +92,8 @@ class RunFiles:
             return ""
         differing, nearest = min(ranked, key=lambda r: (len(r[0]), r[1].file))
         own = nearest.entities
-        reasons = (f"of {k}-{own[k]}" if k in own else f"without {k}-{self.named[k]}" for k in differing)
-        return f" ({nearest.file} is another run's: {', '.join(reasons)})"
+        reasons = (f"is of {k}-{own[k]}" if k in own else f"has no {k}-{self.named[k]}" for k in differing)
+        return f" ({nearest.file} is another run's: it {', it '.join(reasons)})"
 
     def expected(self, kind: Kind, end: str) -> str:
         """Return what the run's own file of a kind would be called."""

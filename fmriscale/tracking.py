@@ -17,6 +17,7 @@ from filelock import FileLock
 from fmriscale.common.errors import UserError
 from fmriscale.config import TrackingConfig
 
+Tags = dict[str, str]
 MAX_VALUE = 6000  # Characters of a parameter's value that MLflow keeps
 MAX_PARAMS, MAX_METRICS = 100, 1000  # Parameters and metrics that MLflow takes in one call
 MAX_DIGEST = 36  # Characters of a data set's digest that MLflow keeps
@@ -102,11 +103,11 @@ class Tracker:
         name: str,
         *,
         run_id: str | None = None,
-        tags: dict[str, str] | None = None,
+        tags: Tags | None = None,
     ) -> None:
         folder = Path(folder).resolve()
         self._store, self._monitor = _Store(config, folder), None
-        self.run_id: str | None = self._open(config, folder, name, run_id, tags or {})
+        self.run_id: str | None = self._open(config.experiment, folder, name, run_id, tags or {})
         if config.system_metrics is not None:
             self._watch_machine(config.system_metrics)
 
@@ -121,10 +122,8 @@ class Tracker:
         return self._store.off
 
     @_guarded
-    def _open(
-        self, config: TrackingConfig, folder: Path, name: str, run_id: str | None, tags: dict[str, str]
-    ) -> str:
-        self._store.connect(config.experiment, folder)
+    def _open(self, experiment: str, folder: Path, name: str, run_id: str | None, tags: Tags) -> str:
+        self._store.connect(experiment, folder)
         from mlflow.exceptions import MlflowException
 
         if run_id:
@@ -136,7 +135,7 @@ class Tracker:
         return self._create_run(name, tags)
 
     @_guarded
-    def _create_run(self, name: str, tags: dict[str, str], started: float | None = None) -> str:
+    def _create_run(self, name: str, tags: Tags, started: float | None = None) -> str:
         run = self._store.client.create_run(self._store.experiment, _milliseconds(started), tags, name)
         return run.info.run_id
 
@@ -233,7 +232,7 @@ class Tracker:
         version = client.create_model_version(registered, uri, self.run_id, model_id=model)
         client.set_registered_model_alias(registered, ALIAS, version.version)
 
-    def child(self, name: str, tags: dict[str, str] | None = None, started: float | None = None) -> Self:
+    def child(self, name: str, tags: Tags | None = None, started: float | None = None) -> Self:
         """Open a run nested under this one, in the same store; started: s since 1970, None = now."""
         child = object.__new__(type(self))
         child._store, child._monitor = self._store, None

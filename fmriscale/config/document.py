@@ -111,26 +111,24 @@ class _Builder:
         self.origin = origin
         self.mistakes: list[Mistake] = []
 
-    def build(
-        self, node: Any, origin: Origin | None = None, open_nodes: frozenset[int] = frozenset()
-    ) -> Node:
+    def build(self, node: Any, origin: Origin | None = None, above: frozenset[int] = frozenset()) -> Node:
         origin = origin or self.origin(node.start_mark)
         if node.tag not in TAGS:
             self.mistakes.append(Mistake(origin, f"the tag {node.tag} means nothing in a recipe; remove it"))
         if isinstance(node, yaml.ScalarNode):
             return Node(_value(node), origin, node.value)
-        inside = self.enter(node, open_nodes)
+        inside = self.enter(node, above)
         if isinstance(node, yaml.SequenceNode):
             return Node([self.build(item, None, inside) for item in node.value], origin)
         pairs = self.pairs(node, inside)
         return Node({key: self.build(value, at, inside) for key, at, value in pairs}, origin)
 
-    def enter(self, node: Any, open_nodes: frozenset[int]) -> frozenset[int]:
+    def enter(self, node: Any, above: frozenset[int]) -> frozenset[int]:
         """Note that a node is being built, which may not hold itself."""
-        if id(node) in open_nodes:
+        if id(node) in above:
             what = "an alias stands inside the anchor that it repeats; write it out"
             raise UserError(f"{self.origin(node.start_mark)}: {what}")
-        return open_nodes | {id(node)}
+        return above | {id(node)}
 
     def pairs(self, node: Any, inside: frozenset[int]) -> Iterator[tuple[str, Origin, Any]]:
         """Yield the pairs of a mapping, those that it merges (<<) first, so that its own replace them."""

@@ -69,10 +69,7 @@ def alternatives(hint: Any) -> list[Any]:
 
 def bare_types(hint: Any) -> list[Any]:
     """Return the types that an annotation allows, without markers."""
-    return [
-        typing.get_args(each)[0] if typing.get_origin(each) is Annotated else each
-        for each in alternatives(hint)
-    ]
+    return [typing.get_args(a)[0] if hasattr(a, "__metadata__") else a for a in alternatives(hint)]
 
 
 def path_kind(hint: Any) -> PathKind | None:

@@ -26,6 +26,7 @@ from fmriscale.corpus.transfer import Backoff
 DEFAULT = "~/.cache/fmriscale"  # Where the cache lies unless a recipe or FMRISCALE_CACHE says otherwise
 _POLL = 0.05  # Time between two looks at what another process does, s
 _LOCK_SECONDS = 60.0  # How long the lock of the folder is waited for; it is held for moments
+Download = Callable[[BinaryIO], None]  # Fills the part of a file
 _NAME = re.compile(r"[0-9a-f]{64}(?:\.tar|\.(\d+)\.part)")
 
 
@@ -67,9 +68,7 @@ class Cache:
         except FileNotFoundError:
             return False
         except OSError as error:
-            raise UserError(
-                f"{self.path(item)}: {error.strerror}; correct that, or set data.cache"
-            ) from error
+            raise UserError(f"{self.path(item)}: {error.strerror}; set another data.cache") from error
         if _share(handle) and (status := os.fstat(handle.fileno())).st_nlink:  # else it is being deleted
             if status.st_size == item.size:
                 with contextlib.suppress(OSError):  # another user's file: its owner's processes keep its time
@@ -86,11 +85,7 @@ class Cache:
             handle.close()
 
     def fetch(
-        self,
-        item: Item,
-        download: Callable[[BinaryIO], None],
-        backoff: Backoff,
-        spare: Callable[[], bool] = lambda: False,
+        self, item: Item, download: Download, backoff: Backoff, spare: Callable[[], bool] = lambda: False
     ) -> None:
         """Bring a file into the cache and hold it, or wait for who does; `spare` lets go of a lesser one."""
         size = -1
@@ -128,7 +123,7 @@ class Cache:
                 return None, lack
             return handle, 0
 
-    def bring(self, item: Item, part: BinaryIO, download: Callable[[BinaryIO], None]) -> None:
+    def bring(self, item: Item, part: BinaryIO, download: Download) -> None:
         """Complete a claimed part and make it the file; what has come stays where that fails."""
         try:
             download(part)

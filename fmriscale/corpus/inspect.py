@@ -57,8 +57,5 @@ def _range(values: list[float]) -> str:
 def aligned(rows: list[tuple[str, ...]]) -> list[str]:
     """Pad cells: names to the left, numbers to the right."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    cells = [
-        [c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))]
-        for row in rows
-    ]
-    return ["  ".join(row).rstrip() for row in cells]
+    form = "  ".join(f"{{:{'<' if column < 2 else '>'}{width}}}" for column, width in enumerate(widths))
+    return [form.format(*row).rstrip() for row in rows]

@@ -170,10 +170,7 @@ def write_manifest(
 
 
 def install(
-    folder: Path,
-    files: dict[str, str],
-    moves: Mapping[Path, Path] | None = None,
-    gone: Collection[Path] = (),
+    folder: Path, files: dict[str, str], moves: Mapping[Path, Path] | None = None, gone: Collection[Path] = ()
 ) -> None:
     """Put a new manifest and its shards in place; cut short, the folder is the old corpus, or none.
 

@@ -7,13 +7,13 @@ import re
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from fmriscale.common.errors import DamageError, UserError
 from fmriscale.common.files import allow_open_files, atomic_write, fsync_folder
-from fmriscale.corpus.cache import Cache, Item, cache_folder
+from fmriscale.corpus.cache import Cache, Download, Item, cache_folder
 from fmriscale.corpus.manifest import fingerprint_of, read_manifest
 from fmriscale.corpus.servers import RemoteFolder, open_folder
 from fmriscale.corpus.transfer import GIVE_UP_AFTER, Backoff, Stopped, fetch_shard, read_whole
@@ -85,7 +85,7 @@ class RemoteShards:
             raise DamageError(f"{self.shown}: corpus.json does not list {shard}; upload the corpus again")
         return self._items[shard]
 
-    def _download(self, shard: str) -> tuple[Callable[[BinaryIO], None], Backoff]:
+    def _download(self, shard: str) -> tuple[Download, Backoff]:
         """Return what fills the part of a shard, and its patience."""
         item = self._item(shard)
         backoff = Backoff(f"{self.shown}/{shard}", self.give_up_after, self._stop)

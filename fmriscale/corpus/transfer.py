@@ -82,7 +82,7 @@ def fetch_shard(
     """Fetch what is missing of a file whose size and hash are known, and check all of it."""
     at = f"{folder.shown}/{name}"
     try:
-        _fetch(folder, name, part, backoff, Entry(name, size), sha256)
+        _fetch(folder, name, part, backoff, size, sha256)
     except WrongContent as error:
         expected = f"{listed_in} says {size} bytes, sha256 {sha256} (fetched {WRONG_FILES} times)"
         raise DamageError(f"{at}: {error}, {expected}; upload it and {listed_in} again") from None
@@ -101,18 +101,13 @@ def fetch_file(folder: RemoteFolder, name: str, part: BinaryIO, backoff: Backoff
 
 
 def _fetch(
-    folder: RemoteFolder,
-    name: str,
-    part: BinaryIO,
-    backoff: Backoff,
-    known: Entry | None = None,
-    sha256: str | None = None,
+    folder: RemoteFolder, name: str, part: BinaryIO, backoff: Backoff, size: int = 0, sha256: str = ""
 ) -> None:
     """Append to `part` what is missing; without a hash, what the server says of the file must not change."""
-    entry, n_wrong = known, 0
+    entry, n_wrong = Entry(name, size) if sha256 else None, 0
     while True:
         try:
-            if known is None and (now := folder.look(name)) != entry:
+            if not sha256 and (now := folder.look(name)) != entry:
                 entry = now
                 _empty(part)
             assert entry is not None
@@ -125,7 +120,7 @@ def _fetch(
             if position < entry.size:
                 raise TransientError(f"the body ended at byte {position} of {entry.size}")
             part.seek(0)
-            if sha256 is None:
+            if not sha256:
                 if folder.look(name) != entry:
                     raise WrongContent("it changes while it is read")
             elif (found := hashlib.file_digest(cast(Any, part), "sha256").hexdigest()) != sha256:

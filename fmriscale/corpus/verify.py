@@ -146,10 +146,8 @@ def _first_odd(content: bytes, offset: int, kind: type) -> int:
 def _check_array(content: bytes, offset: int, name: str, kind: type, shape: tuple[int, ...]) -> None:
     """Check header and values of a .npy member."""
     values = np.frombuffer(content[NPY_HEADER:], np.uint8)
-    if (
-        content[:NPY_HEADER] != npy_header(kind, shape)
-        or values.size != np.prod(shape) * np.dtype(kind).itemsize
-    ):
+    n_bytes = np.prod(shape) * np.dtype(kind).itemsize
+    if content[:NPY_HEADER] != npy_header(kind, shape) or values.size != n_bytes:
         raise _Broken(offset, f"{name}: not an array of {np.dtype(kind)} {shape}")
     if not np.isfinite(values.view(kind)).all():
         raise _Broken(_first_odd(content, offset, kind), f"{name}: a value that is not finite")

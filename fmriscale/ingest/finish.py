@@ -35,12 +35,10 @@ def finish(
     states = _load_all(folder, plan.shards, prints, command)
     duplicates = find_duplicates(states)
     # A run whose duplicate is gone comes back: its bytes were taken out, so its shard is built again.
-    while outdated := [
-        s for s, state in zip(plan.shards, states, strict=True) if {*state.excluded} - {*duplicates}
-    ]:
-        for shard in outdated:
-            state_path(folder, shard.name).unlink()
-        build_shards(outdated, config, lock)
+    while outdated := {state.name for state in states if {*state.excluded} - {*duplicates}}:
+        for name in outdated:
+            state_path(folder, name).unlink()
+        build_shards([shard for shard in plan.shards if shard.name in outdated], config, lock)
         states = _load_all(folder, plan.shards, prints, command)
         duplicates = find_duplicates(states)
     states = [_without(folder, state, duplicates) for state in states]

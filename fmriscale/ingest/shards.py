@@ -52,7 +52,7 @@ def build_shards(shards: list[Shard], config: CorpusConfig, lock: FolderLock) ->
         for first in outcomes:
             shard = claimed.popleft()
             own = chain([first], islice(outcomes, len(shard.runs) - 1))
-            states[shard.name] = _write(shard, prints[shard.name], folder, own, progress, limit)
+            states[shard.name] = _write(shard, prints[shard.name], config, own, progress)
             lock.release(shard.name)
             n_built += 1
     delete_archive()
@@ -85,18 +85,13 @@ def _up_to_date(folder: Path, shard: Shard, fingerprint: str) -> ShardState | No
 
 
 def _write(
-    shard: Shard,
-    fingerprint: str,
-    folder: Path,
-    outcomes: Iterable[Outcome],
-    progress: Progress,
-    limit: float,
+    shard: Shard, fingerprint: str, config: CorpusConfig, outcomes: Iterable[Outcome], progress: Progress
 ) -> ShardState:
     """Write one shard, then its state, from the outcomes of its runs."""
-    rejections, seconds = [], 0.0
+    folder, rejections, seconds = expand(config.out), [], 0.0
     with ShardWriter(staged_path(folder, shard.name), shard.name) as writer:
         for run, outcome in zip(shard.runs, outcomes, strict=True):
-            result, run_seconds = _result(run, outcome, limit)
+            result, run_seconds = _result(run, outcome, config.read_timeout)
             seconds += run_seconds
             if isinstance(result, Rejection):
                 rejections.append(asdict(result))

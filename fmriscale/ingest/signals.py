@@ -13,13 +13,8 @@ import numpy as np
 from fmriscale.common.files import expand
 from fmriscale.common.quarantine import Rejected
 from fmriscale.config import DatasetConfig, QualityConfig
-from fmriscale.ingest.clean.confounds import (
-    Censoring,
-    Confounds,
-    dropped_volumes,
-    read_confounds,
-    read_mean_fd,
-)
+from fmriscale.ingest.clean import confounds as motion
+from fmriscale.ingest.clean.confounds import Censoring, Confounds
 from fmriscale.ingest.clean.quality import check_length, check_motion
 from fmriscale.ingest.find.sources import RunSource
 from fmriscale.ingest.read import gifti, grayordinates
@@ -66,7 +61,7 @@ def read_signals(run: RunSource, dataset: DatasetConfig) -> Signals:
     for file in run.inputs():
         if file not in (run.path, run.right, run.brain_mask):  # these are checked where they are opened
             check_fetched(file, f"{file.name}: ")
-    dropped = dropped_volumes(run.confounds, dataset.denoise, run.cut)
+    dropped = motion.dropped_volumes(run.confounds, dataset.denoise, run.cut)
     opened = _OPEN[run.form](run, dataset, features)
     censoring = Censoring(run.outliers, opened.n_volumes) if run.outliers else None
     n_volumes = censoring.n_volumes if censoring else opened.n_volumes
@@ -186,11 +181,11 @@ def count_volumes(run: RunSource, dataset: DatasetConfig) -> int:
 def _read_motion(run: RunSource, dataset: DatasetConfig, n_volumes: int, dropped: int) -> Confounds:
     """Read head motion: fMRIPrep's confounds, XCP-D's motion table, or the relative RMS table of the HCP."""
     if dataset.kind == "fmriprep":
-        return read_confounds(run.confounds, dataset.denoise, n_volumes, run.cut, dropped)
+        return motion.read_confounds(run.confounds, dataset.denoise, n_volumes, run.cut, dropped)
     if run.motion is None:
         return Confounds()
     if dataset.kind == "xcpd":
-        return Confounds(mean_fd=read_mean_fd(run.motion, n_volumes, dropped))
+        return Confounds(mean_fd=motion.read_mean_fd(run.motion, n_volumes, dropped))
     try:
         moved = np.loadtxt(run.motion, ndmin=1)
     except (OSError, ValueError) as error:

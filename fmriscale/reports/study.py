@@ -36,9 +36,8 @@ def write_page(folder: Path, path: Path) -> None:
     first, _, more = summary["verdict"]["sentence"].partition("; ")
     several_sizes = len(summary["sizes"]) > 1
     n_trained = sum(content["kind"] != "baseline" for content in summary["arms"].values())
-    accuracies = [
-        by["accuracy"] for content in summary["arms"].values() for by in content["by_condition"].values()
-    ]
+    arms = summary["arms"].values()
+    accuracies = [by["accuracy"] for content in arms for by in content["by_condition"].values()]
     write_html(
         path,
         "study.html.jinja",
@@ -127,11 +126,8 @@ def _tiles(summary: Summary) -> list[tuple[str, str, str]]:
 
 def _strongest(summary: Summary) -> dict[str, Any] | None:
     """Return the baseline with the highest accuracy; None where there is no baseline."""
-    baselines = [
-        {"title": content["title"], **content["by_condition"]["all"]}
-        for content in summary["arms"].values()
-        if content["kind"] == "baseline"
-    ]
+    baselines = (content for content in summary["arms"].values() if content["kind"] == "baseline")
+    baselines = [{"title": content["title"], **content["by_condition"]["all"]} for content in baselines]
     return max(baselines, key=lambda content: content["accuracy"]["mean"], default=None)
 
 
@@ -194,9 +190,7 @@ def _units(summary: Summary) -> dict[str, Any]:
     room = 0.05 * (max(values) - min(values)) + 0.005
     limits = 100 * (min(values) - room), 100 * (max(values) + room)
     names = dict.fromkeys(unit for fresh, _ in by_unit for unit in fresh)
-    table = [
-        (name, [(fresh.get(name), pretrained.get(name)) for fresh, pretrained in by_unit]) for name in names
-    ]
+    table = [(name, [(fresh.get(name), tuned.get(name)) for fresh, tuned in by_unit]) for name in names]
 
     def gain(row: tuple[str, list[tuple[float | None, float | None]]]) -> float:
         fresh, pretrained = row[1][0]
@@ -218,19 +212,14 @@ def _differences(summary: Summary) -> dict[str, Any]:
     rows, conditions = summary["comparisons"], wording.conditions_of(summary)
     groups = [(wording.lone_condition(summary), named(rows))]
     if len(conditions) > 1:
-        groups = [
-            (wording.condition_title(summary, c), named([row for row in rows if row["condition"] == c]))
-            for c in conditions
-        ]
+        of = {c: [row for row in rows if row["condition"] == c] for c in conditions}
+        groups = [(wording.condition_title(summary, c), named(own)) for c, own in of.items()]
     sizes = [
         ("all" if row["size"] is None else wording.counted(row["size"], wording.trained_on(summary)), row)
         for row in summary["size_comparisons"]
     ]
-    return {
-        "comparisons": groups,
-        "against_chance": [("", named(summary["against_chance"]))],
-        "size_comparisons": [("", sizes)],
-    }
+    by_chance = [("", named(summary["against_chance"]))]
+    return {"comparisons": groups, "against_chance": by_chance, "size_comparisons": [("", sizes)]}
 
 
 def flattened(content: dict[str, Any], above: str = "") -> Iterator[tuple[str, str]]:

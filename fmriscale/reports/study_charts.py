@@ -34,9 +34,8 @@ def pairs(design: dict[str, Any], label: str) -> str:
         _arcs(axes, [arc for arc in design["arcs"] if arc[2] == value], design)
         axes.set_title(clipped(title, 20))
     text = [f"run {run['place']} ({_holds(run, design) or 'several labels'}, {run['side']})" for run in runs]
-    arcs = [
-        f"{a + 1} and {b + 1}: {n} {'same' if value else 'different'}" for a, b, value, n in design["arcs"]
-    ]
+    words = ("different", "same")
+    arcs = [f"{a + 1} and {b + 1}: {n} {words[value]}" for a, b, value, n in design["arcs"]]
     return svg(figure, "pairs", f"Runs: {'; '.join(text)}. Pairs by row of runs: {'; '.join(arcs)}.")
 
 

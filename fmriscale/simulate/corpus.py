@@ -42,31 +42,24 @@ def write_corpus(config: SimulateConfig, anatomy: Anatomy, design: Design, folde
                     run=f"{number + 1:02d}",
                     space=space,
                     events=events.to_dict("records"),
-                    **cleaned(bold_TV.astype(float), motion_T6, denoise, config),
+                    **clean(bold_TV.astype(float), motion_T6, denoise, config),
                 )
 
 
-def cleaned(
-    raw_TV: np.ndarray, motion_T6: np.ndarray, denoise: DenoiseConfig, config: SimulateConfig
-) -> dict:
+def clean(raw_TV: np.ndarray, motion_T6: np.ndarray, denoise: DenoiseConfig, config: SimulateConfig) -> dict:
     """Clean the signals of a run, and return them as `CorpusWriter.add` takes them, with their figures."""
     mean_V, std_V = raw_TV.mean(axis=0), raw_TV.std(axis=0)
     table = signal.confounds({}, motion_T6, config.t_r)
-    mean_fd = float(table.pop("framewise_displacement").mean())
+    mean_fd, tsnr = float(table.pop("framewise_displacement").mean()), np.median(mean_V / std_V)
     # The first volume has no derivative; nilearn's load_confounds takes the second one's.
     confounds = Confounds(table.bfill() if config.clean else None)
-    z_TV, cleaned_std_V = standardize(
-        Denoiser(confounds, denoise, config.t_r)(raw_TV), std_V, np.zeros(len(std_V), bool)
-    )
+    cleaned_TV = Denoiser(confounds, denoise, config.t_r)(raw_TV)
+    z_TV, cleaned_std_V = standardize(cleaned_TV, std_V, np.zeros(len(std_V), bool))
     return {
         "bold": z_TV,
         "mean": mean_V,
         "std": cleaned_std_V,
-        "quality": {
-            "coverage": 1.0,
-            "mean_fd": float(f"{mean_fd:.6g}"),
-            "tsnr": float(f"{np.median(mean_V / std_V):.6g}"),
-        },
+        "quality": {"coverage": 1.0, "mean_fd": float(f"{mean_fd:.6g}"), "tsnr": float(f"{tsnr:.6g}")},
         "denoise": {
             "strategy": denoise.strategy,
             "regressors": list(table) if config.clean else [],

@@ -36,10 +36,9 @@ def patterns(config: SimulateConfig, subject: int) -> Patterns:
     """Draw a subject's patterns; `config.individual` of the variance is their own, the rest is shared."""
     shared = np.random.default_rng([config.seed, 2])
     own = np.random.default_rng([config.seed, 3, subject])
-    n, of_shared, of_own = config.n_roi_voxels, np.sqrt(1 - config.individual), np.sqrt(config.individual)
-    sound, trumpet, clarinet, tuning = (
-        of_shared * shared.standard_normal(n) + of_own * own.standard_normal(n) for _ in range(4)
-    )
+    n, ours, mine = config.n_roi_voxels, np.sqrt(1 - config.individual), np.sqrt(config.individual)
+    drawn = (ours * shared.standard_normal(n) + mine * own.standard_normal(n) for _ in range(4))
+    sound, trumpet, clarinet, tuning = drawn
     return Patterns(sound, {"trumpet": trumpet, "clarinet": clarinet}, 70.5 + 18 * np.tanh(tuning))
 
 

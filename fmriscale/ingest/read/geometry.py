@@ -2,6 +2,8 @@
 
 import numpy as np
 
+Positions = tuple[tuple[float, float, float], ...]  # mm
+
 
 def world(voxels: np.ndarray, affine: np.ndarray) -> np.ndarray:
     """Return the positions of voxel indices [n, 3] in mm."""
@@ -26,15 +28,13 @@ def flat(voxels: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return np.where(inside, index, -1).astype(np.int32 if np.prod(shape) < 2**31 else np.int64)
 
 
-def centroids(
-    voxels: np.ndarray, affine: np.ndarray, feature: np.ndarray
-) -> tuple[tuple[float, float, float], ...]:
+def centroids(voxels: np.ndarray, affine: np.ndarray, feature: np.ndarray) -> Positions:
     """Return the centres in mm of the features 0, 1, ... of voxels [n, 3]; `feature` [n] is that of each."""
     positions = world(voxels, affine)
     sums = [np.bincount(feature, positions[:, axis]) for axis in range(3)]
     return millimetres(np.stack(sums, 1) / np.bincount(feature)[:, None])
 
 
-def millimetres(positions: np.ndarray) -> tuple[tuple[float, float, float], ...]:
+def millimetres(positions: np.ndarray) -> Positions:
     """Round positions to micrometres, so that they read well and hash alike everywhere."""
     return tuple((float(x), float(y), float(z)) for x, y, z in np.round(positions, 3) + 0.0)

@@ -121,7 +121,7 @@ def reduce_hemispheres(
     """Return the means over the vertices of features [T, V], and the share of vertices with data [V]."""
     n_left, n_right = (hemisphere.values.shape[1] for hemisphere in hemispheres)
     if n_left != n_right:
-        raise Rejected("unreadable", f"{n_left} volumes left, {n_right} right; both must be of one run")
+        raise Rejected("unreadable", f"{n_left} volumes on the left, {n_right} on the right; correct one")
     for side, hemisphere, feature in zip("LR", hemispheres, members.feature, strict=True):
         if len(hemisphere.values) != feature.size:
             what = f"hemisphere {side} has {len(hemisphere.values)} vertices, its label file {feature.size}"

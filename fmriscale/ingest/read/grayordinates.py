@@ -14,7 +14,7 @@ from fmriscale.ingest.read.averaging import average_rows, share
 from fmriscale.ingest.read.cifti import Grayordinates, Header, ParcelNames, Series, read_header, read_labels
 from fmriscale.ingest.read.confounds_table import load_table
 from fmriscale.ingest.read.content import reading_input
-from fmriscale.ingest.read.geometry import centroids, flat, nearest, world
+from fmriscale.ingest.read.geometry import Positions, centroids, flat, nearest, world
 from fmriscale.ingest.read.labels import feature_labels
 
 _SIDES = {
@@ -61,9 +61,10 @@ class NamedParcels:
 
 
 Members = LabelledMembers | FsLRStructures | NamedParcels
+Loaded = tuple[FeatureSpace, tuple, Members]  # and what two feature spaces of one name must agree in
 
 
-def load_dlabel(config: FeatureConfig, path: Path) -> tuple[FeatureSpace, tuple, LabelledMembers]:
+def load_dlabel(config: FeatureConfig, path: Path) -> Loaded:
     """Read a .dlabel.nii: every label above 0 is one feature, in ascending order."""
     header = _read_header(path)
     try:
@@ -81,16 +82,13 @@ def load_dlabel(config: FeatureConfig, path: Path) -> tuple[FeatureSpace, tuple,
     return space, ("labels_img", sha256_file(path), labels), LabelledMembers(grayordinates, feature)
 
 
-def _centroids(members: Grayordinates, feature: np.ndarray) -> tuple[tuple[float, float, float], ...] | None:
+def _centroids(members: Grayordinates, feature: np.ndarray) -> Positions | None:
     """Return the centres of features in mm; None for vertices, which have no position without a surface."""
-    if (members.vertex >= 0).any():
-        return None
-    return centroids(members.voxel, members.affine, feature)
+    on_surface = (members.vertex >= 0).any()
+    return None if on_surface else centroids(members.voxel, members.affine, feature)
 
 
-def load_structures(
-    config: FeatureConfig, structures: list[str]
-) -> tuple[FeatureSpace, tuple, LabelledMembers | FsLRStructures]:
+def load_structures(config: FeatureConfig, structures: list[str]) -> Loaded:
     """Take every grayordinate of some structures: those of a template file, or of fsLR 91k."""
     wanted = [name.upper().removeprefix("CIFTI_STRUCTURE_") for name in structures]
     if config.template is None:
@@ -123,7 +121,7 @@ def _known_structures(config: FeatureConfig, wanted: list[str], known: list[str]
     return tuple(wanted)
 
 
-def load_parcels(config: FeatureConfig, path: Path) -> tuple[FeatureSpace, tuple, NamedParcels]:
+def load_parcels(config: FeatureConfig, path: Path) -> Loaded:
     """Take the parcels of a .ptseries.nii, or the columns of a .tsv, in their order."""
     names = _columns(path) if path.suffix == ".tsv" else _read_header(path).rows
     if isinstance(names, Grayordinates):

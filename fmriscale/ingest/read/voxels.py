@@ -9,14 +9,7 @@ from numba import njit
 
 
 @njit(cache=True, error_model="numpy")
-def add_volumes(
-    block: np.ndarray,
-    voxels: np.ndarray,
-    feature: np.ndarray,
-    empty: float,
-    sums: np.ndarray,
-    broken: np.ndarray,
-) -> None:
+def add_volumes(block, voxels, feature, empty, sums, broken):
     """Add the voxels of a block [t, X*Y*Z] to the sums [t, V]; one not finite is `empty`, and in `broken`."""
     for t in range(block.shape[0]):
         volume, total = block[t], sums[t]

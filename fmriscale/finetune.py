@@ -124,10 +124,8 @@ def headline(result: dict[str, Any] | str) -> str:
     if "epochs" not in result:
         names, auc = result["left_out"], result["scores"]["category"]["auc"]
         more = f" and {len(names) - 4} more" if len(names) > 4 else ""
-        return (
-            f"left out {' '.join(names[:4])}{more}; {result['n_train']} training and {result['n_test']} "
-            f"test pairs; window classifier AUC {auc:.3f}"
-        )
+        pairs = f"{result['n_train']} training and {result['n_test']} test pairs"
+        return f"left out {' '.join(names[:4])}{more}; {pairs}; window classifier AUC {auc:.3f}"
     last = result["epochs"][result.get("reported", 0) - 1]
     tested = "" if "reported" in result else " on its own training windows"
     return f"AUC {last['auc']:.3f}, accuracy {last['accuracy']:.3f}{tested} ({last['seconds']:.0f} s)"
@@ -174,12 +172,10 @@ def finish(runner: "Runner", pairs: list[tuple["Pairs", "Pairs"]], identity: str
 
 def where(out: Path, uri: str | None) -> str:
     """Tell where the results are and how each is opened."""
-    lines = [
-        f"report   {out / 'report.html'}   (any browser)",
-        f"results  {out / 'results.tsv'}, {out / 'curves.tsv'}   (column -t -s $'\\t' {out / 'results.tsv'})",
-    ]
-    if uri is not None:
-        lines.append(f"MLflow   mlflow ui --backend-store-uri {uri}")
+    results, curves = out / "results.tsv", out / "curves.tsv"
+    lines = [f"report   {out / 'report.html'}   (any browser)"]
+    lines += [f"results  {results}, {curves}   (column -t -s $'\\t' {results})"]
+    lines += [] if uri is None else [f"MLflow   mlflow ui --backend-store-uri {uri}"]
     return "\n".join(lines)
 
 

@@ -21,6 +21,7 @@ END_SECONDS = 5.0  # How long a process that is stopped is waited for, s
 START_METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
 """With a fork server, workers share one import of the libraries; Windows has none."""
 
+Work = Callable[..., Any]
 Item = tuple[int, tuple]  # The number of an item of work, and its arguments
 
 
@@ -40,11 +41,7 @@ def available_cores() -> int:
 
 
 def map_in_order(
-    function: Callable[..., Any],
-    work: Iterable[tuple],
-    jobs: int,
-    limit: float = 0.0,
-    libraries: Iterable[str] = (),
+    function: Work, work: Iterable[tuple], jobs: int, limit: float = 0.0, libraries: Iterable[str] = ()
 ) -> Generator[Any, None, None]:
     """Yield `function(*arguments)` for every item of work, in order; two results a job wait at most.
 
@@ -67,7 +64,7 @@ def map_in_order(
         pool.close()
 
 
-def _map_here(function: Callable[..., Any], work: Iterable[tuple], limit: float) -> Iterator[Any]:
+def _map_here(function: Work, work: Iterable[tuple], limit: float) -> Iterator[Any]:
     """Do one item after the other; with a limit in a thread, which is left behind where it hangs."""
     if not limit:
         with threadpool_limits(1):
@@ -94,7 +91,7 @@ def _map_here(function: Callable[..., Any], work: Iterable[tuple], limit: float)
         tasks.put(())
 
 
-def _answer(function: Callable[..., Any], tasks: queue.SimpleQueue, answers: queue.SimpleQueue) -> None:
+def _answer(function: Work, tasks: queue.SimpleQueue, answers: queue.SimpleQueue) -> None:
     """Work in a thread until there is an empty task."""
     with threadpool_limits(1):
         while task := tasks.get():
@@ -108,7 +105,7 @@ def _answer(function: Callable[..., Any], tasks: queue.SimpleQueue, answers: que
 class _Pool:
     """Processes, the items that they work on, and the results that wait for their turn."""
 
-    def __init__(self, function: Callable[..., Any], jobs: int, preload: list[str], limit: float) -> None:
+    def __init__(self, function: Work, jobs: int, preload: list[str], limit: float) -> None:
         self.results: dict[int, Any] = {}
         self._function, self._jobs, self._preload, self._limit = function, jobs, preload, limit
         self._idle = [_Worker(function, preload) for _ in range(jobs)]
@@ -179,7 +176,7 @@ class _Pool:
 class _Worker:
     """A process that does one item at a time, and ends when this process ends, however it ends."""
 
-    def __init__(self, function: Callable[..., Any], preload: list[str]) -> None:
+    def __init__(self, function: Work, preload: list[str]) -> None:
         context: Any = multiprocessing.get_context(START_METHOD)
         context.set_forkserver_preload(preload)
         self.item: Item = (-1, ())
@@ -229,7 +226,7 @@ def _start_server() -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _serve(function: Callable[..., Any], pipe: Connection, environment: dict[str, str], folder: str) -> None:
+def _serve(function: Work, pipe: Connection, environment: dict[str, str], folder: str) -> None:
     """Work until the other end of the pipe is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it too, and ends its workers
     os.environ.update(environment)

@@ -337,9 +337,8 @@ class CorpusWriter:
         """Refuse columns that are not what the corpus says of them."""
         self._check_name("feature space", space.name)
         for what, values in (("labels", space.labels), ("coordinates", space.coordinates)):
-            if values is not None and len(values) != space.n_features:
-                count = f"{len(values)} {what} for {space.n_features} features"
-                raise UserError(f"feature space '{space.name}': {count}; give one a feature")
+            if values is not None and len(values) != (n := space.n_features):
+                raise UserError(f"feature space '{space.name}': {len(values)} {what} for {n} features")
         known, other = self._spaces.get(space.name, space), self._space_of.get(dataset, space.name)
         if n_features != known.n_features:
             what = f"{n_features} columns, but feature space '{space.name}' has {known.n_features}"

@@ -26,7 +26,7 @@ def table(manifest: dict[str, Any], quarantine: pd.DataFrame, n_details: int = 1
     rows: list[tuple[str, ...]] = [head]
     for name, entry in sorted(manifest["datasets"].items()):
         counts = [str(entry[k]) for k in ("n_subjects", "n_runs")]
-        t_r, hours = _range(entry["t_r"]), f"{entry['hours']:.1f}"
+        t_r, hours = value_range(entry["t_r"]), f"{entry['hours']:.1f}"
         rows.append((name, entry["space"], *counts, hours, t_r, str(entry["n_quarantined"])))
     totals = manifest["totals"]
     people, runs, rejected = (str(totals[k]) for k in ("n_people", "n_runs", "n_quarantined"))
@@ -46,12 +46,12 @@ def table(manifest: dict[str, Any], quarantine: pd.DataFrame, n_details: int = 1
     return "\n".join(lines)
 
 
-def _range(values: list[float]) -> str:
-    """Write one value, or the smallest and largest."""
+def value_range(values: list[float], dash: str = "-") -> str:
+    """Write one value, or the smallest and the largest; a dash where there is none."""
     if not values:
-        return "-"
+        return dash
     low, high = f"{min(values):g}", f"{max(values):g}"
-    return low if low == high else f"{low}-{high}"
+    return low if low == high else f"{low}{dash}{high}"
 
 
 def aligned(rows: list[tuple[str, ...]]) -> list[str]:

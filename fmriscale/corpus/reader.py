@@ -203,7 +203,9 @@ class Corpus:
             except (OSError, ValueError) as error:
                 raise DamageError(f"{path}: {error}; {self._remedy}") from error
             if len(mapped) != (size := self._sizes.get(shard, len(mapped))):
-                raise DamageError(f"{path}: has {len(mapped)} bytes instead of {size}; {self._remedy}")
+                raise DamageError(
+                    f"{path}: the shard has {len(mapped)} bytes instead of {size}; {self._remedy}"
+                )
             self._maps[shard] = mapped
         return self._maps[shard]
 

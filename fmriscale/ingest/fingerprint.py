@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,8 @@ def fingerprints(shards: Iterable[Shard]) -> list[str]:
     every = sorted({file for files in inputs for file in files})
     chunks = [every[first : first + _CHUNK] for first in range(0, len(every), _CHUNK)]
     with ThreadPoolExecutor(16) as threads:
-        stamps = {file: stamp for chunk in threads.map(_stamps, chunks) for file, stamp in chunk}
+        stamps_of = threads.map(lambda files: list(map(_stamp, files)), chunks)
+        stamps = dict(zip(every, chain.from_iterable(stamps_of), strict=True))
     datasets = {shard.dataset.name: shard.dataset for shard in shards}
     versions, settings = software(), {name: _settings(dataset) for name, dataset in datasets.items()}
     prints = []
@@ -79,10 +81,6 @@ def _stamped(path: str, kind: PathKind) -> str | list[Any]:
 
 def _below(file: Path, root: Path) -> str:
     return file.relative_to(root).as_posix() if file.is_relative_to(root) else by_url(str(file))
-
-
-def _stamps(files: list[Path]) -> list[tuple[Path, tuple[int, int]]]:
-    return [(file, _stamp(file)) for file in files]
 
 
 def _stamp(path: Path) -> tuple[int, int]:

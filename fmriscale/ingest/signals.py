@@ -163,12 +163,7 @@ def _read_columns(run: RunSource, dataset: DatasetConfig, features: Features) ->
     return values
 
 
-_OPEN: dict[str, Callable[[RunSource, DatasetConfig, Features], Opened]] = {
-    "nifti": _open_nifti,
-    "cifti": _open_cifti,
-    "gifti": _open_gifti,
-    "array": _open_array,
-}
+_OPEN = {"nifti": _open_nifti, "cifti": _open_cifti, "gifti": _open_gifti, "array": _open_array}
 
 
 def count_volumes(run: RunSource, dataset: DatasetConfig) -> int:

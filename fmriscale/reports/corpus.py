@@ -45,7 +45,7 @@ def write_page(corpus: Corpus, path: Path) -> None:
         tiles=_tiles(corpus, runs, table),
         spaces=[_space(corpus, name, present[name]) for name in sorted(present)],
         datasets=_datasets(table, runs),
-        recordings=_recordings(runs) if len(runs) else None,
+        recordings=(sentences.on_recordings(runs), figures.recordings(runs)) if len(runs) else None,
         quality=_quality(runs, table, list(figures_of_records.columns)) if len(runs) else None,
         carpets=_carpets(corpus, runs, table),
         quarantine=_quarantine(quarantine, len(runs)),
@@ -76,10 +76,6 @@ def _datasets(table: pd.DataFrame, runs: pd.DataFrame) -> dict[str, Any]:
         "most": max(float(table.hours.max()), 1e-9),
         "chart": figures.hours_by_dataset(table) if len(runs) else None,
     }
-
-
-def _recordings(runs: pd.DataFrame) -> dict[str, Any]:
-    return {"sentence": sentences.on_recordings(runs), "chart": figures.recordings(runs)}
 
 
 def _quality(runs: pd.DataFrame, table: pd.DataFrame, more: list[str]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from fmriscale.config import SPLITS
+from fmriscale.corpus.inspect import value_range
 from fmriscale.corpus.reader import Corpus
 
 MOST_RECORDS = 5_000
@@ -79,7 +80,7 @@ def by_dataset(corpus: Corpus, runs: pd.DataFrame, quarantine: pd.DataFrame) -> 
             "runs": len(own),
             "hours": own.minutes.sum() / 60,
             **{split: float(hours.get(split, 0.0)) for split in SPLITS},
-            "t_r": spelled_range(own.t_r),
+            "t_r": value_range(own.t_r.tolist(), "\N{EN DASH}"),
             "space": entry["space"],
             "licence": entry.get("licence") or "unknown",
             "denoising": spelled_denoising(entry.get("denoise", {})),
@@ -87,14 +88,6 @@ def by_dataset(corpus: Corpus, runs: pd.DataFrame, quarantine: pd.DataFrame) -> 
         }
     table = pd.DataFrame.from_dict(rows, orient="index")
     return table.loc[sorted(table.index, key=lambda name: (-table.hours[name], name))]
-
-
-def spelled_range(values: pd.Series) -> str:
-    """Write one value, or the smallest and the largest; a dash where there is none."""
-    if values.empty:
-        return "–"  # noqa: RUF001
-    low, high = f"{values.min():g}", f"{values.max():g}"
-    return low if low == high else f"{low}–{high}"  # noqa: RUF001
 
 
 def spelled_denoising(denoise: dict[str, Any]) -> str:
@@ -131,11 +124,8 @@ def read_records(corpus: Corpus, most: int = MOST_RECORDS) -> tuple[dict[str, Pr
         for index in np.sort(drawn).tolist():
             quality = corpus.record(index)["quality"]
             np.add.at(missing, np.asarray(quality.get("missing_features", []), np.int64), 1)
-            figures[index] = {
-                figure: value
-                for figure, value in quality.items()
-                if figure not in corpus.runs and type(value) in (int, float)
-            }
+            further = {name: value for name, value in quality.items() if name not in corpus.runs}
+            figures[index] = {name: v for name, v in further.items() if type(v) in (int, float)}
         if own.size:
             presence[name] = Presence(1 - missing / drawn.size, drawn.size, own.size)
     return presence, pd.DataFrame.from_dict(figures, orient="index").sort_index()

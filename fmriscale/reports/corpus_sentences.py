@@ -37,12 +37,8 @@ def on_datasets(table: pd.DataFrame) -> str:
 def on_splits(runs: pd.DataFrame) -> str:
     """Tell how people and hours are divided."""
     minutes, persons = runs.minutes.groupby(runs.split).sum(), runs.person.groupby(runs.split).nunique()
-    parts = [
-        f"{split} has {counted(persons[split], 'person')} "
-        f"({share(minutes[split], minutes.sum())} of the hours)"
-        for split in SPLITS
-        if split in persons
-    ]
+    hours = {split: share(minutes[split], minutes.sum()) for split in SPLITS if split in persons}
+    parts = [f"{s} has {counted(persons[s], 'person')} ({part} of the hours)" for s, part in hours.items()]
     empty = [split for split in SPLITS if split not in persons]
     rest = f"; nobody is in {' or '.join(empty)}" if empty else ""
     return f"{listed(parts)}{rest}.".capitalize()
@@ -54,10 +50,8 @@ def on_recordings(runs: pd.DataFrame) -> str:
     usual = hours.idxmax()
     t_r = f"Every run has a t_r of {usual:g} s"
     if len(hours) > 1:
-        t_r = (
-            f"{share(hours[usual], hours.sum())} of the hours have a t_r of {usual:g} s; "
-            f"it ranges from {hours.index.min():g} to {hours.index.max():g} s"
-        )
+        span = f"it ranges from {hours.index.min():g} to {hours.index.max():g} s"
+        t_r = f"{share(hours[usual], hours.sum())} of the hours have a t_r of {usual:g} s; {span}"
     minutes, volumes = runs.minutes, runs.n_volumes
     if volumes.nunique() == 1 and minutes.nunique() == 1:
         return f"{t_r}. Every run lasts {minutes.iloc[0]:.3g} min ({volumes.iloc[0]:,} volumes)."
@@ -106,10 +100,8 @@ def on_presence(space: FeatureSpace, present: Presence) -> str:
     if everywhere == space.n_features:
         return f"Every run has all {features} ({runs})."
     rarest = int(np.argmin(present.share))
-    return (
-        f"{everywhere:,} of {features} are in every run ({runs}); "
-        f"the rarest, {feature_name(space, rarest)}, is in {share(present.share[rarest], 1)}."
-    )
+    least = f"{feature_name(space, rarest)}, is in {share(present.share[rarest], 1)}"
+    return f"{everywhere:,} of {features} are in every run ({runs}); the rarest, {least}."
 
 
 def feature_name(space: FeatureSpace, index: int) -> str:

@@ -196,10 +196,8 @@ def _units(summary: Summary) -> dict[str, Any]:
         fresh, pretrained = row[1][0]
         return -np.inf if fresh is None or pretrained is None else pretrained - fresh
 
-    return {
-        "charts": [charts.units(summary, condition, limits) for condition in conditions],
-        "table": sorted(table, key=gain, reverse=True),
-    }
+    drawn = [charts.units(summary, condition, limits) for condition in conditions]
+    return {"charts": drawn, "table": sorted(table, key=gain, reverse=True)}
 
 
 def _differences(summary: Summary) -> dict[str, Any]:
@@ -214,10 +212,8 @@ def _differences(summary: Summary) -> dict[str, Any]:
     if len(conditions) > 1:
         of = {c: [row for row in rows if row["condition"] == c] for c in conditions}
         groups = [(wording.condition_title(summary, c), named(own)) for c, own in of.items()]
-    sizes = [
-        ("all" if row["size"] is None else wording.counted(row["size"], wording.trained_on(summary)), row)
-        for row in summary["size_comparisons"]
-    ]
+    unit, by_size = wording.trained_on(summary), summary["size_comparisons"]
+    sizes = [("all" if r["size"] is None else wording.counted(r["size"], unit), r) for r in by_size]
     by_chance = [("", named(summary["against_chance"]))]
     return {"comparisons": groups, "against_chance": by_chance, "size_comparisons": [("", sizes)]}
 

@@ -229,11 +229,8 @@ def _unused_events(dataset: str, root: Path, tree: Tree) -> list[Rejection]:
             for level in with_events:
                 unused[level] -= set(tree.folder(level).applying_to(scan, "events", ".tsv"))
     detail = "these events apply to no scan; call them as their scan is called, or remove them"
-    return [
-        Rejection(dataset, (level / file).relative_to(root).as_posix(), "unused_events", detail)
-        for level, files in unused.items()
-        for file in files
-    ]
+    paths = (level / file for level, files in unused.items() for file in files)
+    return [Rejection(dataset, p.relative_to(root).as_posix(), "unused_events", detail) for p in paths]
 
 
 def _scans_of_any_form(files: list[str]) -> Iterator[EntitySet]:

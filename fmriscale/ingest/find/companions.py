@@ -176,11 +176,9 @@ def _xcpd_companions(run: RunFiles) -> dict[str, Any]:
     """Return what XCP-D writes beside a series; the .json of another rendering states the same t_r."""
     outliers = run.own(OUTLIERS)
     if outliers is None:
-        raise Rejected(
-            "no_confounds",
-            f"no {run.expected(OUTLIERS, 'outliers.tsv')} beside the run, which says what volumes are left; "
-            "add it, or, if nothing was censored, list the data set by kind bids or by kind arrays and files",
-        )
+        what = f"no {run.expected(OUTLIERS, 'outliers.tsv')} beside the run, which says what volumes are left"
+        remedy = "add it, or, if nothing was censored, list the data set by kind bids, or as arrays by files"
+        raise Rejected("no_confounds", f"{what}; {remedy}")
     own = entity_set(run.known, without=CONFOUNDS_MAY_LACK)
     sidecars = [
         file.file
@@ -191,11 +189,9 @@ def _xcpd_companions(run: RunFiles) -> dict[str, Any]:
     ]
     if (beside := f"{run.path.name.partition('.')[0]}.json") in run.folder.files:
         sidecars = [beside]
-    return {
-        "outliers": outliers,
-        "motion": run.own(MOTION) or run.own(MOTION._replace(desc="filtered")),
-        "sidecars": tuple(run.path.parent / file for file in sidecars[:1]),
-    }
+    motion = run.own(MOTION) or run.own(MOTION._replace(desc="filtered"))
+    beside = tuple(run.path.parent / file for file in sidecars[:1])
+    return {"outliers": outliers, "motion": motion, "sidecars": beside}
 
 
 def _no_confounds(run: RunFiles, dataset: DatasetConfig) -> None:

@@ -129,7 +129,9 @@ def _find_runs(dataset: DatasetConfig, tree: Tree, group_column: str | None) -> 
         unwanted=taken.n_unwanted,
         other=taken.n_other,
     )
-    return FoundRuns(sorted(runs, key=_corpus_order), sorted(rejections, key=lambda r: r.source), counts)
+    # As runs.tsv is sorted within a data set.
+    runs.sort(key=lambda run: (*(run.entities.get(k, "") for k in ("sub", "ses", "task", "run")), run.key))
+    return FoundRuns(runs, sorted(rejections, key=lambda r: r.source), counts)
 
 
 def _list_scans(dataset: DatasetConfig, root: Path, tree: Tree) -> Listing:
@@ -143,11 +145,6 @@ def _list_scans(dataset: DatasetConfig, root: Path, tree: Tree) -> Listing:
 def _n_files(scans: Iterable[Scan | RunSource]) -> int:
     """Count files: a pair of hemispheres is two."""
     return sum(1 if scan.right is None else 2 for scan in scans)
-
-
-def _corpus_order(run: RunSource) -> tuple[str, ...]:
-    """Return what runs.tsv is sorted by, within a data set."""
-    return (*(run.entities.get(k, "") for k in ("sub", "ses", "task", "run")), run.key)
 
 
 def _add_names(dataset: DatasetConfig, scans: list[Scan]) -> tuple[list[Scan], list[Rejection]]:

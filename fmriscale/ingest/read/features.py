@@ -59,18 +59,13 @@ class VoxelMap:
     atlas_feature: np.ndarray  # int32, its feature
 
 
-def feature_files(config: FeatureConfig) -> list[Path]:
-    """Return the files that define a feature space."""
-    atlas = None if config.labels_img is None or is_atlas_name(config.labels_img) else config.labels_img
-    given = [atlas, config.mask_img, config.template, config.parcels, *(config.labels_gii or [])]
-    given += [config.labels] if isinstance(config.labels, str) else []
-    return [expand(path) for path in given if path]
-
-
 @cached(LRUCache(maxsize=64), key=repr, info=True)
 def load_features(config: FeatureConfig) -> Features:
     """Read a feature space from its recipe."""
-    for path in feature_files(config):
+    is_named = config.labels_img is not None and is_atlas_name(config.labels_img)
+    given = [None if is_named else config.labels_img, config.mask_img, config.template, config.parcels]
+    given += [*(config.labels_gii or []), config.labels if isinstance(config.labels, str) else None]
+    for path in map(expand, filter(None, given)):
         if not path.is_file():
             raise UserError(f"{path}: no such file; features '{config.name}' need it")
     if config.columns is not None:
@@ -83,7 +78,7 @@ def load_features(config: FeatureConfig) -> Features:
         return Features(*grayordinates.load_structures(config, config.structures))
     if config.parcels is not None:
         return Features(*grayordinates.load_parcels(config, expand(config.parcels)))
-    if config.labels_img is not None and is_atlas_name(config.labels_img):
+    if config.labels_img is not None and is_named:
         atlas = fetch_atlas(config.labels_img)
         return _load_labels(config, atlas.path, atlas)
     path = expand(config.labels_img or config.mask_img or "")
@@ -160,11 +155,10 @@ def map_to_grid(members: VolumeMembers, image: Image) -> VoxelMap:
     return _map_to_grid(members, image.shape, image.affine.astype(np.float64).tobytes())
 
 
-def _map_bytes(voxel_map: VoxelMap) -> int:
-    return sum(array.nbytes for array in vars(voxel_map).values())
+_MAPS = LRUCache(maxsize=MAP_BYTES, getsizeof=lambda map_: sum(a.nbytes for a in vars(map_).values()))
 
 
-@cached(LRUCache(maxsize=MAP_BYTES, getsizeof=_map_bytes), info=True)
+@cached(_MAPS, info=True)
 def _map_to_grid(members: VolumeMembers, shape: tuple[int, int, int], affine_bytes: bytes) -> VoxelMap:
     affine = np.frombuffer(affine_bytes).reshape(4, 4)
     atlas_voxels = np.argwhere(members.index >= 0)

@@ -5,7 +5,6 @@ report and MLflow. Every fit (a method, a fold, a size, a seed) stands alone: pr
 later runs of the same command share the work, and only all of them together make a summary.
 """
 
-import argparse
 import json
 import os
 import shlex
@@ -13,7 +12,7 @@ import shutil
 import sys
 from typing import TYPE_CHECKING, Any
 
-from fmriscale.common.array_tasks import add_flags, resolve_task
+from fmriscale.common.array_tasks import read_flags
 from fmriscale.common.errors import EXIT_OK, UserError
 from fmriscale.common.files import atomic_write, expand, writing_to
 from fmriscale.config import ProbeConfig
@@ -32,14 +31,14 @@ SUMMARY = "summary.json"
 
 def main(args: list[str]) -> int:
     """Run the verb; return the exit code."""
-    flags, recipe = read_flags(args)
+    usage = "fmriscale probe --config FILE [--task-id I --num-tasks N | --finish] [--KEY VALUE]"
+    parser = CommandLine(prog="fmriscale probe", usage=usage, add_help=False, allow_abbrev=False)
+    part, finishing = "compute part I = 0 ... N-1 of the fits", "write the summary when all parts are there"
+    flags, recipe = read_flags(parser, args, part, finishing)
     config = parse(ProbeConfig, recipe, prog="fmriscale probe")
     out = expand(config.out)
-    for name, what in (
-        ("corpus.json", "a corpus"),
-        ("metrics.jsonl", "a pre-training run"),
-        ("cells", "a study"),
-    ):
+    others = {"corpus.json": "a corpus", "metrics.jsonl": "a pre-training run", "cells": "a study"}
+    for name, what in others.items():
         if (out / name).exists():
             raise UserError(f"{out}: holds {what}, which a probe would spoil; choose another out")
     if not is_url(config.corpus):
@@ -79,28 +78,9 @@ def main(args: list[str]) -> int:
             with writing_to(out):
                 finish(runner, all_fits, identity, log)
     if not alone:
-        print(
-            f"task {flags.task_id} of {flags.num_tasks}: its {len(own)} of {len(all_fits)} results are "
-            "there; --finish writes the summary when every task is done"
-        )
+        done = f"its {len(own)} of {len(all_fits)} results are there; --finish writes the summary when every"
+        print(f"task {flags.task_id} of {flags.num_tasks}: {done} task is done")
     return EXIT_OK
-
-
-def read_flags(args: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Take what says how to run from the command line; the rest is the recipe's."""
-    parser = CommandLine(
-        prog="fmriscale probe",
-        usage="fmriscale probe --config FILE [--task-id I --num-tasks N | --finish] [--KEY VALUE]",
-        add_help=False,
-        allow_abbrev=False,
-    )
-    group = parser.add_argument_group("how to run (not part of the recipe)")
-    add_flags(group, "compute part I = 0 ... N-1 of the fits", "write the summary when all parts are there")
-    if {"-h", "--help"} & set(args):
-        print(parser.format_help())
-    flags, recipe = parser.parse_known_args(args)
-    resolve_task(flags)
-    return flags, recipe
 
 
 def headlines(probe: "Probe") -> str:

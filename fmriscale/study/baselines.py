@@ -1,6 +1,7 @@
 """What a study has to beat: simple classifiers on the same windows and the same pairs, and controls.
 
 Everything is fitted on the training side of the fold. N windows, L volumes, P pairs, V features, K labels.
+Features of windows are an array [N, V], or are computed as they are indexed (`Connectivity`).
 """
 
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 
+from fmriscale.study.connectivity import Connectivity, has_connectivity
 from fmriscale.study.pairs import Pairs
 from fmriscale.study.scores import Score, mean_score, score
 from fmriscale.study.windows import Windows
@@ -27,7 +29,11 @@ SMALLEST_MEAN = 0.01
 MOST_VALUES = 2**24
 """Features of training pairs that a logistic regression gets (64 MiB); of more pairs, some are drawn."""
 BLOCK = 2048
-"""Pairs whose features are computed at a time."""
+"""Pairs whose features are computed at a time, at most."""
+MOST_CONNECTIVITY = 2**27
+"""Connectivity values of training windows (512 MiB); of more windows, some are drawn."""
+
+Features = np.ndarray | Connectivity
 
 
 def baselines(
@@ -46,11 +52,20 @@ def baselines(
         fitted = pair_logistic().fit(features, same_P)
         return scored(in_blocks(test, lambda pairs: fitted.decision_function(pair_features(mean_NV, pairs))))
 
+    connected = {}
+    if has_connectivity(windows.bold_NLV):
+        features_NF = Connectivity(windows.bold_NLV)
+        fewer = some_windows(
+            train, MOST_CONNECTIVITY // features_NF.shape[1], np.random.default_rng([seed, 7])
+        )
+        connected["connectivity"] = scored(*category(windows, features_NF, fewer, test))
+        connected["connectivity_correlation"] = scored(*correlation(features_NF, fewer, test))
     same_run_P = windows.run_N[test.left_P] == windows.run_N[test.right_P]
     return {
         "category": scored(*category(windows, mean_NV, train, test)),
         "pair_logistic": logistic(some.same_P),
         "correlation": scored(*correlation(mean_NV, train, test)),
+        **connected,
         "run_means": scored(run_means(windows, some, test)),
         "persistence": scored(*persistence(windows, train, test)),
         "same_run": scored(same_run_P.astype(float), 0.5),
@@ -61,23 +76,24 @@ def baselines(
 # ---------------------------------------------------------------- methods without an encoder
 
 
-def category(windows: Windows, mean_NV: np.ndarray, train: Pairs, test: Pairs) -> tuple[np.ndarray, float]:
+def category(windows: Windows, features_NV: Features, train: Pairs, test: Pairs) -> tuple[np.ndarray, float]:
     """Return how much a classifier's guesses at the labels of a pair's windows agree, [P], and a threshold.
 
-    A linear support vector machine on standardised window means, one label against the rest, whose C inner
-    folds choose on the training side. The agreement is the inner product of the two windows' decision values,
-    centred over the labels: with two labels the product of their signed distances to the border, with more
-    positive where both lean to the same labels. The threshold is fitted to training pairs whose windows were
-    left out in the inner folds; it is 0 where the design permits none.
+    A linear support vector machine on standardised features of windows (their means, or their connectivity),
+    one label against the rest, whose C inner folds choose on the training side. The agreement is the inner
+    product of the two windows' decision values, centred over the labels: with two labels the product of their
+    signed distances to the border, with more positive where both lean to the same labels. The threshold is
+    fitted to training pairs whose windows were left out in the inner folds; it is 0 where the design permits
+    none.
     """
-    members = np.unique(np.concatenate([train.left_P, train.right_P]))
-    x, label = mean_NV[members], windows.label_N[members]
+    members = members_of(train)
+    x, label = features_NV[members], windows.label_N[members]
     penalty, threshold = 1.0, 0.0
     if splits := inner_splits(windows, members, test):
         search = GridSearchCV(svm(penalty), {"linearsvc__C": list(PENALTIES)}, cv=splits, refit=False)
         penalty = search.fit(x, label).best_params_["linearsvc__C"]
         # Labels that only the other side of a transfer has are unknown here.
-        unseen_NK = np.full((len(mean_NV), len(np.unique(label))), np.nan)
+        unseen_NK = np.full((len(windows.label_N), len(np.unique(label))), np.nan)
         for kept, left_out in splits:
             fitted = svm(penalty).fit(x[kept], label[kept])
             unseen_NK[members[left_out]] = decisions(fitted, x[left_out])
@@ -85,7 +101,11 @@ def category(windows: Windows, mean_NV: np.ndarray, train: Pairs, test: Pairs) -
         known = np.isfinite(value_P)
         if len(set(train.same_P[known])) == 2:
             threshold = midpoint(value_P[known], train.same_P[known])
-    return agreement(decisions(svm(penalty).fit(x, label), mean_NV), test), threshold
+    fitted, tested = svm(penalty).fit(x, label), members_of(test)
+    tested_NK = np.full((len(windows.label_N), len(np.unique(label))), np.nan)
+    for some in np.array_split(tested, -(-len(tested) // rows_of_block(features_NV))):
+        tested_NK[some] = decisions(fitted, features_NV[some])
+    return agreement(tested_NK, test), threshold
 
 
 def svm(penalty: float) -> Pipeline:
@@ -128,15 +148,20 @@ def pair_logistic() -> Pipeline:
     return make_pipeline(StandardScaler(), LogisticRegression(C=1e-3, max_iter=1000))
 
 
-def correlation(mean_NV: np.ndarray, train: Pairs, test: Pairs) -> tuple[np.ndarray, float]:
+def correlation(features_NV: Features, train: Pairs, test: Pairs) -> tuple[np.ndarray, float]:
     """Return the correlation of each test pair's patterns and the threshold fitted on training pairs."""
-    centred_NV = mean_NV - mean_NV.mean(axis=1, keepdims=True)
-    unit_NV = centred_NV / np.maximum(np.linalg.norm(centred_NV, axis=1, keepdims=True), 1e-6)
 
     def value(pairs: Pairs) -> np.ndarray:
-        return np.einsum("pv,pv->p", unit_NV[pairs.left_P], unit_NV[pairs.right_P])
+        # A window that is in several pairs of the block is computed once.
+        window, place = np.unique(np.concatenate((pairs.left_P, pairs.right_P)), return_inverse=True)
+        unit_NV = features_NV[window]
+        unit_NV = unit_NV - unit_NV.mean(axis=1, keepdims=True)
+        unit_NV /= np.maximum(np.linalg.norm(unit_NV, axis=1, keepdims=True), 1e-6)
+        left_P, right_P = np.split(place, 2)
+        return np.einsum("pv,pv->p", unit_NV[left_P], unit_NV[right_P])
 
-    return in_blocks(test, value), midpoint(in_blocks(train, value), train.same_P)
+    block = min(BLOCK, rows_of_block(features_NV))
+    return in_blocks(test, value, block), midpoint(in_blocks(train, value, block), train.same_P)
 
 
 # ---------------------------------------------------------------- shortcuts and controls
@@ -165,7 +190,7 @@ def persistence(windows: Windows, train: Pairs, test: Pairs) -> tuple[np.ndarray
     volume given the left one's last, against its own distribution, summed over the features; or the same
     with left and right exchanged, whichever is higher.
     """
-    members = np.unique(np.concatenate([train.left_P, train.right_P]))
+    members = members_of(train)
     trained_NLV = windows.bold_NLV[members].astype(np.float32) - windows.run_mean_NV[members, None]
     power_V = np.maximum(np.square(trained_NLV).mean(axis=(0, 1)), 1e-6)
     r_V = np.zeros_like(power_V)
@@ -214,7 +239,28 @@ def some_pairs(pairs: Pairs, n_features: int, rng: np.random.Generator) -> Pairs
     return pairs.take(np.sort(rng.choice(len(pairs), most, replace=False)))
 
 
-def in_blocks(pairs: Pairs, value_of: Callable[[Pairs], np.ndarray]) -> np.ndarray:
+def some_windows(pairs: Pairs, most: int, rng: np.random.Generator) -> Pairs:
+    """Return the pairs, or as many drawn from them as have no more than so many windows."""
+    if len(members_of(pairs)) <= most:
+        return pairs
+    order = rng.permutation(len(pairs))
+    both = np.stack([pairs.left_P[order], pairs.right_P[order]], axis=1)
+    first = np.unique(both, return_index=True)[1] // 2  # place of the pair that brings each window
+    n_windows = np.cumsum(np.bincount(first, minlength=len(pairs)))
+    return pairs.take(np.sort(order[n_windows <= max(most, 4)]))
+
+
+def members_of(pairs: Pairs) -> np.ndarray:
+    """Return the windows of pairs, each once."""
+    return np.unique(np.concatenate([pairs.left_P, pairs.right_P]))
+
+
+def rows_of_block(features_NV: Features) -> int:
+    """Return of how many windows (or pairs) features are in memory at a time."""
+    return max(16, MOST_VALUES // features_NV.shape[1])
+
+
+def in_blocks(pairs: Pairs, value_of: Callable[[Pairs], np.ndarray], block: int = BLOCK) -> np.ndarray:
     """Return a value of each pair, [P], without the features of all pairs in memory at a time."""
-    blocks = np.array_split(np.arange(len(pairs)), -(-len(pairs) // BLOCK))
+    blocks = np.array_split(np.arange(len(pairs)), -(-len(pairs) // block))
     return np.concatenate([value_of(pairs.take(block)) for block in blocks])

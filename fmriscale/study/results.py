@@ -18,6 +18,7 @@ from fmriscale.common.files import atomic_write, expand
 from fmriscale.common.version import __version__
 from fmriscale.config import StudyConfig
 from fmriscale.config.recipe import to_dict
+from fmriscale.study.connectivity import has_connectivity
 from fmriscale.study.controls import origin_of
 from fmriscale.study.data import Study
 from fmriscale.study.jobs import Baselines, Cell, Final, Job, arms, encoder_folder, final_cell, jobs, sizes
@@ -116,6 +117,7 @@ def job_hash(study: Study, job: Job) -> str:
         case Baselines():
             del settings["model"], settings["train"]
             own = [asdict(job), sizes(config)[-1], sklearn.__version__]
+            own += ["connectivity"] if has_connectivity(study.windows.bold_NLV) else []
     versions = [__version__, torch.__version__, np.__version__]
     return digest([settings, own, study.fingerprint, versions])
 

@@ -22,6 +22,8 @@ TITLES = {
     "category": "window classifier (SVM)",
     "pair_logistic": "pair logistic",
     "correlation": "correlation",
+    "connectivity": "connectivity classifier (SVM)",
+    "connectivity_correlation": "connectivity correlation",
     "run_means": "run means",
     "persistence": "persistence",
     "same_run": "same-run oracle",

@@ -2,6 +2,7 @@
 
 The claim: a pre-trained encoder decodes better than a fresh one. Before the difference is believed, the
 verdict asks what else could make it: leaking labels, runs that give the label away, too few units, shortcuts.
+A gain counts only if the pre-trained arm also beats the best of the baselines that need no encoder.
 """
 
 from typing import Any
@@ -14,6 +15,8 @@ SIMPLE = {
     "category": "a linear SVM on single windows",
     "pair_logistic": "a logistic regression on pairs",
     "correlation": "correlation",
+    "connectivity": "a linear SVM on the connectivity of single windows",
+    "connectivity_correlation": "correlation of the windows' connectivity",
     "persistence": "persistence (does one window continue the other?)",
 }
 """Baselines without an encoder, as a sentence names them."""
@@ -34,10 +37,11 @@ def verdict(summary: Summary) -> dict[str, Any]:
     elif fault := flaw(summary, gain):
         reasons = [fault]
     else:
-        survives, reason = judge(summary, gain)
+        gained, reason = judge(summary, gain)
+        survives, reason = beside_simple(summary, gain, reason) if gained else (gained, reason)
         oracle = run_oracle(summary)
         may_be_run = f"part may be run: a same-run oracle scores {percent(oracle)} %"
-        reasons = [reason, *([may_be_run] if oracle > 0.5 + LEAK else []), *rivals(summary, survives)]
+        reasons = [reason, *([may_be_run] if oracle > 0.5 + LEAK else []), *rivals(summary, gained)]
         reasons += [*by_condition(summary), *by_size(summary), *speed(summary), *backwards(summary)]
     return {"sentence": "; ".join([*reasons, *cautions(summary)]) + ".", "survives": survives}
 
@@ -120,10 +124,32 @@ def judge(summary: Summary, gain: Row) -> tuple[bool | None, str]:
     return True, f"Yes: the pre-trained arm's advantage survives {protocol}: {size}{bracketed(trainings)}"
 
 
-def rivals(summary: Summary, survives: bool | None) -> list[str]:
-    """Name controls, and the best of the simple baselines, that the pre-trained arm does not beat."""
+def beside_simple(summary: Summary, gain: Row, reason: str) -> tuple[bool | None, str]:
+    """Return whether a gain counts beside the best simple baseline, and the reason."""
+    best = next(iter(best_simple(summary)), None)
+    if best is None:
+        return True, reason
+    named = f"the best simple baseline, {SIMPLE[best]}"
+    if (how := standing(summary, best)) is None:
+        return True, f"{reason}; it also beats {named} ({arm_within(summary, best, '')})"
+    survives, word = (False, "No") if how == "does better" else (None, "Open")
+    return survives, (
+        f"{word}: under {summary['protocol']} the pre-trained arm is ahead of the fresh one by "
+        f"{difference(gain)}, {counted(gain['n'], summary['unit'])}, but {named}, {how} "
+        f"({arm_within(summary, best, '')} against {percent(accuracy(summary, 'pretrained')['mean'])} %): a "
+        "gain counts only if the pre-trained arm beats that one too"
+    )
+
+
+def best_simple(summary: Summary) -> list[str]:
+    """Return the baselines without an encoder that are above chance, the best first."""
     decoding = [name for name in SIMPLE if above_chance(summary, name)]
-    best_first = sorted(decoding, key=lambda name: -accuracy(summary, name)["mean"])
+    return sorted(decoding, key=lambda name: -accuracy(summary, name)["mean"])
+
+
+def rivals(summary: Summary, gained: bool | None) -> list[str]:
+    """Name controls, and the best of the simple baselines, that the pre-trained arm does not beat."""
+    best_first = best_simple(summary)
     if not above_chance(summary, "pretrained"):
         return [
             f"yet there is something to decode: {SIMPLE[name]} reaches {arm_within(summary, name, '')}"
@@ -133,11 +159,11 @@ def rivals(summary: Summary, survives: bool | None) -> list[str]:
         f"the control '{content['title']}' {how} ({arm_within(summary, name, '')}), "
         "so what it lacks is not shown to help"
         for name, content in summary["arms"].items()
-        if survives and content["kind"] == "control" and (how := standing(summary, name))
+        if gained and content["kind"] == "control" and (how := standing(summary, name))
     ]
     simple = [
         f"{SIMPLE[name]} {how} ({arm_within(summary, name, '')})"
-        for name in best_first
+        for name in best_first[1 if gained else 0 :]  # a gain was held against the best
         if (how := standing(summary, name))
     ]
     return controls + simple[:1]

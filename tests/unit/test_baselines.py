@@ -3,17 +3,22 @@ from typing import Literal
 
 import numpy as np
 import pytest
+from nilearn.connectome import ConnectivityMeasure
 from sklearn.metrics import roc_auc_score
 
 from fmriscale.config import TaskConfig
+from fmriscale.study import baselines as module
 from fmriscale.study.baselines import (
     baselines,
     category,
+    correlation,
     inner_splits,
     persistence,
     run_means,
     some_pairs,
+    some_windows,
 )
+from fmriscale.study.connectivity import Connectivity, has_connectivity
 from fmriscale.study.pairs import Pairs, draw_label_pairs
 from fmriscale.study.scores import auc, score
 from fmriscale.study.windows import Windows
@@ -164,6 +169,78 @@ def test_inner_folds_leave_out_what_the_outer_ones_do():
     # One person with a run a label: whatever is left out, a label is missing; C stays as it is.
     two_runs = np.flatnonzero((person == "1") & (windows.order_N < 2))
     assert inner_splits(windows, two_runs, by_person) == []
+
+
+# ---------------------------------------------------------------- connectivity
+
+
+def connected_windows(strength: float, length: int = 24, n_features: int = 30, seed: int = 0) -> Windows:
+    """Windows whose labels differ in what goes together with what, and in no mean."""
+    windows = timbre_windows(0.0, 0.0)
+    rng = np.random.default_rng(seed)
+    sources = rng.standard_normal((2, 4, n_features))
+    shape = (len(windows.label_N), length)
+    x = rng.standard_normal((*shape, n_features))
+    x += strength * np.einsum("nlk,nkv->nlv", rng.standard_normal((*shape, 4)), sources[windows.label_N])
+    x -= x.mean(axis=1, keepdims=True)
+    return replace(windows, bold_NLV=x.astype(np.float16))
+
+
+def test_connectivity_finds_what_window_means_cannot_hold():
+    found = areas(connected_windows(0.4), "cross_run")
+    assert found["connectivity"] > 0.9 and found["connectivity_correlation"] > 0.7
+    for name in ("category", "pair_logistic", "correlation", "same_run"):
+        assert found[name] == pytest.approx(0.5, abs=0.08), (name, found)
+    nothing = areas(connected_windows(0.0), "cross_run")
+    assert all(value == pytest.approx(0.5, abs=0.06) for value in nothing.values()), nothing
+
+
+@pytest.mark.parametrize(
+    ("shape", "there"),
+    [((10, 30), True), ((9, 30), False), ((10, 2), False), ((10, 1000), True), ((10, 1001), False)],
+)
+def test_short_windows_and_very_many_features_have_no_connectivity(shape, there):
+    assert has_connectivity(np.zeros((2, *shape), np.float16)) is there
+    if shape[1] == 30:
+        assert ("connectivity" in areas(connected_windows(0.0, length=shape[0]), "cross_run")) is there
+
+
+def test_connectivity_is_that_of_nilearn():
+    bold_NLV = connected_windows(0.4).bold_NLV[:5]
+    signals = [window - window.mean(axis=0) for window in bold_NLV.astype(np.float64)]
+    signals = [window / window.std(axis=0) for window in signals]
+    measure = ConnectivityMeasure(
+        kind="correlation", vectorize=True, discard_diagonal=True, standardize=False
+    )
+    expected = np.sort(np.arctanh(measure.fit_transform(signals)), axis=1)
+    found = Connectivity(bold_NLV)[np.arange(5)]
+    assert found.dtype == np.float32 and found.shape == (5, 30 * 29 // 2)
+    np.testing.assert_allclose(np.sort(found, axis=1), expected, atol=1e-5)
+    flat = bold_NLV.copy()
+    flat[:, :, 3] = 2  # a region that is missing
+    assert np.isfinite(Connectivity(flat)[np.arange(5)]).all()
+
+
+def test_features_that_come_in_blocks_give_what_all_of_them_give_at_once(monkeypatch):
+    windows = connected_windows(0.2)
+    train, test = sides(windows, TaskConfig())
+    blocks = Connectivity(windows.bold_NLV)
+    whole = blocks[np.arange(len(windows.label_N))]
+    for method in (lambda f: category(windows, f, train, test), lambda f: correlation(f, train, test)):
+        value, threshold = method(whole)
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "MOST_VALUES", 20 * blocks.shape[1])
+            other, its_threshold = method(blocks)
+        np.testing.assert_allclose(other, value, rtol=1e-4, atol=1e-5)
+        assert its_threshold == pytest.approx(threshold, rel=1e-4, abs=1e-5)
+
+
+def test_of_very_many_windows_some_are_drawn():
+    windows = timbre_windows(0.0, 0.0)
+    train, _ = sides(windows, TaskConfig())
+    few = some_windows(train, 100, np.random.default_rng(0))
+    assert 80 < len(np.unique([few.left_P, few.right_P])) <= 100 and set(few.same_P) == {0, 1}
+    assert some_windows(train, 10_000, np.random.default_rng(0)) is train
 
 
 def autoregression(r: float, seed: int = 0) -> tuple[Windows, Pairs]:

@@ -7,6 +7,7 @@ Features of windows are an array [N, V], or are computed as they are indexed (`C
 from collections.abc import Callable
 
 import numpy as np
+from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold
 from sklearn.pipeline import Pipeline, make_pipeline
@@ -88,29 +89,36 @@ def category(windows: Windows, features_NV: Features, train: Pairs, test: Pairs)
     """
     members = members_of(train)
     x, label = features_NV[members], windows.label_N[members]
-    penalty, threshold = 1.0, 0.0
+    penalty, threshold, rotated = 1.0, 0.0, isinstance(features_NV, Connectivity)
     if splits := inner_splits(windows, members, test):
-        search = GridSearchCV(svm(penalty), {"linearsvc__C": list(PENALTIES)}, cv=splits, refit=False)
+        search = GridSearchCV(
+            svm(penalty, rotated), {"linearsvc__C": list(PENALTIES)}, cv=splits, refit=False
+        )
         penalty = search.fit(x, label).best_params_["linearsvc__C"]
         # Labels that only the other side of a transfer has are unknown here.
         unseen_NK = np.full((len(windows.label_N), len(np.unique(label))), np.nan)
         for kept, left_out in splits:
-            fitted = svm(penalty).fit(x[kept], label[kept])
+            fitted = svm(penalty, rotated).fit(x[kept], label[kept])
             unseen_NK[members[left_out]] = decisions(fitted, x[left_out])
         value_P = agreement(unseen_NK, train)
         known = np.isfinite(value_P)
         if len(set(train.same_P[known])) == 2:
             threshold = midpoint(value_P[known], train.same_P[known])
-    fitted, tested = svm(penalty).fit(x, label), members_of(test)
+    fitted, tested = svm(penalty, rotated).fit(x, label), members_of(test)
     tested_NK = np.full((len(windows.label_N), len(np.unique(label))), np.nan)
     for some in np.array_split(tested, -(-len(tested) // rows_of_block(features_NV))):
         tested_NK[some] = decisions(fitted, features_NV[some])
     return agreement(tested_NK, test), threshold
 
 
-def svm(penalty: float) -> Pipeline:
-    """Return an unfitted linear support vector machine on standardised windows."""
-    return make_pipeline(StandardScaler(), LinearSVC(C=penalty))
+def svm(penalty: float, rotated: bool = False) -> Pipeline:
+    """Return an unfitted linear support vector machine on standardised windows.
+
+    Rotated: in the space that the training windows span. The classifier is the same, and found sooner where
+    features are many more than windows.
+    """
+    rotation = [PCA(svd_solver="full")] if rotated else []
+    return make_pipeline(StandardScaler(), *rotation, LinearSVC(C=penalty))
 
 
 def decisions(fitted: Pipeline, x_NV: np.ndarray) -> np.ndarray:

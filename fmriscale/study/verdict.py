@@ -131,7 +131,7 @@ def beside_simple(summary: Summary, gain: Row, reason: str) -> tuple[bool | None
         return True, reason
     named = f"the best simple baseline, {SIMPLE[best]}"
     if (how := standing(summary, best)) is None:
-        return True, f"{reason}; it also beats {named} ({arm_within(summary, best, '')})"
+        return True, f"{reason}; it also beats {named} ({percent(accuracy(summary, best)['mean'])} %)"
     survives, word = (False, "No") if how == "does better" else (None, "Open")
     return survives, (
         f"{word}: under {summary['protocol']} the pre-trained arm is ahead of the fresh one by "

@@ -231,8 +231,9 @@ def test_features_that_come_in_blocks_give_what_all_of_them_give_at_once(monkeyp
         with monkeypatch.context() as patch:
             patch.setattr(module, "MOST_VALUES", 20 * blocks.shape[1])
             other, its_threshold = method(blocks)
-        np.testing.assert_allclose(other, value, rtol=1e-4, atol=1e-5)
-        assert its_threshold == pytest.approx(threshold, rel=1e-4, abs=1e-5)
+        # The classifier is fitted in a rotated space, to a tolerance.
+        np.testing.assert_allclose(other, value, rtol=1e-2, atol=2e-3)
+        assert its_threshold == pytest.approx(threshold, rel=1e-2, abs=2e-3)
 
 
 def test_of_very_many_windows_some_are_drawn():

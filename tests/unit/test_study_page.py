@@ -127,7 +127,7 @@ def test_pairs_of_two_people_are_drawn_with_the_partners(tmp_path):
 def test_the_printed_table_holds_every_arm_and_fits_a_terminal(cross_run, paper):
     for summary in (cross_run, paper):
         lines = report_text(summary).splitlines()
-        assert max(map(len, lines)) <= COLUMNS and len(lines) <= 46
+        assert max(map(len, lines)) <= COLUMNS and len(lines) <= 47
         text = " ".join(lines)
         for content in summary["arms"].values():
             found = content["by_condition"]["all"]

@@ -86,7 +86,7 @@ def test_an_advantage_that_survives():
     assert (
         "to reach the fresh arm's best AUC it needs -2.0 epochs [-2.0, -2.0] (p = 0.031, 6 folds)" in sentence
     )
-    assert "it also beats the best simple baseline, a linear SVM on single windows (58.0 % [" in sentence
+    assert "it also beats the best simple baseline, a linear SVM on single windows (58.0 %)" in sentence
     for absent in ("backwards", "at chance", "may be run", "chosen on the test"):
         assert absent not in sentence
 

@@ -117,8 +117,9 @@ def svm(penalty: float, rotated: bool = False) -> Pipeline:
     Rotated: in the space that the training windows span. The classifier is the same, and found sooner where
     features are many more than windows.
     """
-    rotation = [PCA(svd_solver="full")] if rotated else []
-    return make_pipeline(StandardScaler(), *rotation, LinearSVC(C=penalty))
+    if not rotated:
+        return make_pipeline(StandardScaler(), LinearSVC(C=penalty))
+    return make_pipeline(StandardScaler(), PCA(svd_solver="full"), LinearSVC(C=penalty, dual=True))
 
 
 def decisions(fitted: Pipeline, x_NV: np.ndarray) -> np.ndarray:

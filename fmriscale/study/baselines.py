@@ -60,7 +60,7 @@ def baselines(
             train, MOST_CONNECTIVITY // features_NF.shape[1], np.random.default_rng([seed, 7])
         )
         connected["connectivity"] = scored(*category(windows, features_NF, fewer, test))
-        connected["connectivity_correlation"] = scored(*correlation(features_NF, fewer, test))
+        connected["connectivity_correlation"] = scored(*correlation(features_NF, fewer, test, less_mean=True))
     same_run_P = windows.run_N[test.left_P] == windows.run_N[test.right_P]
     return {
         "category": scored(*category(windows, mean_NV, train, test)),
@@ -157,13 +157,22 @@ def pair_logistic() -> Pipeline:
     return make_pipeline(StandardScaler(), LogisticRegression(C=1e-3, max_iter=1000))
 
 
-def correlation(features_NV: Features, train: Pairs, test: Pairs) -> tuple[np.ndarray, float]:
-    """Return the correlation of each test pair's patterns and the threshold fitted on training pairs."""
+def correlation(
+    features_NV: Features, train: Pairs, test: Pairs, less_mean: bool = False
+) -> tuple[np.ndarray, float]:
+    """Return the correlation of each test pair's patterns and the threshold fitted on training pairs.
+
+    Less the mean of the training windows where that is most of every pattern, as in connectivity.
+    """
+    members, mean_V = members_of(train), 0.0
+    if less_mean:
+        parts = np.array_split(members, -(-len(members) // rows_of_block(features_NV)))
+        mean_V = sum(features_NV[part].sum(axis=0) for part in parts) / len(members)
 
     def value(pairs: Pairs) -> np.ndarray:
         # A window that is in several pairs of the block is computed once.
         window, place = np.unique(np.concatenate((pairs.left_P, pairs.right_P)), return_inverse=True)
-        unit_NV = features_NV[window]
+        unit_NV = features_NV[window] - mean_V
         unit_NV = unit_NV - unit_NV.mean(axis=1, keepdims=True)
         unit_NV /= np.maximum(np.linalg.norm(unit_NV, axis=1, keepdims=True), 1e-6)
         left_P, right_P = np.split(place, 2)

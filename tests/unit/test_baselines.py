@@ -226,7 +226,11 @@ def test_features_that_come_in_blocks_give_what_all_of_them_give_at_once(monkeyp
     train, test = sides(windows, TaskConfig())
     blocks = Connectivity(windows.bold_NLV)
     whole = blocks[np.arange(len(windows.label_N))]
-    for method in (lambda f: category(windows, f, train, test), lambda f: correlation(f, train, test)):
+    methods = (
+        lambda features: category(windows, features, train, test),
+        lambda features: correlation(features, train, test, less_mean=True),
+    )
+    for method in methods:
         value, threshold = method(whole)
         with monkeypatch.context() as patch:
             patch.setattr(module, "MOST_VALUES", 20 * blocks.shape[1])

@@ -119,7 +119,9 @@ def svm(penalty: float, rotated: bool = False) -> Pipeline:
     """
     if not rotated:
         return make_pipeline(StandardScaler(), LinearSVC(C=penalty))
-    return make_pipeline(StandardScaler(), PCA(svd_solver="full"), LinearSVC(C=penalty, dual=True))
+    # By default, as many dimensions as windows are left to the other solver, which does not converge.
+    machine = LinearSVC(C=penalty, dual=True)  # pyright: ignore[reportArgumentType]
+    return make_pipeline(StandardScaler(), PCA(svd_solver="full"), machine)
 
 
 def decisions(fitted: Pipeline, x_NV: np.ndarray) -> np.ndarray:

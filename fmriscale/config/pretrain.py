@@ -163,6 +163,10 @@ class ModelConfig(Settings):
     start: Literal["random", "identity"] = "random"
     """identity: blocks start as nothing but their residual, so that a new encoder is its projection alone
     (presets with norms before each sub-layer)."""
+    init_projection: Literal["random", "whiten", "shared"] = "random"
+    """Where the input projection starts, fitted on the training runs before the first step: whiten = their
+    principal directions, scaled to unit variance; shared = the directions in which people who share a
+    stimulus are most alike (needs a stimulus in the corpus recipe). The width that is left stays random."""
 
     def _broken_rules(self) -> Iterator[Rule]:
         for name in ("d_model", "n_layers", "n_heads"):

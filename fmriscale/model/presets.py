@@ -62,6 +62,11 @@ def resolve_encoder(model: ModelConfig, spaces: dict[str, int], length: int) -> 
     """Complete a recipe's model from its preset, the features of each space and the volumes of a sequence."""
     chosen = {name: value for name, value in dataclasses.asdict(model).items() if value is not None}
     values = PRESETS[model.preset] | chosen
+    if (start := values.pop("init_projection")) != "random" and values["positions"] == "learned":
+        raise UserError(
+            f"model.init_projection {start} needs a projection, which preset {model.preset} has not: take "
+            "preset tiny or base, or model.init_projection random"
+        )
     if values["start"] == "identity" and values["norm"] == "post":
         raise UserError(
             "model.start identity needs norms before each sub-layer, which preset paper has after it: take "

@@ -13,6 +13,7 @@ from fmriscale.reports.page import ACCENT, CURVE_STYLE, GREY, INK, MUTED, WARM, 
 STEP = {"step", "loss", "finite", "seen", "pairs_per_s"}  # What the line of a step has at least
 POINTS = 400  # Most points of a curve: each is the mean of as many steps as it takes
 MOST_DATASETS = 12  # Data sets that have a curve of their own, those with most pairs
+TERMS = ("ntp_loss", "masked_loss", "contrastive_loss", "connectivity_loss")
 COLOURS = (ACCENT, WARM, "#7a9a3a", "#a05195", GREY, "#c94f4f")
 
 Lines = list[dict[str, Any]]
@@ -75,29 +76,41 @@ def curve(lines: Lines, *keys: str) -> tuple[np.ndarray, np.ndarray]:
 def _tiles(steps: Lines, evals: Lines) -> list[tuple[str, str, str]]:
     """Return (figure, what it is, note)."""
     last, loss = steps[-1], curve(steps, "loss")[1]
-    tiles = [
-        (f"{last['step']:,}", "steps", ""),
-        (f"{sum(last['seen'].values()):,}", "pairs seen", ""),
-        (f"{loss[-1]:.4f}" if len(loss) else "none", "training loss", ""),
-    ]
-    if evals:
-        best = max(line["acc"] for line in evals)
-        tiles.append((f"{evals[-1]['acc']:.1%}", f"held-out accuracy (best {best:.1%})", ""))
-    rate = np.median([line["pairs_per_s"] for line in steps])
-    return [*tiles, (f"{rate:,.0f}", "pairs/s (median)", "")]
+    n_pairs = sum(last["seen"].values())
+    tiles = [(f"{last['step']:,}", "steps", "")]
+    tiles += [(f"{n_pairs:,}", "pairs seen", "")] if n_pairs else []
+    tiles += [(f"{loss[-1]:.4f}" if len(loss) else "none", "training loss", "")]
+    for key, name in (("acc", "held-out accuracy"), ("contrastive_acc", "right window first, held out")):
+        if reached := [line[key] for line in evals if key in line]:
+            tiles.append((f"{reached[-1]:.1%}", f"{name} (best {max(reached):.1%})", ""))
+    for key, name in (("pairs_per_s", "pairs/s"), ("windows_per_s", "windows/s")):
+        if rate := np.median([line.get(key, 0) for line in steps]):
+            tiles.append((f"{rate:,.0f}", f"{name} (median)", ""))
+    return tiles
 
 
 def _charts(steps: Lines, evals: Lines) -> list[tuple[str, str, str]]:
     """Return title, sentence and picture of each chart."""
-    datasets, pairs_seen = _names(steps, "acc_by_dataset"), steps[-1]["seen"]
-    shown = sorted(datasets, key=lambda name: -pairs_seen.get(name, 0))[:MOST_DATASETS]
+    datasets, seen = _names(steps, "acc_by_dataset"), steps[-1]["seen"]
+    shown = sorted(datasets, key=lambda name: -seen.get(name, 0))[:MOST_DATASETS]
     more = f" The {MOST_DATASETS} with most pairs." if len(datasets) > MOST_DATASETS else ""
+    rate = ("pairs_per_s", "pairs/s", 1) if any(seen.values()) else ("windows_per_s", "windows/s", 1)
+    is_ntp = any("acc" in line for line in steps)
+    terms = [key for key in TERMS if any(key in line for line in steps)]
     charts = [
         (
             "Loss and accuracy",
             "Lines are training pairs, dots held-out ones; dotted: chance, and what autocorrelation alone "
-            "reaches (persistence).",
-            _loss_and_accuracy(steps, evals),
+            "reaches (persistence)."
+            if is_ntp
+            else "Lines are training, dots held-out runs. The accuracy is how often the right window of "
+            "another person comes first.",
+            _loss_and_accuracy(steps, evals, "acc" if is_ntp else "contrastive_acc"),
+        ),
+        (
+            "Terms of the loss",
+            "Without their weights: training on the left, held-out runs on the right.",
+            _terms(steps, evals, terms),
         ),
         (
             "Accuracy by kind of pair",
@@ -117,10 +130,13 @@ def _charts(steps: Lines, evals: Lines) -> list[tuple[str, str, str]]:
         (
             "Speed",
             "Share of a step in which the first rank waited for data.",
-            _two(steps, ("pairs_per_s", "pairs/s", 1), ("data_wait_share", "waiting, %", 100), "speed"),
+            _two(steps, rate, ("data_wait_share", "waiting, %", 100), "speed"),
         ),
     ]
-    return [chart for chart in charts if len(datasets) > 1 or chart[0] != "Accuracy by data set"]
+    absent = {"Accuracy by data set"} if len(datasets) < 2 else set()
+    absent |= {"Terms of the loss"} if not terms else set()
+    absent |= {"Accuracy by kind of pair"} if not is_ntp else set()
+    return [chart for chart in charts if chart[0] not in absent]
 
 
 def _names(lines: Lines, key: str) -> list[str]:
@@ -128,19 +144,37 @@ def _names(lines: Lines, key: str) -> list[str]:
 
 
 @matplotlib.rc_context(CURVE_STYLE)
-def _loss_and_accuracy(steps: Lines, evals: Lines) -> str:
+def _loss_and_accuracy(steps: Lines, evals: Lines, answers: str) -> str:
     figure, (loss, accuracy) = panels(2, WIDTH, 2.9)
-    for axes, key, title in ((loss, "loss", "loss"), (accuracy, "acc", "accuracy")):
+    for axes, key, title in ((loss, "loss", "loss"), (accuracy, answers, "accuracy")):
         axes.plot(*curve(steps, key), color=ACCENT, lw=1.4, label="training")
         if evals:
             axes.plot(*curve(evals, key), "o-", color=WARM, ms=3.5, lw=0.8, label="held out")
         axes.set(title=title, xlabel="step")
-    loss.axhline(np.log(2), color=MUTED, lw=0.8, ls=":")
-    accuracy.axhline(0.5, color=MUTED, lw=0.8, ls=":")
+    if answers == "acc":
+        accuracy.axhline(0.5, color=MUTED, lw=0.8, ls=":")
+        if not any(key in steps[-1] for key in TERMS):
+            loss.axhline(np.log(2), color=MUTED, lw=0.8, ls=":")
     if evals and evals[-1].get("persistence"):
         accuracy.axhline(evals[-1]["persistence"]["acc"], color=INK, lw=0.8, ls=":")
     loss.legend(frameon=False)
     return svg(figure, "loss", "Loss and accuracy by step")
+
+
+@matplotlib.rc_context(CURVE_STYLE)
+def _terms(steps: Lines, evals: Lines, terms: list[str]) -> str:
+    """Draw the terms of the loss: training on the left, held out on the right."""
+    figure, both = panels(2, WIDTH, 2.9)
+    for axes, lines, title, marker in zip(
+        both, (steps, evals), ("training", "held out"), ("", "o"), strict=True
+    ):
+        for colour, key in zip(COLOURS, terms, strict=False):
+            label = key.removesuffix("_loss").replace("ntp", "NTP")
+            axes.plot(*curve(lines, key), marker=marker, color=colour, ms=3.5, lw=1.3, label=label)
+        axes.set(title=title, xlabel="step")
+        axes.set_ylim(bottom=0)
+    figure.legend(*both[0].get_legend_handles_labels(), loc="outside lower center", frameon=False, ncols=6)
+    return svg(figure, "terms", "Terms of the loss by step")
 
 
 @matplotlib.rc_context(CURVE_STYLE)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from fmriscale.common.errors import UserError
@@ -20,6 +21,7 @@ from fmriscale.training.data import open_groups, open_loader, teacher_for
 from fmriscale.training.distributed import World, agree_on_errors
 from fmriscale.training.micro_batch import GroupShare, fullest
 from fmriscale.training.objective import Objective
+from fmriscale.training.projection import TrainingRuns, start_projection
 from fmriscale.training.rehearsal import rehearse
 from fmriscale.training.schedule import BatchPlan, plan_run
 from fmriscale.training.state_memory import states
@@ -114,6 +116,10 @@ def build_engine(run: Run, step: int) -> Any:
     with agree_on_errors():
         with zero.zero_init(settings, run.plan, run.precision, world.device):
             model = run.objective.build(run.encoder)
+        if step == 0 and (how := run.config.model.init_projection) != "random":
+            rows = np.flatnonzero(run.corpus.runs.key.isin(run.run_keys))
+            runs = TrainingRuns(run.corpus, run.config.data, settings.seed, rows)
+            start_projection(model.encoder, how, runs, world)
         model.encoder.recompute = settings.activation_checkpointing
         engine = zero.make_engine(model, settings, run.plan, run.precision, world)
     if settings.compile:

@@ -22,6 +22,7 @@ ALL = (
     "0.3",
 )
 ACROSS = ("--train.ntp_weight", "0", "--train.contrastive_weight", "1", "--train.pool", "bins")
+ACROSS += ("--model.init_projection", "shared")
 PARTS = ("--train.contrastive_weight", "0.5", "--train.max_micro_batch", "2", "--train.pair", "siamese")
 FIGURES = ("loss", "grad_norm", "ntp_loss", "masked_loss", "contrastive_loss", "connectivity_loss")
 N_STEPS = 6

@@ -46,6 +46,23 @@ def test_one_page_holds_every_curve_and_needs_nothing_else(folder: Path):
     assert (folder / "again.html").read_text() == page
 
 
+def test_a_run_across_people_alone_has_its_own_figures(folder: Path):
+    record = folder / "metrics.jsonl"
+    lines = []
+    for step in range(1, 41):
+        line = {"step": step, "loss": 2 / step, "contrastive_loss": 1 / step, "contrastive_acc": 0.9}
+        line |= {"connectivity_loss": 0.5, "seen": {"film": 0}, "lr": 1e-3, "finite": True, "grad_norm": 1.0}
+        lines.append(line | {"pairs_per_s": 0.0, "windows_per_s": 640.0, "data_wait_share": 0.0})
+    held_out = {"loss": 1.0, "contrastive_loss": 0.5, "contrastive_acc": 0.8, "connectivity_loss": 0.6}
+    lines.append({"event": "eval", "step": 40, **held_out})
+    record.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert run(["report", str(folder)]) == 0
+    page = (folder / "report.html").read_text()
+    assert "Terms of the loss" in page and "contrastive" in page and "connectivity" in page
+    assert "80.0%" in page and "640" in page and "windows/s" in page
+    assert "pairs seen" not in page and "by kind" not in page and page.count("<svg") == 4
+
+
 def test_a_curve_is_the_mean_of_neighbours_without_what_is_missing(folder: Path):
     steps, evals = read_metrics(folder / "metrics.jsonl")
     assert (len(steps), len(evals)) == (1000, 2)

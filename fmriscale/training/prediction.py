@@ -168,7 +168,8 @@ class Plan:
         half = 0.5 if self.precision(self.config.train.zero_stage) == "fp32" else 1
         kernels = KERNELS_PER_BLOCK * self.encoder.n_layers + OTHER_KERNELS
         computed = flops * half / (per_pair * self._recomputed)
-        return min(computed, self.batch.micro_batch_size / (kernels * LAUNCH_S))
+        n_passes = self.batch.world_size * self.batch.gradient_accumulation_steps
+        return min(computed, self.pairs_a_step / n_passes / (kernels * LAUNCH_S))
 
     def pairs_per_s_on_cpu(self, flops: float) -> float:
         """Return the rate of a rank on CPUs whose matrix product does so many operations a second.
@@ -227,9 +228,10 @@ def _read_corpus(config: PretrainConfig) -> tuple[PlannedData, EncoderConfig]:
     if config.data.access == "device":
         runs = corpus.runs[corpus.runs.key.isin(loader.run_keys)]
         resident = int(2 * (runs.n_volumes * runs.n_features).sum())
+    facts = f"{pairs:,} pairs an epoch, {epochs:,.1f} epochs in the run"
     data = PlannedData(
         sequences=[(group.space.name, group.space.n_features, group.length) for group in loader.groups],
-        description=f"{corpus}: {pairs:,} pairs an epoch, {epochs:,.1f} epochs in the run",
+        description=f"{corpus}: {facts if settings.reads_pairs else 'groups of people, no pairs'}",
         resident=resident,
     )
     return data, encoder_for(config, loader)

@@ -94,6 +94,23 @@ def test_a_gpu_is_as_fast_as_its_peak_or_as_its_kernels_are_launched(recipe: Pat
     assert large.pairs_per_s(4e14) == pytest.approx(4e14 / train_flops(large.encoder, space, length))
 
 
+def test_windows_that_are_read_alone_count_as_half_a_pair_each(recipe: Path):
+    def plan(*line: str, ranks: int = 1) -> Plan:
+        line = ("--config", str(recipe), "--model.preset", "tiny", "--train.contrastive_weight", "1", *line)
+        return Plan.of(parse(PretrainConfig, list(line)), ranks, 8 * GIB)
+
+    pairs, beside, alone = 256, 16 * 20 // 2, ("--train.ntp_weight", "0", "--train.pool", "mean")
+    assert plan().pairs_a_step == pairs + beside
+    assert plan("--train.connectivity_weight", "1").pairs_a_step == pairs + beside + pairs / 2
+    assert plan(*alone).pairs_a_step == beside == plan(*alone, ranks=4).pairs_a_step
+    small, large = (
+        plan(*alone, "--train.contrastive_people", n).activations(1, 1, False) for n in ("16", "32")
+    )
+    assert large == pytest.approx(2 * small, rel=1e-3)
+    assert plan(*alone, ranks=4).activations(1, 1, False) == pytest.approx(small / 4, rel=1e-3)
+    assert plan(*alone).pairs_per_s(4e14) == pytest.approx(160 / 2.9e-3)
+
+
 def test_host_memory_is_that_of_building_or_of_a_copy_of_a_checkpoint(recipe: Path):
     plans = {}
     for stage in (1, 3):

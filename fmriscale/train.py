@@ -1,4 +1,4 @@
-"""Pre-training: Next Thought Prediction on a corpus, from one CPU to many nodes.
+"""Pre-training on a corpus, by Next Thought Prediction or other objectives, from one CPU to many nodes.
 
     deepspeed fmriscale/train.py --config configs/pretrain_demo.yaml
     deepspeed --num_accelerators 2 --module fmriscale.train --config recipe.yaml --train.lr 1e-4

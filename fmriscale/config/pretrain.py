@@ -191,8 +191,8 @@ class TrainConfig(Settings):
     """joint: both sequences through the encoder together; siamese: one at a time, and NTP's head sees
     |a - b| and a * b, so that what a sequence holds must be in its own vector."""
     pool: Literal["cls", "mean", "bins"] = "cls"
-    """What NTP's head reads: CLS; the mean over the tokens of volumes; or their means in five bins of time,
-    side by side, which keep when something happened."""
+    """What every objective reads of the encoder: CLS; the mean over the tokens of volumes; or their means in
+    five bins of time, side by side, which keep when something happened."""
     ntp_weight: float = 1.0
     """Weight of Next Thought Prediction; 0 = it is not learnt."""
     masked_weight: float = 0.0
@@ -348,7 +348,7 @@ class TrackingConfig(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig(Settings):
-    """`deepspeed fmriscale/train.py`: Next Thought Prediction on a corpus."""
+    """`deepspeed fmriscale/train.py`: pre-training on a corpus, by NTP or other objectives."""
 
     out: PathText
     """Run folder: config, metrics.jsonl, checkpoints, encoder/."""

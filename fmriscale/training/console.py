@@ -83,8 +83,10 @@ def _computation(run: Run) -> str:
         text += ", activations computed again"
     if train.compile:
         text += ", blocks compiled"
-    if (train.pair, train.pool) != ("joint", "cls"):
-        text += f", {train.pair} pairs, {train.pool} of tokens"
+    if train.reads_pairs and (train.pair, train.pool) != ("joint", "cls"):
+        text += f", {train.pair} pairs"
+    if train.pool != "cls" or (train.reads_pairs and train.pair != "joint"):
+        text += f", {train.pool} of tokens"
     tasks = {
         "NTP": train.ntp_weight,
         f"{train.masked_share:.0%} masked volumes": train.masked_weight,

@@ -9,7 +9,7 @@ import yaml
 
 from fmriscale import config
 from fmriscale.common.errors import UserError
-from fmriscale.config import CorpusConfig, PretrainConfig, SimulateConfig, StudyConfig
+from fmriscale.config import CorpusConfig, PretrainConfig, ProbeConfig, SimulateConfig, StudyConfig
 from fmriscale.config.recipe import config_hash, parse, save_config, to_dict
 
 DATASET = {"name": "a", "kind": "arrays", "root": "x", "features": {"name": "f", "columns": 3}}
@@ -17,9 +17,15 @@ MINIMAL = {
     CorpusConfig: {"out": "corpora/a", "datasets": [DATASET]},
     PretrainConfig: {"out": "runs/a", "data": {"corpus": "corpora/a", "holdout_runs": ["*_run-01"]}},
     StudyConfig: {"out": "studies/a", "corpus": "corpora/a", "pretrained": None, "seeds": [0, 1]},
+    ProbeConfig: {"out": "probes/a", "corpus": "corpora/a", "target": "dx", "n_folds": 4},
     SimulateConfig: {"out": "demo/derivative", "shape": [4, 5, 6]},
 }
-PREFIXES = {"corpus_": CorpusConfig, "pretrain_": PretrainConfig, "simulate_": SimulateConfig}
+PREFIXES = {
+    "corpus_": CorpusConfig,
+    "pretrain_": PretrainConfig,
+    "probe_": ProbeConfig,
+    "simulate_": SimulateConfig,
+}
 RECIPES = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 
 

@@ -200,3 +200,18 @@ def test_embed_tells_what_does_not_suit(people, tmp_path, capsys):
     ]:
         assert run(["embed", *line]) == 2
         assert word in capsys.readouterr().err
+
+
+def test_mlflow_has_a_run_a_method_with_its_figures(people, tmp_path):
+    from mlflow.tracking import MlflowClient
+
+    settings = {"target": "dx", "n_folds": 2, "tracking.enabled": True}
+    for _ in range(2):  # a finished probe logs nothing more
+        summary = probe(tmp_path / "out", people, **settings)
+    client = MlflowClient(f"sqlite:///{tmp_path / 'out' / 'mlflow.db'}")
+    runs = client.search_runs([e.experiment_id for e in client.search_experiments()])
+    children = {run.data.tags["method"]: run for run in runs if "method" in run.data.tags}
+    assert children.keys() == summary["methods"].keys() and len(runs) == len(children) + 1
+    for name, child in children.items():
+        assert child.data.metrics["auc"] == summary["methods"][name]["auc"]["mean"]
+        assert child.info.status == "FINISHED"

@@ -4,6 +4,8 @@ N rows, F features, K classes, C columns of confounds.
 """
 
 import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,13 +13,13 @@ from scipy.special import log_softmax
 from sklearn.decomposition import KernelPCA
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge
-from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold
-from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 N_INNER = 3
 """Inner folds, at most."""
-PENALTIES_C = np.logspace(-4, 1, 6)
+PENALTIES_C = np.logspace(-2, 3, 6)
 """Inverse penalties of the logistic regression, of which inner folds choose, for one standardised feature;
 with F features they are divided by F."""
 PENALTIES_ALPHA = np.logspace(-2, 4, 7)
@@ -45,36 +47,100 @@ def without_confounds(
     return np.where(gone_F, 0, left_train), np.where(gone_F, 0, left_test)
 
 
-def fit_linear(
-    x_NF: np.ndarray, target_N: np.ndarray, group_N: np.ndarray | None, *, classify: bool
-) -> Pipeline:
-    """Fit a logistic (or ridge) regression on standardised features; inner folds keep groups together.
+@dataclass(frozen=True)
+class Decoded:
+    """What a linear model says of the test rows."""
 
-    Without groups the penalty is the middle one.
+    value: np.ndarray
+    """Log-probabilities [N, K] of all classes, or predictions [N]."""
+    penalty: float
+    n_features: int
 
-    With more features than rows the model is fitted to the principal components of all of them: for a
-    quadratic penalty that is a rotation, and gives the same predictions.
+
+def decode(
+    sides: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]],
+    train_N: np.ndarray,
+    test_N: np.ndarray,
+    target_N: np.ndarray,
+    group_N: np.ndarray | None,
+    n_classes: int,
+) -> Decoded:
+    """Fit a logistic (n_classes: 0 = a ridge) regression, and decode the test rows.
+
+    `sides(fitted, applied)` gives the features of two sets of rows, with whatever is learned for them learned
+    from the first set alone: inner folds, which choose the penalty, are as blind to their validation rows as
+    the fold to its test rows. target_N and group_N are of the training rows; group_N keeps rows together in
+    inner folds (None = the middle penalty).
     """
-    n_rows, n_features = x_NF.shape
+    grid = PENALTIES_C if n_classes else PENALTIES_ALPHA
+    scores = []
+    for fitted, applied in [] if group_N is None else inner_splits(target_N, group_N, classify=n_classes > 0):
+        x_train, x_test, width = standardised(*sides(train_N[fitted], train_N[applied]))
+        model, of_split = linear_model(n_classes), []
+        for penalty in grid:
+            fit(model, x_train, target_N[fitted], penalty, width)
+            of_split.append(score(model, x_test, target_N[applied]))
+        scores.append(of_split)
+    best = int(np.argmax(np.mean(scores, axis=0))) if scores else len(grid) // 2
+    x_train, x_test, width = standardised(*sides(train_N, test_N))
+    model = linear_model(n_classes)
+    fit(model, x_train, target_N, grid[best], width)
+    if not n_classes:
+        return Decoded(model.predict(x_test), float(grid[best]), width)
+    value_NK = np.full((len(x_test), n_classes), -np.inf)  # of classes that the training side does not have
+    value_NK[:, model.classes_] = log_proba(model, x_test)
+    return Decoded(value_NK, float(grid[best]), width)
+
+
+def standardised(x_train: np.ndarray, x_test: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
+    """Return standardised features and their number.
+
+    More features than rows are turned to the principal components of all of them: for a quadratic penalty
+    that is a rotation, and gives the same predictions.
+    """
+    width = x_train.shape[1]
+    if not np.ptp(x_train, axis=0).any():  # nothing to learn from
+        return np.zeros((len(x_train), 1)), np.zeros((len(x_test), 1)), width
     steps: list[Any] = [StandardScaler()]
-    if n_features > n_rows:
+    if width > len(x_train):
         steps.append(KernelPCA(kernel="linear", eigen_solver="dense"))
-    if classify:
-        model: Any = LogisticRegression(class_weight="balanced", max_iter=1000)
-        grid = {"C": PENALTIES_C / n_features}
+    pipeline = make_pipeline(*steps)
+    return pipeline.fit_transform(x_train.astype(float)), pipeline.transform(x_test.astype(float)), width
+
+
+def linear_model(n_classes: int) -> Any:
+    """Return an unfitted logistic or ridge regression."""
+    return (
+        LogisticRegression(class_weight="balanced", max_iter=500, warm_start=True) if n_classes else Ridge()
+    )
+
+
+def fit(model: Any, x_NF: np.ndarray, target_N: np.ndarray, penalty: float, width: int) -> None:
+    """Fit a model with a penalty that is meant for one feature of `width`."""
+    if isinstance(model, Ridge):
+        model.set_params(alpha=penalty * width)
     else:
-        model, grid = Ridge(), {"alpha": PENALTIES_ALPHA * n_features}
-    ((name, values),) = grid.items()
-    splits = [] if group_N is None else inner_splits(target_N, group_N, classify=classify)
-    if splits:
-        scoring = log_likelihood if classify else "neg_mean_squared_error"
-        model = GridSearchCV(model, {name: values.tolist()}, cv=splits, scoring=scoring)
-    else:
-        model.set_params(**{name: float(values[len(values) // 2])})
-    fitted = make_pipeline(*steps, model)
+        model.set_params(C=penalty / width)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # at the weakest penalties, which are not chosen
-        return fitted.fit(x_NF.astype(np.float64), target_N)
+        warnings.filterwarnings(
+            "ignore", "The number of unique classes", UserWarning
+        )  # of moments there are many
+        model.fit(x_NF, target_N)
+
+
+def score(model: Any, x_NF: np.ndarray, target_N: np.ndarray) -> float:
+    """Return the mean log-probability of the true class, classes alike; or minus the squared error."""
+    if isinstance(model, Ridge):
+        return -float(np.square(model.predict(x_NF) - target_N).mean())
+    logp_N = log_proba(model, x_NF)[np.arange(len(x_NF)), np.searchsorted(model.classes_, target_N)]
+    return float(np.mean([logp_N[target_N == label].mean() for label in np.unique(target_N)]))
+
+
+def log_proba(model: Any, x_NF: np.ndarray) -> np.ndarray:
+    """Return log-probabilities of the model's classes, finite however sure it is."""
+    value = model.decision_function(x_NF)
+    return log_softmax(np.stack([np.zeros_like(value), value], axis=1) if value.ndim == 1 else value, axis=1)
 
 
 def inner_splits(
@@ -94,32 +160,6 @@ def inner_splits(
     return [
         (a, b) for a, b in splits if len(b) and (not classify or len(np.unique(target_N[a])) == n_classes)
     ]
-
-
-def log_likelihood(model: Any, x_NF: np.ndarray, target_N: np.ndarray) -> float:
-    """Return the mean log-probability of the true class, every class counting alike."""
-    logp_N = log_proba(model, x_NF)[np.arange(len(x_NF)), np.searchsorted(model.classes_, target_N)]
-    return float(np.mean([logp_N[target_N == label].mean() for label in np.unique(target_N)]))
-
-
-def log_proba(model: Any, x_NF: np.ndarray) -> np.ndarray:
-    """Return log-probabilities of the model's classes, finite however sure it is."""
-    value = model.decision_function(x_NF)
-    return log_softmax(np.stack([np.zeros_like(value), value], axis=1) if value.ndim == 1 else value, axis=1)
-
-
-def log_probabilities(fitted: Pipeline, x_NF: np.ndarray, n_classes: int) -> np.ndarray:
-    """Return log-probabilities of all classes, [N, K]; -inf for those that the training side did not have."""
-    value_NK = np.full((len(x_NF), n_classes), -np.inf)
-    value_NK[:, fitted.classes_] = log_proba(fitted, x_NF.astype(np.float64))
-    return value_NK
-
-
-def penalty_of(fitted: Pipeline) -> float:
-    """Return the penalty that was chosen."""
-    model = fitted[-1]
-    found = model.best_params_ if isinstance(model, GridSearchCV) else model.get_params()
-    return float(next(found[name] for name in ("C", "alpha") if name in found))
 
 
 def unrelated(target_N: np.ndarray, rng: np.random.Generator, *, classify: bool) -> np.ndarray:

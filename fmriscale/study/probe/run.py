@@ -18,13 +18,7 @@ from fmriscale.config.recipe import to_dict
 from fmriscale.corpus.reader import Corpus
 from fmriscale.study.probe import reduce
 from fmriscale.study.probe.data import Probe
-from fmriscale.study.probe.decoder import (
-    fit_linear,
-    log_probabilities,
-    penalty_of,
-    unrelated,
-    without_confounds,
-)
+from fmriscale.study.probe.decoder import decode, unrelated, without_confounds
 from fmriscale.study.probe.features import features_of, pieces
 from fmriscale.study.probe.folds import as_list
 from fmriscale.study.probe.jobs import FRESH, SHUFFLED, Fit, fits, judged
@@ -63,31 +57,33 @@ class Runner:
         started, probe, fold = time.monotonic(), self.probe, self.probe.folds[fit.fold]
         rows, seed = probe.rows, fit.seed or 0
         train_N, test_N = probe.sides(fold, fit.size, seed)
-        x_train, x_test = self.both_sides(fit, train_N, test_N)
-        x_train, x_test = without_confounds(
-            x_train, x_test, rows.confounds_NC[train_N], rows.confounds_NC[test_N]
-        )
-        classify, target_N = bool(rows.classes), rows.target_N[train_N]
+        target_N, group_N, n_classes = rows.target_N[train_N], inner_groups(probe, train_N), len(rows.classes)
         if fit.method == SHUFFLED:
-            target_N = unrelated(target_N, np.random.default_rng([seed, fit.fold, 7]), classify=classify)
-        group_N = None if fit.method == SHUFFLED else inner_groups(probe, train_N)
-        if not np.ptp(x_train, axis=0).any():  # nothing to learn from
-            x_train, x_test = np.zeros((len(x_train), 1)), np.zeros((len(x_test), 1))
-        fitted = fit_linear(x_train, target_N, group_N, classify=classify)
-        if classify:
-            value = log_probabilities(fitted, x_test, len(rows.classes))
-            outcome = judged_classes(value, rows.target_N[test_N])
+            rng = np.random.default_rng([seed, fit.fold, 7])
+            target_N, group_N = unrelated(target_N, rng, classify=n_classes > 0), None
+        fixed_NF = self.tangent(train_N, test_N, fit.fold) if fit.method == "tangent" else None
+
+        def sides(fitted_N: np.ndarray, applied_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            if fixed_NF is None:
+                both = self.both_sides(fit, fitted_N, applied_N)
+            else:
+                both = fixed_NF[fitted_N], fixed_NF[applied_N]
+            return without_confounds(*both, rows.confounds_NC[fitted_N], rows.confounds_NC[applied_N])
+
+        decoded = decode(sides, train_N, test_N, target_N, group_N, n_classes)
+        if n_classes:
+            outcome = judged_classes(decoded.value, rows.target_N[test_N])
         else:
-            outcome = {"prediction": fitted.predict(x_test.astype(np.float64)).tolist()}
+            outcome = {"prediction": decoded.value.tolist()}
         return {
             **asdict(fit),
             "left_out": list(fold.left_out),
             "n_train": len(train_N),
             "n_test": len(test_N),
             "n_train_people": len(set(rows.person_N[train_N].tolist())),
-            "n_features": x_train.shape[1],
-            "penalty": penalty_of(fitted),
-            "train_mean": None if classify else float(target_N.mean()),
+            "n_features": decoded.n_features,
+            "penalty": decoded.penalty,
+            "train_mean": None if n_classes else float(target_N.mean()),
             "seconds": time.monotonic() - started,
             "rows": test_N.tolist(),
             **outcome,
@@ -96,8 +92,6 @@ class Runner:
     def both_sides(self, fit: Fit, train_N: np.ndarray, test_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the features of training and test rows, with what is learned from the former alone."""
         probe, method = self.probe, fit.method
-        if method == "tangent":
-            return self.tangent(train_N, test_N, fit.fold)
         windows = probe.config.rows == "window"
         if method == SHUFFLED:
             method = judged(probe.config) or "connectivity"
@@ -116,20 +110,18 @@ class Runner:
             return reduce.shared(x_train, x_test, probe.space.n_features, moment_N, person_N)
         return x_train.astype(np.float32), x_test.astype(np.float32)
 
-    def tangent(self, train_N: np.ndarray, test_N: np.ndarray, fold: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return tangent connectivity; that of a person is the mean over the runs."""
+    def tangent(self, train_N: np.ndarray, test_N: np.ndarray, fold: int) -> np.ndarray:
+        """Return tangent connectivity of all rows, [N, F], 0 for those of no side.
+
+        The reference is of the training side as a whole, also in inner folds: to find it takes a minute.
+        """
         rows = self.probe.rows
         series = [np.asarray(piece, np.float32) for piece in pieces(self.probe, self.corpus)]
-        of_train = np.flatnonzero(np.isin(rows.row_M, train_N))
-        fitted, rest = reduce.tangent(
-            [series[i] for i in of_train],
-            [series[i] for i in np.flatnonzero(np.isin(rows.row_M, test_N))],
-            fold,
-        )
-        x_MF = np.zeros((len(series), fitted.shape[1]), np.float32)
-        x_MF[of_train], x_MF[np.isin(rows.row_M, test_N)] = fitted, rest
-        x_NF = rows.mean_of_pieces(x_MF)
-        return x_NF[train_N], x_NF[test_N]
+        of_train, of_test = (np.flatnonzero(np.isin(rows.row_M, side)) for side in (train_N, test_N))
+        train, test = reduce.tangent([series[i] for i in of_train], [series[i] for i in of_test], fold)
+        x_MF = np.zeros((len(series), train.shape[1]), np.float32)
+        x_MF[of_train], x_MF[of_test] = train, test
+        return rows.mean_of_pieces(x_MF)
 
     def features(self, method: str, fit: Fit) -> np.ndarray:
         """Return the features of all rows, [N, F], from their file, which is made where it is missing."""

@@ -22,6 +22,8 @@ from fmriscale.sampling.masks import uniform
 from fmriscale.sampling.mixture import block_size, interleave, largest_remainder, shares_of
 from fmriscale.sampling.stimuli import Clock, clock_of, fitting, shared_runs
 
+FEWEST = 2
+"""People of a group."""
 GROUP_ORDER = 1
 """Version of the order of groups: another one gives other groups for the same settings."""
 _STREAM = 0x67726F757073  # Keeps these random numbers apart from those of the masks
@@ -102,8 +104,6 @@ class GroupLoader:
     n_people, n_windows : int
         Most people and windows of a group; a stimulus that fewer people share, or whose uncensored stretches
         are shorter, has smaller groups.
-    multiple_of : int
-        The number of people in a group is a multiple of this.
     allocate : function
         Makes the arrays of a batch.
 
@@ -134,19 +134,13 @@ class GroupLoader:
         seed: int,
         n_people: int,
         n_windows: int,
-        multiple_of: int = 1,
         allocate: Allocate | None = None,
     ) -> None:
         self.corpus, self.data, self.split, self.seed = corpus, data, split, seed
-        self.n_people, self.n_windows, self.multiple_of = n_people, n_windows, multiple_of
-        least = max(2, multiple_of)
+        self.n_people, self.n_windows = n_people, n_windows
         self.stretches: list[Stretches] = []
         self._shapes: list[_Shape] = []
         n_stimuli = 0
-        if n_people < least:
-            raise UserError(
-                f"train.contrastive_people is {n_people}; give {least} or more, one a rank at least"
-            )
         shapes = rows_by_shape(corpus, data, select_runs(corpus, data, split))
         for (space, length), (rows, _) in shapes.items():
             stimuli = shared_runs(corpus, rows, length)
@@ -154,14 +148,14 @@ class GroupLoader:
             found = [
                 stretch
                 for name, members in stimuli.items()
-                if (stretch := self._stretches(name, members, length, least)) is not None
+                if (stretch := self._stretches(name, members, length)) is not None
             ]
             if found:
                 shape, found = self._open(rows, found, space, length, allocate)
                 self._shapes.append(shape)
                 self.stretches += found
         if not self.stretches:
-            raise UserError(_nothing_shared(corpus, split, n_stimuli, least))
+            raise UserError(_nothing_shared(corpus, split, n_stimuli))
         used = np.concatenate([of.clock.rows for of in self.stretches])
         self.datasets = sorted(set(corpus.runs.dataset.to_numpy()[used]))
         self.run_keys = corpus.runs.key.to_numpy()[used].tolist()
@@ -214,7 +208,7 @@ class GroupLoader:
 
     def _most(self, of: Stretches) -> int:
         """Return the people of a group where nobody lacks the stretch."""
-        return min(self.n_people, of.n_people) // self.multiple_of * self.multiple_of
+        return min(self.n_people, of.n_people)
 
     def _draw(self, step: int) -> tuple[Stretches, np.ndarray, np.ndarray]:
         """Return a step's stimulus, the runs of its people [P] and their first volumes, int32 [P, W]."""
@@ -229,11 +223,11 @@ class GroupLoader:
         able = np.flatnonzero(of.covers_RG[:, time])
         able = able[np.lexsort((of_run[able], of_person[of.person[able]]))]
         run = able[np.r_[True, np.diff(of.person[able]) != 0]]
-        n = min(self.n_people, len(run)) // self.multiple_of * self.multiple_of
+        n = min(self.n_people, len(run))
         windows = time + of.apart * np.arange(of.n_windows)
         return of, run[:n], of.clock.starts(run[:n, None], windows)
 
-    def _stretches(self, name: str, rows: np.ndarray, length: int, least: int) -> Stretches | None:
+    def _stretches(self, name: str, rows: np.ndarray, length: int) -> Stretches | None:
         """Return where groups of a stimulus may lie; None where nowhere.
 
         Groups have as many windows as half of the people who can be had at once still cover.
@@ -250,9 +244,9 @@ class GroupLoader:
         apart = int(np.ceil((length * clock.t_r).max() / clock.step - 1e-6))
         n_G = count(fits_RG)
         most = int(n_G.max(initial=0))
-        if most < least:
+        if most < FEWEST:
             return None
-        enough = max(least, -(-min(most, self.n_people) // 2))
+        enough = max(FEWEST, -(-min(most, self.n_people) // 2))
         covers_RG, n_windows = fits_RG, 1
         while n_windows < self.n_windows:
             longer = covers_RG[:, : max(0, covers_RG.shape[1] - apart)] & fits_RG[:, n_windows * apart :]
@@ -320,7 +314,6 @@ class GroupLoader:
             "seed": self.seed,
             "people": self.n_people,
             "windows": self.n_windows,
-            "multiple of": self.multiple_of,
             "data.pairs.length": data.pairs.length,
             "data.pairs.first": data.pairs.first,
             "data.standardize": data.standardize,
@@ -331,7 +324,7 @@ class GroupLoader:
         }
 
 
-def _nothing_shared(corpus: Corpus, split: str, n_stimuli: int, least: int) -> str:
+def _nothing_shared(corpus: Corpus, split: str, n_stimuli: int) -> str:
     """Say why there are no groups."""
     if n_stimuli == 0:
         return (
@@ -340,6 +333,6 @@ def _nothing_shared(corpus: Corpus, split: str, n_stimuli: int, least: int) -> s
             "check data.datasets, data.holdout_runs and the splits"
         )
     return (
-        f"{corpus}: no window of a stimulus is covered by {least} people of split '{split}'; check "
-        "stimulus_onset in the corpus recipe, shorten data.pairs.length, or use fewer ranks"
+        f"{corpus}: no window of a stimulus is covered by {FEWEST} people of split '{split}'; check "
+        "stimulus_onset in the corpus recipe, or shorten data.pairs.length"
     )

@@ -85,10 +85,10 @@ def _explained(url: str, repository: str, revision: str | None) -> Iterator[None
         ) from None
     except errors.RevisionNotFoundError:
         raise UserError(
-            f"{url}: the repository has no revision '{revision}'; leave it out or mend it"
+            f"{url}: the repository has no revision '{revision}'; leave it out or correct it"
         ) from None
     except errors.RepositoryNotFoundError:
-        remedy = "mend the name, or log in where it is private (hf auth login, or HF_TOKEN)"
+        remedy = "correct the name, or log in where it is private (hf auth login, or HF_TOKEN)"
         raise UserError(f"{url}: there is no such repository for you; {remedy}") from None
     except errors.EntryNotFoundError:
         raise UserError(f"{url}: holds no {' and '.join(FILES)}, so no encoder of fmriscale") from None

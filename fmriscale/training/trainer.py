@@ -142,7 +142,7 @@ class Trainer:
         self.log.saved(saved)
         if saved["error"] and required:
             raise SaveError(
-                f"no checkpoint of step {saved['step']}: {saved['error']}; mend that, then start again"
+                f"no checkpoint of step {saved['step']}: {saved['error']}; correct that, then start again"
             )
 
     def check_divergence(self, result: StepResult) -> None:

@@ -7,11 +7,9 @@ a block of columns while it is in cache, and convert numbers on the way.
 import numpy as np
 from numba import njit
 
-WIDTH = 128
-"""Columns that are processed together."""
+WIDTH = 128  # Columns that are processed together
 
-_NORMAL = 0x3F10_0000_0000_0000
-"""Bits of 2**-14, the smallest normal float16, as a float64."""
+_NORMAL = 0x3F10_0000_0000_0000  # Bits of 2**-14, the smallest normal float16, as a float64
 
 _STEP, _STEP_BITS = 2.0**28, 0x41B0_0000_0000_0000
 """Where float64 numbers are 2**-24 apart, as float16 numbers below the normal ones are; and its bits."""
@@ -81,10 +79,7 @@ def standardize_to_half(
     rows: np.ndarray,
     start: int,
 ) -> None:
-    """Standardize as `denoise.standardize` does, and write z as float16 numbers; `cleaned` [K, W] is used up.
-
-    They go to the rows and from column `start` on of `bits` [N, V], the float16 array seen as uint16.
-    """
+    """Standardize [K, W] as `denoise.standardize` does, in place; write float16 to `bits` [N, V] (uint16)."""
     n, width = cleaned.shape
     mean, again, scale = cleaned[0].copy(), np.empty(width), np.empty(width)
     for t in range(1, n):

@@ -41,13 +41,12 @@ _SERIES = {
     "wm_csf": ["csf", "white_matter"],
     "global_signal": ["global_signal"],
 }
-_SUFFIXES = {
+_SUFFIXES = {  # Columns that a strategy reads; those of `_SERIES` with the suffixes of its setting
     "basic": [""],
     "derivatives": ["", "_derivative1"],
     "power2": ["", "_power2"],
     "full": ["", "_derivative1", "_power2", "_derivative1_power2"],
 }
-"""Columns that a strategy reads; those of `_SERIES` with the suffixes of its setting."""
 
 
 @dataclass(frozen=True)
@@ -101,10 +100,7 @@ def read_confounds(
     cut: Cut | None = None,
     dropped: int | None = None,
 ) -> Confounds:
-    """Read regressors, censoring and motion of an fMRIPrep run.
-
-    n_volumes counts the dummy volumes, which are `dropped`; None = counted here.
-    """
+    """Read regressors, censoring and motion of an fMRIPrep run; n_volumes counts the dummies (`dropped`)."""
     if confounds is None:
         if denoise.strategy:
             what = "no desc-confounds_timeseries.tsv beside the run"
@@ -160,8 +156,7 @@ def _mean_fd(motion: "pd.DataFrame", dropped: int) -> float | None:
 class Censoring:
     """The volumes that XCP-D censored, by its table of outliers with one line per volume of the scan.
 
-    Since XCP-D 0.4 the series lacks those volumes, and is laid out in time again. Before that, and in the
-    modes abcd and hbcd, they are interpolated. `n_rows` are the volumes of the series.
+    The series (`n_rows` volumes) lacks them since XCP-D 0.4, but for the modes abcd and hbcd.
     """
 
     def __init__(self, outliers: Path, n_rows: int) -> None:
@@ -190,17 +185,10 @@ class Censoring:
         return self.kept[self.kept >= dropped] - dropped
 
 
-# ---------------------------------------------------------------- nilearn
-
-
 def _load_confounds(
     table: Table, sidecar: Path, denoise: DenoiseConfig
 ) -> tuple["pd.DataFrame | None", np.ndarray | None, tuple[str, ...]]:
-    """Call nilearn's load_confounds on this table; return regressors, sample mask and its warnings.
-
-    nilearn looks for the file by the name of the image and gives up where names are much alike (one run
-    with and one without an acq entity); a folder that holds this one alone leaves it no choice.
-    """
+    """Call nilearn's load_confounds on a copy in a folder of its own: it finds no file of another run."""
     from nilearn.interfaces.fmriprep import load_confounds
 
     # nilearn ignores the arguments of strategies that are not used.
@@ -222,18 +210,14 @@ def _load_confounds(
         except Exception as error:
             table.numbers(lambda name: True)  # names a column that holds words, which nilearn does not
             what = _without_folder(error, folder)[:300] or type(error).__name__
-            raise Rejected(
-                "confounds", f"{table.file}: {what}; drop the strategy or mend the file"
-            ) from error
+            what = f"{table.file}: {what}; drop the strategy or correct the file"
+            raise Rejected("confounds", what) from error
     return *loaded, tuple(dict.fromkeys(_without_folder(warning.message, folder) for warning in caught))
 
 
 def _without_folder(message: object, folder: str) -> str:
     """Return a message in one line that does not depend on where the temporary folder is."""
     return " ".join(str(message).replace(folder, "").split())
-
-
-# ---------------------------------------------------------------- checks
 
 
 def _check_columns(table: Table, sidecar: Path, denoise: DenoiseConfig) -> None:
@@ -288,14 +272,13 @@ def _check_regressors(file: str, regressors: "pd.DataFrame", dropped: int) -> No
     for name, column in zip(regressors, values.T, strict=True):
         if not np.isfinite(column).all():
             what = "n/a in more than the first volume" if np.isnan(column).any() else "infinite"
-            raise Rejected("confounds", f"{file}: {name} is {what}; drop the strategy or mend the file")
+            raise Rejected("confounds", f"{file}: {name} is {what}; drop the strategy or correct the file")
     constant = [name for name, span in zip(regressors, np.ptp(values, axis=0), strict=True) if span == 0]
     if constant:
-        names = (
-            f"{constant[0]} and {len(constant) - 1} more columns are" if constant[1:] else f"{constant[0]} is"
-        )
+        more = f"{constant[0]} and {len(constant) - 1} more columns are"
+        names = more if constant[1:] else f"{constant[0]} is"
         what = f"{names} the same in every volume, regressing it would do nothing"
-        raise Rejected("confounds", f"{file}: {what}; mend the file or drop the strategy")
+        raise Rejected("confounds", f"{file}: {what}; correct the file or drop the strategy")
 
 
 def _check_scrub(file: str, motion: "pd.DataFrame", kept: np.ndarray) -> None:
@@ -303,4 +286,4 @@ def _check_scrub(file: str, motion: "pd.DataFrame", kept: np.ndarray) -> None:
     for name in _SCRUB:
         if unknown := int(motion[name].iloc[kept].isna().sum()):
             what = f"strategy scrub needs {name}, which is n/a in {unknown} of {len(motion)} volumes"
-            raise Rejected("confounds", f"{file}: {what}; mend the file or drop the strategy")
+            raise Rejected("confounds", f"{file}: {what}; correct the file or drop the strategy")

@@ -16,11 +16,7 @@ from fmriscale.ingest.clean.confounds import Confounds
 
 
 class Denoiser:
-    """Detrend, filter and regress the features of one run; each comes out the same alone or among others.
-
-    Rejects a filter that the sampling rate or the length of the run does not allow, and regressors that leave
-    nothing of any signal. `large` signals go through compiled loops; t_r is in s.
-    """
+    """Detrend, filter and regress the features of one run; each comes out the same alone or among others."""
 
     def __init__(self, confounds: Confounds, denoise: DenoiseConfig, t_r: float, large: bool = False) -> None:
         for cutoff in (denoise.high_pass, denoise.low_pass):

@@ -6,18 +6,15 @@ from fmriscale.common.quarantine import Rejected
 from fmriscale.config import QualityConfig
 from fmriscale.ingest.clean.quality import median_and_spread
 
-MAX_FEATURES = 500
-"""Features by which it is judged whether a run has a level; they are taken evenly."""
+MAX_FEATURES = 500  # Features by which it is judged whether a run has a level; they are taken evenly
 
 MIN_LEVEL = 6.0, 3.0
 """A run has a level if the median over time of the global signal, and of the features themselves, is above
 this many robust standard deviations; signals that lost their mean lie at 0."""
 
-MAX_SPREAD = 5.0
-"""Volumes within this many robust standard deviations of the global signal are of the run."""
+MAX_SPREAD = 5.0  # Volumes within this many robust standard deviations of the global signal are of the run
 
-MAX_EMPTY = 0.1
-"""Share of features that are 0 in this volume alone, above which it is partial."""
+MAX_EMPTY = 0.1  # Share of features that are 0 in this volume alone, above which it is partial
 
 MAX_CUT = 0.25
 """Largest share of volumes that are censored at the ends; of more, nobody can tell which are the run."""
@@ -41,7 +38,7 @@ def censor_off_level(
         numbers = ", ".join(str(n) for n in kept[off][:8]) + (", ..." if off.sum() > 8 else "")
         what = f"{off.sum()} of {len(off)} volumes ({numbers}, counted from 0)"
         why = "in the middle of it" if inside else "too many to tell which are the run"
-        remedy = "mend or cut the file, censor them (denoise.strategy scrub), or raise"
+        remedy = "correct or cut the file, censor them (denoise.strategy scrub), or raise"
         limit = f"quality.max_level_change ({quality.max_level_change:g})"
         what += f" are empty or far from the level of the run, {why}"
         raise Rejected("level", f"{what}; {remedy} {limit}")

@@ -9,8 +9,7 @@ from fmriscale.common.quarantine import Rejected
 from fmriscale.config import QualityConfig
 from fmriscale.ingest.read.arrays import is_large
 
-BLOCK_BYTES = 2**20
-"""Size of a block of features that is processed at a time: it stays in cache."""
+BLOCK_BYTES = 2**20  # Size of a block of features that is processed at a time: it stays in cache
 
 MAX_VALUE = 1e9
 """No scanner and no preprocessing gives more; beyond it lie wrong scale factors and overwritten memory."""
@@ -78,10 +77,7 @@ def median_and_spread(series: np.ndarray) -> tuple[Any, Any]:
 
 
 def drop_empty(signals: np.ndarray, covered: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Set features that are NaN or infinite in every volume to 0 and their coverage to 0.
-
-    Return signals [T, V], coverage [V] and global signal [T]; reject a run with other such values.
-    """
+    """Set features without a finite value and their coverage to 0; return also the global signal [T]."""
     with np.errstate(all="ignore"):
         global_signal = global_signal_of(signals)
     if np.isfinite(global_signal).all():
@@ -91,12 +87,9 @@ def drop_empty(signals: np.ndarray, covered: np.ndarray) -> tuple[np.ndarray, np
     bad = int((~finite[:, ~empty]).any(axis=1).sum())
     if bad:
         what = f"{bad} of {len(signals)} volumes hold NaN or infinite values"
-        raise Rejected("not_finite", f"{what}; mend or drop the run")
+        raise Rejected("not_finite", f"{what}; correct or drop the run")
     signals = np.where(empty, signals.dtype.type(0), signals) if empty.any() else signals
     return signals, np.where(empty, 0.0, covered), global_signal_of(signals)
-
-
-# ---------------------------------------------------------------- limits
 
 
 def check_length(n_volumes: int, quality: QualityConfig, what: str = "volumes") -> None:
@@ -144,7 +137,7 @@ def check_stats(stats: SignalStats, n_volumes: int, quality: QualityConfig, is_i
     """Reject a run whose values no brain gives."""
     largest = float(np.abs(stats.mean).max() + stats.std.max())
     if largest > MAX_VALUE:
-        remedy = "mend the scale factors (scl_slope) or the units"
+        remedy = "correct the scale factors (scl_slope) or the units"
         raise Rejected("implausible", f"values of about {largest:.3g}; {remedy}")
     if stats.n_repeated > quality.max_repeated * n_volumes:
         what = f"{stats.n_repeated} of {n_volumes} volumes repeat the one before (a frozen scan, or padding)"

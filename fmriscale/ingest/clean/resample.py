@@ -1,8 +1,6 @@
-"""Resample a run to another repetition time without aliasing.
+"""Resample a run to another repetition time without aliasing: scipy's polyphase resampler, Kaiser window.
 
-A linear-phase low-pass filter (Kaiser-windowed sinc), whose stop band begins at the lower of the two Nyquist
-frequencies, is applied by scipy's polyphase resampler. Beyond the ends of the run the signal continues as its
-own point reflection, so that level and trend reach the ends unbent.
+Beyond the ends of the run the signal continues as its own point reflection, so that level and trend stay.
 """
 
 from dataclasses import dataclass
@@ -13,11 +11,9 @@ import numpy as np
 
 from fmriscale.ingest.clean.denoise import fill_censored
 
-REACH = 20
-"""Half width of the filter, in volumes of the slower of the two rates."""
+REACH = 20  # Half width of the filter, in volumes of the slower of the two rates
 
-STOP_DB = 60.0
-"""Attenuation above the Nyquist frequency."""
+STOP_DB = 60.0  # Attenuation above the Nyquist frequency
 
 MAX_TERM = 10_000
 """The ratio of the two rates is taken as a fraction of numbers up to this: 0.01 volumes in 1,000."""

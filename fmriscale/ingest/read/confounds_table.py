@@ -1,8 +1,4 @@
-"""Read the table of a confounds file, also one that another program has rewritten.
-
-pandas and nilearn shift the columns of such files, or take numbers for text. What can be read in one way only
-is rewritten as fMRIPrep has it; the rest is refused.
-"""
+"""Read the table of a confounds file, also one that another program has rewritten, if in one way only."""
 
 import csv
 import io
@@ -20,8 +16,7 @@ from fmriscale.ingest.read.text import is_number, split_cells, to_utf8
 if TYPE_CHECKING:
     import pandas as pd
 
-_UNUSUAL = (b"\r", b",", b'"', b"\n\n", b" \n", b" \t", b"\t ", b"\0")
-"""What fMRIPrep does not write."""
+_UNUSUAL = (b"\r", b",", b'"', b"\n\n", b" \n", b" \t", b"\t ", b"\0")  # What fMRIPrep does not write
 _DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+([eE][+-]?\d+)?")
 _OLD_NAMES = {
     "CSF": "csf",
@@ -33,17 +28,15 @@ _OLD_NAMES = {
     **{axis: f"trans_{axis.lower()}" for axis in "XYZ"},
     **{f"Rot{axis}": f"rot_{axis.lower()}" for axis in "XYZ"},
 }
-_OLD_PREFIXES = {
+_OLD_PREFIXES = {  # Columns of fMRIPrep 1.0 and 1.1 by their present names; those of the second are numbered
     "aCompCor": "a_comp_cor_",
     "tCompCor": "t_comp_cor_",
     "Cosine": "cosine",
     "NonSteadyStateOutlier": "non_steady_state_outlier",
     "AROMAAggrComp": "aroma_motion_",
 }
-"""Columns of fMRIPrep 1.0 and 1.1 by their present names; those of the second are numbered."""
 
-_Rows = list[tuple[int, list[str]]]
-"""Line number and cells of each line."""
+_Rows = list[tuple[int, list[str]]]  # Line number and cells of each line
 
 
 @dataclass(frozen=True)
@@ -95,7 +88,7 @@ class Table:
                 cells = enumerate(map(str, table[name]), 2)
                 line, word = next((n, cell) for n, cell in cells if not is_number(cell))
                 what = f"{name} holds '{word}' in line {line}, no number"
-                raise Rejected("unreadable", f"{self.file}: {what}; mend it, or write n/a")
+                raise Rejected("unreadable", f"{self.file}: {what}; correct it, or write n/a")
         return table
 
     def refuse_conflicts(self, wanted: Callable[[str], bool]) -> None:
@@ -209,6 +202,6 @@ def _check_line(file: str, n: int, cells: list[str], header: list[str]) -> None:
         raise Rejected("unreadable", f"{file}: {what}")
     if len(cells) != len(header):
         commas = len(cells) >= 1.5 * len(header) and all(c.lstrip("+-").isdigit() for c in cells[:2])
-        remedy = " (decimal commas? write decimal points)" if commas else "; copy it again or mend it"
+        remedy = " (decimal commas? write decimal points)" if commas else "; copy it again or correct it"
         what = f"line {n} has {len(cells)} cells under {len(header)} column names{remedy}"
         raise Rejected("unreadable", f"{file}: {what}")

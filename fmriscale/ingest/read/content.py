@@ -12,8 +12,7 @@ from fmriscale.common.errors import UserError
 from fmriscale.common.quarantine import Rejected
 from fmriscale.ingest.read.hashes import HashedFile
 
-_HEAD = 8192
-"""Bytes that are read to identify a file."""
+_HEAD = 8192  # Bytes that are read to identify a file
 
 _GZIP = b"\x1f\x8b"
 _ANNEX = re.compile(rb"[^\0\r\n]{0,400}[/\\]annex[/\\]objects[/\\]")
@@ -27,7 +26,7 @@ _NO_TEXT = bytes(byte for byte in range(32) if byte not in b"\t\n\f\r\x1a\x1b")
 _AGAIN = "download or copy it again"
 _VOLUME = "use features with labels_img or mask_img"
 
-_STARTS = {
+_STARTS = {  # First bytes of other files: what they are, and the remedy
     b"\x00\x05\x16\x07": ("a note of macOS about another file (AppleDouble)", "delete it"),
     b"PK\x03\x04": ("a zip archive", "unpack it (unzip)"),
     b"BZh": ("compressed by bzip2", "unpack it (bunzip2)"),
@@ -44,11 +43,10 @@ _STARTS = {
     b"\x93NUMPY": ("a NumPy array", "give it to kind arrays, or write it as NIfTI with its affine"),
     b"MATLAB": ("a MATLAB file", "give it to kind arrays"),
 }
-"""First bytes of other files: what they are, and the remedy."""
 
 _KINDS = {b"PK\x03\x04": "zip", b"\x89HDF\r\n\x1a\n": "hdf5", b"\x93NUMPY": "npy", b"MATLAB": "matlab"}
 
-_ACCEPTED = {
+_ACCEPTED = {  # Kinds of content by the form of a run, of arrays by the extension; all others must be text
     "nifti": ("nifti", "nifti2"),
     "cifti": ("nifti2", "cifti"),
     "gifti": ("gifti",),
@@ -58,7 +56,6 @@ _ACCEPTED = {
     ".h5": ("hdf5", "matlab"),
     ".hdf5": ("hdf5", "matlab"),
 }
-"""Kinds of content by the form of a run, of arrays by the extension; all others must be text."""
 
 _FORMS = {"nifti": "NIfTI image", "cifti": "CIFTI file", "gifti": "GIFTI file"}
 _FORMS |= {form: form for form in ("array", "table", "text")}
@@ -79,10 +76,7 @@ def open_content(path: Path) -> Iterator[Any]:
 
 
 def check_fetched(path: Path, prefix: str = "") -> bytes:
-    """Return the first bytes of a file; reject a placeholder for content that was not fetched.
-
-    `prefix` begins the message where the file is not the run itself.
-    """
+    """Return the first bytes of a file; reject a placeholder for content that was not fetched."""
     name = shlex.quote(path.name)
     annexed = f"content that git-annex has not fetched; fetch it: datalad get {name} (or git annex get)"
     if path.is_symlink() and not path.exists():
@@ -93,7 +87,7 @@ def check_fetched(path: Path, prefix: str = "") -> bytes:
         with path.open("rb") as handle:
             head = handle.read(_HEAD)
     except OSError as error:
-        raise Rejected("unreadable", f"{prefix}cannot be read: {error.strerror}; mend that") from error
+        raise Rejected("unreadable", f"{prefix}cannot be read: {error.strerror}; correct that") from error
     if _ANNEX.match(head):
         raise Rejected("not_fetched", f"{prefix}a text that stands for {annexed}")
     if _LFS.match(head):
@@ -197,7 +191,11 @@ def _is_mgh(head: bytes) -> bool:
 
 def _identify_text(head: bytes) -> tuple[str, str, str]:
     if _PAGE.match(head):
-        return "other", "a web page (HTML)", f"the download failed: log in or mend the address, and {_AGAIN}"
+        return (
+            "other",
+            "a web page (HTML)",
+            f"the download failed: log in or correct the address, and {_AGAIN}",
+        )
     if b"<GIFTI" in head:
         return "gifti", "a GIFTI file", "use features with labels_gii"
     text = " ".join(re.sub(r"<\?xml.*?\?>", "", head[:400].decode(errors="replace")).split())

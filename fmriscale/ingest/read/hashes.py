@@ -12,8 +12,7 @@ from cachetools import LRUCache
 
 from fmriscale.common.files import sha256_file
 
-CACHED_BYTES = 256 * 1024
-"""Most that is read at once, so that it is still in the cache when it is hashed."""
+CACHED_BYTES = 256 * 1024  # Most that is read at once, so that it is still in the cache when it is hashed
 
 _NUMBERS = np.zeros(64)
 """Adding them clears the upper halves of the AVX registers (VZEROUPPER), which decompression leaves in use.

@@ -17,11 +17,9 @@ from fmriscale.common.quarantine import Rejected
 from fmriscale.ingest.read.content import open_content, reading, reading_input
 from fmriscale.ingest.read.convert import not_a_series
 
-BLOCK_BYTES = 2 * 2**20
-"""Size of a block: small enough to stay in cache, so that reducing it is nearly free."""
+BLOCK_BYTES = 2 * 2**20  # Size of a block: small enough to stay in cache, so that reducing it is nearly free
 
-_SECONDS = {8: 1.0, 16: 1e-3, 24: 1e-6}
-"""Unit of time by bits 3 to 5 of a NIfTI header's xyzt_units."""
+_SECONDS = {8: 1.0, 16: 1e-3, 24: 1e-6}  # Unit of time by bits 3 to 5 of a NIfTI header's xyzt_units
 
 _UNREADABLE: Any = (OSError, EOFError, ValueError, OverflowError, MemoryError, isal_zlib.error)
 
@@ -50,9 +48,6 @@ def _orientation_flaw(image: Any) -> str | None:
     return None if usable else "its affine places no voxel"
 
 
-# ---------------------------------------------------------------- atlases and masks
-
-
 @dataclass(frozen=True, eq=False)
 class Volume:
     """An image in memory."""
@@ -77,9 +72,6 @@ def read_grid(path: Path) -> tuple[tuple[int, ...], np.ndarray]:
     if flaw is not None:
         raise UserError(f"{path}: {flaw}; give affine_from an image that says it")
     return shape, affine
-
-
-# ---------------------------------------------------------------- runs
 
 
 @dataclass(frozen=True)

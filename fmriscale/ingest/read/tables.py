@@ -1,7 +1,6 @@
 """Read text tables of signals: separator, decimal mark, names, and a column that counts volumes.
 
-The number of features, which the recipe states, is the best judge of a column that is no signal. An ambiguous
-table is refused with both readings, since nobody would notice a line of labels read as a volume.
+The number of features in the recipe judges columns; an ambiguous table is refused with both readings.
 """
 
 import io
@@ -17,18 +16,14 @@ from isal import igzip
 from fmriscale.common.quarantine import Rejected
 from fmriscale.ingest.read.text import MISSING, is_number, split_cells, to_utf8
 
-SAMPLE = 8
-"""Lines from which the dialect of a table is detected."""
+SAMPLE = 8  # Lines from which the dialect of a table is detected
 
 INDEX_NAMES = ("", "unnamed: 0", "index", "time", "t", "volume", "vol", "frame", "scan", "tr", "timepoint")
 """Names of columns that count volumes."""
 
-_FAR = 10.0
-"""Robust standard deviations from the other lines beyond which a line is no volume."""
-_TOO_FEW = 4
-"""Lines up to which a table is too short to judge one of them by the others."""
-_INCREASING = 8
-"""Whole numbers that do not increase by chance: one in 8! = 40,320."""
+_FAR = 10.0  # Robust standard deviations from the other lines beyond which a line is no volume
+_TOO_FEW = 4  # Lines up to which a table is too short to judge one of them by the others
+_INCREASING = 8  # Whole numbers that do not increase by chance: one in 8! = 40,320
 
 
 @dataclass(frozen=True)
@@ -76,9 +71,6 @@ def read_table(path: Path, options: TableOptions) -> np.ndarray:
     return values if options.orientation == "TV" else values.T
 
 
-# ---------------------------------------------------------------- text
-
-
 def _first_lines(content: bytes) -> tuple[int, int, list[str]]:
     """Return start and end of the first line that is no comment, and up to SAMPLE lines from it on."""
     start = end = position = 0
@@ -106,7 +98,7 @@ def _detect(lines: list[str], body: bytes, options: TableOptions, extension: str
     numbers = [c for c in first[1:] if c.lower() not in MISSING and is_number(c, decimal)]
     fractions = [c for c in numbers if not re.fullmatch(r"\d+(\.0*)?", c)]
     if fractions and words and words != first[:1]:
-        raise Rejected("unreadable", f"line 1 holds both '{words[0]}' and {fractions[0]}; mend it")
+        raise Rejected("unreadable", f"line 1 holds both '{words[0]}' and {fractions[0]}; correct it")
     lacks_one = bool(rows) and len(first) == len(rows[0]) - 1
     is_short = lacks_one and rows[0][-1] == ""
     fits = options.n_features is None or options.orientation == "VT" or len(first) == options.n_features
@@ -161,9 +153,6 @@ def _parse(content: bytes, dialect: _Dialect) -> np.ndarray:
         options["usecols"] = range(1, width)
     values = pd.read_csv(io.BytesIO(content), dtype=np.float64, **options).to_numpy()
     return values[:, 1:] if dialect.shifted and not dialect.text_index else values
-
-
-# ---------------------------------------------------------------- names and index
 
 
 def _drop_empty_column(values: np.ndarray, options: TableOptions) -> np.ndarray:

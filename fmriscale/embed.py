@@ -42,13 +42,7 @@ def main(args: list[str] | None = None) -> int:
         raise UserError(f"{out}: give --out a name that ends in {' or '.join(FORMS)}")
     if min(given.length or 1, given.stride or 1) < 1:
         raise UserError("--length and --stride are numbers of volumes, at least 1")
-    run = expand(given.run)
-    folders = (run, run / "encoder", run / "model")
-    encoder = next((folder for folder in folders if (folder / "config.json").exists()), None)
-    if encoder is None:
-        raise UserError(
-            f"{run}: no encoder in it (no config.json); give a pre-training run, or its encoder/ folder"
-        )
+    encoder = find_encoder(given.run)
     if not is_url(given.corpus):
         require_corpus(expand(given.corpus))
     # Imported here: torch is slow to import.
@@ -62,12 +56,28 @@ def main(args: list[str] | None = None) -> int:
     return EXIT_OK
 
 
+def find_encoder(where: str) -> Path:
+    """Return the folder of the encoder of a run, or of published weights."""
+    from fmriscale.model.remote import local_copy
+
+    run = local_copy(where)
+    folders = (run, run / "encoder", run / "model")
+    found = next((folder for folder in folders if (folder / "config.json").exists()), None)
+    if found is None:
+        raise UserError(
+            f"{run}: no encoder in it (no config.json); give a pre-training run, or its encoder/ folder"
+        )
+    return found
+
+
 def parser_of_verb() -> CommandLine:
     """Return the options of the verb."""
     parser = CommandLine(
         "fmriscale embed", description="The vectors of a corpus, with their keys, as one table."
     )
-    parser.add_argument("run", metavar="RUN", help="a pre-training run, or its encoder/ folder")
+    parser.add_argument(
+        "run", metavar="RUN", help="a pre-training run, its encoder/ folder, or weights (hf://...)"
+    )
     parser.add_argument(
         "corpus", metavar="CORPUS", help="folder of a corpus with the same features, or its URL"
     )

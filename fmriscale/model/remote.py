@@ -5,6 +5,7 @@ What comes from a server is checked (config.json names the hash of the weights) 
 """
 
 import contextlib
+import functools
 import hashlib
 import os
 import sys
@@ -12,12 +13,11 @@ import tempfile
 from pathlib import Path
 
 from fmriscale.common.errors import DamageError, UserError
-from fmriscale.common.files import atomic_write, fsync_folder, writing_to
+from fmriscale.common.files import atomic_write, expand, fsync_folder, writing_to
 from fmriscale.corpus.cache import cache_folder
 from fmriscale.corpus.servers import RemoteFolder, TransientError, is_url, open_folder
 from fmriscale.corpus.transfer import GIVE_UP_AFTER, Backoff, fetch_shard, read_whole
 from fmriscale.model import hub
-from fmriscale.model.export import read_meta
 
 FIRST_GIVE_UP = 30.0  # How long config.json is tried for, s: a wrong URL should be reported soon
 
@@ -42,6 +42,12 @@ def local_folder(where: str | Path) -> Path:
         return Path(where)
     url = str(where)
     return hub.download(url) if url.startswith(hub.SCHEME) else _from_server(url)
+
+
+@functools.cache
+def local_copy(where: str) -> Path:
+    """Return the folder of an encoder on this machine for a setting; a process asks a server once."""
+    return local_folder(where) if is_url(where) else expand(where)
 
 
 def offline() -> bool:
@@ -86,6 +92,8 @@ def _came_last(server: RemoteFolder, last: Path, reason: str) -> Path:
 
 def _fetch(server: RemoteFolder, config: bytes, final: Path) -> None:
     """Bring config.json and the weights that it names into the cache, both or none."""
+    from fmriscale.model.export import read_meta  # here: torch is slow to import
+
     final.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".new-", dir=final.parent) as name:
         draft = Path(name) / "encoder"

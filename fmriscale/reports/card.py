@@ -175,6 +175,8 @@ def _result(summary: Meta) -> str:
     """Return a study or a probe: its question, its verdict and its accuracies."""
     verdict = summary.get("verdict", "")
     sentence = verdict.get("sentence", "") if isinstance(verdict, Mapping) else str(verdict)
+    if summary.get("probe"):
+        return f"## {summary['question']}\n\n{sentence}\n\n{_probe(summary)}"
     rows = []
     for content in summary.get("arms", {}).values() if isinstance(summary.get("arms"), Mapping) else ():
         figure = content.get("by_condition", {}).get("all", {}).get("accuracy")
@@ -183,6 +185,18 @@ def _result(summary: Meta) -> str:
             rows.append((content["title"], f"{100 * figure['mean']:.1f} % {ends}".strip()))
     table = "\n" + _table(("arm or baseline", "accuracy [95 %]"), rows) if rows else ""
     return f"## {summary.get('question') or 'Result'}\n\n{sentence}\n{table}"
+
+
+def _probe(summary: Meta) -> str:
+    """Return the figures of every encoder and baseline of a probe."""
+    names = summary["figures"]
+
+    def figure(content: Meta) -> str:
+        ends = "" if content["low"] is None else f"[{content['low']:.3f}, {content['high']:.3f}]"
+        return f"{content['mean']:.3f} {ends}".strip()
+
+    rows = [(own["title"], *(figure(own[name]) for name in names)) for own in summary["methods"].values()]
+    return _table(("method", *(f"{name.replace('_', ' ')} [95 %]" for name in names)), rows)
 
 
 def _use(meta: Meta) -> str:

@@ -3,14 +3,11 @@
 Cells (arms x folds x seeds x sizes: one training each), the baselines of every fold, a last fit on everybody.
 """
 
-import functools
 from dataclasses import dataclass
 from pathlib import Path
 
-from fmriscale.common.files import expand
 from fmriscale.config import StudyConfig
-from fmriscale.corpus.servers import is_url
-from fmriscale.model.remote import local_folder
+from fmriscale.model.remote import local_copy
 
 SUMMARY = "summary.json"
 """File of a study's folder that holds every number of its report."""
@@ -105,10 +102,4 @@ def encoder_folder(config: StudyConfig, arm: str, fold: int) -> Path | None:
     The fresh arm has the pre-trained one's, for its architecture; None where nothing is pre-trained.
     """
     given = config.controls.get(arm, config.pretrained)
-    return None if given is None else _local(given.replace("{fold}", str(fold)))
-
-
-@functools.cache
-def _local(where: str) -> Path:
-    """Return the folder of an encoder on this machine; a server is asked once."""
-    return local_folder(where) if is_url(where) else expand(where)
+    return None if given is None else local_copy(given.replace("{fold}", str(fold)))

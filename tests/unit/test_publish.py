@@ -102,7 +102,16 @@ def test_a_folder_holds_the_weights_what_they_mean_and_a_card(run, corpus, tmp_p
     accuracy = {"mean": 0.6, "low": 0.55, "high": 0.65}
     results["arms"] = {"fresh": {"title": "fresh", "by_condition": {"all": {"accuracy": accuracy}}}}
     (tmp_path / "summary.json").write_text(json.dumps(results))
-    folder = publish(run, "--out", tmp_path / "out", "--results", tmp_path / "summary.json")
+    connectivity = {"title": "connectivity", "auc": accuracy, "mae": accuracy | {"low": None, "high": None}}
+    probe = {
+        "probe": True,
+        "question": "How old?",
+        "figures": ["auc", "mae"],
+        "verdict": {"sentence": "Open."},
+    }
+    (tmp_path / "probe.json").write_text(json.dumps(probe | {"methods": {"connectivity": connectivity}}))
+    files = [tmp_path / "summary.json", tmp_path / "probe.json"]
+    folder = publish(run, "--out", tmp_path / "out", "--results", *files)
     told = capsys.readouterr().out
     assert sorted(p.name for p in folder.iterdir()) == ["README.md", "config.json", "model.safetensors"]
     assert "cc-by-nc-sa-4.0; trained on data for non-commercial use (CC BY-NC-SA 4.0: closed)" in told
@@ -122,6 +131,8 @@ def test_a_folder_holds_the_weights_what_they_mean_and_a_card(run, corpus, tmp_p
         "| acc | 0.900 |",
         "## Same site?\n\nNo: it is not.",
         "| fresh | 60.0 % [55.0, 65.0] |",
+        "## How old?\n\nOpen.",
+        "| connectivity | 0.600 [0.550, 0.650] | 0.600 |",
         "Not a medical device",
         "the 5 people of closed, open",
         "arXiv:2305.13226",
@@ -371,6 +382,19 @@ def test_new_weights_at_an_address_are_noticed(run, corpus, cache, tmp_path):
         first = Encoder.from_pretrained(server.url).meta
         publish(write_run(tmp_path / "again", corpus, step=41), "--out", folder)
         assert (first["step"], Encoder.from_pretrained(server.url).meta["step"]) == (40, 41)
+
+
+def test_verbs_take_an_address_where_they_take_a_folder(run, corpus, cache, tmp_path):
+    folder = publish(run, "--out", tmp_path / "published")
+    with serving(folder) as server:
+        for where, out in ((str(folder), "a.npz"), (server.url, "b.npz")):
+            line = ["embed", where, str(corpus), "--out", str(tmp_path / out), "--length", "20"]
+            assert cli.run(line) == 0
+        assert server.requests["config.json"] == 1  # a process asks once
+    with np.load(tmp_path / "a.npz") as here, np.load(tmp_path / "b.npz") as there:
+        assert len(here.files) > 0
+        for name in here.files:
+            np.testing.assert_array_equal(here[name], there[name])
 
 
 # ---------------------------------------------------------------- the page

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fmriscale.common.files import expand
 from fmriscale.config import MOMENT, ProbeConfig
+from fmriscale.model.remote import local_copy
 
 FRESH, SHUFFLED = "fresh", "shuffled"
 TITLES = {
@@ -99,4 +99,4 @@ def seeds_of(config: ProbeConfig, method: str, size: int | None) -> Sequence[int
 def encoder_folder(config: ProbeConfig, arm: str, fold: int) -> Path:
     """Return the folder of an arm's encoder in a fold; the fresh arm is built like the judged one."""
     given = config.encoders[judged(config) or "" if arm == FRESH else arm]
-    return expand(given.replace("{fold}", str(fold)))
+    return local_copy(given.replace("{fold}", str(fold)))

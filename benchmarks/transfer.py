@@ -1,0 +1,185 @@
+"""Does pre-training pay? Encoders, controls and the baselines that labs use, on the questions that labs ask.
+
+    python benchmarks/transfer.py --work runs/transfer [--only QUESTION ...] [--seeds N]
+    python benchmarks/transfer.py --work runs/transfer --page     # tables and figure from what is there
+
+For every question: the corpus is sharded from $FMRISCALE_DATA, every arm is pre-trained by
+fmriscale/train.py for every fold, without the people and data sets that the fold tests, and `fmriscale
+probe` asks all encoders and baselines. All of it is in one MLflow store (WORK/mlflow.db), and what is
+finished is not done again. The results go to docs/benchmark.md and docs/benchmark.png, their numbers to
+WORK/benchmark.json. Questions, recipes and their origin: transfer_questions.py. With --quick, noise stands
+for the data, and little is trained.
+"""
+
+import argparse
+import contextlib
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import transfer_page
+from transfer_questions import CORPORA, QUESTIONS, Question, Settings, Toy, write_toy
+
+from fmriscale import cli, train
+from fmriscale.common.errors import UserError
+from fmriscale.config import ProbeConfig
+from fmriscale.config.recipe import parse
+from fmriscale.corpus.reader import Corpus
+
+ROOT = Path(__file__).resolve().parents[1]
+APART = True
+"""Every pre-training has a process of its own; at toy size most of its time would be that."""
+
+
+def main() -> None:
+    """Compute what is missing, then write the page, the figure and the numbers."""
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
+    parser.add_argument("--work", type=Path, help="corpora, encoders, probes, MLflow; kept, and used again")
+    parser.add_argument("--only", nargs="+", help="these questions alone")
+    parser.add_argument("--seeds", type=int, default=1, help="pre-trainings of every arm in every fold")
+    parser.add_argument("--page", action="store_true", help="compute nothing, write from what is there")
+    parser.add_argument("--docs", type=Path, help="where benchmark.md and its figure go (docs/)")
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    parser.add_argument("--quick", action="store_true", help="a toy size: does it run, not what is found")
+    given = parser.parse_args()
+    questions = Toy().questions() if given.quick else QUESTIONS
+    if unknown := set(given.only or ()) - set(questions):
+        parser.error(f"--only: no question {sorted(unknown)}; there are {', '.join(questions)}")
+    with tempfile.TemporaryDirectory(prefix="fmriscale-") as temporary:
+        work = (given.work or Path(temporary)).resolve()
+        work.mkdir(parents=True, exist_ok=True)
+        if given.quick:
+            globals().update(APART=False)
+        for name in given.only or questions:
+            for seed in range(0 if given.page else given.seeds):
+                answer(questions[name], name, seed, work)
+        found = transfer_page.collect(work, questions)
+        docs = given.docs or (work if given.quick else ROOT / "docs")
+        transfer_page.write(found, questions, docs)
+        figures = json.dumps(transfer_page.figures(found), indent=1) + "\n"
+        (work / "benchmark.json").write_text(figures)
+        if given.json:
+            given.json.write_text(figures)
+
+
+def answer(question: Question, name: str, seed: int, work: Path) -> None:
+    """Shard, pre-train and probe for one question and seed, as far as it is not done."""
+    out = work / "probes" / f"{name}-{seed}"
+    if (out / "summary.json").exists():
+        return
+    corpus = sharded(question.corpus, work)
+    settings = {**question.probe, "out": out, "corpus": corpus, "seeds": [seed], **tracking(work)}
+    encoders = pretrained(question, name, seed, settings, work)
+    fmriscale(
+        ["probe", *options({**settings, **{f"encoders.{arm}": text for arm, text in encoders.items()}})]
+    )
+
+
+def sharded(name: str, work: Path) -> Path:
+    """Return the folder of a corpus, which is made where it is missing."""
+    folder = work / "corpora" / name
+    if not (folder / "corpus.json").exists():
+        if name == Toy.corpus:
+            write_toy(folder)
+        else:
+            fmriscale(["shard", *CORPORA[name](work), "--out", str(folder)])
+    return folder
+
+
+# ---------------------------------------------------------------- pre-training
+
+
+def pretrained(question: Question, name: str, seed: int, settings: Settings, work: Path) -> dict[str, str]:
+    """Return by arm where the encoders of all folds are, with {fold} for the number; train the missing."""
+    corpus, folds = Corpus.open(settings["corpus"]), test_sides(settings)
+    encoders = {}
+    for arm, recipe in question.arms.items():
+        links = work / "encoders" / f"{name}-{seed}" / arm
+        links.mkdir(parents=True, exist_ok=True)
+        for fold, tested in enumerate(folds):
+            data = unseen(question, corpus, tested)
+            run = trained(question.corpus, recipe | data, arm, seed, work)
+            link = links / f"fold{fold}"
+            link.unlink(missing_ok=True)
+            link.symlink_to(run / "encoder")
+        encoders[arm] = str(links / "fold{fold}")
+    return encoders
+
+
+def test_sides(settings: Settings) -> list[list[int]]:
+    """Return the rows of the corpus that each fold of a probe tests."""
+    from fmriscale.study.probe.data import open_probe
+
+    config = parse(ProbeConfig, options(settings))
+    probe = open_probe(config, Corpus.open(config.corpus))
+    return [fold.test.tolist() for fold in probe.folds]
+
+
+def unseen(question: Question, corpus: Corpus, tested: list[int]) -> Settings:
+    """Return the settings that keep the people and data sets of the test side out of pre-training."""
+    runs = corpus.runs
+    kept = [name for name in question.pretrain_on if name not in set(runs["dataset"].iloc[tested])]
+    held_out = runs["person"].isin(set(runs["person"].iloc[tested])) & runs["dataset"].isin(kept)
+    return {"data.datasets": kept, "data.holdout_runs": runs["key"][held_out].tolist()}
+
+
+def trained(corpus: str, recipe: Settings, arm: str, seed: int, work: Path) -> Path:
+    """Return the run folder of a pre-training, which is run (or gone on with) where it is not finished."""
+    identity = hashlib.sha256(json.dumps([corpus, recipe, seed], sort_keys=True).encode()).hexdigest()
+    out = work / "pretrained" / f"{corpus}-{arm}-{identity[:12]}"
+    if not (out / "encoder" / "config.json").exists():
+        places = {"out": out, "data.corpus": work / "corpora" / corpus, "train.seed": seed}
+        line = options({**recipe, **places, **tracking(work)})
+        print(f"pre-training {out.name}", flush=True)
+        if not APART:
+            with contextlib.redirect_stdout(sys.stderr):
+                code = train.main(line)
+        else:
+            log = work / "logs" / f"{out.name}.log"
+            log.parent.mkdir(exist_ok=True)
+            with log.open("a") as file:
+                command = [sys.executable, str(ROOT / "fmriscale/train.py"), *line]
+                code = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT).returncode
+        if code:
+            raise SystemExit(f"pre-training {out} ended with {code}")
+    return out
+
+
+# ---------------------------------------------------------------- command lines
+
+
+def tracking(work: Path) -> Settings:
+    """Return the settings of the one MLflow store."""
+    return {"tracking.uri": f"sqlite:///{work / 'mlflow.db'}", "tracking.experiment": "transfer"}
+
+
+def options(settings: Settings) -> list[str]:
+    """Return settings as options of a command line."""
+    return [word for name, value in settings.items() for word in (f"--{name}", text_of(value))]
+
+
+def text_of(value: Any) -> str:
+    """Return a value as the command line takes it."""
+    return json.dumps(value) if isinstance(value, list | dict | bool) else str(value)
+
+
+def fmriscale(words: list[str]) -> None:
+    """Run a verb of fmriscale; what it prints goes to standard error."""
+    with contextlib.redirect_stdout(sys.stderr):
+        code = cli.run(words)
+    if code:
+        sys.exit(code)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except UserError as error:
+        sys.exit(f"transfer.py: {error}")

@@ -1,0 +1,247 @@
+"""What benchmarks/transfer.py asks: corpora, arms of pre-training, and questions, as plain settings.
+
+A question is a recipe of `fmriscale probe`. Its folds decide what the encoders of its arms may see: nobody
+and no data set that a fold tests. Recipes of pre-training were chosen on training people alone
+(docs/benchmark.md).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from fmriscale.common.files import expand
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+FILM_PARTS = {"forrest_a": (1, 2, 3), "forrest_b": (4, 5, 6), "forrest_c": (7, 8)}
+"""Runs of the film by data set, so that folds can leave parts of the film out."""
+Settings = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question, and the encoders that are asked it."""
+
+    title: str
+    corpus: str
+    probe: Settings
+    """Settings of `fmriscale probe`."""
+    arms: dict[str, Settings]
+    """Settings of pre-training by arm; the first is the one that is judged."""
+    pretrain_on: tuple[str, ...]
+    """Data sets; those that a fold tests are left out, and so are its people."""
+    to_beat: str
+    """What was reached before, in words."""
+
+
+# ---------------------------------------------------------------- corpora
+
+
+def film_corpus(work: Path) -> list[str]:
+    """Write the recipe of the film in three parts, with its labels volume by volume; return the options."""
+    source = expand("$FMRISCALE_DATA/studyforrest_avmovie_shen267")
+    labels = work / "film_labels"
+    labels.mkdir(parents=True, exist_ok=True)
+    for run in range(1, 9):
+        table = pd.read_csv(source / f"stimulus_run-{run}.tsv", sep="\t")
+        events = {
+            "onset": 2.0 * table["volume"],
+            "duration": 2.0,
+            "music": np.where(table["music"] > 0, "yes", "no"),
+            "loudness": np.log10(table["audio_rms"] + 1e-4).round(4),
+        }
+        pd.DataFrame(events).to_csv(labels / f"run-{run}_events.tsv", sep="\t", index=False)
+    recipe = yaml.safe_load((CONFIGS / "corpus_studyforrest_movie.yaml").read_text())
+    one = recipe["datasets"][0]
+    recipe["datasets"] = [
+        {
+            **one,
+            "name": name,
+            "files": f"run-[{''.join(map(str, runs))}].npz",
+            "events": f"{labels.resolve()}/run-{{run}}_events.tsv",
+            "stimulus": "forrest_gump_{run}",
+        }
+        for name, runs in FILM_PARTS.items()
+    ]
+    path = work / "corpus_film.yaml"
+    path.write_text(yaml.safe_dump(recipe, sort_keys=False))
+    return ["--config", str(path)]
+
+
+def recipe_of(name: str) -> Callable[[Path], list[str]]:
+    """Return what gives the options of a corpus that has a recipe in configs/; everybody may train."""
+    everybody = ["--split.val", "0", "--split.test", "0"]
+    return lambda _: ["--config", str(CONFIGS / f"corpus_{name}.yaml"), *everybody]
+
+
+CORPORA: dict[str, Callable[[Path], list[str]]] = {
+    "film": film_corpus,
+    "films": recipe_of("films"),
+    "abide": recipe_of("abide"),
+}
+
+# ---------------------------------------------------------------- arms
+
+SMALL: Settings = {"model.preset": "tiny", "model.d_model": 64, "model.n_layers": 2, "model.n_heads": 4}
+TRAINED: Settings = {
+    "train.lr": 1e-3,
+    "train.schedule": "cosine",
+    "train.warmup_steps": 20,
+    "train.weight_decay": 0.01,
+    "train.eval_every": 0,
+}
+PAIRS: Settings = {"data.pairs.length": 10, "data.pairs.stride": 2}
+CONTRAST: Settings = {
+    **SMALL,
+    **TRAINED,
+    **PAIRS,
+    "model.start": "identity",
+    "model.init_projection": "shared",
+    "model.input_dropout": 0.2,
+    "train.steps": 300,
+    "train.pool": "bins",
+    "train.ntp_weight": 0,
+    "train.contrastive_weight": 1,
+    "train.contrastive_people": 16,
+    "train.contrastive_windows": 20,
+}
+WITHIN: Settings = {
+    **SMALL,
+    **TRAINED,
+    **PAIRS,
+    "model.start": "identity",
+    "model.init_projection": "whiten",
+    "model.input_dropout": 0.2,
+    "train.steps": 300,
+    "train.pool": "bins",
+    "train.pair": "siamese",
+    "train.global_batch": 64,
+    "train.max_micro_batch": 64,
+}
+SHIFTED: Settings = {"data.stimulus_clock": "shifted"}
+ACROSS_ARMS = {"across_people": CONTRAST, "within_person": WITHIN, "shifted_clock": CONTRAST | SHIFTED}
+GENTLE: Settings = {"train.steps": 100, "train.lr": 1e-4}
+"""One film is learned by heart: more than this made the transfer to a story worse."""
+REST: Settings = {
+    **TRAINED,
+    "model.preset": "tiny",
+    "model.d_model": 128,
+    "model.n_layers": 2,
+    "train.steps": 300,
+    "train.warmup_steps": 50,
+    "train.pair": "siamese",
+    "train.pool": "mean",
+    "train.global_batch": 64,
+    "train.max_micro_batch": 64,
+    "data.pairs.length": 64,
+    "data.pairs.stride": 4,
+    "data.pairs.min_distance": 15,
+    "data.mixture": "proportional",
+}
+TAUGHT: Settings = {**REST, "train.ntp_weight": 0, "train.connectivity_weight": 1}
+REST_NTP: Settings = {**REST, "data.pairs.length": 32, "data.pairs.gap": 10}
+REST_ARMS = {
+    "taught_by_connectivity": TAUGHT,
+    "within_person": REST_NTP | {"data.pairs.negatives": {"other_dataset": 1.0}},
+}
+
+# ---------------------------------------------------------------- questions
+
+WINDOWS: Settings = {"rows": "window", "windows.length": 10, "pool": "bins"}
+FILM: Settings = {**WINDOWS, "windows.stride": 10, "windows.delay": 4.0, "n_folds": 3}
+BOTH: Settings = {**FILM, "folds_by": ["subject", "dataset"], "train_sizes": [2, 5]}
+SITES: Settings = {"rows": "run", "windows.length": 64, "windows.stride": 32, "folds_by": "dataset"}
+TEN = ("caltech", "cmu_a", "nyu", "sdsu", "stanford", "trinity", "um_1", "um_2", "usm", "yale")
+SAMPLES = tuple(f"abide_{name}" for name in TEN)
+ABIDE: Settings = {**SITES, "n_folds": 5, "datasets": list(SAMPLES)}
+
+
+def abide(title: str, to_beat: str, **settings: Any) -> Question:
+    """Return a question about the people of ABIDE, at sites that no encoder and no probe has seen."""
+    return Question(title, "abide", {**ABIDE, **settings}, REST_ARMS, SAMPLES, to_beat)
+
+
+QUESTIONS: dict[str, Question] = {
+    "film_music": Question(
+        "studyforrest: is there music? (people and parts of the film never seen)",
+        "film",
+        {**BOTH, "target": "music"},
+        ACROSS_ARMS,
+        tuple(FILM_PARTS),
+        "logistic regression: AUC .606",
+    ),
+    "film_loudness": Question(
+        "studyforrest: is it loud? (people and parts of the film never seen)",
+        "film",
+        {**BOTH, "target": "loudness", "quantiles": 2},
+        ACROSS_ARMS,
+        tuple(FILM_PARTS),
+        "logistic regression: AUC .770",
+    ),
+    "film_moments": Question(
+        "studyforrest: which moment of a part of the film that no encoder has seen?",
+        "film",
+        {
+            **{**FILM, "windows.delay": 0.0},
+            **{"target": "moment", "folds_by": "subject", "datasets": ["forrest_c"], "train_sizes": [2, 5]},
+        },
+        ACROSS_ARMS,
+        tuple(FILM_PARTS),
+        "",
+    ),
+    "story_moments": Question(
+        "Pie Man: which moment of the story? (pre-trained on another film and other people)",
+        "films",
+        {
+            **{**WINDOWS, "windows.delay": 15.0, "n_folds": 3, "target": "moment", "folds_by": "subject"},
+            **{"datasets": ["pieman"], "train_sizes": [2, 5, 10, 20]},
+        },
+        {name: arm | (GENTLE if name != "within_person" else {}) for name, arm in ACROSS_ARMS.items()},
+        ("qtab",),
+        "whitening: .152, .221, .321, .416 with 2, 5, 10, 20 people",
+    ),
+    "abide_diagnosis": abide("ABIDE I: autism or not? (sites never seen)", "AUC .776", target="DX_GROUP"),
+    "abide_age": abide("ABIDE I: age (sites never seen)", "", target="AGE_AT_SCAN", kind="regress"),
+    "abide_sex": abide("ABIDE I: sex (sites never seen)", "", target="SEX"),
+}
+
+# ---------------------------------------------------------------- a toy size
+
+
+@dataclass
+class Toy:
+    """The least that runs: does it work, not what is found."""
+
+    corpus: str = "toy"
+    changes: Settings = field(
+        default_factory=lambda: (
+            {"model.d_model": 16, "model.n_layers": 1, "model.n_heads": 2}
+            | {"train.steps": 2, "train.contrastive_people": 2, "train.contrastive_windows": 4}
+        )
+    )
+
+    def questions(self) -> dict[str, Question]:
+        """Return the toy question."""
+        probe = {**WINDOWS, "target": "moment", "folds_by": "subject", "n_folds": 2, "datasets": ["story"]}
+        arms = {"across_people": CONTRAST | self.changes}
+        told = "the moment that was put in"
+        return {"toy_moments": Question("noise with a stimulus", self.corpus, probe, arms, ("film",), told)}
+
+
+def write_toy(folder: Path) -> None:
+    """Write a film and a story of noise, part of which people share."""
+    from fmriscale import CorpusWriter
+    from fmriscale.config import SplitConfig
+
+    rng = np.random.default_rng(0)
+    with CorpusWriter(folder, split=SplitConfig(val=0.0, test=0.0)) as corpus:
+        for name, n_people in (("film", 3), ("story", 4)):
+            shared = rng.standard_normal((80, 12))
+            for person in range(n_people):
+                signals = (shared + rng.standard_normal((80, 12))).astype(np.float32)
+                about = {"dataset": name, "task": "watch", "space": "toy", "stimulus": name}
+                corpus.add(signals, 2.0, f"{name}{person}", **about)

@@ -34,8 +34,8 @@ from fmriscale.config.recipe import parse
 from fmriscale.corpus.reader import Corpus
 
 ROOT = Path(__file__).resolve().parents[1]
-APART = True
-"""Every pre-training has a process of its own; at toy size most of its time would be that."""
+APART, TRACKED = True, True
+"""Every pre-training has a process of its own, and MLflow keeps it; at toy size most time would be theirs."""
 
 
 def main() -> None:
@@ -56,7 +56,7 @@ def main() -> None:
         work = (given.work or Path(temporary)).resolve()
         work.mkdir(parents=True, exist_ok=True)
         if given.quick:
-            globals().update(APART=False)
+            globals().update(APART=False, TRACKED=False)
         for name in given.only or questions:
             for seed in range(0 if given.page else given.seeds):
                 answer(questions[name], name, seed, work)
@@ -157,6 +157,8 @@ def trained(corpus: str, recipe: Settings, arm: str, seed: int, work: Path) -> P
 
 def tracking(work: Path) -> Settings:
     """Return the settings of the one MLflow store."""
+    if not TRACKED:
+        return {"tracking.enabled": False}
     return {"tracking.uri": f"sqlite:///{work / 'mlflow.db'}", "tracking.experiment": "transfer"}
 
 

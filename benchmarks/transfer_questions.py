@@ -226,7 +226,8 @@ class Toy:
 
     def questions(self) -> dict[str, Question]:
         """Return the toy question."""
-        probe = {**WINDOWS, "target": "moment", "folds_by": "subject", "n_folds": 2, "datasets": ["story"]}
+        probe = {**WINDOWS, "target": "moment", "folds_by": "subject", "n_folds": 2, "jobs": 1}
+        probe["datasets"] = ["story"]
         arms = {"across_people": CONTRAST | self.changes}
         told = "the moment that was put in"
         return {"toy_moments": Question("noise with a stimulus", self.corpus, probe, arms, ("film",), told)}

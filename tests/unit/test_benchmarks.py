@@ -32,6 +32,7 @@ FIGURES = {
         *("timbre_one_draw_train_both", "null_chance_permutation", "null_paper_chance_corrected_t"),
         *("null_arms_both", "equal_arms_coverage", "offsets_shuffled_at_chance"),
     ],
+    "transfer": [f"toy_moments.{method}" for method in ("across_people", "fresh", "whitening", "shared")],
     "search": [
         *(f"{name}.{figure}" for name in ("base", "masked_half") for figure in ("ntp_auc", "auc_2_last")),
         *(f"{name}.{figure}" for name in ("fresh", "probe") for figure in ("probe_run", "auc_2_last")),

@@ -25,7 +25,7 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import transfer_page
-from transfer_questions import CORPORA, QUESTIONS, Question, Settings, Toy, write_toy
+from transfer_questions import CORPORA, LIMITS, QUESTIONS, Question, Settings, Toy, write_toy
 
 from fmriscale import cli, train
 from fmriscale.common.errors import UserError
@@ -62,7 +62,7 @@ def main() -> None:
                 answer(questions[name], name, seed, work)
         found = transfer_page.collect(work, questions)
         docs = given.docs or (work if given.quick else ROOT / "docs")
-        transfer_page.write(found, questions, docs)
+        transfer_page.write(found, questions, docs, work)
         figures = json.dumps(transfer_page.figures(found), indent=1) + "\n"
         (work / "benchmark.json").write_text(figures)
         if given.json:
@@ -104,8 +104,9 @@ def pretrained(question: Question, name: str, seed: int, settings: Settings, wor
         links = work / "encoders" / f"{name}-{seed}" / arm
         links.mkdir(parents=True, exist_ok=True)
         for fold, tested in enumerate(folds):
-            data = unseen(question, corpus, tested)
-            run = trained(question.corpus, recipe | data, arm, seed, work)
+            data = unseen(question, corpus, tested, recipe)
+            options_of_it = {name: value for name, value in recipe.items() if name not in LIMITS} | data
+            run = trained(question.corpus, options_of_it, arm, seed, work)
             link = links / f"fold{fold}"
             link.unlink(missing_ok=True)
             link.symlink_to(run / "encoder")
@@ -122,11 +123,19 @@ def test_sides(settings: Settings) -> list[list[int]]:
     return [fold.test.tolist() for fold in probe.folds]
 
 
-def unseen(question: Question, corpus: Corpus, tested: list[int]) -> Settings:
-    """Return the settings that keep the people and data sets of the test side out of pre-training."""
+def unseen(question: Question, corpus: Corpus, tested: list[int], recipe: Settings) -> Settings:
+    """Return the settings that keep the people and data sets of the test side out of pre-training.
+
+    A recipe may be of fewer people or stimuli than there are: the first ones by name.
+    """
     runs = corpus.runs
     kept = [name for name in question.pretrain_on if name not in set(runs["dataset"].iloc[tested])]
-    held_out = runs["person"].isin(set(runs["person"].iloc[tested])) & runs["dataset"].isin(kept)
+    there = runs["dataset"].isin(kept)
+    held_out = runs["person"].isin(set(runs["person"].iloc[tested])) & there
+    for name, column in LIMITS.items():
+        if name in recipe:
+            known = sorted(set(runs[column][there & ~held_out]))
+            held_out |= there & ~runs[column].isin(known[: recipe[name]])
     return {"data.datasets": kept, "data.holdout_runs": runs["key"][held_out].tolist()}
 
 

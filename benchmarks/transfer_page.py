@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import transfer_scaling
 from transfer_questions import Question
 
 NAMES = {"auc": "AUC", "balanced_accuracy": "accuracy", "r": "r"}
@@ -44,14 +45,19 @@ def figures(found: Found) -> dict[str, dict[str, Any]]:
     return numbers
 
 
-def write(found: Found, questions: dict[str, Question], docs: Path) -> None:
-    """Write benchmark.md and benchmark.png into a folder."""
+def write(found: Found, questions: dict[str, Question], docs: Path, work: Path) -> None:
+    """Write benchmark.md and its figures into a folder."""
     docs.mkdir(parents=True, exist_ok=True)
-    parts = [HEAD]
+    parts, scaling = [HEAD], found.get(transfer_scaling.QUESTION)
+    found = {name: summaries for name, summaries in found.items() if name != transfer_scaling.QUESTION}
     if found:
         draw(found, questions, docs / "benchmark.png")
         parts += ["![Figures by question and method](benchmark.png)\n", overview(found, questions)]
     parts += [section(summaries, questions[name]) for name, summaries in found.items()]
+    if scaling:
+        curves = transfer_scaling.curves(scaling[0], work)
+        transfer_scaling.draw(curves, docs / "benchmark_scaling.png")
+        parts += [transfer_scaling.section(curves), "![Curves](benchmark_scaling.png)\n"]
     notes = Path(__file__).with_name("transfer_notes.md")
     if notes.exists():
         parts.append(notes.read_text())

@@ -19,6 +19,8 @@ from fmriscale.common.files import expand
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 FILM_PARTS = {"forrest_a": (1, 2, 3), "forrest_b": (4, 5, 6), "forrest_c": (7, 8)}
 """Runs of the film by data set, so that folds can leave parts of the film out."""
+LIMITS = {"n_people": "person", "n_stimuli": "stimulus"}
+"""Settings of an arm that make the data smaller, and the columns that they count."""
 Settings = dict[str, Any]
 
 
@@ -149,6 +151,15 @@ REST_ARMS = {
     "within_person": REST_NTP | {"data.pairs.negatives": {"other_dataset": 1.0}},
 }
 
+SHORTER: Settings = CONTRAST | {"train.steps": 100}
+SCALED = {
+    "people": {n: SHORTER | {"n_people": n} for n in (2, 3, 5, 7)},
+    "stimuli": {n: SHORTER | {"n_stimuli": n} for n in (1, 2, 4)},
+    "width": {n: SHORTER | {"model.d_model": n} for n in (16, 32, 128)},
+}
+"""Arms by what is scaled and how much of it there is; beside all of it, width 64."""
+SCALE_ARMS = {"full": SHORTER} | {f"{what}_{n}": arm for what, of in SCALED.items() for n, arm in of.items()}
+
 # ---------------------------------------------------------------- questions
 
 WINDOWS: Settings = {"rows": "window", "windows.length": 10, "pool": "bins"}
@@ -190,6 +201,17 @@ QUESTIONS: dict[str, Question] = {
             **{"target": "moment", "folds_by": "subject", "datasets": ["forrest_c"], "train_sizes": [2, 5]},
         },
         ACROSS_ARMS,
+        tuple(FILM_PARTS),
+        "",
+    ),
+    "film_scaling": Question(
+        "studyforrest: the moment of an unseen part, by people, runs of the film, and width of pre-training",
+        "film",
+        {
+            **{**FILM, "windows.delay": 0.0},
+            **{"target": "moment", "folds_by": "subject", "datasets": ["forrest_c"], "train_sizes": [2]},
+        },
+        SCALE_ARMS,
         tuple(FILM_PARTS),
         "",
     ),

@@ -220,7 +220,7 @@ QUESTIONS: dict[str, Question] = {
         "films",
         {
             **{**WINDOWS, "windows.delay": 15.0, "n_folds": 3, "target": "moment", "folds_by": "subject"},
-            **{"datasets": ["pieman"], "train_sizes": [2, 5, 10, 20]},
+            **{"datasets": ["pieman"], "space": "shen293", "train_sizes": [2, 5, 10, 20]},
         },
         {name: arm | (GENTLE if name != "within_person" else {}) for name, arm in ACROSS_ARMS.items()},
         ("qtab",),

@@ -191,6 +191,6 @@ def test_shared_directions_are_those_that_people_have_in_common():
     windows[..., 7] *= 10  # what varies most is of no one else
     x = windows.reshape(60, -1)
     moment, person = np.tile(np.arange(10), 6), np.repeat([f"p{i}" for i in range(6)], 10)
-    found, _ = shared(x, x, 25, moment, person)
+    found, _ = shared((x, x), 25, moment, person)
     best = found.reshape(60, 4, -1)[:, :, -1]
     assert abs(np.corrcoef(best.ravel(), windows[..., 2].reshape(60, 4).ravel())[0, 1]) > 0.9

@@ -39,6 +39,7 @@ def without_confounds(
     """
     if not confounds_train.shape[1]:
         return x_train, x_test
+    x_train, x_test = x_train.astype(np.float64), x_test.astype(np.float64)
     fitted = LinearRegression().fit(confounds_train, x_train)
     left_train = x_train - fitted.predict(confounds_train)
     left_test = x_test - fitted.predict(confounds_test)

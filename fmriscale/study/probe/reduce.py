@@ -22,36 +22,36 @@ MOST_SERIES = 256
 """Rows from which the reference of the tangent space is estimated."""
 
 
-def pca(x_train: np.ndarray, x_test: np.ndarray, n_features: int | None) -> tuple[np.ndarray, np.ndarray]:
+Sides = tuple[np.ndarray, np.ndarray]
+"""Features of the rows that a model is fitted to, and of those that it is applied to."""
+
+
+def pca(x_learn: np.ndarray, sides: Sides, n_features: int | None) -> Sides:
     """Return the leading principal components: of volumes, n_features being V; or (None) of whole rows."""
     if n_features is None:
-        n = min(N_COMPONENTS, *x_train.shape)
-        fitted = PCA(
-            n, svd_solver="covariance_eigh" if x_train.shape[1] < 2000 else "randomized", random_state=0
-        )
-        return fitted.fit_transform(x_train.astype(np.float64)), fitted.transform(x_test.astype(np.float64))
-    volumes = volumes_of(x_train, n_features)
+        fitted = PCA(min(N_COMPONENTS, *x_learn.shape), svd_solver="randomized", random_state=0)
+        fitted.fit(x_learn.astype(np.float64))
+        return fitted.transform(sides[0].astype(np.float64)), fitted.transform(sides[1].astype(np.float64))
+    volumes = volumes_of(x_learn, n_features)
     fitted = PCA(min(N_COMPONENTS, *volumes.shape), svd_solver="covariance_eigh").fit(volumes)
     w_VD = np.asarray(fitted.components_).T
-    return projected(x_train, w_VD), projected(x_test, w_VD)
+    return projected(sides[0], w_VD), projected(sides[1], w_VD)
 
 
-def whitening(x_train: np.ndarray, x_test: np.ndarray, n_features: int) -> tuple[np.ndarray, np.ndarray]:
+def whitening(x_learn: np.ndarray, sides: Sides, n_features: int) -> Sides:
     """Return windows whose features are uncorrelated and of variance 1 (ZCA of a shrunk covariance)."""
-    values_V, vectors_VV = np.linalg.eigh(LedoitWolf().fit(volumes_of(x_train, n_features)).covariance_)
+    values_V, vectors_VV = np.linalg.eigh(LedoitWolf().fit(volumes_of(x_learn, n_features)).covariance_)
     w_VV = vectors_VV / np.sqrt(np.maximum(values_V, 1e-6 * values_V[-1])) @ vectors_VV.T
-    return projected(x_train, w_VV), projected(x_test, w_VV)
+    return projected(sides[0], w_VV), projected(sides[1], w_VV)
 
 
-def shared(
-    x_train: np.ndarray, x_test: np.ndarray, n_features: int, moment_N: np.ndarray, person_N: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def shared(sides: Sides, n_features: int, moment_N: np.ndarray, person_N: np.ndarray) -> Sides:
     """Return the directions in which people agree at the same moment.
 
     Correlated component analysis (Dmochowski et al. 2012, Parra et al. 2018): the covariance of people at
     the same time, relative to that within people, shrunk. Training people alone.
     """
-    windows_NLV = x_train.reshape(len(x_train), -1, n_features).astype(np.float64)
+    windows_NLV = sides[0].reshape(len(sides[0]), -1, n_features).astype(np.float64)
     within_VV = LedoitWolf().fit(windows_NLV.reshape(-1, n_features)).covariance_
     between_VV = np.zeros_like(within_VV)
     for moment in np.unique(moment_N):
@@ -63,7 +63,7 @@ def shared(
     n = min(N_SHARED, n_features)
     keep = [n_features - n, n_features - 1]
     _, directions_VD = linalg.eigh((between_VV + between_VV.T) / 2, within_VV, subset_by_index=keep)
-    return projected(x_train, directions_VD), projected(x_test, directions_VD)
+    return projected(sides[0], directions_VD), projected(sides[1], directions_VD)
 
 
 def tangent(train: list[np.ndarray], test: list[np.ndarray], seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -89,8 +89,12 @@ class Runner:
             **outcome,
         }
 
-    def both_sides(self, fit: Fit, train_N: np.ndarray, test_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the features of training and test rows, with what is learned from the former alone."""
+    def both_sides(self, fit: Fit, fitted_N: np.ndarray, applied_N: np.ndarray) -> reduce.Sides:
+        """Return the features of two sets of rows.
+
+        What needs no labels is learned from the whole training side of the fold, however few of its people
+        are labelled, but for the second set.
+        """
         probe, method = self.probe, fit.method
         windows = probe.config.rows == "window"
         if method == SHUFFLED:
@@ -98,17 +102,18 @@ class Runner:
         base = method
         if method in ("pca", "whitening", "shared"):
             base = "raw" if windows else "connectivity"
-        x_NF = self.features(base, fit)
-        x_train, x_test = x_NF[train_N], x_NF[test_N]
-        n_features = probe.space.n_features if windows else None
-        if method == "pca":
-            return reduce.pca(x_train, x_test, n_features)
-        if method == "whitening":
-            return reduce.whitening(x_train, x_test, probe.space.n_features)
+        x_NF, n_features = self.features(base, fit), probe.space.n_features
+        both = x_NF[fitted_N], x_NF[applied_N]
         if method == "shared":
-            moment_N, person_N = probe.rows.target_N[train_N], probe.rows.person_N[train_N]
-            return reduce.shared(x_train, x_test, probe.space.n_features, moment_N, person_N)
-        return x_train.astype(np.float32), x_test.astype(np.float32)
+            return reduce.shared(
+                both, n_features, probe.rows.target_N[fitted_N], probe.rows.person_N[fitted_N]
+            )
+        if method in ("pca", "whitening"):
+            x_learn = x_NF[np.setdiff1d(probe.sides(probe.folds[fit.fold])[0], applied_N)]
+            if method == "whitening":
+                return reduce.whitening(x_learn, both, n_features)
+            return reduce.pca(x_learn, both, n_features if windows else None)
+        return both
 
     def tangent(self, train_N: np.ndarray, test_N: np.ndarray, fold: int) -> np.ndarray:
         """Return tangent connectivity of all rows, [N, F], 0 for those of no side.

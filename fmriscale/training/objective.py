@@ -133,6 +133,7 @@ class Objective:
         if batch and self.tasks.classify:
             found = self._losses_of_pairs(told, batch)
             total = found["pairs"].mean()
+            found["pairs"] = found["pairs"].detach()
         if batch and self.tasks.connectivity:
             found["connectivity"] = self._connectivity(told["left"], batch)
             total = total + self.weights.connectivity * found["connectivity"]

@@ -7,7 +7,7 @@ import warnings
 
 import numpy as np
 from scipy import linalg
-from sklearn.covariance import LedoitWolf
+from sklearn.covariance import ShrunkCovariance
 from sklearn.decomposition import PCA
 
 from fmriscale.study.probe.features import measure
@@ -16,6 +16,9 @@ N_COMPONENTS = 50
 """Directions of PCA."""
 N_SHARED = 20
 """Shared directions."""
+SHRINKAGE = 0.1
+"""Of covariances of volumes. Ledoit and Wolf's choice supposes independent volumes, and is too small: on
+Pie Man (10 training people, 28 moments) whitening then gets 17 %, with this 22 %."""
 MOST_VOLUMES = 2**16
 """Volumes that directions are learned from; of more, every n-th is taken."""
 MOST_SERIES = 256
@@ -40,7 +43,9 @@ def pca(x_learn: np.ndarray, sides: Sides, n_features: int | None) -> Sides:
 
 def whitening(x_learn: np.ndarray, sides: Sides, n_features: int) -> Sides:
     """Return windows whose features are uncorrelated and of variance 1 (ZCA of a shrunk covariance)."""
-    values_V, vectors_VV = np.linalg.eigh(LedoitWolf().fit(volumes_of(x_learn, n_features)).covariance_)
+    values_V, vectors_VV = np.linalg.eigh(
+        ShrunkCovariance(shrinkage=SHRINKAGE).fit(volumes_of(x_learn, n_features)).covariance_
+    )
     w_VV = vectors_VV / np.sqrt(np.maximum(values_V, 1e-6 * values_V[-1])) @ vectors_VV.T
     return projected(sides[0], w_VV), projected(sides[1], w_VV)
 
@@ -52,7 +57,7 @@ def shared(sides: Sides, n_features: int, moment_N: np.ndarray, person_N: np.nda
     the same time, relative to that within people, shrunk. Training people alone.
     """
     windows_NLV = sides[0].reshape(len(sides[0]), -1, n_features).astype(np.float64)
-    within_VV = LedoitWolf().fit(windows_NLV.reshape(-1, n_features)).covariance_
+    within_VV = ShrunkCovariance(shrinkage=SHRINKAGE).fit(windows_NLV.reshape(-1, n_features)).covariance_
     between_VV = np.zeros_like(within_VV)
     for moment in np.unique(moment_N):
         of_moment = moment_N == moment

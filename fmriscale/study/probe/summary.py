@@ -60,23 +60,14 @@ def summarise(probe: Probe, results: list[Result]) -> dict[str, Any]:
         return {"first": first, "second": second, "size": size, **row}
 
     others = [name for name in probe.methods if name not in (main, SHUFFLED)]
-    summary: dict[str, Any] = {
-        "probe": True,
-        "question": question(probe),
-        "target": config.target,
-        "kind": config.kind,
-        "rows": config.rows,
-        "folds_by": " and ".join(as_list(config.folds_by)),
-        "n_folds": len(probe.folds),
-        "seeds": list(config.seeds),
-        "sizes": all_sizes,
-        "regress_out": list(config.regress_out),
-        "allow_seen_runs": config.allow_seen_runs,
-        "n_rows": len(rows),
-        "n_people": len(set(rows.person_N.tolist())),
-        "n_runs": len(set(rows.run_M.tolist())),
-        "left_out": rows.left_out,
-        "values": values_of(probe),
+    of_sizes: list[dict[str, Any]] = []
+    if main is not None and config.train_sizes:
+        for second in (FRESH, best):
+            rows_of = [compared(main, second, figures[0], n) for n in all_sizes if at[second, n]]
+            adjusted = holm([row["p"] for row in rows_of])
+            of_sizes += [{**row, "p_holm": p} for row, p in zip(rows_of, adjusted, strict=True)]
+    summary = {
+        **description(probe),
         "figures": list(figures),
         "chance": chance,
         "main": main,
@@ -85,29 +76,42 @@ def summarise(probe: Probe, results: list[Result]) -> dict[str, Any]:
         "comparisons": [] if main is None else [compared(main, o, f) for o in others for f in figures],
         "against_chance": [compared(name, "chance", figures[0]) for name in probe.methods],
         "by_size": by_size(probe, at, figures),
-        "size_comparisons": [],
+        "size_comparisons": of_sizes,
         "folds": folds_of(probe, at, figures[0]),
         "provenance": provenance(probe),
     }
-    if main is not None and config.train_sizes:
-        for second in (FRESH, best):
-            of_sizes = [compared(main, second, figures[0], n) for n in all_sizes if at[second, n]]
-            adjusted = holm([row["p"] for row in of_sizes])
-            summary["size_comparisons"] += [
-                {**r, "p_holm": p} for r, p in zip(of_sizes, adjusted, strict=True)
-            ]
     return summary | {"verdict": verdict(summary)}
+
+
+def description(probe: Probe) -> dict[str, Any]:
+    """Return what is asked, of how many, and what was left out."""
+    config, rows = probe.config, probe.rows
+    return {
+        "probe": True,
+        "question": question(probe),
+        "target": config.target,
+        "kind": config.kind,
+        "rows": config.rows,
+        "folds_by": " and ".join(as_list(config.folds_by)),
+        "n_folds": len(probe.folds),
+        "seeds": list(config.seeds),
+        "sizes": sizes(config),
+        "regress_out": list(config.regress_out),
+        "allow_seen_runs": config.allow_seen_runs,
+        "n_rows": len(rows),
+        "n_people": len(set(rows.person_N.tolist())),
+        "n_runs": len(set(rows.run_M.tolist())),
+        "left_out": rows.left_out,
+        "values": values_of(probe),
+    }
 
 
 def question(probe: Probe) -> str:
     """Ask what the probe asks."""
     config = probe.config
-    what = {"run": "a run", "person": "a person's runs", "window": f"{config.windows.length} of a run"}[
-        config.rows
-    ]
-    if config.rows == "window":
-        length = config.windows.length
-        what = f"a window of {length}{'' if isinstance(length, str) else ' volumes'}"
+    length = config.windows.length
+    window = f"a window of {length}{'' if isinstance(length, str) else ' volumes'}"
+    what = {"run": "a run", "person": "a person's runs", "window": window}[config.rows]
     if config.target == MOMENT:
         return f"Which moment of the stimulus is {what}?"
     verb = "told" if config.kind == "classify" else "predicted"
@@ -187,17 +191,8 @@ def table_of(probe: Probe, results: list[Result]) -> pd.DataFrame:
     lines = []
     figures = figures_of(probe.rows)
     for result in results:
-        names = (
-            "method",
-            "size",
-            "fold",
-            "seed",
-            "n_train",
-            "n_train_people",
-            "n_test",
-            "n_features",
-            "penalty",
-        )
+        sides = ("n_train", "n_train_people", "n_test", "n_features", "penalty")
+        names = ("method", "size", "fold", "seed", *sides)
         line = {name: result[name] for name in names}
         for figure in figures:
             line[figure] = next(iter(by_fold(figure, probe.rows, [result]).values()), None)

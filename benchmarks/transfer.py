@@ -28,7 +28,7 @@ import transfer_page
 from transfer_questions import CORPORA, LIMITS, QUESTIONS, Question, Settings, Toy, write_toy
 
 from fmriscale import cli, train
-from fmriscale.common.errors import UserError
+from fmriscale.common.errors import EXIT_OK, EXIT_QUARANTINED, UserError
 from fmriscale.config import ProbeConfig
 from fmriscale.config.recipe import parse
 from fmriscale.corpus.reader import Corpus
@@ -89,7 +89,7 @@ def sharded(name: str, work: Path) -> Path:
         if name == Toy.corpus:
             write_toy(folder)
         else:
-            fmriscale(["shard", *CORPORA[name](work), "--out", str(folder)])
+            fmriscale(["shard", *CORPORA[name](work), "--out", str(folder)], fine=(EXIT_OK, EXIT_QUARANTINED))
     return folder
 
 
@@ -181,11 +181,11 @@ def text_of(value: Any) -> str:
     return json.dumps(value) if isinstance(value, list | dict | bool) else str(value)
 
 
-def fmriscale(words: list[str]) -> None:
+def fmriscale(words: list[str], fine: tuple[int, ...] = (EXIT_OK,)) -> None:
     """Run a verb of fmriscale; what it prints goes to standard error."""
     with contextlib.redirect_stdout(sys.stderr):
         code = cli.run(words)
-    if code:
+    if code not in fine:
         sys.exit(code)
 
 

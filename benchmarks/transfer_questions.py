@@ -146,7 +146,7 @@ REST: Settings = {
 }
 TAUGHT: Settings = {
     **REST,
-    **{"train.ntp_weight": 0, "train.connectivity_weight": 1, "data.pairs.negatives": {"anywhere": 1.0}},
+    **{"train.ntp_weight": 0, "train.connectivity_weight": 1, "data.pairs.negatives": {"reversed": 1.0}},
 }
 REST_NTP: Settings = {
     **REST,

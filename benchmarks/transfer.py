@@ -34,6 +34,8 @@ from fmriscale.config.recipe import parse
 from fmriscale.corpus.reader import Corpus
 
 ROOT = Path(__file__).resolve().parents[1]
+DRAWS = [0, 1, 2]
+"""Seeds of a probe: draws of few labelled people, and weights of the fresh encoder."""
 APART, TRACKED = True, True
 """Every pre-training has a process of its own, and MLflow keeps it; at toy size most time would be theirs."""
 
@@ -56,7 +58,7 @@ def main() -> None:
         work = (given.work or Path(temporary)).resolve()
         work.mkdir(parents=True, exist_ok=True)
         if given.quick:
-            globals().update(APART=False, TRACKED=False)
+            globals().update(DRAWS=[0], APART=False, TRACKED=False)
         for name in given.only or questions:
             for seed in range(0 if given.page else given.seeds):
                 answer(questions[name], name, seed, work)
@@ -70,12 +72,10 @@ def main() -> None:
 
 
 def answer(question: Question, name: str, seed: int, work: Path) -> None:
-    """Shard, pre-train and probe for one question and seed, as far as it is not done."""
+    """Shard, pre-train and probe for one question and seed of pre-training, as far as it is not done."""
     out = work / "probes" / f"{name}-{seed}"
-    if (out / "summary.json").exists():
-        return
     corpus = sharded(question.corpus, work)
-    settings = {**question.probe, "out": out, "corpus": corpus, "seeds": [seed], **tracking(work)}
+    settings = {**question.probe, "out": out, "corpus": corpus, "seeds": DRAWS, **tracking(work)}
     encoders = pretrained(question, name, seed, settings, work)
     fmriscale(
         ["probe", *options({**settings, **{f"encoders.{arm}": text for arm, text in encoders.items()}})]

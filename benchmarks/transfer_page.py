@@ -91,7 +91,8 @@ def section(summaries: list[dict[str, Any]], question: Question) -> str:
     figure, main = first["figures"][0], first["main"]
     setting = (
         f"{first['n_rows']:,} rows of {first['n_people']} people, {first['n_folds']} folds by "
-        f"{first['folds_by']}; pre-trainings of every arm in every fold: {len(summaries)}"
+        f"{first['folds_by']}; pre-trainings of every arm in every fold: {len(summaries)}; draws of few "
+        f"people: {len(first['seeds'])}"
     )
     reached = f" Reached before: {question.to_beat}." if question.to_beat else ""
     lines = [f"## {question.title}\n", f"{setting}.{reached}\n"]
@@ -106,12 +107,30 @@ def section(summaries: list[dict[str, Any]], question: Question) -> str:
         low, high = content[figure]["low"], content[figure]["high"]
         between = "" if low is None else f"[{low:.3f}, {high:.3f}]"
         lines.append(f"| {' | '.join([name, *cells, value(summaries, method), between])} |")
+    lines += few_people(first)
     lines += ["", f"| {first['methods'][main]['title']} minus | difference [95 %] | p people / trainings |"]
     lines.append("|---|---|---|")
     for row in first["comparisons"]:
         if row["figure"] == figure:
             lines.append(f"| {first['methods'][row['second']]['title']} | {difference(row)} |")
     return "\n".join(lines) + "\n"
+
+
+def few_people(summary: dict[str, Any]) -> list[str]:
+    """Return lines that compare the judged encoder with fresh and the best baseline by training people."""
+    rows = [row for row in summary["size_comparisons"] if row["size"] is not None]
+    if not rows:
+        return []
+    main = summary["methods"][summary["main"]]["title"]
+    lines = [
+        "",
+        f"| trained on | {main} minus | difference [95 %] | p people / trainings |",
+        "|---|---|---|---|",
+    ]
+    for row in rows:
+        other = summary["methods"][row["second"]]["title"]
+        lines.append(f"| {row['size']} people | {other} | {difference(row)} |")
+    return lines
 
 
 def mean_of(summaries: list[dict[str, Any]], method: str) -> float:

@@ -66,8 +66,8 @@ def write(found: Found, questions: dict[str, Question], docs: Path, work: Path) 
 
 def overview(found: Found, questions: dict[str, Question]) -> str:
     """Return the table of all questions: encoder, fresh, best baseline, control, and whether it pays."""
-    lines = ["## In short\n", "| question | pre-trained | fresh | best baseline | control | it pays |"]
-    lines.append("|---|---|---|---|---|---|")
+    titles = "question | pre-trained | fresh | best baseline | control | it pays | with few people"
+    lines = ["## In short\n", f"| {titles} |", "|---|---|---|---|---|---|---|"]
     for name, summaries in found.items():
         first = summaries[0]
         figure, best, main = first["figures"][0], first["best_baseline"], first["main"]
@@ -80,9 +80,22 @@ def overview(found: Found, questions: dict[str, Question]) -> str:
             f"{value(summaries, best)} ({first['methods'][best]['title']})",
             f"{value(summaries, worst)} ({first['methods'][worst]['title']})" if worst else "",
             ", ".join({True: "yes", False: "no", None: "open"}[s["verdict"]["survives"]] for s in summaries),
+            with_few(summaries),
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def with_few(summaries: list[dict[str, Any]]) -> str:
+    """Return the encoder's figure beside that of the baseline that is best then, by training people."""
+    first = summaries[0]
+    simple = [m for m, content in first["methods"].items() if content["kind"] == "baseline"]
+    told = []
+    for size in (size for size in first["sizes"] if size is not None):
+        best = max(simple, key=lambda m: float(by_size(summaries, m, size)))
+        beside = f"{by_size(summaries, best, size)} {first['methods'][best]['title']}"
+        told.append(f"{size}: {by_size(summaries, first['main'], size)} ({beside})")
+    return "; ".join(told)
 
 
 def section(summaries: list[dict[str, Any]], question: Question) -> str:

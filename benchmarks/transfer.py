@@ -34,8 +34,6 @@ from fmriscale.config.recipe import parse
 from fmriscale.corpus.reader import Corpus
 
 ROOT = Path(__file__).resolve().parents[1]
-DRAWS = [0, 1, 2]
-"""Seeds of a probe: draws of few labelled people, and weights of the fresh encoder."""
 APART, TRACKED = True, True
 """Every pre-training has a process of its own, and MLflow keeps it; at toy size most time would be theirs."""
 
@@ -46,6 +44,9 @@ def main() -> None:
     parser.add_argument("--work", type=Path, help="corpora, encoders, probes, MLflow; kept, and used again")
     parser.add_argument("--only", nargs="+", help="these questions alone")
     parser.add_argument("--seeds", type=int, default=1, help="pre-trainings of every arm in every fold")
+    parser.add_argument(
+        "--draws", type=int, default=3, help="draws of few people, and of a fresh encoder's weights"
+    )
     parser.add_argument("--page", action="store_true", help="compute nothing, write from what is there")
     parser.add_argument("--docs", type=Path, help="where benchmark.md and its figure go (docs/)")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
@@ -58,10 +59,11 @@ def main() -> None:
         work = (given.work or Path(temporary)).resolve()
         work.mkdir(parents=True, exist_ok=True)
         if given.quick:
-            globals().update(DRAWS=[0], APART=False, TRACKED=False)
+            given.draws = 1
+            globals().update(APART=False, TRACKED=False)
         for name in given.only or questions:
             for seed in range(0 if given.page else given.seeds):
-                answer(questions[name], name, seed, work)
+                answer(questions[name], name, seed, given.draws, work)
         found = transfer_page.collect(work, questions)
         docs = given.docs or (work if given.quick else ROOT / "docs")
         transfer_page.write(found, questions, docs, work)
@@ -71,11 +73,17 @@ def main() -> None:
             given.json.write_text(figures)
 
 
-def answer(question: Question, name: str, seed: int, work: Path) -> None:
+def answer(question: Question, name: str, seed: int, n_draws: int, work: Path) -> None:
     """Shard, pre-train and probe for one question and seed of pre-training, as far as it is not done."""
     out = work / "probes" / f"{name}-{seed}"
     corpus = sharded(question.corpus, work)
-    settings = {**question.probe, "out": out, "corpus": corpus, "seeds": DRAWS, **tracking(work)}
+    settings = {
+        **question.probe,
+        "out": out,
+        "corpus": corpus,
+        "seeds": list(range(n_draws)),
+        **tracking(work),
+    }
     encoders = pretrained(question, name, seed, settings, work)
     fmriscale(
         ["probe", *options({**settings, **{f"encoders.{arm}": text for arm, text in encoders.items()}})]

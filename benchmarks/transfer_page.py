@@ -53,14 +53,12 @@ def write(found: Found, questions: dict[str, Question], docs: Path, work: Path) 
     if found:
         draw(found, questions, docs / "benchmark.png")
         parts += ["![Figures by question and method](benchmark.png)\n", overview(found, questions)]
+        parts.append(Path(__file__).with_name("transfer_notes.md").read_text())
     parts += [section(summaries, questions[name]) for name, summaries in found.items()]
     if scaling:
         curves = transfer_scaling.curves(scaling[0], work)
         transfer_scaling.draw(curves, docs / "benchmark_scaling.png")
         parts += [transfer_scaling.section(curves), "![Curves](benchmark_scaling.png)\n"]
-    notes = Path(__file__).with_name("transfer_notes.md")
-    if notes.exists():
-        parts.append(notes.read_text())
     (docs / "benchmark.md").write_text("\n".join(part.rstrip("\n") + "\n" for part in parts))
 
 

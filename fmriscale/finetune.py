@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from fmriscale.common.array_tasks import read_flags
 from fmriscale.common.errors import EXIT_OK, UserError
 from fmriscale.common.files import atomic_write, expand, writing_to
+from fmriscale.common.out_folder import refuse_other_content
 from fmriscale.config import StudyConfig
 from fmriscale.config.recipe import CommandLine, parse, save_config
 from fmriscale.corpus.manifest import require_corpus
@@ -35,9 +36,7 @@ def main(args: list[str]) -> int:
     flags, recipe = read_flags(parser, args, part, finishing)
     config = parse(StudyConfig, recipe, prog="fmriscale finetune")
     out = expand(config.out)
-    for name, what in (("corpus.json", "a corpus"), ("metrics.jsonl", "a pre-training run")):
-        if (out / name).exists():
-            raise UserError(f"{out}: holds {what}, which a study would spoil; choose another out")
+    refuse_other_content(out, "a study")
     if not is_url(config.corpus):
         require_corpus(expand(config.corpus))
     # One thread a process: cells run side by side, and results do not depend on the number of cores.

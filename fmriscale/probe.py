@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from fmriscale.common.array_tasks import read_flags
 from fmriscale.common.errors import EXIT_OK, UserError
 from fmriscale.common.files import atomic_write, expand, writing_to
+from fmriscale.common.out_folder import refuse_other_content
 from fmriscale.config import ProbeConfig
 from fmriscale.config.recipe import CommandLine, parse, save_config
 from fmriscale.corpus.manifest import require_corpus
@@ -37,10 +38,7 @@ def main(args: list[str]) -> int:
     flags, recipe = read_flags(parser, args, part, finishing)
     config = parse(ProbeConfig, recipe, prog="fmriscale probe")
     out = expand(config.out)
-    others = {"corpus.json": "a corpus", "metrics.jsonl": "a pre-training run", "cells": "a study"}
-    for name, what in others.items():
-        if (out / name).exists():
-            raise UserError(f"{out}: holds {what}, which a probe would spoil; choose another out")
+    refuse_other_content(out, "a probe")
     if not is_url(config.corpus):
         require_corpus(expand(config.corpus))
     # One thread a process: fits run side by side, and results do not depend on the number of cores.
@@ -125,12 +123,12 @@ def finish(runner: "Runner", all_fits: list["Fit"], identity: str, log: "ProbeLo
     write_page(out, out / "report.html")
     log.finish(summary)
     shutil.rmtree(out / FEATURES, ignore_errors=True)
-    told = [text, "", f"report   {out / 'report.html'}   (any browser)", f"results  {out / 'results.tsv'}"]
+    lines = [text, "", f"report   {out / 'report.html'}   (any browser)", f"results  {out / 'results.tsv'}"]
     if log.uri is not None:
-        told.append(f"MLflow   mlflow ui --backend-store-uri {log.uri}")
+        lines.append(f"MLflow   mlflow ui --backend-store-uri {log.uri}")
     # Written last: its presence says that table, report and MLflow have everything.
-    atomic_write(out / FINISHED, json.dumps({"hash": identity, "told": "\n".join(told)}, indent=1) + "\n")
-    print("\n" + "\n".join(told))
+    atomic_write(out / FINISHED, json.dumps({"hash": identity, "told": "\n".join(lines)}, indent=1) + "\n")
+    print("\n" + "\n".join(lines))
 
 
 if __name__ == "__main__":

@@ -69,34 +69,34 @@ class PretrainingModel(nn.Module):
         [P, W, D]. And `scale` [1] of similarities, whether or not there is a group: every parameter is used
         in every micro-step, which ZeRO counts on.
         """
-        told: dict[str, Tensor] = {}
+        outputs: dict[str, Tensor] = {}
         if pairs is not None:
-            told |= self._read_pairs(pairs, masks)
+            outputs |= self._read_pairs(pairs, masks)
         if group is not None:
-            told["group"] = self._read_group(*group)
+            outputs["group"] = self._read_group(*group)
         if self.tasks.contrastive:
-            told["scale"] = self.log_scale.float().clamp(max=math.log(MOST_SCALE)).exp()
-        return told
+            outputs["scale"] = self.log_scale.float().clamp(max=math.log(MOST_SCALE)).exp()
+        return outputs
 
     def _read_pairs(self, pairs: Pairs, masks: tuple[Tensor, Tensor, Tensor] | None) -> dict[str, Tensor]:
-        tasks, told = self.tasks, {}
+        tasks, outputs = self.tasks, {}
         left_BLV, right_BLV, t_r_B, space = pairs
         left_BD = None
         if tasks.masked:
             assert masks is not None
-            x_BTD, told["masked"] = read_masked(self.encoder, self.reconstruct, self.mask, pairs, masks)
-            told["logits"] = self.head(pool_tokens(x_BTD, left_BLV.shape[1], tasks.pool))
+            x_BTD, outputs["masked"] = read_masked(self.encoder, self.reconstruct, self.mask, pairs, masks)
+            outputs["logits"] = self.head(pool_tokens(x_BTD, left_BLV.shape[1], tasks.pool))
         elif tasks.classify and tasks.pair == "joint":
-            told["logits"] = self.head(self.encoder.pooled(*pairs, tasks.pool))
+            outputs["logits"] = self.head(self.encoder.pooled(*pairs, tasks.pool))
         elif tasks.classify:
             windows_NLV = torch.cat((left_BLV, right_BLV))
             vectors_ND = self.encoder.embed(windows_NLV, t_r_B.repeat(2), space, tasks.pool)
             left_BD, right_BD = vectors_ND.chunk(2)
-            told["logits"] = self.head(compare(left_BD, right_BD))
+            outputs["logits"] = self.head(compare(left_BD, right_BD))
         if tasks.connectivity:
             alone = left_BD is None
-            told["left"] = self.encoder.embed(left_BLV, t_r_B, space, tasks.pool) if alone else left_BD
-        return told
+            outputs["left"] = self.encoder.embed(left_BLV, t_r_B, space, tasks.pool) if alone else left_BD
+        return outputs
 
     def _read_group(self, bold_PWLV: Tensor, t_r_P: Tensor, space: str) -> Tensor:
         n_windows = bold_PWLV.shape[1]

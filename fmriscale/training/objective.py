@@ -123,38 +123,38 @@ class Objective:
         Every task enters the total whatever its weight: every parameter has a gradient.
         """
         batch, group = micro.pairs, micro.group
-        told = model(
+        outputs = model(
             (batch.left, batch.right, batch.t_r, batch.space) if batch else None,
             batch.masks if batch else None,
             (group.batch.bold, group.batch.t_r, group.batch.space) if group else None,
         )
-        found: dict[str, Tensor] = {}
-        total = torch.zeros((), device=next(iter(told.values())).device)
+        terms: dict[str, Tensor] = {}
+        total = torch.zeros((), device=next(iter(outputs.values())).device)
         if batch and self.tasks.classify:
-            found = self._losses_of_pairs(told, batch)
-            total = found["pairs"].mean()
-            found["pairs"] = found["pairs"].detach()
+            terms = self._losses_of_pairs(outputs, batch)
+            total = terms["pairs"].mean()
+            terms["pairs"] = terms["pairs"].detach()
         if batch and self.tasks.connectivity:
-            found["connectivity"] = self._connectivity(told["left"], batch)
-            total = total + self.weights.connectivity * found["connectivity"]
+            terms["connectivity"] = self._connectivity(outputs["left"], batch)
+            total = total + self.weights.connectivity * terms["connectivity"]
         if group:
-            loss, found["contrastive_correct"] = self._contrastive(told["group"], told["scale"], group)
-            found["contrastive"] = loss
+            loss, terms["contrastive_correct"] = self._contrastive(outputs["group"], outputs["scale"], group)
+            terms["contrastive"] = loss
             total = total + n_micro_steps * self.weights.contrastive * loss
         elif self.tasks.contrastive:
-            total = total + 0 * told["scale"].sum()
-        return Losses(total=total, **found)
+            total = total + 0 * outputs["scale"].sum()
+        return Losses(total=total, **terms)
 
-    def _losses_of_pairs(self, told: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+    def _losses_of_pairs(self, outputs: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """Return the losses [B] of NTP and of masked volumes, and their sum by weight."""
-        logits_BC = told["logits"]
+        logits_BC = outputs["logits"]
         ntp_B = ntp_loss(logits_BC, batch.label)
-        found = {"ntp": ntp_B, "correct": logits_BC.argmax(dim=1) == batch.label}
-        found["pairs"] = self.weights.ntp * ntp_B
+        terms = {"ntp": ntp_B, "correct": logits_BC.argmax(dim=1) == batch.label}
+        terms["pairs"] = self.weights.ntp * ntp_B
         if self.tasks.masked:
-            found["masked"] = told["masked"]
-            found["pairs"] = found["pairs"] + self.weights.masked * told["masked"]
-        return found
+            terms["masked"] = outputs["masked"]
+            terms["pairs"] = terms["pairs"] + self.weights.masked * outputs["masked"]
+        return terms
 
     def _connectivity(self, left_BD: Tensor, batch: Batch) -> Tensor:
         """Return the loss of the left sequences of all ranks."""

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from fmriscale.common.errors import UserError
+from fmriscale.common.out_folder import refuse_other_content
 from fmriscale.config import PretrainConfig
 from fmriscale.config.recipe import flatten, to_dict
 from fmriscale.config.settings import default_at, fields_of, recipe_class
@@ -98,9 +99,7 @@ def changes(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, An
 
 def is_finished(config: PretrainConfig, out: Path) -> str:
     """Say so if this run is finished ('' = not); refuse the folder of another run, a corpus or a study."""
-    for name, what in (("corpus.json", "a corpus"), ("cells", "a study")):
-        if (out / name).exists():
-            raise UserError(f"{out}: holds {what}, which a pre-training would spoil; choose another `out`")
+    refuse_other_content(out, "a pre-training run")
     folder = out / "encoder"
     if not (folder / "config.json").exists():
         return ""

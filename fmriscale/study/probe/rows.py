@@ -173,7 +173,7 @@ def as_target(
     """Return the target of each row as a class or a number, and the classes; refuse a constant."""
     what = f"target '{config.target}'"
     if not texts:
-        raise UserError(f"{what}: no row is left ({told(left_out)}); choose another column")
+        raise UserError(f"{what}: no row is left ({reasons_of(left_out)}); choose another column")
     if len(set(texts)) < 2:
         raise UserError(
             f"{what} is '{texts[0]}' in all of {len(texts)} rows: there is nothing to tell; choose another "
@@ -195,6 +195,6 @@ def as_target(
     return class_N, tuple(f"{low:.4g} to {high:.4g}" for low, high in pairwise(edges))
 
 
-def told(left_out: dict[str, int]) -> str:
+def reasons_of(left_out: dict[str, int]) -> str:
     """Say how many rows are left out, by reason."""
     return "; ".join(f"{n:,} left out: {reason}" for reason, n in left_out.items())

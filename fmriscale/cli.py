@@ -3,29 +3,47 @@
 import importlib
 import sys
 
-from fmriscale.common.errors import EXIT_OK, EXIT_USAGE, exit_code_of
+from fmriscale.common.errors import EXIT_OK, EXIT_USAGE, end_process, exit_code_of
 from fmriscale.common.version import __version__
 
 VERBS = {  # Verb: module whose `main(args) -> exit code` does it, one line of help
+    "simulate": ("fmriscale.simulate.build", "write a timbre experiment with known truth"),
     "shard": ("fmriscale.ingest.build", "scans -> a corpus of tar shards (also: fmriscale-shard)"),
     "inspect": ("fmriscale.reports.inspect", "what a corpus holds, as a table or an HTML report"),
     "verify": ("fmriscale.ingest.repair", "find damage in a corpus, and repair it"),
     "plan": ("fmriscale.training.plan", "memory, speed and days of a pre-training run, before it is started"),
-    "simulate": ("fmriscale.simulate.build", "write a timbre experiment with known truth"),
-    "finetune": ("fmriscale.finetune", "fresh and pre-trained arms on a same-label task"),
-    "probe": ("fmriscale.probe", "decode any column from frozen encoders, beside the usual baselines"),
+    "pretrain": ("fmriscale.train", "corpus -> encoder, in one process (its --help names the launchers)"),
     "embed": ("fmriscale.embed", "the vectors of a corpus, with their keys, as one table"),
-    "report": ("fmriscale.reports.command", "a study, or the curves of a pre-training run, as one HTML page"),
+    "probe": ("fmriscale.probe", "decode any column from frozen encoders, beside the usual baselines"),
+    "finetune": ("fmriscale.finetune", "fresh and pre-trained arms on a same-label task"),
+    "report": (
+        "fmriscale.reports.command",
+        "a study, a probe, or the curves of a pre-training run, as one page",
+    ),
     "publish": ("fmriscale.reports.publish", "an encoder with its model card, as a folder or on the Hub"),
 }
+STEPS = {  # Verbs by the step of the work
+    "data": ("simulate", "shard", "inspect", "verify"),
+    "training": ("plan", "pretrain"),
+    "decoding": ("embed", "probe", "finetune"),
+    "sharing": ("report", "publish"),
+}
+FIRST_USE = """\
+First use, in two minutes and without any data:
+  fmriscale simulate --form corpus --n_subjects 4 --out try/corpus
+  fmriscale inspect try/corpus
+  fmriscale pretrain --data.corpus try/corpus --out try/run --train.steps 200
+  fmriscale report try/run"""
 
 
 def usage() -> str:
-    """Return the help text of the command."""
-    lines = [f"fmriscale {__version__}", "", "usage: fmriscale VERB --help", ""]
-    lines += [f"  {verb:<10} {text}" for verb, (_, text) in VERBS.items()]
-    lines += ["", "Pre-training is started by a launcher: deepspeed fmriscale/train.py --config FILE"]
-    return "\n".join(lines)
+    """Return the help text of the command: its verbs, step by step."""
+    lines = [f"fmriscale {__version__}: from fMRI scans to a pre-trained encoder, and to what it decodes", ""]
+    lines += ["usage: fmriscale VERB [--config FILE] [--KEY VALUE ...]"]
+    lines += ["       fmriscale VERB --help     options and examples of a verb", ""]
+    for step, verbs in STEPS.items():
+        lines += [step, *(f"  {verb:<10} {VERBS[verb][1]}" for verb in verbs), ""]
+    return "\n".join([*lines, FIRST_USE])
 
 
 def run(args: list[str]) -> int:
@@ -45,7 +63,10 @@ def run(args: list[str]) -> int:
 
 def main() -> None:
     """Entry point of `fmriscale`."""
-    sys.exit(run(sys.argv[1:]))
+    code = run(sys.argv[1:])
+    if "fmriscale.train" in sys.modules:  # torch may be in it: its way out must not change the code
+        end_process(code)
+    sys.exit(code)
 
 
 def shard() -> None:

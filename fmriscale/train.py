@@ -1,5 +1,6 @@
 """Pre-training on a corpus, by Next Thought Prediction or other objectives, from one CPU to many nodes.
 
+    fmriscale pretrain --config configs/pretrain_demo.yaml
     deepspeed fmriscale/train.py --config configs/pretrain_demo.yaml
     deepspeed --num_accelerators 2 --module fmriscale.train --config recipe.yaml --train.lr 1e-4
     sbatch slurm/pretrain.sh configs/pretrain_base.yaml
@@ -31,6 +32,8 @@ from fmriscale.training.resilience import StopRequest, Watchdog, ignore_signals,
 if TYPE_CHECKING:
     from fmriscale.training.distributed import World
 
+PROG = "fmriscale pretrain"
+
 
 def main(args: list[str] | None = None) -> int:
     """Train from a command line; return the exit code."""
@@ -38,7 +41,7 @@ def main(args: list[str] | None = None) -> int:
     args = sys.argv[1:] if args is None else args
     if not {"RANK", "SLURM_PROCID"} & set(os.environ):
         # A single process refuses a recipe before torch is imported; ranks meet first, and refuse together.
-        config = parse(PretrainConfig, args, prog="train.py")
+        config = parse(PretrainConfig, args, prog=PROG)
         if not (is_url(config.data.corpus) or (expand(config.out) / "encoder").exists()):
             require_corpus(expand(config.data.corpus))
 
@@ -49,7 +52,7 @@ def main(args: list[str] | None = None) -> int:
     world = distributed.init_distributed()
     try:
         with distributed.agree_on_errors():
-            config = parse(PretrainConfig, args, prog="train.py")
+            config = parse(PretrainConfig, args, prog=PROG)
             finished = is_finished(config, expand(config.out))
         if finished:
             world.print(f"{finished}; nothing to do")

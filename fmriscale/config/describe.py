@@ -11,6 +11,7 @@ from typing import Any
 
 from fmriscale.common.errors import UserError
 from fmriscale.config.check import HELP
+from fmriscale.config.examples import ending_of
 from fmriscale.config.paths import RULE
 from fmriscale.config.settings import fields_of, hint_at, listed_class, recipe_class, type_words
 
@@ -43,6 +44,7 @@ def help_of(cls: type, prog: str) -> str:
     lines += ["", *textwrap.wrap(RULE, WIDTH)]
     lines += ["", "Keys of the recipe; each is an option too (--split.val 0.2; a list or mapping as YAML;"]
     lines += ["--KEY+ VALUE appends to a list):", "", *_keys(cls, "")]
+    lines += ["", ending] if (ending := ending_of(prog)) else []
     return "\n".join(lines)
 
 

@@ -348,7 +348,7 @@ class TrackingConfig(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig(Settings):
-    """`deepspeed fmriscale/train.py`: pre-training on a corpus, by NTP or other objectives."""
+    """`fmriscale pretrain`: pre-training on a corpus, by NTP or other objectives."""
 
     out: PathText
     """Run folder: config, metrics.jsonl, checkpoints, encoder/."""

@@ -40,6 +40,26 @@ def test_an_unknown_verb_is_a_usage_error_that_names_the_verbs():
     assert "fintune" in done.stderr and "finetune" in done.stderr
 
 
+def test_every_verb_belongs_to_one_step():
+    assert [verb for verbs in cli.STEPS.values() for verb in verbs] == list(cli.VERBS)
+
+
+def test_pretrain_is_a_verb_whose_help_names_the_launchers(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as ending:
+        cli.run(["pretrain", "--help"])
+    told = capsys.readouterr().out
+    assert not ending.value.code and "train.lr" in told
+    assert all(word in told for word in ("deepspeed fmriscale/train.py", "torchrun", "sbatch"))
+
+
+def test_pretrain_keeps_the_exit_code_and_the_one_line_of_a_refusal(tmp_path: Path):
+    done = fmriscale("pretrain", "--data.corpus", str(tmp_path), "--out", str(tmp_path / "run"))
+    assert (done.returncode, done.stdout) == (EXIT_USAGE, "")
+    assert (
+        done.stderr.startswith(f"fmriscale: error: {tmp_path}: not a corpus") and done.stderr.count("\n") == 1
+    )
+
+
 @pytest.mark.parametrize("verb", cli.VERBS)
 def test_every_verb_has_help_of_its_own(verb: str, capsys: pytest.CaptureFixture[str]):
     try:

@@ -4,6 +4,7 @@ import importlib
 import sys
 
 from fmriscale.common.errors import EXIT_OK, EXIT_USAGE, end_process, exit_code_of
+from fmriscale.common.suggest import did_you_mean
 from fmriscale.common.version import __version__
 
 VERBS = {  # Verb: module whose `main(args) -> exit code` does it, one line of help
@@ -56,7 +57,8 @@ def run(args: list[str]) -> int:
         return EXIT_OK
     verb, rest = args[0], args[1:]
     if verb not in VERBS:
-        print(f"fmriscale: error: no verb '{verb}'; choose from {', '.join(VERBS)}", file=sys.stderr)
+        hint = did_you_mean(verb, VERBS) or f"; choose from {', '.join(VERBS)}"
+        print(f"fmriscale: error: no verb '{verb}'{hint}", file=sys.stderr)
         return EXIT_USAGE
     return exit_code_of(lambda: importlib.import_module(VERBS[verb][0]).main(rest))
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from fmriscale.common.errors import EXIT_OK, UserError
 from fmriscale.common.files import atomic_write, expand, writing_to
-from fmriscale.config.recipe import CommandLine
+from fmriscale.common.suggest import did_you_mean_path
+from fmriscale.config.command_line import CommandLine
 from fmriscale.corpus.manifest import require_corpus
 from fmriscale.corpus.servers import is_url
 
@@ -64,9 +65,8 @@ def find_encoder(where: str) -> Path:
     folders = (run, run / "encoder", run / "model")
     found = next((folder for folder in folders if (folder / "config.json").exists()), None)
     if found is None:
-        raise UserError(
-            f"{run}: no encoder in it (no config.json); give a pre-training run, or its encoder/ folder"
-        )
+        hint = did_you_mean_path(run) or "; give a pre-training run, or its encoder/ folder"
+        raise UserError(f"{run}: no encoder in it (no config.json){hint}")
     return found
 
 

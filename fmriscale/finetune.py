@@ -12,12 +12,13 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fmriscale.common.array_tasks import read_flags
+from fmriscale.common.array_tasks import add_flags, read_flags
 from fmriscale.common.errors import EXIT_OK, UserError
 from fmriscale.common.files import atomic_write, expand, writing_to
 from fmriscale.common.out_folder import refuse_other_content
 from fmriscale.config import StudyConfig
-from fmriscale.config.recipe import CommandLine, parse, save_config
+from fmriscale.config.command_line import CommandLine
+from fmriscale.config.recipe import parse, save_config
 from fmriscale.corpus.manifest import require_corpus
 from fmriscale.corpus.servers import is_url
 
@@ -28,12 +29,18 @@ if TYPE_CHECKING:
     from fmriscale.study.run import Runner
 
 
+def parser_of_verb() -> CommandLine:
+    """Return the options of the verb."""
+    usage = "fmriscale finetune --config FILE [--task-id I --num-tasks N | --finish] [--KEY VALUE]"
+    parser = CommandLine("fmriscale finetune", StudyConfig, usage=usage)
+    part, finishing = "compute part I = 0 ... N-1 of the cells", "write the summary when all parts are there"
+    add_flags(parser, part, finishing)
+    return parser
+
+
 def main(args: list[str]) -> int:
     """Run the verb; return the exit code."""
-    usage = "fmriscale finetune --config FILE [--task-id I --num-tasks N | --finish] [--KEY VALUE]"
-    parser = CommandLine(prog="fmriscale finetune", usage=usage, add_help=False, allow_abbrev=False)
-    part, finishing = "compute part I = 0 ... N-1 of the cells", "write the summary when all parts are there"
-    flags, recipe = read_flags(parser, args, part, finishing)
+    flags, recipe = read_flags(parser_of_verb(), args)
     config = parse(StudyConfig, recipe, prog="fmriscale finetune")
     out = expand(config.out)
     refuse_other_content(out, "a study")

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 from fmriscale.common.errors import EXIT_OK, EXIT_STOPPED, UserError, end_process, exit_code_of
 from fmriscale.common.files import expand
 from fmriscale.config import PretrainConfig
+from fmriscale.config.command_line import CommandLine
 from fmriscale.config.recipe import parse
 from fmriscale.corpus.manifest import require_corpus
 from fmriscale.corpus.servers import is_url
@@ -33,6 +34,11 @@ if TYPE_CHECKING:
     from fmriscale.training.distributed import World
 
 PROG = "fmriscale pretrain"
+
+
+def parser_of_verb() -> CommandLine:
+    """Return the options of the verb: those of its recipe alone."""
+    return CommandLine(PROG, PretrainConfig)
 
 
 def main(args: list[str] | None = None) -> int:

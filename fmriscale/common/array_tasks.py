@@ -6,10 +6,8 @@ import os
 from fmriscale.common.errors import UserError
 
 
-def read_flags(
-    parser: argparse.ArgumentParser, args: list[str], part: str, finish: str, **own: str
-) -> tuple[argparse.Namespace, list[str]]:
-    """Take what says how to run from a command line; the rest is the recipe's. `own`: further flags' help."""
+def add_flags(parser: argparse.ArgumentParser, part: str, finish: str, **own: str) -> None:
+    """Add the options that say how to run; `own`: further flags' help."""
     group = parser.add_argument_group("how to run (not part of the recipe)")
     for name, text in own.items():
         group.add_argument(f"--{name}", action="store_true", help=text)
@@ -17,6 +15,12 @@ def read_flags(
     n_tasks = "number of parts; in a Slurm array its tasks"
     group.add_argument("--num-tasks", type=int, metavar="N", help=n_tasks)
     group.add_argument("--finish", action="store_true", help=finish)
+
+
+def read_flags(
+    parser: argparse.ArgumentParser, args: list[str], *own: str
+) -> tuple[argparse.Namespace, list[str]]:
+    """Take what says how to run from a command line; the rest is the recipe's. `own`: further flags."""
     if {"-h", "--help"} & set(args):  # the help on the recipe's keys follows
         print(parser.format_help())
     flags, recipe = parser.parse_known_args(args)

@@ -1,10 +1,10 @@
 """From the nodes of a recipe to its dataclass, or to all that is wrong with it."""
 
-import difflib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fmriscale.common.suggest import did_you_mean, nearest
 from fmriscale.config.document import Mistake, Node, plain_text
 from fmriscale.config.paths import below
 from fmriscale.config.settings import (
@@ -124,7 +124,7 @@ class Filler:
         """Name a key that is not known, with what is meant."""
         if at.entry and key in fields_of(self.cls):
             return f"'{key}' is a key of the recipe itself; move it out of {at.entry.partition('[')[0]}"
-        return f"'{at.key}' is no key of a recipe{did_you_mean(at.cls, at.key)} {HELP}"
+        return f"'{at.key}' is no key of a recipe{nearest_key(at.cls, at.key)} {HELP}"
 
 
 def _scalar(hint: Any, node: Node) -> Any:
@@ -151,6 +151,8 @@ def _wrong_type(hint: Any, node: Node, key: str) -> str:
     allowed = set(bare_types(hint))
     shown = "null" if value is None else "a mapping" if isinstance(value, dict) else f"'{_short(node)}'"
     text = f"{key} is {shown}; it must be {type_words(hint)}"
+    if known := choices(hint):
+        return text + did_you_mean(node.text, map(str, known))
     if value is None and str in allowed:
         return f"{text} (in quotes it is text)"
     if isinstance(value, str) and allowed & {int, float, bool}:
@@ -164,13 +166,13 @@ def _missing(hint: Any, key: str) -> str:
     return f"{key} is missing; it must be {type_words(hint)}"
 
 
-def did_you_mean(cls: type, dotted: str) -> str:
+def nearest_key(cls: type, dotted: str) -> str:
     """Suggest the key of a class that is most like an unknown one."""
     known = keys_of(cls)
     siblings = [k for k in known if k.rpartition(".")[0] == dotted.rpartition(".")[0]]
     by_last = {k.rpartition(".")[2]: k for k in reversed(known)}
     for word, among in ((dotted, siblings), (dotted, known), (dotted.rpartition(".")[2], list(by_last))):
-        if near := difflib.get_close_matches(word, among, n=1, cutoff=0.7):
+        if near := nearest(word, among, cutoff=0.7):
             return f"; did you mean '{by_last.get(near[0], near[0]) if among == list(by_last) else near[0]}'?"
     return ""
 

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import yaml
 
 from fmriscale.common.errors import UserError
+from fmriscale.common.suggest import did_you_mean_path
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,8 @@ def read_file(file: str, prog: str) -> tuple[Node, list[Mistake]]:
     try:
         node = yaml.compose(Path(file).read_text(), Loader=CoreLoader)
     except OSError as error:
-        raise UserError(f"--config {file}: {error.strerror}; give the path of a recipe") from error
+        hint = did_you_mean_path(file, below="configs") or "; give the path of a recipe"
+        raise UserError(f"--config {file}: {error.strerror}{hint}") from error
     except UnicodeDecodeError as error:
         raise UserError(f"--config {file}: not a text file; a recipe is YAML") from error
     except yaml.YAMLError as error:

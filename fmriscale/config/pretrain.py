@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from fmriscale.common.suggest import did_you_mean
 from fmriscale.config.settings import PathText, Rule, Settings
 
 KINDS = ("same_run", "same_subject", "same_dataset", "other_dataset", "reversed", "anywhere", "other_person")
@@ -51,7 +52,8 @@ class PairConfig(Settings):
     def _broken_rules(self) -> Iterator[Rule]:
         unknown = sorted(set(self.negatives) - set(KINDS))
         if unknown:
-            yield ("negatives",), f"pairs.negatives: unknown kind {unknown}; choose from {list(KINDS)}"
+            text = f"choose from {list(KINDS)}{did_you_mean(unknown[0], KINDS)}"
+            yield ("negatives",), f"pairs.negatives: unknown kind {unknown}; {text}"
         if not self.negatives or min(self.negatives.values()) < 0 or sum(self.negatives.values()) <= 0:
             yield ("negatives",), "pairs.negatives: give quotas of 0 or more with a sum above 0"
         has_quota = self.negatives.get("other_person", 0) > 0

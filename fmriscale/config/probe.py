@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
+from fmriscale.common.suggest import did_you_mean
 from fmriscale.config.corpus import SPLITS
 from fmriscale.config.pretrain import TrackingConfig, seconds_of
 from fmriscale.config.settings import PathText, Rule, Settings
@@ -103,7 +104,8 @@ class ProbeConfig(Settings):
         if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
             yield ("seeds",), f"seeds is {self.seeds}; give one or more numbers of 0 or more, each once"
         if unknown := [split for split in self.splits if split not in SPLITS]:
-            yield ("splits",), f"splits has '{unknown[0]}'; choose from {', '.join(SPLITS)}"
+            text = f"choose from {', '.join(SPLITS)}{did_you_mean(unknown[0], SPLITS)}"
+            yield ("splits",), f"splits has '{unknown[0]}'; {text}"
         if self.train_sizes is not None and (not self.train_sizes or min(self.train_sizes) < 1):
             yield ("train_sizes",), f"train_sizes is {self.train_sizes}; give sizes above 0, or null for all"
         if self.n_folds is not None and self.n_folds < 2:

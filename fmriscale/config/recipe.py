@@ -3,19 +3,18 @@
 `document` reads YAML, `check` types and rules, `describe` makes the help from the dataclasses of `config/`.
 """
 
-import argparse
 import dataclasses
 import hashlib
 import json
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 from fmriscale.common.errors import UserError
 from fmriscale.common.files import atomic_write
 from fmriscale.config import CorpusConfig, PretrainConfig, ProbeConfig, SimulateConfig, StudyConfig
-from fmriscale.config.check import HELP, Filler, did_you_mean
+from fmriscale.config.check import HELP, Filler, nearest_key
 from fmriscale.config.document import Mistake, Node, Origin, dump, node_of, plain_text, read_file, read_option
 from fmriscale.config.paths import map_paths, seen_from
 from fmriscale.config.settings import (
@@ -36,14 +35,6 @@ LAUNCHER = ("--local_rank=", "--local-rank=")
 """What the DeepSpeed launcher puts first; the rank is read from the environment."""
 PRINTS = ("-h", "--help", "--print_config", "--print_schema")
 """Options that print something and do nothing else, as does --KEY.help."""
-
-
-class CommandLine(argparse.ArgumentParser):
-    """Options of a verb without a recipe; mistakes are told like any other, on one line."""
-
-    def error(self, message: str) -> NoReturn:
-        """Say what is wrong, and how the verb is used."""
-        raise UserError(f"{message}; {' '.join(self.format_usage().split())}")
 
 
 def parse(
@@ -137,7 +128,7 @@ class _Draft:
                 place, scope, dotted = (*place, len(entries.value) - 1), part, ""
             place, dotted = (*place, key), f"{dotted}.{key}" if dotted else key
             if hint_at(self.cls, place) is None:
-                text = f"{option} is no key of a recipe{did_you_mean(scope, dotted)} {HELP}"
+                text = f"{option} is no key of a recipe{nearest_key(scope, dotted)} {HELP}"
                 self.mistakes.append(Mistake(None, text))
                 return None
         return place

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
+from fmriscale.common.suggest import did_you_mean
 from fmriscale.config.corpus import SPLITS
 from fmriscale.config.pretrain import ModelConfig, TrackingConfig
 from fmriscale.config.settings import PathText, Rule, Settings
@@ -156,7 +157,8 @@ class StudyConfig(Settings):
         if min(self.seeds, default=0) < 0:
             yield ("seeds",), f"seeds is {self.seeds}; give numbers of 0 or more"
         if unknown := [split for split in self.splits if split not in SPLITS]:
-            yield ("splits",), f"splits has '{unknown[0]}'; choose from {', '.join(SPLITS)}"
+            text = f"choose from {', '.join(SPLITS)}{did_you_mean(unknown[0], SPLITS)}"
+            yield ("splits",), f"splits has '{unknown[0]}'; {text}"
         if self.train_sizes == []:
             yield ("train_sizes",), "train_sizes is empty; give sizes, or null for all there are"
         if self.jobs < 0:

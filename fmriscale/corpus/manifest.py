@@ -14,6 +14,7 @@ import numpy as np
 
 from fmriscale.common.errors import DamageError, UserError
 from fmriscale.common.files import fsync_folder, write_durably
+from fmriscale.common.suggest import did_you_mean_path
 from fmriscale.config import SplitConfig
 
 if TYPE_CHECKING:
@@ -219,7 +220,8 @@ def details_hash(members: dict[str, bytes]) -> str:
 def require_corpus(folder: Path) -> None:
     """Refuse a folder that holds no corpus."""
     if not (folder / "corpus.json").is_file():
-        raise UserError(f"{folder}: not a corpus (no corpus.json); build one with fmriscale-shard")
+        hint = did_you_mean_path(folder) or "; build one with fmriscale-shard"
+        raise UserError(f"{folder}: not a corpus (no corpus.json){hint}")
 
 
 def read_table(path: Path) -> pd.DataFrame:

@@ -14,6 +14,7 @@ import numpy as np
 
 from fmriscale.common.errors import DamageError, UserError
 from fmriscale.common.files import allow_open_files, expand
+from fmriscale.common.suggest import did_you_mean
 from fmriscale.corpus.manifest import FeatureSpace, details_hash, read_manifest
 from fmriscale.corpus.remote import RemoteShards
 from fmriscale.corpus.servers import is_url
@@ -116,7 +117,8 @@ class Corpus:
             return next(iter(self.spaces.values()))
         if name not in self.spaces:
             problem = "has several feature spaces" if name is None else f"has no feature space '{name}'"
-            raise UserError(f"{self}: {problem}; choose from {', '.join(sorted(self.spaces))}")
+            hint = did_you_mean(name or "", self.spaces)
+            raise UserError(f"{self}: {problem}; choose from {', '.join(sorted(self.spaces))}{hint}")
         return self.spaces[name]
 
     def bold(self, index: int) -> np.ndarray:

@@ -7,11 +7,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fmriscale.common.array_tasks import read_flags
+from fmriscale.common.array_tasks import add_flags, read_flags
 from fmriscale.common.errors import EXIT_OK, EXIT_QUARANTINED, UserError
 from fmriscale.common.files import expand, writing_to
 from fmriscale.config import CorpusConfig
-from fmriscale.config.recipe import CommandLine, parse
+from fmriscale.config.command_line import CommandLine
+from fmriscale.config.recipe import parse
 from fmriscale.corpus.building import FolderLock
 from fmriscale.corpus.inspect import table
 from fmriscale.corpus.manifest import read_manifest
@@ -21,17 +22,22 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def main(args: list[str] | None = None) -> int:
-    """Run the command and return its exit code: 0, or 3 where runs were quarantined."""
+def parser_of_verb() -> CommandLine:
+    """Return the options of the verb."""
     usage = "fmriscale-shard --config FILE [--plan | --task-id I --num-tasks N | --finish] [--KEY VALUE]"
-    parser = CommandLine(prog="fmriscale-shard", usage=usage, add_help=False, allow_abbrev=False)
-    flags, recipe = read_flags(
+    parser = CommandLine("fmriscale-shard", CorpusConfig, usage=usage)
+    add_flags(
         parser,
-        sys.argv[1:] if args is None else args,
         part="build part I = 0 ... N-1 of the shards",
         finish="write the manifest when all parts are built",
         plan="print what would be built, and how long it takes; write nothing",
     )
+    return parser
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run the command and return its exit code: 0, or 3 where runs were quarantined."""
+    flags, recipe = read_flags(parser_of_verb(), sys.argv[1:] if args is None else args, "plan")
     config = parse(CorpusConfig, recipe, prog="fmriscale-shard", mistakes_of=recipe_mistakes)
     if flags.plan:
         from fmriscale.ingest.estimate import describe

@@ -10,7 +10,8 @@ from fmriscale.common.files import expand, fsync_folder, writing_to
 from fmriscale.common.quarantine import Rejection
 from fmriscale.common.workers import available_cores, map_in_order
 from fmriscale.config import CorpusConfig, DatasetConfig
-from fmriscale.config.recipe import CommandLine, parse
+from fmriscale.config.command_line import CommandLine
+from fmriscale.config.recipe import parse
 from fmriscale.corpus.building import FolderLock
 from fmriscale.corpus.manifest import RECIPE, require_corpus
 from fmriscale.corpus.servers import is_url
@@ -27,14 +28,19 @@ if TYPE_CHECKING:
 N_SHOWN = 40  # Damages that are listed one by one
 
 
-def main(args: list[str] | None = None) -> int:
-    """Run the command and return its exit code: 0, or 4 where there is damage that was not repaired."""
+def parser_of_verb() -> CommandLine:
+    """Return the options of the verb."""
     parser = CommandLine("fmriscale verify", description="Hash and read every byte of a corpus.")
     parser.add_argument("corpus", metavar="CORPUS", help="the folder that fmriscale-shard wrote")
     parser.add_argument("--repair", action="store_true", help="build damaged shards again from their sources")
     jobs = "processes; 0 = one per available core"
     parser.add_argument("--jobs", type=int, default=0, metavar="N", help=jobs)
-    flags = parser.parse_args(args)
+    return parser
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run the command and return its exit code: 0, or 4 where there is damage that was not repaired."""
+    flags = parser_of_verb().parse_args(args)
     if flags.jobs < 0:
         raise UserError(f"--jobs is {flags.jobs}; it must be 0 or more")
     if is_url(flags.corpus):

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fmriscale.common.errors import DamageError, UserError
 from fmriscale.common.files import atomic_write
+from fmriscale.common.suggest import did_you_mean_path
 
 FORMAT = 1
 
@@ -29,9 +30,8 @@ def read_meta(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text())
     except FileNotFoundError as error:
-        raise UserError(
-            f"{folder}: no config.json, so no encoder; give the encoder/ folder of a finished run"
-        ) from error
+        hint = did_you_mean_path(folder) or "; give the encoder/ folder of a finished run"
+        raise UserError(f"{folder}: no config.json, so no encoder{hint}") from error
     except ValueError as error:
         raise DamageError(f"{path}: not JSON ({error}); export the encoder again") from error
     if config.get("format") != FORMAT:

@@ -2,16 +2,22 @@
 
 from fmriscale.common.errors import EXIT_OK, UserError
 from fmriscale.common.files import expand
-from fmriscale.config.recipe import CommandLine
+from fmriscale.common.suggest import did_you_mean_path
+from fmriscale.config.command_line import CommandLine
 
 
-def main(args: list[str] | None = None) -> int:
-    """Write the report of a study, a probe, or a pre-training run."""
+def parser_of_verb() -> CommandLine:
+    """Return the options of the verb."""
     about = "A study, a probe, or the curves of a pre-training run."
     parser = CommandLine("fmriscale report", description=about)
     parser.add_argument("folder", metavar="FOLDER", help="what finetune, probe or train.py wrote (its `out`)")
     parser.add_argument("--out", metavar="FILE", help="HTML file (FOLDER/report.html)")
-    given = parser.parse_args(args)
+    return parser
+
+
+def main(args: list[str] | None = None) -> int:
+    """Write the report of a study, a probe, or a pre-training run."""
+    given = parser_of_verb().parse_args(args)
     folder = expand(given.folder)
     path = expand(given.out) if given.out else folder / "report.html"
     if path.is_dir():
@@ -34,6 +40,7 @@ def main(args: list[str] | None = None) -> int:
         raise UserError(f"{folder}: no summary.json, so a {what} that is not finished; finish it first")
     else:
         what = "neither summary.json (a study or probe) nor metrics.jsonl (a pre-training run)"
-        raise UserError(f"{folder}: {what}; give the folder of its `out`")
+        hint = did_you_mean_path(folder) or "; give the folder of its `out`"
+        raise UserError(f"{folder}: {what}{hint}")
     print(f"{path}: {path.stat().st_size / 1024:.0f} KiB")
     return EXIT_OK

@@ -2,17 +2,22 @@
 
 from fmriscale.common.errors import EXIT_OK
 from fmriscale.common.files import expand
-from fmriscale.config.recipe import CommandLine
+from fmriscale.config.command_line import CommandLine
 from fmriscale.corpus.inspect import read_quarantine, table
 from fmriscale.corpus.reader import Corpus
 
 
-def main(args: list[str] | None = None) -> int:
-    """Print the table of a corpus or write its report."""
+def parser_of_verb() -> CommandLine:
+    """Return the options of the verb."""
     parser = CommandLine("fmriscale inspect", description="What a corpus holds.")
     parser.add_argument("corpus", metavar="CORPUS", help="the folder that fmriscale-shard wrote")
     parser.add_argument("--report", metavar="FILE", help="draw the corpus into one self-contained HTML file")
-    given = parser.parse_args(args)
+    return parser
+
+
+def main(args: list[str] | None = None) -> int:
+    """Print the table of a corpus or write its report."""
+    given = parser_of_verb().parse_args(args)
     corpus = Corpus.open(given.corpus)
     if given.report is None:
         print(table(corpus.manifest, read_quarantine(corpus.folder)))

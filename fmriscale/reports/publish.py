@@ -7,7 +7,8 @@ from typing import Any
 
 from fmriscale.common.errors import EXIT_OK, DamageError, UserError
 from fmriscale.common.files import atomic_write, expand, sha256_file, writing_to
-from fmriscale.config.recipe import CommandLine
+from fmriscale.common.suggest import did_you_mean_path
+from fmriscale.config.command_line import CommandLine
 from fmriscale.corpus.manifest import hashed_key
 
 PRIVATE = ("out", "tracking", "data.corpus", "data.cache", "data.holdout_runs", "train.nvme_path")
@@ -16,7 +17,7 @@ PRIVATE = ("out", "tracking", "data.corpus", "data.cache", "data.holdout_runs", 
 
 def main(args: list[str] | None = None) -> int:
     """Write the folder, upload it if asked to, and say where it is and what its licence is."""
-    parser = _parser()
+    parser = parser_of_verb()
     args = sys.argv[1:] if args is None else args
     if {"-h", "--help"} & set(args):
         print(parser.format_help())
@@ -49,7 +50,8 @@ def main(args: list[str] | None = None) -> int:
     return EXIT_OK
 
 
-def _parser() -> CommandLine:
+def parser_of_verb() -> CommandLine:
+    """Return the options of the verb."""
     parser = CommandLine(
         "fmriscale publish", description="Weights that strangers can use, with a model card."
     )
@@ -72,9 +74,8 @@ def find_encoder(run: Path) -> Path:
     for folder in (run / "encoder", run):
         if (folder / "model.safetensors").exists():
             return folder
-    raise UserError(
-        f"{run}: no encoder/ with model.safetensors; give `out` of a pre-training that is finished"
-    )
+    hint = did_you_mean_path(run) or "; give `out` of a pre-training that is finished"
+    raise UserError(f"{run}: no encoder/ with model.safetensors{hint}")
 
 
 def check_folder(folder: Path, encoder: Path) -> None:
@@ -149,9 +150,8 @@ def read_summary(path: Path) -> dict[str, Any]:
     try:
         summary = json.loads(path.read_text())
     except OSError as error:
-        raise UserError(
-            f"--results {path}: {error.strerror}; give summary.json of a finished study"
-        ) from error
+        hint = did_you_mean_path(path) or "; give summary.json of a finished study"
+        raise UserError(f"--results {path}: {error.strerror}{hint}") from error
     except ValueError as error:
         raise UserError(f"--results {path}: not JSON ({error}); give summary.json of a study") from error
     if not isinstance(summary, dict) or "verdict" not in summary:

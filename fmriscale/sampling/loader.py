@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from fmriscale.common.errors import UserError
+from fmriscale.common.suggest import did_you_mean
 from fmriscale.config import DataConfig
 from fmriscale.corpus.manifest import FeatureSpace
 from fmriscale.corpus.reader import Corpus
@@ -241,7 +242,7 @@ def select_runs(corpus: Corpus, data: DataConfig, split: Literal["train", "eval"
     if missing := sorted(set(data.datasets or []) - known):
         raise UserError(
             f"{corpus}: no data set {', '.join(missing)} in space {', '.join(spaces)}; "
-            f"choose from {', '.join(sorted(known))}"
+            f"choose from {', '.join(sorted(known))}{did_you_mean(missing[0], known)}"
         )
     held_out = np.zeros(len(runs), bool)
     for pattern in data.holdout_runs:

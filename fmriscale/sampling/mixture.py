@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fmriscale.common.errors import UserError
+from fmriscale.common.suggest import did_you_mean
 from fmriscale.config import KINDS, DataConfig
 from fmriscale.corpus.reader import Corpus
 from fmriscale.sampling.kernels import KIND_BLOCK
@@ -33,7 +34,7 @@ def shares_of(corpus: Corpus, data: DataConfig, datasets: list[str], windows: np
     if unknown := sorted(set(data.weights) - set(datasets)):
         raise UserError(
             f"data.weights names {', '.join(unknown)}, which are not trained on; "
-            f"choose from {', '.join(datasets)}"
+            f"choose from {', '.join(datasets)}{did_you_mean(unknown[0], datasets)}"
         )
     windows = np.asarray(windows, np.float64)
     if data.mixture == "temperature":

@@ -10,6 +10,7 @@ from fmriscale.common.errors import EXIT_OK, UserError
 from fmriscale.common.files import atomic_write, expand, fsync_folder, sha256_file, writing_to
 from fmriscale.common.version import __version__
 from fmriscale.config import SimulateConfig
+from fmriscale.config.command_line import CommandLine
 from fmriscale.config.recipe import config_hash, parse, to_dict
 from fmriscale.simulate.anatomy import ROI, Anatomy, make_anatomy
 from fmriscale.simulate.design import Design
@@ -25,6 +26,11 @@ LIMITS = (  # Settings, what holds of them, and the remedy
     ("autoregression", lambda correlation: 0 <= correlation < 1, "give 0 to below 1"),
     ("smoothness motion", lambda mm: mm >= 0, "give 0 or more"),
 )
+
+
+def parser_of_verb() -> CommandLine:
+    """Return the options of the verb: those of its recipe alone."""
+    return CommandLine("fmriscale simulate", SimulateConfig)
 
 
 def main(args: list[str]) -> int:

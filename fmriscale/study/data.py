@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from fmriscale.common.errors import UserError
+from fmriscale.common.suggest import did_you_mean
 from fmriscale.config import ProbeConfig, StudyConfig
 from fmriscale.corpus.manifest import FeatureSpace
 from fmriscale.corpus.reader import Corpus
@@ -98,7 +99,8 @@ def runs_taking_part(config: StudyConfig | ProbeConfig, corpus: Corpus, space: F
     """Return the runs of the data sets and splits that a recipe names, in its feature space."""
     runs = corpus.runs
     if unknown := sorted(set(config.datasets or []) - set(runs["dataset"])):
-        raise UserError(f"{corpus}: no data set {unknown}; it has {sorted(set(runs['dataset']))}")
+        known = sorted(set(runs["dataset"]))
+        raise UserError(f"{corpus}: no data set {unknown}; it has {known}{did_you_mean(unknown[0], known)}")
     taking_part = (runs["space"] == space.name) & runs["split"].isin(config.splits)
     if config.datasets is not None:
         taking_part &= runs["dataset"].isin(config.datasets)

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from fmriscale.common.errors import UserError
+from fmriscale.common.suggest import did_you_mean
 from fmriscale.config import TaskConfig
 from fmriscale.corpus.manifest import parse_segments
 from fmriscale.corpus.reader import Corpus
@@ -218,13 +219,12 @@ def check_values(corpus: Corpus, task: TaskConfig, entries: Iterable[dict[str, A
         if column is None:
             continue
         if column not in columns:
-            raise UserError(
-                f"{corpus}: {who_has} no column '{column}' (task.{setting}); there are {', '.join(columns)}"
-            )
+            there = f"there are {', '.join(columns)}{did_you_mean(column, columns)}"
+            raise UserError(f"{corpus}: {who_has} no column '{column}' (task.{setting}); {there}")
         values = {value_of(entry, column) for entry in entries} - {""}
         for choice in choices:
             if absent := sorted({str(w) for w in getattr(task, choice) or []} - values):
                 raise UserError(
                     f"{corpus}: task.{choice} {absent} never occur in column '{column}'; "
-                    f"there are {', '.join(sorted(values)[:20])}"
+                    f"there are {', '.join(sorted(values)[:20])}{did_you_mean(absent[0], values)}"
                 )

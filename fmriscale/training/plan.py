@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from fmriscale.common.errors import EXIT_OK, EXIT_USAGE, UserError
 from fmriscale.config import PretrainConfig
+from fmriscale.config.command_line import CommandLine
 from fmriscale.config.recipe import parse
 from fmriscale.model.flops import GPUS
 
@@ -64,15 +65,13 @@ def main(args: list[str] | None = None) -> int:
     return EXIT_USAGE
 
 
-def _parse(args: list[str]) -> tuple[argparse.Namespace, PretrainConfig]:
-    """Read the options of this verb, and the recipe with its overrides."""
-    parser = argparse.ArgumentParser(
+def parser_of_verb() -> CommandLine:
+    """Return the options of the verb."""
+    parser = CommandLine(
         "fmriscale plan",
+        PretrainConfig,
         description="Memory by ZeRO stage, speed, days and checkpoint size of a pre-training run.",
-        epilog="All other options override the recipe, as for train.py:",
-        add_help=False,
-        exit_on_error=False,
-        allow_abbrev=False,
+        epilog="All other options override the recipe, as for pretrain:",
     )
     parser.add_argument("--nodes", type=int, default=1, help="nodes (1)")
     parser.add_argument("--gpus", type=int, default=1, help="GPUs of a node (1)")
@@ -83,12 +82,15 @@ def _parse(args: list[str]) -> tuple[argparse.Namespace, PretrainConfig]:
     parser.add_argument(
         "--cpu", action="store_true", help="on CPUs such as this machine's: --gpus ranks a node"
     )
+    return parser
+
+
+def _parse(args: list[str]) -> tuple[argparse.Namespace, PretrainConfig]:
+    """Read the options of this verb, and the recipe with its overrides."""
+    parser = parser_of_verb()
     if {"-h", "--help"} & set(args):
         print(parser.format_help())
-    try:
-        options, recipe = parser.parse_known_args(args)
-    except argparse.ArgumentError as error:
-        raise UserError(f"{error} (--help lists every option)") from error
+    options, recipe = parser.parse_known_args(args)
     numbers = (options.nodes, options.gpus, options.mfu, options.gpu_gb, options.pairs_per_s)
     if not all(0 < number < math.inf for number in numbers if number is not None):
         raise UserError("--nodes, --gpus, --gpu-gb, --mfu and --pairs-per-s must be above 0, and finite")

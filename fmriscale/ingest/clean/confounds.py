@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fmriscale.common.quarantine import Rejected
+from fmriscale.common.suggest import did_you_mean
 from fmriscale.config import DatasetConfig, DenoiseConfig
 from fmriscale.ingest.read.confounds_table import Table, load_table
 from fmriscale.ingest.read.cuts import Cut
@@ -63,8 +64,8 @@ def confounds_mistakes(dataset: DatasetConfig) -> list[str]:
     """Return the settings that no run can meet, each beginning with its key."""
     denoise, mistakes = dataset.denoise, []
     if unknown := [s for s in denoise.strategy if s not in STRATEGIES]:
-        offered = ", ".join(STRATEGIES)
-        mistakes.append(f"denoise.strategy '{unknown[0]}' is not offered; choose from {offered}")
+        offered, hint = ", ".join(STRATEGIES), did_you_mean(unknown[0], STRATEGIES)
+        mistakes.append(f"denoise.strategy '{unknown[0]}' is not offered; choose from {offered}{hint}")
     if "compcor" in denoise.strategy and "high_pass" not in denoise.strategy:
         why = "the components were found in high-pass filtered data"
         mistakes.append(f"denoise.strategy compcor needs high_pass beside it: {why}")

@@ -1,6 +1,5 @@
 """Mistakes in the settings of a data set, whatever its files hold."""
 
-import difflib
 import os
 import re
 import string
@@ -8,6 +7,7 @@ from pathlib import Path
 
 from fmriscale.common.errors import UserError
 from fmriscale.common.files import expand
+from fmriscale.common.suggest import did_you_mean_path, nearest
 from fmriscale.config import DatasetConfig
 from fmriscale.ingest.find.archives import is_template, template_fields
 from fmriscale.ingest.find.forms import form_of
@@ -47,7 +47,7 @@ def check_dataset(dataset: DatasetConfig) -> Path:
     try:
         os.scandir(root).close()
     except FileNotFoundError as error:
-        raise UserError(f"{root} is no folder; set root") from error
+        raise UserError(f"{root} is no folder; set root{did_you_mean_path(root)}") from error
     except NotADirectoryError as error:
         raise UserError(f"{root} is a file; set root to the folder of the data") from error
     except OSError as error:
@@ -94,7 +94,7 @@ def _entities(dataset: DatasetConfig) -> str | None:
         if key == "hemi":
             return "entities: a run needs both hemispheres; remove hemi"
         if key not in known:
-            similar = _FULL_NAMES.get(key) or next(iter(difflib.get_close_matches(key, known, n=1)), None)
+            similar = _FULL_NAMES.get(key) or next(iter(nearest(key, known)), None)
             hint = f"; did you mean '{similar}'?" if similar else f"; known are {', '.join(known)}"
             return f"entities: '{key}' is no BIDS entity{hint}"
     return None

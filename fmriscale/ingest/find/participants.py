@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from fmriscale.common.errors import UserError
 from fmriscale.common.files import expand
 from fmriscale.common.quarantine import Rejected
+from fmriscale.common.suggest import did_you_mean, did_you_mean_path
 from fmriscale.config import CorpusConfig, DatasetConfig
 from fmriscale.corpus.assemble import groups_of
 from fmriscale.ingest.find.fetch import readable
@@ -48,7 +49,7 @@ class Participants:
         settings = [("key", key), ("subject", self.subject), ("t_r", t_r), *(("columns", c) for c in kept)]
         for name, column in settings:
             if column is not None and column not in table:
-                existing = ", ".join(table.columns)
+                existing = ", ".join(table.columns) + did_you_mean(column, map(str, table.columns))
                 raise UserError(f"{path}: no column '{column}'; set participants_{name}, it has {existing}")
         columns = [self.subject, *kept, *(column for column in (t_r, group) if column is not None)]
         self.rows: dict[str, dict[str, str]] = {}
@@ -99,7 +100,8 @@ def _read(path: Path) -> "pd.DataFrame":
         with path.open(encoding="utf-8-sig", errors="replace") as text:
             return pd.read_csv(text, sep=separator, dtype=str, keep_default_na=False, index_col=False)
     except FileNotFoundError as error:
-        raise UserError(f"there is no {path}; set participants, a path below root") from error
+        hint = did_you_mean_path(path) or "; set participants, a path below root"
+        raise UserError(f"there is no {path}{hint}") from error
     except (OSError, ValueError) as error:
         raise UserError(f"participants {path} is no table: {error}") from error
 

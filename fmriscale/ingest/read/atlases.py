@@ -11,7 +11,6 @@ nilearn has these as one file of labels in a volume. A probabilistic atlas (DiFu
 assembled in memory (Juelich, Craddock), must be given as a file.
 """
 
-import difflib
 import warnings
 from dataclasses import dataclass
 from functools import lru_cache
@@ -23,6 +22,7 @@ from filelock import FileLock
 
 from fmriscale.common.errors import UserError
 from fmriscale.common.files import writing_to
+from fmriscale.common.suggest import nearest
 from fmriscale.corpus.cache import cache_folder
 
 _SCHAEFER = (
@@ -74,7 +74,7 @@ def _fetchers() -> dict[str, tuple[str, dict[str, Any]]]:
 def fetch_atlas(name: str) -> Atlas:
     """Return an atlas by its name, from nilearn's data folder or from its server, once."""
     if name not in _fetchers():
-        near = difflib.get_close_matches(name.lower(), _fetchers(), n=3, cutoff=0.5)
+        near = nearest(name, _fetchers(), n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else "docs/sharding.md lists them"
         raise UserError(f"labels_img: {name}: neither a file nor an atlas known by name; {hint}")
     from nilearn import datasets

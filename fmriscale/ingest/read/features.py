@@ -13,6 +13,7 @@ from cachetools import LRUCache, cached
 from fmriscale.common.errors import UserError
 from fmriscale.common.files import expand, sha256_file
 from fmriscale.common.quarantine import Rejected
+from fmriscale.common.suggest import did_you_mean_path
 from fmriscale.config import FeatureConfig
 from fmriscale.config.paths import is_atlas_name
 from fmriscale.corpus.manifest import FeatureSpace, PublishedAtlas
@@ -67,7 +68,8 @@ def load_features(config: FeatureConfig) -> Features:
     given += [*(config.labels_gii or []), config.labels if isinstance(config.labels, str) else None]
     for path in map(expand, filter(None, given)):
         if not path.is_file():
-            raise UserError(f"{path}: no such file; features '{config.name}' need it")
+            hint = did_you_mean_path(path)
+            raise UserError(f"{path}: no such file; features '{config.name}' need it{hint}")
     if config.columns is not None:
         labels = feature_labels(config, range(1, config.columns + 1))
         space = FeatureSpace(config.name, config.columns, labels)

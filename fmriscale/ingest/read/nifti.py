@@ -14,6 +14,7 @@ from nibabel.imageglobals import logger as nibabel_logger
 
 from fmriscale.common.errors import UserError
 from fmriscale.common.quarantine import Rejected
+from fmriscale.common.suggest import did_you_mean_path
 from fmriscale.ingest.read.content import open_content, reading, reading_input
 from fmriscale.ingest.read.convert import not_a_series
 
@@ -66,7 +67,7 @@ def read_volume(path: Path) -> Volume:
 def read_grid(path: Path) -> tuple[tuple[int, ...], np.ndarray]:
     """Return shape and affine of an image that the recipe names."""
     if not path.is_file():
-        raise UserError(f"{path}: no such file; affine_from needs it")
+        raise UserError(f"{path}: no such file; affine_from needs it{did_you_mean_path(path)}")
     with reading_input(path, "nifti"), open_nifti(path) as image:
         flaw, shape, affine = _orientation_flaw(image), image.shape[:3], np.asarray(image.affine)
     if flaw is not None:

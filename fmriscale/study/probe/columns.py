@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from fmriscale.common.errors import UserError
+from fmriscale.common.suggest import did_you_mean
 from fmriscale.corpus.reader import Corpus
 
 MISSING = ("", "n/a", "nan", "NaN", "None", "NA", "<NA>")
@@ -43,6 +44,7 @@ def column_of(facts: pd.DataFrame, name: str, setting: str) -> dict[int, str]:
         raise UserError(
             f"{setting} names '{name}', a column of neither runs nor participants; there are "
             f"{', '.join(facts.columns)} (participants_columns of the corpus recipe adds more)"
+            f"{did_you_mean(name, facts.columns)}"
         )
     return dict(zip(facts.index.tolist(), facts[name].tolist(), strict=True))
 

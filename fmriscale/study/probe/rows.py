@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from fmriscale.common.errors import UserError
+from fmriscale.common.suggest import did_you_mean
 from fmriscale.config import MOMENT, ProbeConfig
 from fmriscale.corpus.reader import Corpus
 from fmriscale.study.probe.columns import as_numbers, column_of, design_of, is_number, runs_of
@@ -154,7 +155,7 @@ def taking_part(config: ProbeConfig, texts: pd.DataFrame) -> tuple[np.ndarray, d
     if config.values is not None:
         wanted, known = [str(value) for value in config.values], set(target) - {"", " "}
         if absent := [value for value in wanted if value not in known]:
-            there = ", ".join(sorted(known)[:20])
+            there = ", ".join(sorted(known)[:20]) + did_you_mean(absent[0], known)
             raise UserError(f"values has {absent}, which '{config.target}' never is; there are {there}")
         reasons["another value"] = ~target.isin([*wanted, "", " "])
     for name in config.regress_out:

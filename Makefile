@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test checks doctor clean
+.PHONY: help setup demo test checks docs doctor clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
@@ -18,6 +18,16 @@ test: ## run the whole test suite
 checks: ## run ruff, pyright and import-linter
 	@tools/setup --dev
 	@tools/check
+
+docs: ## build the documentation in .site; SERVE=1: show it at http://127.0.0.1:8000 too
+	@tools/setup --dev
+	@.venv/bin/python tools/reference
+ifdef SERVE
+	@NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs serve -f .mkdocs.yml -a 127.0.0.1:8000
+else
+	@NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build -q -f .mkdocs.yml
+	@echo "docs: open .site/index.html"
+endif
 
 doctor: setup ## show what this machine can do, and what to repair
 	@.venv/bin/python tools/doctor

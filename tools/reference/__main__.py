@@ -1,0 +1,47 @@
+"""Write the generated pages of docs/: settings, command line, and troubleshooting by message.
+
+python tools/reference          writes the pages that differ, and names them
+python tools/reference --check  writes nothing; exit code 1 if a page is not what the code says
+"""
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+import command_line  # noqa: E402
+import settings  # noqa: E402
+
+PARTS: tuple[Callable[[], dict[str, str]], ...] = (settings.pages, command_line.pages)
+"""Each gives pages by their name below docs/."""
+
+
+def stale() -> Iterator[tuple[Path, str]]:
+    """Yield every page that is not what the code says, and its text; None for a page that has no source."""
+    for part in PARTS:
+        for name, text in part().items():
+            path = ROOT / "docs" / name
+            if not path.is_file() or path.read_text() != text:
+                yield path, text
+
+
+def main(args: list[str]) -> int:
+    """Write or check the pages."""
+    if args not in ([], ["--check"]):
+        print(__doc__)
+        return 0 if args in (["-h"], ["--help"]) else 2
+    found = list(stale())
+    for path, text in found:
+        print(f"{'stale' if args else 'written'}: {path.relative_to(ROOT)}")
+        if not args:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+    if found and args:
+        print("write them anew: python tools/reference")
+    return 1 if found and args else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

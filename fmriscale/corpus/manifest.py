@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fmriscale.common.errors import DamageError, UserError
-from fmriscale.common.files import fsync_folder, write_durably
+from fmriscale.common.files import fsync_folder, printable, write_durably
 from fmriscale.common.suggest import did_you_mean_path
+from fmriscale.common.trust import inside, parse_json, understood
 from fmriscale.config import SplitConfig
 
 if TYPE_CHECKING:
@@ -37,6 +39,10 @@ OPTIONAL_COLUMNS = ["group", "stimulus", "stimulus_onset"]
 saw or heard ("" = nothing that others share), and its time zero, s from the run's first volume."""
 
 QUARANTINE_COLUMNS = ["dataset", "source", "reason", "detail"]
+
+REBUILD = "rebuild the corpus, or take whole what its maker has"
+_MOST = 2**30  # Most volumes or features: products of two stay whole in 64 bits
+_SEGMENTS = re.compile(r"(\d{1,10}:\d{1,10}(,\d{1,10}:\d{1,10})*)?", re.ASCII)
 
 _NUMBERS = {
     **dict.fromkeys(("t_r", "coverage", "mean_fd", "tsnr", "stimulus_onset"), "float64"),
@@ -127,6 +133,15 @@ def parse_segments(text: str) -> list[tuple[int, int]]:
     """Read what `segments_of` wrote."""
     pairs = (part.split(":") for part in text.split(",") if part)
     return [(int(start), int(stop)) for start, stop in pairs]
+
+
+def stretches_of(segments: pd.Series) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Read the uncensored stretches of many runs (`segments` of runs.tsv) at once: run, start, stop [S]."""
+    texts = segments.tolist()
+    counts = np.fromiter((text.count(":") for text in texts), np.int64, len(texts))
+    joined = ",".join(filter(None, texts)).replace(":", ",")
+    bounds = np.array(joined.split(",") if joined else [], dtype="S").astype(np.int64).reshape(-1, 2)
+    return np.repeat(np.arange(len(texts)), counts), bounds[:, 0], bounds[:, 1]
 
 
 def columns_of(runs: pd.DataFrame) -> list[str]:
@@ -238,9 +253,9 @@ def read_manifest(folder: Path) -> tuple[dict[str, Any], pd.DataFrame]:
 
     path, table = folder / "corpus.json", folder / "runs.tsv"
     try:
-        corpus = json.loads(path.read_text())
+        corpus = parse_json(path.read_text())
     except ValueError as error:
-        raise DamageError(f"{path}: not readable as JSON ({error}); rebuild the corpus") from error
+        raise DamageError(f"{path}: not readable as JSON ({error}); {REBUILD}") from error
     found = corpus.get("format") if isinstance(corpus, dict) else None
     if found != FORMAT:
         raise UserError(f"{path}: format {found}, this version reads {FORMAT}; re-shard")
@@ -250,5 +265,47 @@ def read_manifest(folder: Path) -> tuple[dict[str, Any], pd.DataFrame]:
         runs = pd.read_csv(table, sep="\t", dtype=text, keep_default_na=False, na_values=empty)
         runs = runs.loc[:, columns_of(runs)].astype({c: kind for c, kind in _NUMBERS.items() if c in runs})
     except (OSError, ValueError, KeyError) as error:
-        raise DamageError(f"{table}: {error}; rebuild the corpus") from error
+        raise DamageError(f"{table}: {' '.join(str(error).split())}; {REBUILD}") from error
+    with understood(path, REBUILD):
+        check_corpus_json(corpus, path)
+    with understood(table, REBUILD):
+        _check_runs(corpus, runs, table)
     return corpus, runs
+
+
+def check_corpus_json(corpus: dict[str, Any], path: Path) -> None:
+    """Refuse a shard outside of the corpus; raise what Python does where something is missing."""
+    for shard in corpus["shards"]:
+        inside(shard["path"], path, REBUILD)
+        if shard["bytes"] + shard["n_runs"] < 0 or not isinstance(shard["sha256"], str):
+            raise ValueError(f"sizes or sha256 of {shard['path']}")
+    for name, space in corpus["spaces"].items():
+        if not 1 <= FeatureSpace.from_dict(name, space).n_features <= _MOST or len(space["sha256"]) != 64:
+            raise ValueError(f"n_features or sha256 of {name}")
+    if not isinstance(corpus["fingerprint"], str) or not isinstance(corpus["datasets"], dict):
+        raise TypeError("fingerprint or datasets")
+    _ = int(corpus["totals"]["n_quarantined"])
+
+
+def _check_runs(corpus: dict[str, Any], runs: pd.DataFrame, table: Path) -> None:
+    """Refuse runs at places or of sizes that cannot be: compiled code reads memory as these numbers say."""
+    listed = {shard["path"] for shard in corpus["shards"]}
+    for shard in runs.shard.unique():
+        if inside(shard, table, REBUILD) not in listed:
+            raise DamageError(f"{table}: its shard {shard} is not in corpus.json; {REBUILD}")
+    width = runs.space.map({name: space["n_features"] for name, space in corpus["spaces"].items()})
+    n_volumes, offset, t_r = (runs[name].to_numpy() for name in ("n_volumes", "offset", "t_r"))
+    sound = (n_volumes >= 1) & (n_volumes <= _MOST) & (runs.n_features.to_numpy() == width.to_numpy())
+    sound &= (offset >= 0) & (offset < 2**62) & np.isfinite(t_r) & (t_r > 0)
+    well_formed = {text: _SEGMENTS.fullmatch(text) is not None for text in runs.segments.unique()}
+    sound &= runs.segments.map(well_formed).to_numpy(bool)
+    if sound.all():
+        run, start, stop = stretches_of(runs.segments)
+        np.logical_and.at(sound, run, (start <= stop) & (stop <= n_volumes[run]))
+    if not sound.all():
+        wrong = runs.iloc[int(np.argmin(sound))]
+        what = f"run {printable(wrong.key)} of {wrong.n_volumes} volumes and {wrong.n_features} features"
+        place = f"segments {printable(wrong.segments)[:80]}, t_r {wrong.t_r:g}, offset {wrong.offset}"
+        raise DamageError(
+            f"{table}: {what} in space {printable(wrong.space)}, {place}: impossible; {REBUILD}"
+        )

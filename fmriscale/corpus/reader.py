@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import json
 import mmap
 import tarfile
 from collections.abc import Sequence
@@ -15,6 +13,7 @@ import numpy as np
 from fmriscale.common.errors import DamageError, UserError
 from fmriscale.common.files import allow_open_files, expand
 from fmriscale.common.suggest import did_you_mean
+from fmriscale.common.trust import parse_json
 from fmriscale.corpus.manifest import FeatureSpace, details_hash, read_manifest
 from fmriscale.corpus.remote import RemoteShards
 from fmriscale.corpus.servers import is_url
@@ -163,13 +162,22 @@ class Corpus:
 
     def record(self, index: int) -> dict[str, Any]:
         """Return what is known of a run: entities, t_r, sample_mask, events, source, quality."""
-        return json.loads(self._members(index)["json"])
+        content = self._members(index)["json"]
+        try:
+            if isinstance(record := parse_json(content), dict):
+                return record
+        except ValueError:
+            pass
+        raise self.damage(index, "json: not readable")
 
     def mean_std(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Return mean and standard deviation, float32 [V], that undo a run's standardisation."""
-        members = self._members(index)
-        mean, std = (np.load(io.BytesIO(members[m]), allow_pickle=False) for m in ("mean.npy", "std.npy"))
-        return mean, std
+        members, size = self._members(index), int(self.runs["n_features"].iloc[index])
+        for name in ("mean.npy", "std.npy"):  # what its header says would decide how much memory is taken
+            if len(members[name]) != NPY_HEADER + 4 * size or b"'<f4'" not in members[name][:NPY_HEADER]:
+                raise self.damage(index, f"{name}: not an array of float32 ({size},)")
+        mean, std = (np.frombuffer(members[m], "<f4", size, NPY_HEADER) for m in ("mean.npy", "std.npy"))
+        return mean.copy(), std.copy()
 
     def _members(self, index: int) -> dict[str, bytes]:
         """Read the small tar members that follow a run's bold array, by extension."""
@@ -181,13 +189,13 @@ class Corpus:
                 with tarfile.open(fileobj=handle, mode="r:") as tar:
                     for member in tar:
                         key, _, extension = member.name.partition(".")
-                        if key != row.key:
+                        if key != row.key or not member.isreg():
                             break
                         if extension != "bold.npy" and (content := tar.extractfile(member)):
                             members[extension] = content.read()
                         if len(members) == 3:
                             break
-        except (OSError, tarfile.TarError) as error:
+        except (OSError, ValueError, tarfile.TarError) as error:
             raise self.damage(index, str(error)) from error
         if len(members) < 3:
             raise self.damage(index, f"only {sorted(members)} follow the array")
@@ -200,6 +208,8 @@ class Corpus:
         if shard not in self._maps:
             path = self.locate(shard)
             try:
+                if path.exists() and not path.is_file():  # a pipe would wait for ever
+                    raise OSError("not a regular file")
                 with path.open("rb") as handle:
                     mapped = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
             except (OSError, ValueError) as error:

@@ -19,6 +19,7 @@ from urllib.parse import quote, unquote, urljoin, urlsplit, urlunsplit
 
 from fmriscale.common.errors import UserError
 from fmriscale.common.files import expand_variables
+from fmriscale.common.trust import is_file_name
 
 BLOCK = 1 << 20  # Most bytes read from a connection at once
 RANGE = 16 << 20  # Bytes asked of a store at once, where a request is answered whole
@@ -128,7 +129,7 @@ class _HttpFolder:
         inside = sorted(unquote(path.removeprefix(start)) for path in paths if path.startswith(start))
         if not inside and b"<a" not in page.lower():
             raise PermissionError("the server shows no page of what a folder holds")
-        return [f"{folder}/{name}".lstrip("/") for name in inside if _is_name(name.removesuffix("/"))]
+        return [f"{folder}/{name}".lstrip("/") for name in inside if is_file_name(name.removesuffix("/"))]
 
     @contextlib.contextmanager
     def _response(self, method: str, name: str, start: int = 0, stop: int | None = None) -> Iterator[Any]:
@@ -217,7 +218,7 @@ class _StoreFolder:
             return []
         entries = map(self._entry, infos.values() if below else infos)
         inside = [entry for entry in entries if entry.name.startswith(start)]
-        return [e for e in inside if all(map(_is_name, e.name.removeprefix(start).split("/")))]
+        return [e for e in inside if all(map(is_file_name, e.name.removeprefix(start).split("/")))]
 
     def _open(self, anonymous: bool) -> None:
         from fsspec.core import url_to_fs
@@ -273,11 +274,6 @@ def _time_ns(when: Any, tag: str) -> int:
     if not tag:
         return int(when * 1_000_000_000)
     return int(when) * 1_000_000_000 + int(hashlib.sha256(tag.encode()).hexdigest(), 16) % 1_000_000_000
-
-
-def _is_name(name: str) -> bool:
-    """Tell what may be the name of a file here: stores allow keys that no file system has."""
-    return name not in ("", ".", "..") and not set(name) & set("/\\\0")
 
 
 def _reason(error: BaseException) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import mmap
 import tarfile
 from collections.abc import Iterator
@@ -14,9 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fmriscale.common.errors import DamageError
+from fmriscale.common.trust import inside, parse_json
 from fmriscale.corpus.manifest import (
     QUARANTINE_COLUMNS,
+    REBUILD,
     RUN_COLUMNS,
+    check_corpus_json,
     columns_of,
     details_hash,
     fingerprint_of,
@@ -59,11 +62,13 @@ def check_shard(folder: Path, summary: dict[str, Any], rows: list[dict[str, Any]
     """Hash a shard and read every member of its runs."""
     name = summary["path"]
     try:
+        if (folder / name).exists() and not (folder / name).is_file():  # a pipe would wait for ever
+            return [Damage(name, "not a regular file")]
         with (folder / name).open("rb") as handle:
             return list(_check_shard(handle, summary, rows))
     except OSError as error:
         return [Damage(name, error.strerror or str(error))]
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         return [Damage("runs.tsv", f"what it says of {name} is not readable: {error!r}")]
 
 
@@ -156,7 +161,7 @@ def _check_array(content: bytes, offset: int, name: str, kind: type, shape: tupl
 def _check_record(content: bytes, offset: int, row: dict[str, Any]) -> None:
     """Check that a run's JSON can be read and says what runs.tsv says."""
     try:
-        record = json.loads(content)
+        record = parse_json(content)
         cells = {k: str(record[k]) for k in ("dataset", "subject", "t_r", "n_volumes", "space", "source")}
     except (ValueError, KeyError, TypeError) as error:
         raise _Broken(offset, f"json: not readable: {error!r}") from error
@@ -171,11 +176,12 @@ def check_manifest(folder: Path) -> tuple[dict[str, Any], pd.DataFrame, list[Dam
 
     rows = pd.DataFrame(columns=RUN_COLUMNS)
     try:
-        corpus = json.loads((folder / "corpus.json").read_text())
+        corpus = parse_json((folder / "corpus.json").read_text())
+        damages = list(_elsewhere(corpus))
+        check_corpus_json(corpus, folder / "corpus.json")
         fingerprint, shards = corpus["fingerprint"], {s["path"]: s["bytes"] for s in corpus["shards"]}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return {"shards": []}, rows, [Damage("corpus.json", f"not readable: {error!r}")]
-    damages = []
     try:
         text = read_table(folder / "runs.tsv")
         rows = text.loc[:, columns_of(text)]
@@ -192,6 +198,18 @@ def check_manifest(folder: Path) -> tuple[dict[str, Any], pd.DataFrame, list[Dam
     except (OSError, ValueError, KeyError) as error:
         damages.append(Damage("quarantine.tsv", f"not readable: {error}"))
     return corpus, rows, [*damages, *_strange_files(folder, shards)]
+
+
+def _elsewhere(corpus: dict[str, Any]) -> Iterator[Damage]:
+    """Take shards outside of the corpus off its list, so that nothing reads them."""
+    within = []
+    for shard in corpus["shards"]:
+        try:
+            inside(shard["path"], "corpus.json", REBUILD)
+            within.append(shard)
+        except DamageError as error:
+            yield Damage("corpus.json", str(error).removeprefix("corpus.json: "))
+    corpus["shards"] = within
 
 
 def _contradictions(corpus: dict[str, Any], rows: pd.DataFrame, shards: set[str]) -> Iterator[Damage]:

@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import DTypeLike
 
+from fmriscale.common.errors import DamageError
 from fmriscale.common.files import fsync_folder
 from fmriscale.corpus.reader import MEMBER_HEADER, NPY_HEADER
 
@@ -115,6 +116,8 @@ def read_members(shard: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
         key, members = "", {}
         for member in tar:
             name, _, extension = member.name.partition(".")
+            if not member.isreg():
+                raise DamageError(f"{shard}: {member.name} is no file but a link or a device; build it again")
             if name != key and members:
                 yield key, members
                 members = {}

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from fmriscale.common.errors import DamageError
 from fmriscale.common.files import atomic_write
+from fmriscale.common.trust import understood
 from fmriscale.model.encoder import Encoder
 from fmriscale.model.export import float32_bytes, read_weights
 from fmriscale.model.pooling import n_parts
@@ -96,8 +97,13 @@ def load_classifier(folder: Path) -> PairClassifier:
     path, head = Path(folder) / HEAD, encoder.meta.get("head")
     if head is None or not path.exists():
         raise DamageError(f"{folder}: an encoder without a head; give the model/ folder of a finished study")
-    model = PairClassifier(encoder, head["n_classes"], head["pair"], head["pool"])
-    model.head.load_state_dict(read_weights(path, head["sha256"], "run the study again"))
+    remedy = "run the study again"
+    with understood(Path(folder) / "config.json", remedy):
+        weights = read_weights(path, head["sha256"], remedy)
+        if len(weights["bias"]) != head["n_classes"]:
+            raise ValueError(f"{head['n_classes']} classes, which the weights have not")
+        model = PairClassifier(encoder, head["n_classes"], head["pair"], head["pool"])
+        model.head.load_state_dict(weights)
     return model.eval()
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from fmriscale.common.errors import UserError
+from fmriscale.common.trust import understood
 from fmriscale.model import export
 from fmriscale.model.attention import Attention, rotary_waves
 from fmriscale.model.dropout import Dropout
@@ -135,9 +136,10 @@ class Encoder(nn.Module):
         folder = local_folder(folder)
         content = export.read_meta(folder)
         path, sha256 = folder / "model.safetensors", content["weights_sha256"]
-        weights = export.read_weights(path, sha256, "export the encoder again")
-        encoder = cls(EncoderConfig(**content["encoder"]))
-        encoder.load_state_dict(weights)
+        weights = export.read_weights(path, sha256, export.AGAIN)
+        with understood(folder / "config.json", export.AGAIN):
+            encoder = cls(_config_of(content["encoder"], weights))
+            encoder.load_state_dict(weights)
         encoder.meta = content["meta"]
         return encoder.eval()
 
@@ -246,6 +248,18 @@ class Encoder(nn.Module):
         alone = self.config.positions == "rotary"
         right_BLV = window_BLV[:, :0] if alone else window_BLV
         return self.pooled(window_BLV, right_BLV, t_r_B, space, pool)
+
+
+def _config_of(content: dict[str, Any], weights: dict[str, Tensor]) -> EncoderConfig:
+    """Return what config.json says if these weights have it: alone it must not claim memory."""
+    config = EncoderConfig(**content)
+    if config.n_layers > len(weights):
+        raise ValueError(f"{config.n_layers} layers, which the weights have not")
+    with torch.device("meta"):
+        expected = {name: tensor.shape for name, tensor in Encoder(config).state_dict().items()}
+    if expected != {name: tensor.shape for name, tensor in weights.items()}:
+        raise ValueError("the weights have other names or shapes")
+    return config
 
 
 def build_encoder(config: EncoderConfig, seed: int) -> Encoder:

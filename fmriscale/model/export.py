@@ -11,8 +11,10 @@ from torch import Tensor
 from fmriscale.common.errors import DamageError, UserError
 from fmriscale.common.files import atomic_write
 from fmriscale.common.suggest import did_you_mean_path
+from fmriscale.common.trust import parse_json
 
 FORMAT = 1
+AGAIN = "export the encoder again"
 
 
 def write_folder(folder: Path, weights: dict[str, Tensor], encoder: dict[str, Any], meta: dict) -> None:
@@ -28,14 +30,18 @@ def read_meta(folder: Path) -> dict[str, Any]:
     """Return the whole `config.json` of an encoder folder."""
     path = folder / "config.json"
     try:
-        config = json.loads(path.read_text())
+        config = parse_json(path.read_text())
     except FileNotFoundError as error:
         hint = did_you_mean_path(folder) or "; give the encoder/ folder of a finished run"
         raise UserError(f"{folder}: no config.json, so no encoder{hint}") from error
     except ValueError as error:
-        raise DamageError(f"{path}: not JSON ({error}); export the encoder again") from error
-    if config.get("format") != FORMAT:
-        raise UserError(f"{path}: format {config.get('format')}, this fmriscale reads {FORMAT}")
+        raise DamageError(f"{path}: not JSON ({error}); {AGAIN}") from error
+    found = config.get("format") if isinstance(config, dict) else None
+    if found != FORMAT:
+        raise UserError(f"{path}: format {found}, this fmriscale reads {FORMAT}")
+    for name, kind in (("encoder", dict), ("meta", dict), ("weights_sha256", str)):
+        if not isinstance(config.get(name), kind):
+            raise DamageError(f"{path}: its {name} is not what fmriscale writes; {AGAIN}")
     return config
 
 
@@ -52,4 +58,7 @@ def read_weights(path: Path, sha256: str, remedy: str) -> dict[str, Tensor]:
     data = path.read_bytes()
     if hashlib.sha256(data).hexdigest() != sha256:
         raise DamageError(f"{path} is not the file that config.json names; {remedy}")
-    return load(data)
+    try:
+        return load(data)
+    except Exception as error:  # its library has exceptions of its own
+        raise DamageError(f"{path} is no safetensors file ({type(error).__name__}); {remedy}") from error

@@ -83,7 +83,7 @@ def _came_last(server: RemoteFolder, last: Path, reason: str) -> Path:
     """Return what came from a server before; say what to do where nothing did."""
     with contextlib.suppress(OSError):
         folder = last.parent / last.read_text()
-        if (folder / "config.json").is_file():
+        if folder.parent == last.parent and (folder / "config.json").is_file():
             print(f"fmriscale: {server.shown}: {reason}; taken as it came last", file=sys.stderr, flush=True)
             return folder
     remedy = f"download {' and '.join(hub.FILES)} from {server.shown} into a folder where there is a network"

@@ -12,6 +12,7 @@ import pandas as pd
 
 from fmriscale.common.errors import DamageError
 from fmriscale.config import PairConfig, seconds_of
+from fmriscale.corpus.manifest import stretches_of
 from fmriscale.sampling.kernels import (
     ANYWHERE,
     OTHER_DATASET,
@@ -136,7 +137,7 @@ def _fitting(
     rows = rows[np.lexsort((runs.offset.to_numpy()[rows], shards, numbers))]
     t_r = runs.t_r.to_numpy()[rows]
     stride, gap, first = volumes(pairs.stride, t_r, 1), volumes(pairs.gap, t_r), volumes(pairs.first, t_r)
-    run, start, stop = _uncensored(runs.segments.iloc[rows])
+    run, start, stop = stretches_of(runs.segments.iloc[rows])
     # The compiled code trusts these numbers: beyond the run lies the memory of others.
     outside = (start < 0) | (start > stop) | (stop > runs.n_volumes.to_numpy()[rows][run])
     if outside.any():
@@ -152,15 +153,6 @@ def _fitting(
     fits = np.bincount(run, n_windows, len(rows)) > 0
     kept = fits[run]
     return rows[fits], Spans((np.cumsum(fits) - 1)[run[kept]], start[kept], stop[kept], n_windows[kept])
-
-
-def _uncensored(segments: pd.Series) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Read the uncensored stretches of many runs (`segments` of runs.tsv) at once: run, start, stop [S]."""
-    texts = segments.tolist()
-    counts = np.fromiter((text.count(":") for text in texts), np.int64, len(texts))
-    joined = ",".join(filter(None, texts)).replace(":", ",")
-    bounds = np.array(joined.split(",") if joined else [], dtype="S").astype(np.int64).reshape(-1, 2)
-    return np.repeat(np.arange(len(texts)), counts), bounds[:, 0], bounds[:, 1]
 
 
 def _before(counts: np.ndarray) -> np.ndarray:

@@ -1,11 +1,11 @@
 """How the jobs of a study (or a probe) are run: what is missing, side by side, with the time that is left."""
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from fmriscale.common.trust import parse_json
 from fmriscale.common.workers import WorkerDied, available_cores, map_in_order
 from fmriscale.study.results import Results
 
@@ -23,10 +23,10 @@ class Log(Protocol):
 def finished_text(out: Path, identity: str) -> str | None:
     """Return what a finished study printed at its end; None where it is not finished, or was another one."""
     try:
-        finished = json.loads((out / FINISHED).read_text())
-    except (OSError, ValueError):
+        finished = parse_json((out / FINISHED).read_text())
+        return str(finished["told"]) if finished["hash"] == identity else None
+    except (OSError, ValueError, TypeError, KeyError):
         return None
-    return finished["told"] if finished.get("hash") == identity else None
 
 
 def run_missing(

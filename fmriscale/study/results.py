@@ -15,6 +15,7 @@ import sklearn
 import torch
 
 from fmriscale.common.files import atomic_write, expand
+from fmriscale.common.trust import parse_json
 from fmriscale.common.version import __version__
 from fmriscale.config import StudyConfig
 from fmriscale.config.recipe import to_dict
@@ -48,7 +49,7 @@ class Results:
     def load(self, job: Any) -> dict[str, Any] | None:
         """Return the result of a job; None where there is none, or one of other settings."""
         try:
-            result = json.loads((self.out / job.file).read_text())
+            result = parse_json((self.out / job.file).read_text())
             return result if result["hash"] == self.hashes[job] else None
         except (OSError, ValueError, TypeError, KeyError):
             return None

@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from fmriscale.common.errors import DamageError
+from fmriscale.common.trust import parse_json, understood
 from fmriscale.training.slices import KINDS, EngineState, ParameterSlice
 
+ELSEWHERE = "move this checkpoint away, and an earlier one is resumed"
 BLOCK = 8 << 20
 """Bytes that are hashed and written at a time."""
 
@@ -78,22 +80,32 @@ class Archive:
     def __init__(self, paths: list[Path]) -> None:
         self._files: dict[str, list[tuple[int, Any]]] = {}
         for path in paths:
-            file = safe_open(path, framework="pt")
-            for name, start in json.loads(file.metadata()["starts"]).items():
-                self._files.setdefault(name, []).append((start, file))
+            with understood(path, ELSEWHERE):
+                try:
+                    file = safe_open(path, framework="pt")
+                except (OSError, SafetensorError) as error:
+                    raise ValueError(str(error)) from error
+                for name, start in parse_json(file.metadata()["starts"]).items():
+                    if isinstance(start, bool) or not isinstance(start, int) or start < 0:
+                        raise ValueError(f"{name} starts at {start!r}")
+                    self._files.setdefault(name, []).append((start, file))
 
     def fetch(self, kind: str, part: ParameterSlice) -> Tensor:
         """Return the elements of a slice, float32 [size], from whichever files hold them."""
         values, n_read = torch.empty(part.size), 0
         for start, file in self._files.get(part.name, []):
-            stored = file.get_slice(f"{kind}/{part.name}")
+            try:
+                stored = file.get_slice(f"{kind}/{part.name}")
+            except SafetensorError as error:
+                raise DamageError(f"the checkpoint holds no {kind} of {part.name}; {ELSEWHERE}") from error
             low = max(start, part.start)
             high = min(start + stored.get_shape()[0], part.start + part.size)
             if low < high:
                 values[low - part.start : high - part.start] = stored[low - start : high - start]
                 n_read += high - low
         if n_read != part.size:
-            raise DamageError(f"the checkpoint holds {n_read} of {part.size} elements of {part.name}")
+            what = f"the checkpoint holds {n_read} of {part.size} elements of {part.name}"
+            raise DamageError(f"{what}; {ELSEWHERE}")
         return values
 
 

@@ -7,6 +7,7 @@ any number of ranks at any ZeRO stage can resume.
 """
 
 import json
+import re
 import shutil
 import time
 from collections.abc import Callable
@@ -19,13 +20,15 @@ import torch
 from safetensors import safe_open
 
 from fmriscale.common.errors import DamageError, UserError
-from fmriscale.common.files import atomic_write, fsync_folder, sha256_file
-from fmriscale.training.archive import Archive, Snapshot
+from fmriscale.common.files import atomic_write, fsync_folder, printable, sha256_file
+from fmriscale.common.trust import parse_json, understood
+from fmriscale.training.archive import ELSEWHERE, Archive, Snapshot
 from fmriscale.training.distributed import World, all_gather_object, broadcast_object
 from fmriscale.training.slices import EngineState, ParameterSlice
 
 MANIFEST = "manifest.json"
 VERSION = 2
+_FILE = re.compile(r"rank_\d{5}\.safetensors", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,8 @@ class Checkpoints:
         engine_state.replace(archive.fetch, state["adam_step"], state["scaler"])
         engine.global_steps = state["step"]
         if state["world_size"] == self.world.world_size:
-            with safe_open(checkpoint.folder / _file_name(self.world), framework="pt") as file:
+            path = checkpoint.folder / _file_name(self.world)
+            with understood(path, ELSEWHERE), safe_open(path, framework="pt") as file:
                 torch.set_rng_state(file.get_tensor("random/torch"))
                 if self.world.device.type == "cuda" and "random/cuda" in file.keys():  # noqa: SIM118
                     torch.cuda.set_rng_state(file.get_tensor("random/cuda"), self.world.device)
@@ -216,12 +220,27 @@ def _reason(failure: OSError, pending: _Pending) -> str:
 def _read_manifest(folder: Path) -> tuple[dict[str, Any], str]:
     """Return the manifest of a checkpoint, and what is wrong with it ('' = nothing)."""
     try:
-        manifest = json.loads((folder / MANIFEST).read_text())
-    except (OSError, ValueError) as error:
+        manifest = parse_json((folder / MANIFEST).read_text())
+        version = manifest["version"] if isinstance(manifest, dict) else None
+        if version == VERSION:
+            _check_shape(manifest)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         return {}, f"{MANIFEST}: {error}"
-    if manifest.get("version") != VERSION:
-        return {}, f"{MANIFEST}: version {manifest.get('version')}, this fmriscale reads {VERSION}"
+    if version != VERSION:
+        return {}, f"{MANIFEST}: version {version}, this fmriscale reads {VERSION}"
     return manifest, ""
+
+
+def _check_shape(manifest: dict[str, Any]) -> None:
+    """Raise a ValueError (or what Python raises) where a manifest is none, or names a file elsewhere."""
+    state, files = manifest["state"], manifest["files"]
+    for name, expected in files.items():
+        if not _FILE.fullmatch(name):
+            raise ValueError(f"{printable(name)[:80]!r} is no file of a checkpoint, and is not read")
+        if not isinstance(expected["bytes"], int) or not isinstance(expected["sha256"], str):
+            raise ValueError(f"size or sha256 of {name}")
+    if not files or not isinstance(state["step"], int) or state["world_size"] != len(files):
+        raise ValueError("step or world_size is not that of its files")
 
 
 def _first_difference(folder: Path, files: list[tuple[str, dict[str, Any]]]) -> str:

@@ -5,6 +5,7 @@ from typing import Any
 
 from fmriscale.common.errors import UserError
 from fmriscale.common.out_folder import refuse_other_content
+from fmriscale.common.trust import understood
 from fmriscale.config import PretrainConfig
 from fmriscale.config.recipe import flatten, to_dict
 from fmriscale.config.settings import default_at, fields_of, recipe_class
@@ -38,7 +39,7 @@ def find_checkpoint(run: Run, checkpoints: Checkpoints) -> tuple[Checkpoint | No
     """Return the newest whole checkpoint, if it is one of this run, and lines about it."""
     checkpoint, notes = checkpoints.newest()
     if checkpoint:
-        with agree_on_errors():
+        with agree_on_errors(), understood(checkpoint.folder, "move it away, or choose another `out`"):
             notes += check_resumable(checkpoint, run.to_dict())
         notes.append(f"resumed from {checkpoint.folder}")
     return checkpoint, notes
@@ -104,10 +105,11 @@ def is_finished(config: PretrainConfig, out: Path) -> str:
     if not (folder / "config.json").exists():
         return ""
     meta = read_meta(folder)["meta"]
-    if fixed := _fixed(changes(completed(meta["config"]), to_dict(config))):
-        raise UserError(f"{folder} is the finished encoder of another run: {fixed}. Choose another `out`")
-    if meta["step"] < config.train.steps:
-        return ""
+    with understood(folder / "config.json", "choose another `out`"):
+        if fixed := _fixed(changes(completed(meta["config"]), to_dict(config))):
+            raise UserError(f"{folder} is the finished encoder of another run: {fixed}. Choose another `out`")
+        if meta["step"] < config.train.steps:
+            return ""
     return f"{folder} is finished: {meta['step']} steps"
 
 

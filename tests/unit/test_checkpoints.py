@@ -98,6 +98,19 @@ def test_a_damaged_checkpoint_is_skipped_with_its_reason(saved: Checkpoints, dam
     assert sorted(p.name for p in saved.folder.iterdir()) == ["step_0000010", "step_0000012"]
 
 
+@pytest.mark.parametrize(
+    "name", [f"../step_0000010/{STATES}", "/etc/hostname", f"{STATES}/../x", "https://host/x", "C:\\x", ""]
+)
+def test_a_checkpoint_that_names_files_elsewhere_is_skipped(saved: Checkpoints, name: str):
+    path = saved.folder / "step_0000015/manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["files"] = {name: manifest["files"][STATES]}
+    path.write_text(json.dumps(manifest))
+    found, skipped = saved.newest()
+    assert found and found.state["step"] == 10
+    assert len(skipped) == 1 and "is no file of a checkpoint, and is not read" in skipped[0]
+
+
 def test_what_was_not_committed_is_not_there(saved: Checkpoints):
     (saved.folder / "step_0000015").rename(saved.folder / "step_0000020.tmp")
     found, skipped = saved.newest()

@@ -50,6 +50,7 @@ def main(args: list[str]) -> int:
     os.environ["OMP_NUM_THREADS"] = "1"
     from fmriscale.corpus.reader import Corpus
     from fmriscale.study.data import open_study
+    from fmriscale.study.fit import most_processes
     from fmriscale.study.jobs import SUMMARY, jobs
     from fmriscale.study.mlflow_log import StudyLog
     from fmriscale.study.progress import FINISHED, finished_text, run_missing
@@ -75,7 +76,7 @@ def main(args: list[str]) -> int:
     with StudyLog(study, identity, alone=alone) as log:
         if log.uri and not flags.finish:
             print(f"progress: mlflow ui --backend-store-uri {log.uri}", flush=True)
-        run_missing(runner.attempt, results, own, log, config.jobs, headline)
+        run_missing(runner.attempt, results, own, log, config.jobs or most_processes(), headline)
         if missing := results.describe_missing(all_jobs if alone else own):
             again = shlex.join(["fmriscale", "finetune", *recipe])
             raise UserError(f"{out}: {missing}. This runs them, and nothing else: {again}")

@@ -44,6 +44,8 @@ def parser_of_verb() -> CommandLine:
 def main(args: list[str] | None = None) -> int:
     """Train from a command line; return the exit code."""
     started, stop = time.time(), StopRequest()
+    # Several feature spaces and lengths would leave a GPU's memory in pieces. torch reads this at import.
+    os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     args = sys.argv[1:] if args is None else args
     if not {"RANK", "SLURM_PROCID"} & set(os.environ):
         # A single process refuses a recipe before torch is imported; ranks meet first, and refuse together.

@@ -10,7 +10,7 @@
 #SBATCH --output=slurm-%j.out
 #
 # There is nothing to edit: options of sbatch override the lines above. One task is one rank. A job with GPUs
-# (sbatch --gpus-per-node=8) has one rank per GPU. A job without has as many as sbatch's --ntasks-per-node.
+# (sbatch --exclusive --mem=0 --gpus-per-node=8) has one rank per GPU. A job without has as many as sbatch's --ntasks-per-node.
 # slurm/env.sh, if it exists, is sourced first (modules, conda, NCCL_SOCKET_IFNAME, MAX_RESTARTS, ...).
 #
 # The job is requeued, at most MAX_RESTARTS times (default 50), when
@@ -51,7 +51,7 @@ MASTER_PORT=$((20000 + (SLURM_JOB_ID + restarts) % 10000))
 export MASTER_ADDR MASTER_PORT SLURM_JOB_END_TIME # ranks stop by themselves before the end
 [ -z "${SLURM_CPUS_PER_TASK:-}" ] || {
   export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK # srun does not inherit it from sbatch
-  export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$SLURM_CPUS_PER_TASK}
+  [ "${SLURM_GPUS_ON_NODE:-0}" -gt 0 ] || export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$SLURM_CPUS_PER_TASK}
 }
 export SLURM_EXPORT_ENV=ALL PYTHONUNBUFFERED=1 PYTHONFAULTHANDLER=1
 
@@ -59,9 +59,15 @@ export SLURM_EXPORT_ENV=ALL PYTHONUNBUFFERED=1 PYTHONFAULTHANDLER=1
 export FMRISCALE_OUTCOME=$PWD/slurm-$SLURM_JOB_ID.outcome
 rm -f "$FMRISCALE_OUTCOME"
 
-# One task per GPU; without GPUs, the tasks that sbatch was asked for.
+# One task per GPU; without GPUs, the tasks that sbatch was asked for. A rank needs a core to launch kernels and one
+# to read, but sbatch grants one CPU a task, and this script is one task.
 gpus=${SLURM_GPUS_ON_NODE:-0}
 per_node=()
+if [ "$gpus" -gt 0 ] && [ "${SLURM_CPUS_ON_NODE:-0}" -lt $((2 * gpus)) ]; then
+  echo "pretrain.sh: $gpus GPUs on a node, but ${SLURM_CPUS_ON_NODE:-0} CPUs: add --exclusive --mem=0, or --cpus-per-gpu=8 --mem-per-gpu=64G, to sbatch" >&2
+  exit 2
+fi
+[ "$gpus" -eq 0 ] || export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((SLURM_CPUS_ON_NODE / gpus))}
 [ "$gpus" -eq 0 ] || per_node=(--overcommit --ntasks-per-node="$gpus" --ntasks=$((gpus * SLURM_JOB_NUM_NODES)))
 echo "$(date '+%F %T') job $SLURM_JOB_ID, start $((restarts + 1)), on $SLURM_JOB_NODELIST, meeting at $MASTER_ADDR:$MASTER_PORT"
 

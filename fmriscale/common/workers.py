@@ -20,6 +20,7 @@ STARTS = 5  # Attempts to start a process
 END_SECONDS = 5.0  # How long a process that is stopped is waited for, s
 START_METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
 """With a fork server, workers share one import of the libraries; Windows has none."""
+_number = 0  # Of this process among the workers of its pool
 
 Work = Callable[..., Any]
 Item = tuple[int, tuple]  # The number of an item of work, and its arguments
@@ -38,6 +39,11 @@ def available_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def worker_number() -> int:
+    """Return the number of this process among the workers of its pool, from 0; 0 outside of any pool."""
+    return _number
 
 
 def map_in_order(
@@ -108,7 +114,7 @@ class _Pool:
     def __init__(self, function: Work, jobs: int, preload: list[str], limit: float) -> None:
         self.results: dict[int, Any] = {}
         self._function, self._jobs, self._preload, self._limit = function, jobs, preload, limit
-        self._idle = [_Worker(function, preload) for _ in range(jobs)]
+        self._idle = [_Worker(function, preload, number) for number in range(jobs)]
         self._busy: dict[Any, _Worker] = {}
         self._again: collections.deque[Item] = collections.deque()
         self._deaths: collections.Counter[int] = collections.Counter()
@@ -154,7 +160,7 @@ class _Pool:
                 worker.end(kill=True)
                 self.results[worker.item[0]] = TimedOut()
                 del self._busy[pipe]
-                self._idle.append(_Worker(self._function, self._preload))
+                self._idle.append(_Worker(self._function, self._preload, worker.number))
 
     def close(self) -> None:
         """End all processes."""
@@ -164,7 +170,7 @@ class _Pool:
     def _replace(self, worker: "_Worker") -> None:
         """Start another process for one that died, and try its item once more."""
         worker.end()
-        self._idle.append(_Worker(self._function, self._preload))
+        self._idle.append(_Worker(self._function, self._preload, worker.number))
         number = worker.item[0]
         self._deaths[number] += 1
         if self._deaths[number] < TRIES:
@@ -176,7 +182,8 @@ class _Pool:
 class _Worker:
     """A process that does one item at a time, and ends when this process ends, however it ends."""
 
-    def __init__(self, function: Work, preload: list[str]) -> None:
+    def __init__(self, function: Work, preload: list[str], number: int) -> None:
+        self.number = number
         context: Any = multiprocessing.get_context(START_METHOD)
         context.set_forkserver_preload(preload)
         self.item: Item = (-1, ())
@@ -185,7 +192,7 @@ class _Worker:
         environment, folder = dict(os.environ, OMP_NUM_THREADS="1"), str(Path.cwd())
         for attempt in range(STARTS):
             self.pipe, other_end = context.Pipe()
-            arguments = (function, other_end, environment, folder)
+            arguments = (function, other_end, environment, folder, number)
             self._process = context.Process(target=_serve, args=arguments, daemon=True)
             try:
                 _start_server()
@@ -226,8 +233,10 @@ def _start_server() -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _serve(function: Work, pipe: Connection, environment: dict[str, str], folder: str) -> None:
+def _serve(function: Work, pipe: Connection, environment: dict[str, str], folder: str, number: int) -> None:
     """Work until the other end of the pipe is closed."""
+    global _number
+    _number = number
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it too, and ends its workers
     os.environ.update(environment)
     os.chdir(folder)

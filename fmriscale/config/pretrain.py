@@ -295,6 +295,14 @@ class TrainConfig(Settings):
                 "train.offload nvme needs train.zero_stage 3 and a folder in train.nvme_path",
             )
 
+        if self.compile and self.zero_stage == 3:
+            yield (
+                ("compile", "zero_stage"),
+                "train.compile with train.zero_stage 3 is slower than without: DeepSpeed gathers weights by "
+                "hooks, and torch.compile breaks its graph at each; set train.compile false, or take "
+                "zero_stage 1 or 2",
+            )
+
     def _broken_weights(self) -> Iterator[Rule]:
         """Yield the rules of the tasks and their weights."""
         weights = ("ntp_weight", "masked_weight", "contrastive_weight", "connectivity_weight")

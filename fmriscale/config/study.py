@@ -147,7 +147,7 @@ class StudyConfig(Settings):
     allow_seen_runs: bool = False
     """Permit test runs that the encoder was pre-trained on (their unlabelled data leaked)."""
     jobs: int = 0
-    """Cells computed at a time; 0 = one per available core."""
+    """Cells computed at a time; 0 = one per available core, and at most four on each GPU."""
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     """MLflow."""
 

@@ -22,7 +22,8 @@ class LowRank(nn.Module):
         super().__init__()
         n_out, n_in = matrix_OI.shape
         self.up_OR = nn.Parameter(matrix_OI.new_zeros(n_out, rank))
-        self.down_RI = nn.Parameter(torch.randn(rank, n_in) * n_in**-0.5)
+        # Drawn on the CPU, so that the same seed gives the same numbers on every device.
+        self.down_RI = nn.Parameter((torch.randn(rank, n_in) * n_in**-0.5).to(matrix_OI))
 
     def forward(self, matrix_OI: Tensor) -> Tensor:
         """Return the sum."""

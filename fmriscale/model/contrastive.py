@@ -18,8 +18,11 @@ def contrastive_loss(vectors_PWD: Tensor, scale: Tensor) -> tuple[Tensor, Tensor
     P, W, _ = vectors_PWD.shape
     unit_ND = F.normalize(vectors_PWD.float().flatten(0, 1), dim=1)
     logits_PWPW = (scale.float() * (unit_ND @ unit_ND.T)).view(P, W, P, W)
-    others_PP = ~torch.eye(P, dtype=torch.bool, device=unit_ND.device)
-    logits_MW = logits_PWPW.transpose(1, 2)[others_PP].flatten(0, 1)
+    # Ordered pairs of people by their numbers: a boolean mask would make the host wait for the device.
+    pair_N = torch.arange(P * (P - 1), device=unit_ND.device)
+    one_N, other_N = pair_N // (P - 1), pair_N % (P - 1)
+    other_N = other_N + (other_N >= one_N)
+    logits_MW = logits_PWPW.transpose(1, 2)[one_N, other_N].flatten(0, 1)
     right_M = torch.arange(W, device=unit_ND.device).repeat(P * (P - 1))
     correct_M = logits_MW.argmax(dim=1) == right_M
     return F.cross_entropy(logits_MW, right_M), correct_M.float().mean()

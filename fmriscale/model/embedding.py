@@ -70,7 +70,9 @@ class ProjectedEmbedding(nn.Module):
         weight_VD = self.weight[self.rows[name]]
         bias_D = self.bias[list(self.rows).index(name)]
         cls_D, sep_D, left_D, right_D = self.marks
-        x_BVD = torch.cat((left_BLV, right_BLV), dim=1).to(weight_VD.dtype) @ weight_VD + bias_D
+        # float16 is left behind first: autocast on a CPU does not know it.
+        volumes_BSV = torch.cat([side.to(weight_VD.dtype) for side in (left_BLV, right_BLV)], dim=1)
+        x_BVD = volumes_BSV @ weight_VD + bias_D
         return torch.cat(
             (
                 cls_D.expand(B, 1, -1),
@@ -93,8 +95,8 @@ def token_times(t_r_B: Tensor, length_left: int, length_right: int) -> Tensor:
 
     CLS lies one volume before left and SEP on the border, half a volume from either side.
     """
-    left = torch.arange(1, length_left + 1)
-    right = torch.arange(1, length_right + 1) + length_left
-    border = torch.tensor([length_left + 0.5])
-    index_T = torch.cat((torch.zeros(1), left, border, right)).to(t_r_B.device)
+    # Made on the device: a copy from the CPU would wait for all that the device still has to do.
+    index_T = torch.arange(length_left + length_right + 2, dtype=torch.float32, device=t_r_B.device)
+    index_T[length_left + 1] -= 0.5
+    index_T[length_left + 2 :] -= 1
     return t_r_B.float()[:, None] * index_T

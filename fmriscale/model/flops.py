@@ -8,19 +8,39 @@ GPUS = {
     "A40": (48, 150),
     "B200": (180, 2250),
     "H100": (80, 989),
+    "H100-NVL": (94, 835),
+    "H100-PCIe": (80, 756),
     "H200": (141, 989),
+    "H200-NVL": (141, 835),
     "L40S": (48, 362),
     "MI300X": (192, 1307),
     "V100": (32, 125),
 }
-"""Memory, GiB, and dense 16-bit peak, TFLOP/s, of GPUs as their makers state them."""
+"""Memory, GiB, and dense 16-bit peak, TFLOP/s, of GPUs as their makers state them (H100: SXM)."""
+WITHOUT_TF32 = {"V100": 15.7}
+"""Peak in float32, TFLOP/s, of GPUs without TF32, which does half as much as 16 bits; nor have they bf16."""
+
+
+def peak_tflops(model: str, precision: str) -> float:
+    """Return the peak of a GPU in `GPUS` in fp32 (as TF32 where it has it), bf16 or fp16, TFLOP/s."""
+    peak = GPUS[model][1]
+    return WITHOUT_TF32.get(model, peak / 2) if precision == "fp32" else peak
+
+
+def gpu_model(name: str) -> str:
+    """Return the model in `GPUS` that a device's name says, '' = none: `NVIDIA H100 PCIe` is H100-PCIe.
+
+    Whole words count: an RTX A4000 is no A40, and an RTX A1000 no A100.
+    """
+    words = set(name.replace("-", " ").split())
+    known = [model for model in GPUS if set(model.split("-")) <= words]
+    return max(known, key=lambda model: model.count("-"), default="")
 
 
 def forward_flops(config: EncoderConfig, space: str | None = None, length: int | None = None) -> int:
     """Operations of one forward pass of one pair through the FULL model (a multiply-add counts 2).
 
-    The trainer does less: its last block computes CLS alone. Figures made from this number are
-    therefore operations of the published computation per second, whatever way they were saved.
+    The trainer does less where its last block computes CLS alone; `computed_flops` counts that.
     """
     length = length or config.length
     tokens, d = 2 * length + 2, config.d_model

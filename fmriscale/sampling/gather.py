@@ -5,6 +5,7 @@ Shapes: B pairs, L volumes of a sequence, V features, R runs, T volumes of a run
 """
 
 import hashlib
+import os
 import sys
 import threading
 from collections.abc import Callable
@@ -143,21 +144,40 @@ class HostRuns:
 
 
 class DeviceRuns:
-    """Gather sequences on the accelerator, out of all runs as one tensor; `first` is each run's first row."""
+    """Gather sequences on the accelerator, out of all runs as one tensor [T of all, V].
+
+    Runs go there one by one: the memory of the host holds one a core, not the corpus once a rank.
+    """
 
     def __init__(
-        self, corpus: Corpus, volumes: np.ndarray, first: np.ndarray, length: int, device: Any
+        self,
+        corpus: Corpus,
+        rows: np.ndarray,
+        n_features: int,
+        length: int,
+        device: Any,
+        rescaling: Rescaling | None = None,
+        shuffle_seed: int | None = None,
     ) -> None:
         import torch
 
+        counts = corpus.runs.n_volumes.to_numpy()[rows]
+        self._first, self._steps = np.cumsum(counts) - counts, np.arange(length)
+        shape = int(counts.sum()), n_features
         try:
-            self.volumes = torch.from_numpy(volumes).to(device)
+            self.volumes = torch.empty(shape, dtype=torch.float16, device=device)
         except torch.OutOfMemoryError as error:
             raise UserError(
-                f"{corpus}: data.access: device needs {volumes.nbytes / 2**30:.1f} GiB, "
+                f"{corpus}: data.access: device needs {2 * shape[0] * shape[1] / 2**30:.1f} GiB, "
                 f"which {device} has not free; use data.access: memory or mmap"
             ) from error
-        self._first, self._steps = first, np.arange(length)
+
+        def fill(i: int) -> None:
+            values_TV = np.empty((counts[i], n_features), np.float16)
+            read_run(corpus, rows, i, rescaling, shuffle_seed, values_TV)
+            self.volumes[self._first[i] : self._first[i] + counts[i]] = torch.from_numpy(values_TV).to(device)
+
+        _on_all_cores(fill, range(len(rows)))
 
     def gather(self, draw: Draw) -> tuple[Any, Any]:
         """Return left and right, float16 tensors [B, L, V] on the device."""
@@ -194,22 +214,34 @@ def copy_runs(
     if needed > free:
         raise UserError(
             f"{corpus}: data.access: memory needs {needed / 2**30:.1f} GiB for each rank, "
-            f"{free / 2**30:.1f} GiB are free; use data.access: mmap"
+            f"{free / 2**30:.1f} GiB are free for each; use data.access: mmap"
         )
     volumes = np.empty((int(counts.sum()), n_features), np.float16)
 
     def fill(i: int) -> None:
-        row, values_TV = int(rows[i]), volumes[first[i] : first[i] + counts[i]]
-        values_TV[:] = corpus.bold(row)
-        check_run(corpus, row, values_TV)
-        if rescaling is not None:
-            values_TV[:] = rescaling.apply(values_TV[None], np.array([i]))[0]
-        if shuffle_seed is not None:
-            run = corpus.runs.iloc[row]
-            shuffle_volumes(values_TV, run.key, run.segments, shuffle_seed)
+        read_run(corpus, rows, i, rescaling, shuffle_seed, volumes[first[i] : first[i] + counts[i]])
 
     _on_all_cores(fill, range(len(rows)))
     return volumes, first
+
+
+def read_run(
+    corpus: Corpus,
+    rows: np.ndarray,
+    i: int,
+    rescaling: Rescaling | None,
+    shuffle_seed: int | None,
+    out_TV: np.ndarray,
+) -> None:
+    """Read the i-th of some runs, check its sha256, and rescale and shuffle it where that is wanted."""
+    row = int(rows[i])
+    out_TV[:] = corpus.bold(row)
+    check_run(corpus, row, out_TV)
+    if rescaling is not None:
+        out_TV[:] = rescaling.apply(out_TV[None], np.array([i]))[0]
+    if shuffle_seed is not None:
+        run = corpus.runs.iloc[row]
+        shuffle_volumes(out_TV, run.key, run.segments, shuffle_seed)
 
 
 def shuffle_volumes(values_TV: np.ndarray, key: str, segments: str, seed: int) -> None:
@@ -221,9 +253,12 @@ def shuffle_volumes(values_TV: np.ndarray, key: str, segments: str, seed: int) -
 
 
 def free_memory() -> int:
-    """Return the bytes of memory that are free or can be freed."""
+    """Return this rank's share of the memory of its machine that is free or can be freed, bytes.
+
+    All ranks of a machine ask at once, before any has taken its copy.
+    """
     lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-    return int(lines["MemAvailable"].split()[0]) * 1024
+    return int(lines["MemAvailable"].split()[0]) * 1024 // int(os.environ.get("LOCAL_WORLD_SIZE") or 1)
 
 
 def verify_runs(corpus: Corpus, rows: np.ndarray) -> None:

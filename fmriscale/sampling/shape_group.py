@@ -94,9 +94,10 @@ class ShapeGroup:
                 verify_runs(corpus, rows)
             return HostRuns(corpus.addresses(rows), *shape, corpus, rescaling, allocate)
         shuffle_seed = self.seed if data.volume_order == "shuffled" else None
-        volumes, first = copy_runs(corpus, rows, self.space.n_features, rescaling, shuffle_seed)
+        n_features = self.space.n_features
         if data.access == "device":
-            return DeviceRuns(corpus, volumes, first, self.length, device)
+            return DeviceRuns(corpus, rows, n_features, self.length, device, rescaling, shuffle_seed)
+        volumes, first = copy_runs(corpus, rows, n_features, rescaling, shuffle_seed)
         address = volumes.ctypes.data + first * volumes[0].nbytes
         return HostRuns(address, *shape, volumes, allocate=allocate)
 

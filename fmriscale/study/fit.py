@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fmriscale.common.errors import UserError
+from fmriscale.common.workers import available_cores, worker_number
 from fmriscale.model.adapt import adapted_parameters, add_low_rank, merge_low_rank
 from fmriscale.model.classifier import PairClassifier, compare
 from fmriscale.study.baselines import Score, score
@@ -23,6 +24,8 @@ from fmriscale.study.pairs import Pairs
 from fmriscale.study.windows import Windows
 
 TEST_BATCH = 512
+PER_GPU = 4
+"""Cells that share a GPU, where the number of processes is left to us."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,7 @@ class Trainer:
     def __init__(
         self, study: Study, cell: Cell, model: PairClassifier, space: str, train: Pairs, test: Pairs
     ) -> None:
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = device_of(worker_number(), torch.cuda.device_count())
         self.settings, self.cell, self.model = study.config.train, cell, model.to(device)
         self.train_pairs, self.test_pairs, self.device = train, test, device
         self.unit_P, self.condition_P = study.units(study.folds[cell.fold], test), study.conditions(test)
@@ -182,6 +185,17 @@ class PairReader:
     def _volumes(self, window: np.ndarray, backwards: bool) -> Tensor:
         volumes = self.bold_NLV[torch.from_numpy(window)]
         return volumes.flip(1) if backwards else volumes
+
+
+def device_of(worker: int, n_gpus: int) -> torch.device:
+    """Return where a worker computes: the workers of a study take turns on the GPUs."""
+    return torch.device("cuda", worker % n_gpus) if n_gpus else torch.device("cpu")
+
+
+def most_processes() -> int:
+    """Return how many cells are computed side by side where nobody has said so."""
+    n_gpus = torch.cuda.device_count()
+    return min(available_cores(), PER_GPU * n_gpus) if n_gpus else available_cores()
 
 
 def in_batches(pairs: Pairs) -> list[np.ndarray]:

@@ -17,6 +17,8 @@ from fmriscale.common.trust import parse_json, understood
 from fmriscale.training.slices import KINDS, EngineState, ParameterSlice
 
 ELSEWHERE = "move this checkpoint away, and an earlier one is resumed"
+SMALLEST_CHUNK = 1 << 18
+"""Elements: what is below is rounded up by a megabyte at most."""
 BLOCK = 8 << 20
 """Bytes that are hashed and written at a time."""
 
@@ -28,22 +30,21 @@ class Snapshot:
     """
 
     def __init__(self) -> None:
-        self._values = torch.empty(0)
+        self._chunks: list[Tensor] = []
         self._header = self._extra = b""
 
     @torch.no_grad()
     def take(self, state: EngineState, extra: dict[str, Tensor], device: torch.device) -> None:
         """Copy what this rank writes."""
         n = len(KINDS) * sum(part.size for part in state.written)
-        if len(self._values) != n:
-            self._values = torch.empty(n, pin_memory=device.type == "cuda")
+        if sum(map(len, self._chunks)) != n:
+            self._chunks = [torch.empty(size, pin_memory=device.type == "cuda") for size in chunk_sizes(n)]
         starts = {part.name: part.start for part in state.written}
         header: dict[str, Any] = {"__metadata__": {"starts": json.dumps(starts)}}
         offset = 0
         for part in state.written:
             for kind in KINDS:
-                target = self._values[offset : offset + part.size]
-                target.copy_(state.read(part, kind), non_blocking=device.type == "cuda")
+                self._put(state.read(part, kind), offset, non_blocking=device.type == "cuda")
                 header[f"{kind}/{part.name}"] = _entry("F32", part.size, 4 * offset, 4)
                 offset += part.size
         if device.type == "cuda":
@@ -57,13 +58,23 @@ class Snapshot:
         text += b" " * (-len(text) % 8)
         self._header = struct.pack("<Q", len(text)) + text
 
+    def _put(self, values: Tensor, offset: int, non_blocking: bool) -> None:
+        """Copy values to an offset of the chunks, end to end."""
+        start = 0
+        for chunk in self._chunks:
+            low, high = max(offset, start), min(offset + len(values), start + len(chunk))
+            if low < high:
+                target = chunk[low - start : high - start]
+                target.copy_(values[low - offset : high - offset], non_blocking=non_blocking)
+            start += len(chunk)
+
     def write(self, path: Path) -> dict[str, Any]:
         """Write the copy durably; return its size and sha256."""
         digest, size = hashlib.sha256(), 0
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("wb", buffering=0) as handle:
-            values = self._values.numpy().view(np.uint8).data
-            for data in map(memoryview, (self._header, values, self._extra)):
+            values = [chunk.numpy().view(np.uint8).data for chunk in self._chunks]
+            for data in map(memoryview, (self._header, *values, self._extra)):
                 for start in range(0, len(data), BLOCK):
                     block = data[start : start + BLOCK]
                     digest.update(block)
@@ -107,6 +118,17 @@ class Archive:
             what = f"the checkpoint holds {n_read} of {part.size} elements of {part.name}"
             raise DamageError(f"{what}; {ELSEWHERE}")
         return values
+
+
+def chunk_sizes(n: int) -> list[int]:
+    """Divide n elements into powers of two, and a rest below `SMALLEST_CHUNK`.
+
+    torch rounds pinned memory up to a power of two: a single copy of 9 GiB would take 16.
+    """
+    bits = range(n.bit_length() - 1, SMALLEST_CHUNK.bit_length() - 2, -1)
+    sizes = [1 << bit for bit in bits if n >> bit & 1]
+    rest = n - sum(sizes)
+    return sizes + [rest] * (rest > 0)
 
 
 def _entry(dtype: str, n: int, offset: int, width: int) -> dict[str, Any]:

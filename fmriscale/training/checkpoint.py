@@ -77,6 +77,7 @@ class Checkpoints:
         self._snapshot = Snapshot()
         self._pending: _Pending | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._removal: Future[None] | None = None
 
     def newest(self) -> tuple[Checkpoint | None, list[str]]:
         """Return the newest whole checkpoint, and a line about each that was skipped."""
@@ -139,6 +140,11 @@ class Checkpoints:
         file = self._thread.submit(self._snapshot.write, folder / _file_name(self.world))
         self._pending = _Pending(state, folder, file, started, time.perf_counter() - started)
 
+    def close(self) -> None:
+        """Wait until old checkpoints are removed."""
+        if self._removal:
+            self._removal.result()
+
     @property
     def pending(self) -> bool:
         """Whether a checkpoint is copied but not committed: the same on all ranks."""
@@ -150,7 +156,10 @@ class Checkpoints:
         return self._pending is not None and not self._pending.file.done()
 
     def commit(self, sync: Callable[[], None] = lambda: None) -> dict[str, Any]:
-        """Wait until all ranks have written, rename the folder and remove old ones; return the figures."""
+        """Wait until all ranks have written, and rename the folder; return the figures.
+
+        Old checkpoints are removed by the thread of rank 0, while training goes on.
+        """
         if not (pending := self._pending):
             raise RuntimeError("no checkpoint is being written")
         self._pending = None
@@ -183,7 +192,7 @@ class Checkpoints:
         }
 
     def _finish(self, final: Path, pending: _Pending, files: dict[str, dict[str, Any]]) -> None:
-        """Write the manifest, rename the folder and remove old ones, on rank 0."""
+        """Write the manifest, rename the folder and let the thread remove old ones, on rank 0."""
         manifest = {"version": VERSION, "state": pending.state, "files": files}
         atomic_write(pending.folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
         for damaged in self._finished():
@@ -192,6 +201,10 @@ class Checkpoints:
         pending.folder.replace(final)
         fsync_folder(self.folder)
         best = (pending.state.get("best") or {}).get("step")
+        self._removal = self._thread.submit(self._remove_old, best)
+
+    def _remove_old(self, best: int | None) -> None:
+        """Remove all but the newest checkpoints, those that are kept for good, and the best."""
         for old in self._finished()[: -self.keep_last]:
             step = int(old.name.removeprefix("step_"))
             if step != best and not (self.keep_every and step % self.keep_every == 0):

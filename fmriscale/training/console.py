@@ -32,7 +32,8 @@ def introduction(run: Run, engine: Any) -> list[str]:
     return [
         f"fmriscale {__version__}, torch {torch.__version__}, started by {world.launcher}",
         f"device   {world.world_size} x {device} ({world.local_size} on this node, "
-        f"{torch.get_num_threads()} threads each), {run.precision}, ZeRO stage {settings.zero_stage}",
+        f"{torch.get_num_threads()} threads each), ZeRO stage {settings.zero_stage}, "
+        f"{run.precision}: {run.why_precision}",
         f"model    {encoder.preset}: {n_parameters:,} parameters, width {encoder.d_model}, "
         f"{encoder.n_layers} layers, {encoder.n_heads} heads, {_computation(run)}",
         f"corpus   {run.corpus} ({run.corpus.fingerprint[:12]}), {spaces}; {held_out}",

@@ -98,10 +98,12 @@ def init_distributed() -> World:
     world = World(**found, device=torch.device("cuda", index) if gpus else torch.device("cpu"))
     if gpus:
         torch.cuda.set_device(world.device)
-    elif "OMP_NUM_THREADS" not in os.environ:
+        torch.set_float32_matmul_precision("high")  # TF32, whose peak `peak_flops` knows
+    if "OMP_NUM_THREADS" not in os.environ:  # offloaded optimiser states are stepped here, by every rank
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // world.local_size))
     # DeepSpeed takes LOCAL_RANK for the number of the device.
     numbers = {"RANK": world.rank, "WORLD_SIZE": world.world_size, "LOCAL_RANK": index}
+    numbers["LOCAL_WORLD_SIZE"] = world.local_size  # torchrun sets it, the other launchers do not
     variables = {**numbers, "MASTER_ADDR": address, "MASTER_PORT": port}
     _environment.update({name: os.environ.get(name) for name in variables})
     os.environ.update({name: str(value) for name, value in variables.items()})

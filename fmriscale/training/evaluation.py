@@ -14,6 +14,9 @@ from fmriscale.training.micro_batch import GroupShare, MicroBatch
 from fmriscale.training.run import Run
 from fmriscale.training.tally import Tally
 
+AT_ONCE = 512
+"""Pairs that are read at a time for persistence."""
+
 
 @torch.no_grad()
 def evaluate(run: Run, engine: Any) -> dict[str, Any]:
@@ -62,8 +65,15 @@ def persistence(loader: NTPLoader, held_out: NTPLoader, n_pairs: int) -> dict[st
 
 
 def _scores(loader: NTPLoader, n_pairs: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return persistence score and kind of each pair."""
-    batches = [group.batch(0, n) for group, n in shares(loader, n_pairs)]
-    sides = [(torch.as_tensor(b.left).cpu().numpy(), torch.as_tensor(b.right).cpu().numpy()) for b in batches]
-    scores = [persistence_score(left, right) for left, right in sides]
-    return np.concatenate(scores), np.concatenate([batch.kind for batch in batches])
+    """Return persistence score and kind of each pair.
+
+    A part at a time: on a GPU sequences are read into pinned memory, which torch never gives back.
+    """
+    scores, kinds = [], []
+    for group, n in shares(loader, n_pairs):
+        for start in range(0, n, AT_ONCE):
+            batch = group.batch(start, min(AT_ONCE, n - start))
+            left, right = (torch.as_tensor(side).cpu().numpy() for side in (batch.left, batch.right))
+            scores.append(persistence_score(left, right))
+            kinds.append(batch.kind)
+    return np.concatenate(scores), np.concatenate(kinds)

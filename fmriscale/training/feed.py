@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
+import torch
 from torch import Tensor
 
 from fmriscale.training.distributed import all_gather_object
@@ -26,14 +27,21 @@ class Feed:
         self.waited = 0.0
         """Seconds that the loop has waited for data."""
         self._positions = self._order(first_step)
+        device = run.world.device
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        """On which batches are sent to a GPU while it computes."""
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="feed")
         self._next = self._fetch()
 
     def __next__(self) -> MicroBatch:
         start = time.perf_counter()
-        batch = self._next.result()
+        batch, sent = self._next.result()
         self._next = self._fetch()
-        batch = batch.to(self.run.world.device)
+        if sent is not None:
+            computing = torch.cuda.current_stream(self.run.world.device)
+            computing.wait_event(sent)
+            for tensor in batch.tensors():  # its memory is free again when what is computed with it is done
+                tensor.record_stream(computing)
         self.waited += time.perf_counter() - start
         return batch
 
@@ -41,8 +49,19 @@ class Feed:
         """End the thread."""
         self._thread.shutdown(cancel_futures=True)
 
-    def _fetch(self) -> Future[MicroBatch]:
-        return self._thread.submit(self._read, *next(self._positions))
+    def _fetch(self) -> Future[tuple[MicroBatch, torch.cuda.Event | None]]:
+        return self._thread.submit(self._send, *next(self._positions))
+
+    def _send(self, step: int, micro_step: int) -> tuple[MicroBatch, torch.cuda.Event | None]:
+        """Return a micro-batch on the device, and the event after which all of it is there."""
+        device = self.run.world.device
+        if self._stream is None:
+            return self._read(step, micro_step).to(device), None
+        with torch.cuda.device(device), torch.cuda.stream(self._stream):
+            batch = self._read(step, micro_step).to(device)
+            sent = torch.cuda.Event()
+            sent.record(self._stream)
+            return batch, sent
 
     def _read(self, step: int, micro_step: int) -> MicroBatch:
         run, pairs, group = self.run, None, None

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from fmriscale.common.files import atomic_write
-from fmriscale.model.flops import GPUS, train_flops
+from fmriscale.model.flops import computed_flops, gpu_model, peak_tflops, train_flops
 from fmriscale.model.presets import EncoderConfig
 from fmriscale.training.micro_batch import MicroBatch
 from fmriscale.training.schedule import BatchPlan
@@ -87,20 +87,29 @@ class Work:
     """Of people in a group."""
     volumes: int
     flops: float
+    """Of the published computation."""
+    computed: float
+    """Operations that are done: where CLS alone is read, the last block computes no other token."""
 
 
-def work_of(encoder: EncoderConfig, plan: BatchPlan, micro: MicroBatch) -> Work:
+def work_of(encoder: EncoderConfig, plan: BatchPlan, micro: MicroBatch, every_token: bool) -> Work:
     """Return the work of a step from its first micro-batch; a window is half a pair."""
-    pairs, volumes, flops = 0, 0, 0.0
+    pairs, volumes, parts = 0, 0, []
     if micro.pairs:
         pairs, length = plan.global_batch, micro.pairs.left.shape[1]
         volumes = 2 * length * pairs
-        flops = pairs * train_flops(encoder, micro.pairs.space, length)
+        parts.append((pairs, micro.pairs.space, length))
     if micro.group:
         length, space = micro.group.batch.bold.shape[2], micro.group.batch.space
         volumes += micro.n_windows * length
-        flops += micro.n_windows * train_flops(encoder, space, length) / 2
-    return Work(pairs=pairs, windows=micro.n_windows, volumes=volumes, flops=flops)
+        parts.append((micro.n_windows / 2, space, length))
+    return Work(
+        pairs=pairs,
+        windows=micro.n_windows,
+        volumes=volumes,
+        flops=sum(n * train_flops(encoder, *of) for n, *of in parts),
+        computed=sum(n * computed_flops(encoder, *of, every_token=every_token) for n, *of in parts),
+    )
 
 
 class StepTimer:
@@ -125,17 +134,18 @@ class StepTimer:
             "step_p95_s": float(p95),
             "memory_gib": memory_gib(),
         }
-        return figures | ({"mfu": flops / (self.peak * self.world_size)} if self.peak else {})
+        if self.peak:
+            figures["mfu"] = work.computed / seconds / (self.peak * self.world_size)
+        return figures
 
 
 def peak_flops(device: torch.device, precision: str) -> float:
     """Return operations per second at best: of a GPU by its maker, of a CPU measured; 0 = unknown."""
     if device.type == "cuda":
-        name = torch.cuda.get_device_name(device).replace(" ", "-")
-        known = max((model for model in GPUS if model in name), key=len, default="")
-        return GPUS[known][1] * (0.5e12 if precision == "fp32" else 1e12) if known else 0.0
+        known = gpu_model(torch.cuda.get_device_name(device))
+        return 1e12 * peak_tflops(known, precision) if known else 0.0
     n, best = 512, math.inf
-    left, right = torch.ones(2, n, n)
+    left, right = torch.ones(2, n, n, dtype=torch.bfloat16 if precision == "bf16" else torch.float32)
     end = time.perf_counter() + MEASURED_S
     while (start := time.perf_counter()) < end:
         torch.mm(left, right)

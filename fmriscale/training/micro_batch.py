@@ -5,7 +5,8 @@ Shapes: P people of a group, W windows of each.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,6 +51,16 @@ class MicroBatch:
         """Return it with tensors on a device."""
         group = self.group and replace(self.group, batch=self.group.batch.to(device))
         return MicroBatch(self.pairs and self.pairs.to(device), group)
+
+    def tensors(self) -> list[torch.Tensor]:
+        """Return all tensors, once they are on a device."""
+        values: list[Any] = []
+        if self.pairs:
+            values += [getattr(self.pairs, field.name) for field in fields(self.pairs)]
+            values += self.pairs.masks or []
+        if self.group:
+            values += [self.group.batch.bold, self.group.batch.t_r]
+        return [value for value in values if isinstance(value, torch.Tensor)]
 
     @property
     def space(self) -> str:

@@ -6,6 +6,7 @@ rank computes the whole loss.
 Shapes: B pairs, P people of a group, W windows of each, D a vector.
 """
 
+import contextlib
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -75,9 +76,11 @@ class Objective:
     """Share of the volumes of a pair that are masked."""
     teacher: Teacher | None = None
     """Of connectivity; None where that is no task, or the model is only built."""
+    autocast: bool = False
+    """Compute in bf16 while weights stay float32: for ZeRO stage 0, where the engine does not keep both."""
 
     @classmethod
-    def of(cls, train: TrainConfig, teacher: Teacher | None = None) -> "Objective":
+    def of(cls, train: TrainConfig, teacher: Teacher | None = None, precision: str = "fp32") -> "Objective":
         """Read the settings."""
         weights = Weights(
             ntp=train.ntp_weight,
@@ -93,13 +96,24 @@ class Objective:
             pair=train.pair,
             pool=train.pool,
         )
-        share = train.masked_share
-        return cls(weights=weights, tasks=tasks, seed=train.seed, masked_share=share, teacher=teacher)
+        return cls(
+            weights=weights,
+            tasks=tasks,
+            seed=train.seed,
+            masked_share=train.masked_share,
+            teacher=teacher,
+            autocast=precision == "bf16" and train.zero_stage == 0,
+        )
 
     @property
     def reads_pairs(self) -> bool:
         """Whether any task is learnt from pairs."""
         return self.tasks.classify or self.tasks.connectivity
+
+    @property
+    def every_token(self) -> bool:
+        """Whether the last block computes more than CLS."""
+        return self.tasks.pool != "cls" or self.tasks.masked
 
     def build(self, shape: EncoderConfig) -> PretrainingModel:
         """Build the model, with equal weights on all ranks."""
@@ -123,11 +137,12 @@ class Objective:
         Every task enters the total whatever its weight: every parameter has a gradient.
         """
         batch, group = micro.pairs, micro.group
-        outputs = model(
-            (batch.left, batch.right, batch.t_r, batch.space) if batch else None,
-            batch.masks if batch else None,
-            (group.batch.bold, group.batch.t_r, group.batch.space) if group else None,
-        )
+        with self._casting(batch.t_r if batch else group.batch.t_r if group else None):
+            outputs = model(
+                (batch.left, batch.right, batch.t_r, batch.space) if batch else None,
+                batch.masks if batch else None,
+                (group.batch.bold, group.batch.t_r, group.batch.space) if group else None,
+            )
         terms: dict[str, Tensor] = {}
         total = torch.zeros((), device=next(iter(outputs.values())).device)
         if batch and self.tasks.classify:
@@ -144,6 +159,12 @@ class Objective:
         elif self.tasks.contrastive:
             total = total + 0 * outputs["scale"].sum()
         return Losses(total=total, **terms)
+
+    def _casting(self, like: Tensor | None) -> contextlib.AbstractContextManager:
+        """Return the context in which the model computes, on the device of a tensor."""
+        if not self.autocast or like is None:
+            return contextlib.nullcontext()
+        return torch.autocast(like.device.type, torch.bfloat16)
 
     def _losses_of_pairs(self, outputs: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """Return the losses [B] of NTP and of masked volumes, and their sum by weight."""

@@ -17,7 +17,7 @@ from fmriscale.common.errors import EXIT_OK, EXIT_USAGE, UserError
 from fmriscale.config import PretrainConfig
 from fmriscale.config.command_line import CommandLine
 from fmriscale.config.recipe import parse
-from fmriscale.model.flops import GPUS
+from fmriscale.model.flops import GPUS, peak_tflops
 
 if TYPE_CHECKING:
     from fmriscale.training.prediction import Plan
@@ -33,23 +33,25 @@ def main(args: list[str] | None = None) -> int:
     # Imported here: help and refusals need no torch.
     from fmriscale.training.prediction import LAUNCH_S, Plan, cpu_flops
 
-    gpu_gib, tflops = GPUS[options.gpu]
+    gpu_gib, _ = GPUS[options.gpu]
     memory = (options.gpu_gb or gpu_gib) * GIB
     if options.cpu and not options.gpu_gb:
         import psutil
 
         memory = psutil.virtual_memory().total / options.gpus
     plan = Plan.of(config, options.nodes * options.gpus, memory, "cpu" if options.cpu else "gpu")
+    precision = plan.precision(config.train.zero_stage)
     if options.pairs_per_s:
         rate, source = options.pairs_per_s, f"measured: {options.pairs_per_s:,.0f} on one {_unit(plan)}"
     elif options.cpu:
-        flops = cpu_flops(options.gpus)
+        flops = cpu_flops(options.gpus, precision)
         rate = plan.pairs_per_s_on_cpu(flops)
         source = f"estimated: a rank's matrix product does {flops / 1e9:,.0f} GFLOP/s here"
     else:
+        tflops = peak_tflops(options.gpu, precision)
         rate = plan.pairs_per_s(tflops * 1e12 * options.mfu)
         source = (
-            f"assumed: {options.mfu:.0%} of the {tflops} dense 16-bit TFLOP/s of {options.gpu}, "
+            f"assumed: {options.mfu:.0%} of the {tflops:g} dense TFLOP/s of {options.gpu} in {precision}, "
             f"{LAUNCH_S * 1e6:.0f} us a kernel at least"
         )
     encoder = plan.encoder

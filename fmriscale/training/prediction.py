@@ -18,6 +18,7 @@ from fmriscale.sampling.loader import NTPLoader
 from fmriscale.training.data import described
 from fmriscale.training.metrics import peak_flops
 from fmriscale.training.objective import Objective
+from fmriscale.training.precision import pick_precision
 from fmriscale.training.run import encoder_for
 from fmriscale.training.schedule import BatchPlan, plan_batch, plan_run
 from fmriscale.training.state_memory import MASTER, MOMENTS, States, itemsize, states
@@ -88,12 +89,14 @@ class Plan:
     @property
     def every_token(self) -> bool:
         """Whether the last block computes more than CLS."""
-        return self.config.train.pool != "cls" or self.config.train.masked_weight > 0
+        return Objective.of(self.config.train).every_token
 
     def precision(self, stage: int) -> str:
-        """Return the precision on a GPU with 16-bit hardware; CPUs and stage 0 have float32 alone."""
+        """Return the precision on a GPU that has bf16, or on this machine's CPU."""
         chosen = self.config.train.precision
-        if stage == 0 or (self.device == "cpu" and chosen == "auto"):
+        if chosen == "auto" and self.device == "cpu":
+            return pick_precision(self.config.train, torch.device("cpu"), self.encoder.d_model)[0]
+        if chosen == "fp16" and stage == 0:
             return "fp32"
         return "bf16" if chosen == "auto" else chosen
 
@@ -110,7 +113,8 @@ class Plan:
 
     def activations(self, stage: int, n_pairs: int, recompute: bool) -> int:
         """Return the most bytes of activations over all spaces and lengths."""
-        size, train = itemsize(self.precision(stage)), self.config.train
+        # At stage 0 what is left between the blocks is float32, as the weights are.
+        size, train = itemsize(self.precision(stage) if stage > 0 else "fp32"), self.config.train
 
         def of(n: int, features: int, length: int, *, alone: bool) -> int:
             return activation_bytes(
@@ -165,9 +169,8 @@ class Plan:
     def pairs_per_s(self, flops: float) -> float:
         """Return the rate of a GPU that does so many operations a second, and launches kernels in turn."""
         per_pair = max(train_flops(self.encoder, space, length) for space, _, length in self.data.sequences)
-        half = 0.5 if self.precision(self.config.train.zero_stage) == "fp32" else 1
         kernels = KERNELS_PER_BLOCK * self.encoder.n_layers + OTHER_KERNELS
-        computed = flops * half / (per_pair * self._recomputed)
+        computed = flops / (per_pair * self._recomputed)
         n_passes = self.batch.world_size * self.batch.gradient_accumulation_steps
         return min(computed, self.pairs_a_step / n_passes / (kernels * LAUNCH_S))
 
@@ -206,13 +209,13 @@ class Plan:
         return max(building, copies + whole)
 
 
-def cpu_flops(ranks_per_node: int) -> float:
+def cpu_flops(ranks_per_node: int, precision: str) -> float:
     """Measure the matrix product of a rank's share of this machine's cores, operations per second."""
     before = torch.get_num_threads()
     if "OMP_NUM_THREADS" not in os.environ:  # as in init_distributed
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // ranks_per_node))
     try:
-        return peak_flops(torch.device("cpu"), "fp32")
+        return peak_flops(torch.device("cpu"), precision)
     finally:
         torch.set_num_threads(before)
 

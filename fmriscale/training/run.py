@@ -21,6 +21,7 @@ from fmriscale.training.data import open_groups, open_loader, teacher_for
 from fmriscale.training.distributed import World, agree_on_errors
 from fmriscale.training.micro_batch import GroupShare, fullest
 from fmriscale.training.objective import Objective
+from fmriscale.training.precision import pick_precision
 from fmriscale.training.projection import TrainingRuns, start_projection
 from fmriscale.training.rehearsal import rehearse
 from fmriscale.training.schedule import BatchPlan, plan_run
@@ -44,6 +45,7 @@ class Run:
     plan: BatchPlan
     encoder: EncoderConfig
     precision: str
+    why_precision: str
     objective: Objective
 
     @property
@@ -81,6 +83,8 @@ def open_run(config: PretrainConfig, world: World) -> Run:
         held_out = (
             open_loader(corpus, config, world, "eval") if has_held_out and settings.reads_pairs else None
         )
+        encoder = encoder_for(config, loader)
+        precision, why = pick_precision(settings, world.device, encoder.d_model)
         return Run(
             config=config,
             world=world,
@@ -90,9 +94,10 @@ def open_run(config: PretrainConfig, world: World) -> Run:
             groups=open_groups(corpus, config, world, "train"),
             held_out_groups=open_groups(corpus, config, world, "eval") if has_held_out else None,
             plan=plan,
-            encoder=encoder_for(config, loader),
-            precision=zero.pick_precision(settings, world.device),
-            objective=Objective.of(settings, teacher_for(loader, held_out, settings, world)),
+            encoder=encoder,
+            precision=precision,
+            why_precision=why,
+            objective=Objective.of(settings, teacher_for(loader, held_out, settings, world), precision),
         )
 
 

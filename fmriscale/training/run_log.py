@@ -1,6 +1,7 @@
 """What a run records: console, `metrics.jsonl` and MLflow, all of it on rank 0 alone."""
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,6 +73,8 @@ class RunLog:
         self._persistence = {}
         if run.held_out and run.objective.tasks.classify:
             self._persistence = persistence(run.loader, run.held_out, n_pairs)
+        # A store takes 10 ms and more for a line: training does not wait for it.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="mlflow")
         self._timer = StepTimer(run.world.world_size, peak_flops(run.world.device, run.precision))
 
     def step(self, result: StepResult) -> None:
@@ -96,7 +99,7 @@ class RunLog:
         self.metrics.write(line)
         if step % settings.log_every == 0 or step in (self.start + 1, settings.steps) or spike >= SPIKE:
             self.run.world.print(step_line(line, settings.steps))
-            self.tracker.log_metrics(flat_numbers(line, "train/"), step)
+            self._track(step, flat_numbers(line, "train/"))
         if not result.finite:
             cause = "; ".join(result.bad_pairs) or "in the gradient alone"
             self.run.world.print(f"step {step}: not finite, the weights are left alone: {cause}")
@@ -108,7 +111,7 @@ class RunLog:
         line = {"event": "eval", "step": step, **summary}
         line |= {"persistence": self._persistence} if self._persistence else {}
         self.metrics.write(line)
-        self.tracker.log_metrics(flat_numbers(line, "eval/"), step)
+        self._track(step, flat_numbers(line, "eval/"))
         self.run.world.print(eval_line(line))
 
     def saved(self, figures: dict[str, Any]) -> None:
@@ -130,6 +133,11 @@ class RunLog:
         if self.metrics:
             self.metrics.sync()
 
+    def _track(self, step: int, numbers: dict[str, float]) -> None:
+        """Log numbers in MLflow, with the time of now, in the thread."""
+        if self.tracker:
+            self._thread.submit(self.tracker.log_history, [(step, time.time(), numbers)])
+
     def artifacts(self) -> None:
         """Copy the small files of a finished run to MLflow."""
         if self.tracker:
@@ -141,4 +149,5 @@ class RunLog:
         """Close the records; status is FINISHED, KILLED or FAILED."""
         if self.metrics and self.tracker:
             self.metrics.close()
+            self._thread.shutdown()
             self.tracker.close(status)

@@ -5,6 +5,8 @@ from typing import Literal
 
 BUCKET = 500_000_000
 """Most elements that ZeRO reduces in one collective (its buffer is allocated in full)."""
+FEWEST_REDUCED, MOST_REDUCED = 25_000_000, 100_000_000
+"""Of a bucket on GPUs: small ones are bound by latency, and more than the large ones gains nothing."""
 LIVE = 1_000_000_000
 """Most elements of weights that stage 3 gathers ahead (DeepSpeed's stage3_max_live_parameters)."""
 MASTER, MOMENTS = 4, 8
@@ -28,6 +30,18 @@ class States:
         return self.weights + self.gradients + self.optimizer + self.buffers
 
 
+def bucket_size(n_parameters: int, *, on_gpu: bool) -> int:
+    """Return how many elements ZeRO reduces in one collective; even, because DeepSpeed refuses others.
+
+    On GPUs an eighth of the model, so that most gradients are summed while the backward pass goes on: one
+    bucket for all would be full after the last gradient. On CPUs nothing overlaps, and one call costs least.
+    """
+    whole = min(BUCKET, n_parameters + n_parameters % 2)
+    if not on_gpu:
+        return whole
+    return min(whole, max(FEWEST_REDUCED, min(MOST_REDUCED, n_parameters // 8 // 2 * 2)))
+
+
 def itemsize(precision: str) -> int:
     """Return the bytes of a weight, a gradient and an activation."""
     return 4 if precision == "fp32" else 2
@@ -48,9 +62,10 @@ def states(
     """
     size = itemsize(precision)
     partition = -(-n_parameters // n_ranks)
-    bucket = size * min(BUCKET, n_parameters)
-    if stage == 0:
-        weights = gradients = size * n_parameters
+    bucket = size * bucket_size(n_parameters, on_gpu=overlap)
+    if stage == 0:  # weights are float32 whatever the precision
+        weights = gradients = MASTER * n_parameters
+        bucket = MASTER * min(BUCKET, n_parameters)
         return States(weights=weights, gradients=gradients, optimizer=MOMENTS * n_parameters, buffers=bucket)
     optimizer = (MASTER + MOMENTS) * partition
     weights = size * (partition if stage == 3 else n_parameters)

@@ -29,6 +29,8 @@ class Tally:
         self.sums = torch.zeros(
             len(KIND_NAMES) + len(datasets) - MASKED, 3, dtype=torch.float64, device=device
         )
+        self.rows: list[list[float]] = []
+        """The sums of all ranks, once `all_reduce` has added them."""
 
     def add(self, losses: Losses, pairs: Batch | None = None, filler_B: torch.Tensor | None = None) -> None:
         """Add a micro-batch; pairs that only fill it up are not counted."""
@@ -59,7 +61,8 @@ class Tally:
         """Add the sums of all ranks; return whether any rank is to stop, and whether any still writes."""
         self.sums[FLAGS, STOPPING], self.sums[FLAGS, WRITING] = float(stopping), float(writing)
         dist.all_reduce(self.sums)
-        return bool(self.sums[FLAGS, STOPPING] > 0), bool(self.sums[FLAGS, WRITING] > 0)
+        self.rows = self.sums.tolist()  # once: each time a host asks, it waits for its GPU
+        return self.rows[FLAGS][STOPPING] > 0, self.rows[FLAGS][WRITING] > 0
 
     def summary(self) -> dict[str, Any]:
         """Return loss and accuracy, overall and by kind and data set; only groups that had pairs.
@@ -68,7 +71,7 @@ class Tally:
         `contrastive_loss` and `connectivity_loss` are its terms without their weights. `acc` and all that is
         told by kind and data set are NTP's; `contrastive_acc` is how often the right window came first.
         """
-        rows = self.sums.tolist()
+        rows = self.rows
         pairs = sum(row[PAIRS] for row in rows[: len(KIND_NAMES)])
         losses, told = {}, {}
         if pairs and self.objective.tasks.classify:
@@ -100,5 +103,5 @@ class Tally:
 
     def pairs_by_dataset(self) -> dict[str, int]:
         """Return the number of pairs of each data set."""
-        counts = self.sums[len(KIND_NAMES) : MASKED, PAIRS].tolist()
-        return {name: int(count) for name, count in zip(self.datasets, counts, strict=True)}
+        rows = self.rows[len(KIND_NAMES) : MASKED]
+        return {name: int(row[PAIRS]) for name, row in zip(self.datasets, rows, strict=True)}

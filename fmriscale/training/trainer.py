@@ -70,6 +70,7 @@ class Trainer:
 
     def __exit__(self, *_: object) -> None:
         self.feed.close()
+        self.checkpoints.close()
         self.log.close(self.status)
 
     def train_step(self, step: int, stop: StopRequest) -> StepResult:
@@ -97,7 +98,7 @@ class Trainer:
         self.state.step = step
         for name, count in tally.pairs_by_dataset().items():
             self.state.seen[name] += count
-        finite = math.isfinite(summary["loss"]) and engine.skipped_steps == skipped
+        finite = is_finite(summary["loss"], engine.skipped_steps > skipped, run.precision)
         return StepResult(
             step=step,
             summary=summary,
@@ -106,7 +107,7 @@ class Trainer:
             lr=float(engine.optimizer.param_groups[0]["lr"]),
             grad_norm=float(engine.get_global_grad_norm() or 0.0),
             space=first.space,
-            work=work_of(run.encoder, run.plan, first),
+            work=work_of(run.encoder, run.plan, first, run.objective.every_token),
             seen=dict(self.state.seen),
             started=started,
             waited=self.feed.waited - waited,
@@ -170,6 +171,15 @@ class Trainer:
                     world.print(f"best: step {best['step']} with {loss}, {best_folder}")
                 self.log.artifacts()
                 world.print(f"done: {folder}")
+
+
+def is_finite(loss: float, skipped: bool, precision: str) -> bool:
+    """Return whether a step was sound; where the engine left the update out, a gradient was not finite.
+
+    In fp16 such a step is how the scale of the loss is found, at the start and every 1,000 steps: it counts
+    only if the loss itself is not finite. A scale that has nowhere to fall to ends the run.
+    """
+    return math.isfinite(loss) and (precision == "fp16" or not skipped)
 
 
 def export_encoder(folder: Path, run: Run, weights: dict[str, torch.Tensor], step: int) -> None:

@@ -20,7 +20,7 @@ from fmriscale.config import TrainConfig
 from fmriscale.model.encoder import Block
 from fmriscale.training.distributed import World
 from fmriscale.training.schedule import BatchPlan
-from fmriscale.training.state_memory import BUCKET
+from fmriscale.training.state_memory import BUCKET, bucket_size
 
 DERIVED = {
     "train_batch_size": "train.global_batch",
@@ -70,19 +70,6 @@ class PlainAdamW(torch.optim.AdamW):
         super().step(closure)
 
 
-def pick_precision(train: TrainConfig, device: torch.device) -> str:
-    """Resolve `auto`, and refuse what the device or ZeRO stage cannot do: fp32, bf16 or fp16."""
-    precision = train.precision
-    if precision == "auto":
-        hardware = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-        return "bf16" if hardware and train.zero_stage > 0 else "fp32"
-    if precision == "fp16" and device.type == "cpu":
-        raise UserError("train.precision fp16 needs a GPU; use fp32 (or auto) on CPU")
-    if precision != "fp32" and train.zero_stage == 0:
-        raise UserError(f"train.precision {precision} needs train.zero_stage 1, 2 or 3; use 1, or fp32")
-    return precision
-
-
 def deepspeed_config(
     train: TrainConfig, plan: BatchPlan, precision: str, device: str, n_parameters: int
 ) -> dict[str, Any]:
@@ -98,14 +85,15 @@ def deepspeed_config(
             value = value.get(part) if isinstance(value, dict) else None
         if value is not None:
             raise UserError(f"train.deepspeed.{key}: this is derived; set {setting} instead")
-    bucket = min(BUCKET, n_parameters + n_parameters % 2)  # DeepSpeed refuses an odd size
+    bucket = bucket_size(n_parameters, on_gpu=device == "cuda")
     derived = {
         "train_batch_size": plan.global_batch,
         "train_micro_batch_size_per_gpu": plan.micro_batch_size,
         "gradient_accumulation_steps": plan.gradient_accumulation_steps,
         # At stage 0 PlainAdamW clips, because the engine would not report the norm.
         "gradient_clipping": train.grad_clip if train.zero_stage > 0 else 0.0,
-        "bf16": {"enabled": precision == "bf16"},
+        # At stage 0 weights stay float32, and `Objective.autocast` computes in bf16.
+        "bf16": {"enabled": precision == "bf16" and train.zero_stage > 0},
         "fp16": {"enabled": precision == "fp16"},
         "zero_optimization": {
             "stage": train.zero_stage,

@@ -183,3 +183,19 @@ def test_a_request_to_stop_ends_in_the_same_run_though_slurmctld_was_restarted(
     meta = Encoder.from_pretrained(run / "encoder").meta
     assert meta["step"] == STEPS
     assert not list(repository.glob(f"slurm-{job}*"))
+
+
+def test_gpus_without_cores_are_refused_with_the_remedy(slurm_cluster, repository, recipe, tmp_path):
+    """Slurm gives a batch script of one task one CPU, however many GPUs it asks for."""
+    job, log = submit(slurm_cluster, repository, tmp_path / "run", recipe, "--nodes=2", "--gpus-per-node=2")
+    assert slurm_cluster.wait(job)["ExitCode"] == "2:0"
+    assert "2 GPUs on a node, but 1 CPUs: add --exclusive --mem=0" in log.read_text()
+    assert not (tmp_path / "run").exists()
+
+
+def test_one_rank_per_gpu_with_their_share_of_the_cores(slurm_cluster, repository, recipe, tmp_path):
+    """The GPUs are null devices, so the ranks train on the CPU; four of them, two on each node."""
+    options = "--nodes=2", "--gpus-per-node=2", "--cpus-per-gpu=3", "--train.steps=3"
+    job, log = submit(slurm_cluster, repository, tmp_path / "run", recipe, *options)
+    assert slurm_cluster.wait(job, timeout=180)["JobState"] == "COMPLETED", log.read_text()
+    assert "4 x CPU (2 on this node, 1 threads each)" in log.read_text()

@@ -31,7 +31,7 @@ from fmriscale.training.resilience import NonFiniteGuard, StopRequest, is_late, 
 from fmriscale.training.resume import is_finished
 from fmriscale.training.schedule import plan_batch
 from fmriscale.training.tally import Tally
-from fmriscale.training.zero import PlainAdamW, check_nvme, deepspeed_config, pick_precision
+from fmriscale.training.zero import PlainAdamW, check_nvme, deepspeed_config
 
 # ---------------------------------------------------------------- who am I
 
@@ -163,16 +163,6 @@ def test_states_that_are_kept_on_a_disk_do_not_change_the_run(tmp_path: Path, re
     assert len(losses[0]) == 6 and losses[0] == pytest.approx(losses[1], abs=1e-6)
     kept = [path.name for path in (tmp_path / "zero_stage_3").rglob("*.swp")]
     assert any(name.startswith("exp_avg_sq") for name in kept) and any("param" in name for name in kept)
-
-
-def test_precision_is_what_the_device_can_do():
-    cpu = torch.device("cpu")
-    assert pick_precision(TrainConfig(), cpu) == "fp32"
-    assert pick_precision(TrainConfig(precision="bf16"), cpu) == "bf16"
-    with pytest.raises(UserError, match="needs a GPU"):
-        pick_precision(TrainConfig(precision="fp16"), cpu)
-    with pytest.raises(UserError, match=r"zero_stage 1, 2 or 3"):
-        pick_precision(TrainConfig(precision="bf16", zero_stage=0), cpu)
 
 
 def test_a_finished_run_is_not_made_again_nor_taken_for_another(tmp_path: Path):

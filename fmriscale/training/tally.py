@@ -29,8 +29,7 @@ class Tally:
         self.sums = torch.zeros(
             len(KIND_NAMES) + len(datasets) - MASKED, 3, dtype=torch.float64, device=device
         )
-        self.rows: list[list[float]] = []
-        """The sums of all ranks, once `all_reduce` has added them."""
+        self._rows: list[list[float]] = []
 
     def add(self, losses: Losses, pairs: Batch | None = None, filler_B: torch.Tensor | None = None) -> None:
         """Add a micro-batch; pairs that only fill it up are not counted."""
@@ -61,8 +60,13 @@ class Tally:
         """Add the sums of all ranks; return whether any rank is to stop, and whether any still writes."""
         self.sums[FLAGS, STOPPING], self.sums[FLAGS, WRITING] = float(stopping), float(writing)
         dist.all_reduce(self.sums)
-        self.rows = self.sums.tolist()  # once: each time a host asks, it waits for its GPU
+        self._rows = self.sums.tolist()  # once: each time a host asks, it waits for its GPU
         return self.rows[FLAGS][STOPPING] > 0, self.rows[FLAGS][WRITING] > 0
+
+    @property
+    def rows(self) -> list[list[float]]:
+        """The sums as numbers: of all ranks, once `all_reduce` has added them."""
+        return self._rows or self.sums.tolist()
 
     def summary(self) -> dict[str, Any]:
         """Return loss and accuracy, overall and by kind and data set; only groups that had pairs.

@@ -48,7 +48,9 @@ class TinyEngine:
 
 def save(checkpoints: Checkpoints, engine: TinyEngine, state: dict) -> dict:
     checkpoints.save(engine, {"world_size": 1, **state})
-    return checkpoints.commit()
+    figures = checkpoints.commit()
+    checkpoints.close()
+    return figures
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ import functools
 import importlib
 import json
 import logging
+import math
 import os
 import sys
 import time
@@ -268,6 +269,17 @@ class Tracker:
     @_guarded
     def _set_terminated(self, status: str, end: int | None) -> None:
         self._store.client.set_terminated(self.run_id, status, end)
+
+
+def flat_numbers(summary: dict[str, Any], prefix: str) -> dict[str, float]:
+    """Flatten finite numbers under MLflow's names: `eval/acc_by_kind.same_run`."""
+    flat: dict[str, float] = {}
+    for key, value in summary.items():
+        if isinstance(value, dict):
+            flat |= flat_numbers(value, f"{prefix}{key}.")
+        elif isinstance(value, int | float) and math.isfinite(value):
+            flat[prefix + key] = float(value)
+    return flat
 
 
 def _milliseconds(seconds: float | None) -> int | None:

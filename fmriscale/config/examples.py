@@ -40,6 +40,7 @@ EXAMPLES = {
     "report": (
         "fmriscale report demo/pretrain",
         "fmriscale report demo/study --out study.html",
+        "fmriscale report demo/pretrain --to tensorboard runs/tensorboard",
     ),
     "publish": (
         "fmriscale publish demo/pretrain --out published",

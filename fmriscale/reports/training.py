@@ -1,22 +1,19 @@
 """The curves of a pre-training run, from its metrics.jsonl, as one HTML page."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
 
-from fmriscale.common.errors import DamageError, UserError
+from fmriscale.common.errors import UserError
+from fmriscale.reports.metrics import Lines, read_metrics
 from fmriscale.reports.page import ACCENT, CURVE_STYLE, GREY, INK, MUTED, WARM, WIDTH, panels, svg, write_html
 
-STEP = {"step", "loss", "finite", "seen", "pairs_per_s"}  # What the line of a step has at least
 POINTS = 400  # Most points of a curve: each is the mean of as many steps as it takes
 MOST_DATASETS = 12  # Data sets that have a curve of their own, those with most pairs
 TERMS = ("ntp_loss", "masked_loss", "contrastive_loss", "connectivity_loss")
 COLOURS = (ACCENT, WARM, "#7a9a3a", "#a05195", GREY, "#c94f4f")
-
-Lines = list[dict[str, Any]]
 
 
 def write_page(folder: Path, path: Path) -> None:
@@ -35,26 +32,6 @@ def write_page(folder: Path, path: Path) -> None:
         bad=[line["step"] for line in steps if not line["finite"]],
         config=settings.read_text(errors="replace") if settings.exists() else "",
     )
-
-
-def read_metrics(path: Path) -> tuple[Lines, Lines]:
-    """Return the lines of steps and those of evaluations, in the order of steps."""
-    texts = path.read_text().splitlines()
-    steps, evals = [], []
-    for number, text in enumerate(texts, 1):
-        try:
-            line = json.loads(text)
-        except ValueError as error:
-            if number == len(texts):  # being written
-                break
-            raise DamageError(f"{path}: line {number} is not JSON ({error}); remove it") from error
-        if isinstance(line, dict) and "event" in line:
-            evals += [line] if line["event"] == "eval" else []
-        elif isinstance(line, dict) and line.keys() >= STEP:
-            steps.append(line)
-        else:
-            raise DamageError(f"{path}: line {number} is no step that train.py wrote; remove it")
-    return steps, evals
 
 
 def curve(lines: Lines, *keys: str) -> tuple[np.ndarray, np.ndarray]:

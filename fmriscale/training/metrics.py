@@ -174,17 +174,6 @@ def spike_score(loss: float, recent: Collection[float]) -> float:
     return float((loss - median) / max(deviation, SMALLEST_DEVIATION * abs(median), 1e-12))
 
 
-def flat_numbers(summary: dict[str, Any], prefix: str) -> dict[str, float]:
-    """Flatten finite numbers under MLflow's names: `eval/acc_by_kind.same_run`."""
-    flat: dict[str, float] = {}
-    for key, value in summary.items():
-        if isinstance(value, dict):
-            flat |= flat_numbers(value, f"{prefix}{key}.")
-        elif isinstance(value, int | float) and math.isfinite(value):
-            flat[prefix + key] = float(value)
-    return flat
-
-
 def _finite(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: _finite(v) for k, v in value.items()}

@@ -7,7 +7,7 @@ from typing import Any
 
 from fmriscale.common.files import writing_to
 from fmriscale.config.recipe import flatten, save_config, to_dict
-from fmriscale.tracking import Tracker
+from fmriscale.tracking import Tracker, flat_numbers
 from fmriscale.training.console import eval_line, save_line, step_line
 from fmriscale.training.distributed import agree_on_errors
 from fmriscale.training.evaluation import persistence
@@ -16,7 +16,6 @@ from fmriscale.training.metrics import (
     MetricsFile,
     StepTimer,
     Work,
-    flat_numbers,
     peak_flops,
     spike_score,
 )
@@ -96,7 +95,7 @@ class RunLog:
             "seen": result.seen,
             **self._timer.measure(seconds, result.waited, result.work),
         }
-        self.metrics.write(line)
+        self.metrics.write(_dated(line))
         if step % settings.log_every == 0 or step in (self.start + 1, settings.steps) or spike >= SPIKE:
             self.run.world.print(step_line(line, settings.steps))
             self._track(step, flat_numbers(line, "train/"))
@@ -110,7 +109,7 @@ class RunLog:
             return
         line = {"event": "eval", "step": step, **summary}
         line |= {"persistence": self._persistence} if self._persistence else {}
-        self.metrics.write(line)
+        self.metrics.write(_dated(line))
         self._track(step, flat_numbers(line, "eval/"))
         self.run.world.print(eval_line(line))
 
@@ -118,7 +117,7 @@ class RunLog:
         """Record a checkpoint that was, or was not, written."""
         if not self.metrics:
             return
-        self.metrics.write({"event": "save", **figures})
+        self.metrics.write(_dated({"event": "save", **figures}))
         self.run.world.print(save_line(figures))
         if not figures["error"]:
             write_outcome("saved")
@@ -151,3 +150,8 @@ class RunLog:
             self.metrics.close()
             self._thread.shutdown()
             self.tracker.close(status)
+
+
+def _dated(line: dict[str, Any]) -> dict[str, Any]:
+    """Add the time to a line of the record, s since 1970."""
+    return {**line, "time": round(time.time(), 3)}

@@ -52,11 +52,11 @@ def steps_of(run: Path) -> list[dict]:
         "step_p50_s",
         "step_p95_s",
     )
-    clock += ("memory_gib",)
+    clock += ("memory_gib", "time")
     return [{k: v for k, v in x.items() if k not in clock} for x in lines if "event" not in x]
 
 
 def evals_of(run: Path) -> list[dict]:
     """Return the evaluation lines of a run's metrics.jsonl."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [line for line in lines if line.get("event") == "eval"]
+    return [{k: v for k, v in x.items() if k != "time"} for x in lines if x.get("event") == "eval"]

@@ -60,7 +60,7 @@ def steps_of(run: Path) -> list[dict]:
     """Step lines without what a clock measured."""
     path = run / "metrics.jsonl"
     lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    drop = {*CLOCK, "memory_gib"}
+    drop = {*CLOCK, "memory_gib", "time"}
     return [{k: v for k, v in line.items() if k not in drop} for line in lines if "event" not in line]
 
 

@@ -24,8 +24,9 @@ from fmriscale.model.encoder import Encoder
 from fmriscale.model.presets import resolve_encoder
 from fmriscale.sampling.batch import Batch
 from fmriscale.sampling.persistence import area_under_curve, best_threshold, persistence_score
+from fmriscale.tracking import flat_numbers
 from fmriscale.training.distributed import read_environment
-from fmriscale.training.metrics import SPIKE, MetricsFile, flat_numbers, spike_score
+from fmriscale.training.metrics import SPIKE, MetricsFile, spike_score
 from fmriscale.training.objective import Losses, Objective
 from fmriscale.training.resilience import NonFiniteGuard, StopRequest, is_late, time_limit
 from fmriscale.training.resume import is_finished

@@ -26,7 +26,7 @@ ifdef SERVE
 	@NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs serve -f .mkdocs.yml -a 127.0.0.1:8000
 else
 	@NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build -q -f .mkdocs.yml
-	@echo "docs: open .site/index.html"
+	@echo "docs: open .site/index.html (the search works with SERVE=1)"
 endif
 
 doctor: setup ## show what this machine can do, and what to repair

@@ -1,5 +1,6 @@
 """The documentation: it builds without a warning, no page or link is lost, and what is generated is fresh."""
 
+import ast
 import importlib
 import importlib.util
 import itertools
@@ -7,9 +8,10 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
@@ -149,27 +151,21 @@ def test_lists_begin_after_an_empty_line_so_that_every_reader_sees_a_list(name: 
     assert not glued
 
 
-def test_the_generated_pages_are_what_the_code_says():
-    done = subprocess.run(
-        [sys.executable, "tools/reference", "--check"],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
-@pytest.fixture
-def reference(monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
+@pytest.fixture(scope="module")
+def reference() -> Iterator[Callable[[str], Any]]:
     """Give the module of a generator by its name."""
-    monkeypatch.syspath_prepend(str(ROOT / "tools" / "reference"))
-    before = set(sys.modules)
-    yield importlib.import_module
-    for name in set(sys.modules) - before:
-        if not name.startswith("fmriscale"):
+    home = str(ROOT / "tools" / "reference")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(home)
+        yield importlib.import_module
+    for name, module in list(sys.modules.items()):
+        if (getattr(module, "__file__", None) or "").startswith(home):
             del sys.modules[name]
+
+
+def test_the_generated_pages_are_what_the_code_says(reference):
+    old = [str(path.relative_to(ROOT)) for path, _ in reference("render").stale()]
+    assert not old, f"write these pages anew with `python tools/reference`: {old}"
 
 
 def test_every_setting_has_its_anchor(reference):
@@ -203,3 +199,60 @@ def test_every_public_name_is_in_the_reference():
     text = (DOCS / "reference" / "python_api.md").read_text()
     documented = set(re.findall(r"^::: ([\w.]+)$", text, re.MULTILINE))
     assert {f"fmriscale.{name}" for name in fmriscale.__all__ if name != "__version__"} <= documented
+
+
+def messages_in_source() -> Iterator[tuple[str, str]]:
+    """Yield where a refusal is raised, and the longest piece of its message that stands in the raise."""
+    for path in sorted((ROOT / "fmriscale").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            call = node.exc if isinstance(node, ast.Raise) else None
+            if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or not call.args:
+                continue
+            if call.func.id in ("UserError", "DamageError", "SaveError", "Rejected"):
+                texts = [n.value for n in ast.walk(call.args[-1]) if isinstance(n, ast.Constant)]
+                pieces = [" ".join(text.split()) for text in texts if isinstance(text, str)]
+                if pieces:
+                    yield f"{path.relative_to(ROOT)}:{node.lineno}", max(pieces, key=len)
+
+
+def test_every_refusal_that_is_raised_stands_in_troubleshooting():
+    told = " ".join("".join(page.read_text() for page in PAGES if "troubleshooting" in str(page)).split())
+    found = dict(messages_in_source())
+    assert len(found) > 300
+    assert not {where: piece for where, piece in found.items() if len(piece) > 11 and piece not in told}
+
+
+def test_every_refusal_has_one_anchor_and_every_anchor_its_refusal(reference):
+    pages, slugs = reference("troubleshooting").pages(), reference("refusals").slugs()
+    listed = [a for text in pages.values() for a in re.findall(r'^<a id="([^"]+)">', text, re.MULTILINE)]
+    assert sorted(listed) == sorted(slugs)
+
+
+REFUSED = {
+    "an unknown key": ["pretrain", "--train.lrr", "1e-4"],
+    "a wrong type": ["pretrain", "--data.corpus", "x", "--out", "y", "--train.lr", "fast"],
+    "a missing key": ["probe", "--corpus", "x", "--out", "y"],
+    "a rule between keys": ["shard", "--out", "y", "--split.val", "2"],
+    "no recipe": ["shard", "--config", "nowhere.yaml"],
+    "no corpus": ["inspect", "nowhere"],
+    "no encoder": ["publish", "nowhere"],
+    "no study": ["report", "nowhere"],
+    "an option without a value": ["finetune", "--out"],
+    "an impossible machine": ["plan", "--gpus", "0"],
+    "a verb": ["pretend"],
+    "a name of a file": ["embed", "run", "corpus", "--out", "x.txt"],
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_the_command_line_says_is_found_by_its_words(what, reference, capsys, monkeypatch, tmp_path):
+    from fmriscale.cli import run
+
+    monkeypatch.chdir(tmp_path)
+    assert run(REFUSED[what]) == 2
+    said = capsys.readouterr().err.removeprefix("fmriscale: error: ").strip()
+    forms = [form for refusal in reference("refusals").refusals() for form in refusal.forms]
+    patterns = [
+        ".*".join(re.escape(piece) for piece in re.split(r"<\w+>", form)) for form in forms
+    ]  # what stands before a message (the file, the option) and after it (a suggestion) is not part of it
+    assert any(re.search(pattern, line) for pattern in patterns for line in said.splitlines())

@@ -5,26 +5,9 @@ python tools/reference --check  writes nothing; exit code 1 if a page is not wha
 """
 
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
-
-import command_line  # noqa: E402
-import settings  # noqa: E402
-
-PARTS: tuple[Callable[[], dict[str, str]], ...] = (settings.pages, command_line.pages)
-"""Each gives pages by their name below docs/."""
-
-
-def stale() -> Iterator[tuple[Path, str]]:
-    """Yield every page that is not what the code says, and its text; None for a page that has no source."""
-    for part in PARTS:
-        for name, text in part().items():
-            path = ROOT / "docs" / name
-            if not path.is_file() or path.read_text() != text:
-                yield path, text
 
 
 def main(args: list[str]) -> int:
@@ -32,6 +15,9 @@ def main(args: list[str]) -> int:
     if args not in ([], ["--check"]):
         print(__doc__)
         return 0 if args in (["-h"], ["--help"]) else 2
+    sys.path.insert(0, str(ROOT))
+    from render import stale
+
     found = list(stale())
     for path, text in found:
         print(f"{'stale' if args else 'written'}: {path.relative_to(ROOT)}")

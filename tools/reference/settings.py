@@ -78,8 +78,8 @@ def _page(recipe: Recipe) -> str:
         "or mapping is written as YAML. [All settings](../settings.md) are listed on one page.",
     ]
     for part in parts_of(recipe.cls):
-        lines += ["", *_section(part)]
-    return "\n".join(lines) + "\n"
+        lines += _section(part)
+    return "\n".join(lines).rstrip() + "\n"
 
 
 def _option(cls: type) -> str:

@@ -7,8 +7,8 @@ help: ## show this list
 setup: ## make the environment .venv (made again only if pyproject.toml or constraints.txt changed)
 	@tools/setup
 
-demo: setup ## simulate, shard, pre-train and fine-tune in minutes; DATA=real: the same on real data
-	@tools/demo $(DATA)
+demo: setup ## two simulated experiments, from scans to verdicts, in minutes; DATA=real: a real one
+	@.venv/bin/python tools/demo $(DATA)
 
 # Three processes: one of them mostly waits for Slurm.
 test: ## run the whole test suite
@@ -32,5 +32,5 @@ endif
 doctor: setup ## show what this machine can do, and what to repair
 	@.venv/bin/python tools/doctor
 
-clean: ## remove the results of the demo; keep the environment
+clean: ## remove the results of the simulated demo; keep the environment
 	rm -rf demo

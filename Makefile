@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test checks docs doctor clean
+.PHONY: help setup demo test checks bench docs doctor clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
@@ -18,6 +18,10 @@ test: ## run the whole test suite
 checks: ## run ruff, pyright and import-linter
 	@tools/setup --dev
 	@tools/check
+
+bench: setup ## measure speed and write docs/benchmarks.md; ONLY="NAME ...", ARGS, PAGE=only (no measuring), QUICK=1
+	@.venv/bin/python benchmarks/run.py $(if $(ONLY),--only $(ONLY)) $(if $(ARGS),--args '$(ARGS)') \
+	  $(if $(PAGE),--page) $(if $(QUICK),--quick)
 
 docs: ## build the documentation in .site; SERVE=1: show it at http://127.0.0.1:8000 too
 	@tools/setup --dev

@@ -22,11 +22,14 @@ from typing import Any
 import contenders
 import numpy as np
 import scan
+from record import quartiles
 
 HERE = Path(__file__).parent
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 N_MANY = 4
 """Runs that one and two processes share, a dozen times over."""
+Found = dict[str, list[dict[str, float]]]
+"""Contender -> what each of its rounds took: cpu and wall (s), peak_mb."""
 
 
 def prepare(work: Path, quick: bool) -> None:
@@ -46,14 +49,12 @@ def prepare(work: Path, quick: bool) -> None:
     scan.write_array(work / "arrays", 60 if quick else 1_200)
 
 
-def measure(
-    names: list[str], work: Path, repeat: int, pythons: dict[str, str], here: bool
-) -> dict[str, dict[str, float]]:
+def measure(names: list[str], work: Path, repeat: int, pythons: dict[str, str], here: bool) -> Found:
     """Run every contender `repeat` times, taking turns, so that a busy machine is busy for all of them.
 
     `here` runs all but the first in this process: what takes long at toy size is to start processes.
     """
-    seen: dict[str, list[dict[str, float]]] = {name: [] for name in names}
+    seen: Found = {name: [] for name in names}
     for _ in range(repeat):
         for name in names:
             if here and name != names[0]:
@@ -66,11 +67,7 @@ def measure(
                 print(f"{name}: could not run ({last})", file=sys.stderr)
                 break
             seen[name].append(json.loads(done.stdout.splitlines()[-1]))
-    return {
-        name: {key: statistics.median(r[key] for r in results) for key in results[0]}
-        for name, results in seen.items()
-        if results
-    }
+    return {name: results for name, results in seen.items() if results}
 
 
 def difference(work: Path) -> float:
@@ -83,59 +80,44 @@ def difference(work: Path) -> float:
     return float(np.abs(ours - theirs).max())
 
 
-def figures_of(found: dict[str, dict[str, float]], work: Path, repeat: int) -> dict[str, dict[str, Any]]:
-    """Return the figures that could be measured."""
+RATIOS = {
+    "speedup_vs_nilearn": ("nilearn", "fmriscale", "cpu", "nilearn masker, load_confounds, z"),
+    "speedup_vs_nilearn_fitted_once": ("nilearn, fitted once", "fmriscale", "cpu", "its masker fitted once"),
+    "speedup_vs_cortex_mae": ("cortex-mae", "fmriscale", "cpu", "cortex-mae, no denoising"),
+    "cpu_vs_gunzip": ("fmriscale", "gunzip", "cpu", "isal to nowhere"),
+    "cpu_vs_gunzip_butterworth": ("fmriscale, Butterworth", "gunzip", "cpu", "isal to nowhere"),
+    "cpu_vs_gunzip_2000": ("fmriscale 2000", "gunzip 2000", "cpu", "isal to nowhere"),
+    "two_job_speedup": ("one job", "two jobs", "wall", f"one job, {12 * N_MANY} runs"),
+}
+"""Figure -> contenders above and below, what is compared, and what the reference is."""
 
-    def size(name: str) -> float:
-        folder, pattern = {"cifti": ("cifti", "*.dtseries.nii"), "arrays": ("arrays", "*.npy")}[name]
-        return next((work / folder).rglob(pattern)).stat().st_size / 1e6
 
-    wanted = [
-        (
-            "ingest.speedup_vs_nilearn",
-            "x",
-            "nilearn",
-            "fmriscale",
-            "cpu",
-            "nilearn masker, load_confounds, z",
-        ),
-        ("ingest.speedup_vs_cortex_mae", "x", "cortex-mae", "fmriscale", "cpu", "cortex-mae, no denoising"),
-        ("ingest.cpu_vs_gunzip", "x", "fmriscale", "gunzip", "cpu", "isal to nowhere"),
-        (
-            "ingest.cpu_vs_gunzip_butterworth",
-            "x",
-            "fmriscale, Butterworth",
-            "gunzip",
-            "cpu",
-            "isal to nowhere",
-        ),
-        ("ingest.cpu_vs_gunzip_2000", "x", "fmriscale 2000", "gunzip 2000", "cpu", "isal to nowhere"),
-        ("ingest.two_job_speedup", "x", "one job", "two jobs", "wall", f"one job, {12 * N_MANY} runs"),
-    ]
-    figures = {
-        name: {"value": found[a][key] / found[b][key], "unit": unit, "reference": reference}
-        for name, unit, a, b, key, reference in wanted
-        if a in found and b in found
-    }
+def figures_of(found: Found, work: Path) -> dict[str, dict[str, Any]]:
+    """Return the figures that could be measured: medians over rounds, with quartiles."""
+    figures: dict[str, dict[str, Any]] = {}
+
+    def tell(name: str, values: list[float], unit: str, reference: str = "-") -> None:
+        told = {"unit": unit, "reference": reference, "median_of": len(values)}
+        figures[f"ingest.{name}"] = quartiles(values) | told
+
+    for name, (above, below, key, reference) in RATIOS.items():
+        if above in found and below in found:
+            rounds = zip(found[above], found[below], strict=False)
+            tell(name, [a[key] / b[key] for a, b in rounds], "x", reference)
+    if "fmriscale" in found:
+        tell("cpu_s", [r["cpu"] for r in found["fmriscale"]], "CPU-s", "one run to a shard")
     for name, contender in (("", "fmriscale"), ("_2000", "fmriscale 2000"), ("_nilearn", "nilearn")):
         if contender in found:
-            value = found[contender]["peak_mb"]
-            figures[f"ingest.peak_mb_over_imports{name}"] = {"value": value, "unit": "MB", "reference": "-"}
+            tell(f"peak_mb_over_imports{name}", [r["peak_mb"] for r in found[contender]], "MB")
     if "index" in found:
-        figures["ingest.index_10k_files_s"] = {
-            "value": found["index"]["cpu"],
-            "unit": "CPU-s",
-            "reference": "-",
-        }
-    for name in ("cifti", "arrays"):
+        tell("index_10k_files_s", [r["cpu"] for r in found["index"]], "CPU-s")
+    for name, pattern in (("cifti", "*.dtseries.nii"), ("arrays", "*.npy")):
         if name in found:
-            reading = size(name) / found[f"{name} bytes"]["cpu"]
-            figures[f"ingest.{name}_mb_per_s"] = {
-                "value": size(name) / found[name]["cpu"],
-                "unit": "MB/CPU-s",
-                "reference": f"reading the bytes alone: {reading:.0f}",
-            }
-    return {name: {**figure, "median_of": repeat} for name, figure in figures.items()}
+            size = next((work / name).rglob(pattern)).stat().st_size / 1e6
+            reading = size / statistics.median(r["cpu"] for r in found[f"{name} bytes"])
+            about = f"reading the bytes alone: {reading:.0f}"
+            tell(f"{name}_mb_per_s", [size / r["cpu"] for r in found[name]], "MB/CPU-s", about)
+    return figures
 
 
 def main() -> None:
@@ -158,9 +140,10 @@ def main() -> None:
     pythons = {"cortex-mae": options.cortex_mae}
     found = measure(names, options.work, options.repeat, pythons, options.quick)
     print(f"{'':24}{'CPU-s':>9}{'wall s':>9}{'peak MB over imports':>23}")
-    for name, row in found.items():
-        print(f"{name:24}{row['cpu']:9.3f}{row['wall']:9.3f}{row['peak_mb']:23.0f}")
-    figures = figures_of(found, options.work, options.repeat)
+    for name, results in found.items():
+        cpu, wall, peak = (statistics.median(r[key] for r in results) for key in ("cpu", "wall", "peak_mb"))
+        print(f"{name:24}{cpu:9.3f}{wall:9.3f}{peak:23.0f}")
+    figures = figures_of(found, options.work)
     print()
     for name, figure in figures.items():
         print(f"{name:36}{figure['value']:9.2f} {figure['unit']:9} (reference: {figure['reference']})")

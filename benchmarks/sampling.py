@@ -14,11 +14,12 @@ import argparse
 import itertools
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -26,6 +27,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import pandas as pd
 import sampling_webdataset
+from record import quartiles
 
 from fmriscale import CorpusWriter, FeatureSpace
 from fmriscale.config import DataConfig, PairConfig, SplitConfig
@@ -57,10 +59,11 @@ def main() -> None:
     globals().update(QUICK if options.quick else {})
     figures: dict[str, dict] = {}
 
-    def tell(name: str, value: float, unit: str, reference: str, n: int | None = None) -> None:
-        n = n or ROUNDS
-        figures[f"sampling.{name}"] = {"value": value, "unit": unit, "median_of": n, "reference": reference}
-        print(f"{name:34} {value:>14,.4g}  {unit:14} {reference}", flush=True)
+    def tell(name: str, values: float | Sequence[float], unit: str, reference: str) -> None:
+        each = [values] if isinstance(values, int | float) else [float(value) for value in values]
+        told = {"unit": unit, "median_of": len(each), "reference": reference}
+        figures[f"sampling.{name}"] = quartiles(each) | told
+        print(f"{name:34} {statistics.median(each):>14,.4g}  {unit:14} {reference}", flush=True)
 
     with tempfile.TemporaryDirectory(prefix="fmriscale-") as folder:
         corpus = write_corpus(Path(folder) / "corpus")
@@ -125,25 +128,25 @@ def throughput(corpus: Corpus, tell: Callable) -> None:
     group = by_access["mmap"].groups[0]
     took = compared({"copy": copy, **jobs, "draw": lambda i: group.draw(i * BATCH, BATCH)})
     for access, aim in (("memory", "600 k"), ("mmap", "450 k")):
-        tell(f"pairs_per_s_{access}", BATCH / np.median(took[access]), "pairs/s", f"aim {aim}")
-    tell("copy_fraction", np.median(took["copy"] / took["mmap"]), "of a copy", "aim 0.6")
+        tell(f"pairs_per_s_{access}", BATCH / took[access], "pairs/s", f"aim {aim}")
+    tell("copy_fraction", took["copy"] / took["mmap"], "of a copy", "aim 0.6")
     tell(
         "copy_gb_per_s",
-        BATCH_BYTES / np.median(took["copy"]) / 1e9,
+        BATCH_BYTES / took["copy"] / 1e9,
         "GB/s",
         "contiguous copy of as many bytes",
     )
-    tell("draw_us", np.median(took["draw"]) * 1e6, "us a batch", "which pairs, without their data")
+    tell("draw_us", took["draw"] * 1e6, "us a batch", "which pairs, without their data")
     window = loader_of(corpus, shuffle="window", shuffle_shards=2).groups[0]
     drawn = compared({"window": lambda i: window.draw(i * BATCH, BATCH)})["window"]
-    tell("draw_window_us", np.median(drawn) * 1e6, "us a batch", "the windowed shuffle")
+    tell("draw_window_us", drawn * 1e6, "us a batch", "the windowed shuffle")
     shards = [str(corpus.folder / shard["path"]) for shard in corpus.manifest["shards"]]
     for name, pipeline, about in sampling_webdataset.PIPELINES:
         batches = iter(pipeline(shards))
         next(batches)
-        piped = [seconds(lambda _, batches=batches: next(batches), TURNS) for _ in range(TURNS)]
-        tell(f"{name}_pairs_per_s", BATCH / np.median(piped), "pairs/s", about, TURNS)
-        tell(f"speedup_vs_{name}", np.median(piped) / np.median(took["mmap"]), "x", "ours mmap", TURNS)
+        piped = np.array([seconds(lambda _, b=batches: next(b), TURNS) for _ in range(TURNS)])
+        tell(f"{name}_pairs_per_s", BATCH / piped, "pairs/s", about)
+        tell(f"speedup_vs_{name}", piped / np.median(took["mmap"]), "x", "ours mmap")
 
 
 # ---------------------------------------------------------------- size of the corpus
@@ -167,6 +170,7 @@ def simulated(corpus: Corpus, folder: Path, n: int) -> Path:
         "spaces": corpus.manifest["spaces"],
         "datasets": datasets,
         "shards": corpus.manifest["shards"],
+        "totals": corpus.manifest["totals"],
     }
     out = folder / f"runs{n}"
     write_manifest(out, manifest, runs, pd.DataFrame(columns=QUARANTINE_COLUMNS))
@@ -187,21 +191,21 @@ def corpus_size(corpus: Corpus, folder: Path, tell: Callable) -> None:
         processor.append(time.process_time() - begun[1])
     tell(
         "open_100k_runs_s",
-        float(np.median(wall)),
+        wall,
         "s",
         f"aim 1; {np.median(processor):.2f} processor seconds",
     )
     begun = time.process_time()
     read_manifest(folders["100k"])
-    tell("read_manifest_100k_runs_s", time.process_time() - begun, "s", "of which reading runs.tsv", 1)
+    tell("read_manifest_100k_runs_s", time.process_time() - begun, "s", "of which reading runs.tsv")
     loaders = {name: loader_of(Corpus.open(path)) for name, path in folders.items()}
     group = loaders["100k"].groups[0]
     index = sum(x.nbytes for x in group.index if isinstance(x, np.ndarray)) + group.rows.nbytes
-    tell("index_bytes_per_run", index / SIZES["100k"] + 8, "bytes", "aim 200; with addresses", 1)
+    tell("index_bytes_per_run", index / SIZES["100k"] + 8, "bytes", "aim 200; with addresses")
     took = compared({name: (lambda i, x=x: x.batch(i * BATCH, BATCH)) for name, x in loaders.items()})
     for name in ("10k", "100k"):
-        slower = np.median(took[name] / took[""]) - 1
-        tell(f"slower_with_{name}_runs", slower, "", "of a batch, beside 100 runs; aim 0.10")
+        slower = took[name] / took[""] - 1
+        tell(f"slower_with_{name}_runs", slower, "share", "of a batch, beside 100 runs; aim 0.10")
 
 
 # ---------------------------------------------------------------- the order
@@ -243,8 +247,8 @@ def order(corpus: Corpus, tell: Callable) -> None:
         times = [seconds(lambda i, p=p, group=group: group.draw(int(p), BATCH), 1) for p in positions]
         grown = resident_mb() - grown
         about = "256 pairs anywhere in 10^8 windows"
-        tell(f"reach_{shuffle}_ms", float(np.median(times)) * 1e3, "ms", about, 20)
-        tell(f"reach_{shuffle}_mb", grown, "MB", f"{about}: growth of resident memory", 1)
+        tell(f"reach_{shuffle}_ms", np.array(times) * 1e3, "ms", about)
+        tell(f"reach_{shuffle}_mb", grown, "MB", f"{about}: growth of resident memory")
 
 
 def resident_mb() -> float:
@@ -270,17 +274,10 @@ def randomness(corpus: Corpus, tell: Callable) -> None:
             [len(set(draw.run_left[i : i + BATCH].tolist())) for i in range(0, 2 * n - BATCH, BATCH)]
         )
         near = np.abs(np.diff(window)).mean() / n
-        tell(
-            f"neighbours_apart_{name}", apart, "of a pass", "windows side by side in a run; random: 0.333", 1
-        )
-        tell(
-            f"successors_apart_{name}",
-            near,
-            "of the corpus",
-            "windows side by side in the pass; random: 0.333",
-            1,
-        )
-        tell(f"runs_in_a_batch_{name}", people, "runs", f"of {len(group.rows)}, in 256 pairs", 1)
+        about = "windows side by side in a {}; random: 0.333"
+        tell(f"neighbours_apart_{name}", apart, "of a pass", about.format("run"))
+        tell(f"successors_apart_{name}", near, "of the corpus", about.format("pass"))
+        tell(f"runs_in_a_batch_{name}", float(people), "runs", f"of {len(group.rows)}, in 256 pairs")
 
 
 def many_shards(loader: NTPLoader, n: int):
@@ -313,7 +310,7 @@ def waiting(corpus: Corpus, folder: Path, tell: Callable) -> None:
     lines = [json.loads(line) for line in (folder / "run/metrics.jsonl").read_text().splitlines()]
     shares = [line["data_wait_share"] for line in lines if "data_wait_share" in line]
     about = "of a step, paper model, 2 ranks; aim 0.01"
-    tell("data_wait_share", float(np.median(shares)), "", about, len(shares))
+    tell("data_wait_share", shares, "share", about)
 
 
 # ---------------------------------------------------------------- others
@@ -338,8 +335,8 @@ def peers(corpus: Corpus, python: Path, folder: Path, tell: Callable) -> None:
             continue
         per_batch = float(done.stdout.split()[-1])
         aim = "; aim 20" if name == "cortex_mae" else ""
-        tell(f"{name}_pairs_per_s", BATCH / per_batch, "pairs/s", "on the same windows, one process", 1)
-        tell(f"speedup_vs_{name}", per_batch / mine, "x", f"ours mmap{aim}", 1)
+        tell(f"{name}_pairs_per_s", BATCH / per_batch, "pairs/s", "on the same windows, one process")
+        tell(f"speedup_vs_{name}", per_batch / mine, "x", f"ours mmap{aim}")
 
 
 if __name__ == "__main__":

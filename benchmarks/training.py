@@ -316,6 +316,7 @@ def measure_steps(threads: int, n_rounds: int, figures: Figures) -> None:
     ours = found["ours, bare loop"]
     best = [max(rates) for rates in zip(*(found[name] for name in products), strict=True)]
     done = [rate * train_flops(SHAPE) for rate in ours]
+    figures.tell("pairs_per_s", ratio(ours, [1.0] * n_rounds), "pairs/s", "", n_rounds, busy)
     figures.tell("speedup_vs_authors", ratio(ours, found["authors' way"]), "x", ">= 25", n_rounds, busy)
     versus = ratio(ours, found["nn.TransformerEncoder"])
     figures.tell("speedup_vs_torch_encoder", versus, "x", ">= 1.3", n_rounds, busy)
@@ -336,7 +337,7 @@ def measure_engine(threads: int, n_rounds: int, figures: Figures) -> None:
     rates(found, f"pairs/{'CPU-s' if threads == 1 else 's'}")
     middle, low, high = ratio(*found.values())
     overhead = (middle - 1, low - 1, high - 1)
-    figures.tell("engine_overhead", overhead, "", "<= 0.10", n_rounds, others.share())
+    figures.tell("engine_overhead", overhead, "share", "<= 0.10", n_rounds, others.share())
 
 
 def measure_ranks(n_rounds: int, figures: Figures) -> None:
@@ -396,7 +397,7 @@ def main() -> None:
             others = Others()
             share, told = trained.checkpoint_share()
             print(f"checkpoint of the {trained.PRESET} preset: {told}")
-            figures.tell("checkpoint_share", share, "", "<= 0.03", 1, others.share())
+            figures.tell("checkpoint_share", share, "share", "<= 0.03", 1, others.share())
     figures.print()
     if options.json:
         options.json.write_text(json.dumps(figures, indent=1) + "\n")

@@ -1,0 +1,123 @@
+"""docs/benchmarks.md says what the records say, and how old they are beside today's code."""
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "benchmarks"
+PAGES = [ROOT / "docs" / name for name in ("benchmarks.md", "benchmark.md")]
+FIGURE = r"(?<![\w.,])(\d+(?:,\d{3})*(?:\.\d+)?(?:e-\d+)?)(?!\w)( %| times)?"
+
+
+@pytest.fixture(scope="module")
+def modules() -> Iterator[Any]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(FOLDER)
+        import page
+        import record
+
+        patch.setattr(record, "page", page, raising=False)
+        yield record
+
+
+def test_the_page_is_that_of_the_records_and_of_the_code_of_today(modules):
+    rendered = modules.page.render(modules.read())
+    assert rendered == PAGES[0].read_text(), "make bench PAGE=only writes the page anew"
+
+
+def test_every_record_says_how_where_and_when_and_names_no_machine(modules):
+    known = modules.catalogue()["benchmarks"]
+    for name, found in modules.read().items():
+        assert found["figures"] and found["commands"] and found["machine"], name
+        assert set(found["figures"]) & set(known[name]["figures"]), name
+        assert re.fullmatch(r"\d{4}-\d\d-\d\d", found["date"]), name
+        assert found["code"] or found["source"], name
+        assert not re.search(r"(?<![\w.])/(?:home|root|tmp|usr|opt|mnt|data|Users)/", json.dumps(found)), name
+
+
+def test_every_benchmark_has_its_place_on_the_page_and_code_that_exists(modules):
+    told = modules.catalogue()
+    placed = [name for section in told["sections"] for name in section["benchmarks"]]
+    assert sorted(placed) == sorted(told["benchmarks"])
+    for name, entry in told["benchmarks"].items():
+        assert all(any(ROOT.glob(pattern)) for pattern in entry["code"]), name
+
+
+def figures_in(text: str) -> Iterator[tuple[float, bool]]:
+    """Yield numbers, and whether each looks measured: decimals, percentages, ratios, large numbers."""
+    for told, unit in re.findall(FIGURE, text):
+        yield float(told.replace(",", "")), bool(unit or re.search(r"[.,e]", told))
+
+
+def test_the_results_of_the_readme_stand_on_the_pages_of_what_was_measured():
+    parts = re.split(r"^## (.*)$", (ROOT / "README.md").read_text(), flags=re.MULTILINE)[1:]
+    sections = dict(zip(parts[::2], parts[1::2], strict=True))
+    results = [text for title, text in sections.items() if re.search(r"result|measured", title, re.I)]
+    rows = [line for text in results for line in text.splitlines() if line.startswith("|")]
+    assert rows, "README.md has no section of results with a table"
+    cells = re.sub(r"`[^`]*`|\]\([^)]*\)", "", "\n".join(rows))  # neither code nor addresses
+    exact = {number for path in PAGES for number, _ in figures_in(path.read_text())}
+    known = exact | {round(number) for number in exact}  # README.md may say 70 % for 69.8 %
+    assert not {number for number, is_measured in figures_in(cells) if is_measured} - known
+
+
+def test_only_what_code_says_to_a_computer_counts(modules, tmp_path: Path):
+    def hashed(text: str, name: str = "a.py") -> str:
+        modules.meaning.cache_clear()
+        (tmp_path / name).write_text(text)
+        return modules.code_hash(["*.py", "*.yaml"], tmp_path)
+
+    code = 'def double(x):\n    """Return twice x."""\n    return 2 * x  # twice\n\nN = 3\n"""How many."""\n'
+    first = hashed(code)
+    assert hashed("def double(x):\n\n    return (2 *\n        x)\nN = 3\n") == first
+    assert hashed(code.replace("2 *", "3 *")) != first
+    assert hashed(code.replace("2 *", '"2" *')) != first
+    assert hashed(code.replace("N = 3", "N = None")) != hashed(code.replace("N = 3", "N = ''")) != first
+    assert hashed(code) == first
+    with_recipe = hashed("a: 1 # one\nb: [2]\n", "b.yaml")
+    assert with_recipe != first
+    assert hashed("b:\n  - 2\na: 1\n", "b.yaml") == with_recipe
+    (tmp_path / "b.yaml").rename(tmp_path / "c.yaml")
+    assert modules.code_hash(["*.py", "*.yaml"], tmp_path) != with_recipe
+
+
+def test_a_figure_older_than_its_code_is_marked(modules):
+    records = modules.read()
+    now = modules.code_hash(modules.catalogue()["benchmarks"]["ingest"]["code"])
+    found = records["ingest"] | {"code": now, "date": "2026-11-30"}
+    assert "Measured on 2026-11-30" in modules.page.render(records | {"ingest": found})
+    changed = modules.page.render(records | {"ingest": found | {"code": "0" * 16}})
+    assert "**Measured before the last change of its code** (`benchmarks/" in changed
+    assert "`fmriscale/ingest`" in changed and "on 2026-11-30" in changed
+
+
+def test_a_part_gives_way_to_a_newer_record_of_the_whole(modules):
+    records = modules.read()
+    whole = {"value": 1.9, "low": 1.8, "high": 2.0, "n": 5, "unit": "x"}
+    figures = records["training"]["figures"] | {"two_rank_speedup": whole}
+    told = modules.page.render(records | {"training": records["training"] | {"figures": figures}})
+    assert "1.9 times | 1.8 to 2 (quartiles), n = 5" in told
+    assert told.count("two ranks beside one, ZeRO 1, 256 pairs a rank") == 1
+
+
+def test_measuring_at_toy_size_leaves_records_and_page_alone():
+    before = {path: path.read_bytes() for path in [PAGES[0], *(FOLDER / "results").iterdir()]}
+    command = [sys.executable, FOLDER / "run.py", "--only", "sampling", "--quick"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "sampling.json" in done.stdout
+    assert before == {path: path.read_bytes() for path in [PAGES[0], *(FOLDER / "results").iterdir()]}
+
+
+def test_what_cannot_be_measured_is_refused_by_name():
+    for name, says in (("ingset", "no benchmark ingset"), ("transfer", "no program collects the figures")):
+        command = [sys.executable, FOLDER / "run.py", "--only", name]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert (done.returncode, says in done.stderr) == (2, True), done.stderr

@@ -59,6 +59,13 @@ class EncoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         V.
     masker_ : nilearn masker or None
         Ready for use.
+
+    Examples
+    --------
+    >>> from fmriscale import EncoderTransformer
+    >>> embed = EncoderTransformer("demo/pretrain/encoder").fit()  # doctest: +SKIP
+    >>> embed.transform(windows_NLV).shape  # a row a window: [N, D]  # doctest: +SKIP
+    >>> embed.transform([run_TV, other_TV]).shape  # a row a run: [2, D]  # doctest: +SKIP
     """
 
     def __init__(
@@ -83,7 +90,17 @@ class EncoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         self.space = space
 
     def fit(self, X: Any = None, y: Any = None) -> Self:
-        """Read the encoder and make the masker ready; nothing is learnt from X and y.
+        """Read the encoder and make the masker ready.
+
+        Parameters
+        ----------
+        X, y : any
+            Nothing is learnt from them.
+
+        Returns
+        -------
+        EncoderTransformer
+            Itself.
 
         Raises
         ------
@@ -115,7 +132,17 @@ class EncoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         return self
 
     def transform(self, X: Any) -> np.ndarray:
-        """Return the vectors [N, D], float32.
+        """Return the vectors of windows or runs.
+
+        Parameters
+        ----------
+        X : array [N, L, V], array [T, V], image, or list of runs
+            Windows, one run, or several; see the class.
+
+        Returns
+        -------
+        ndarray [N, D]
+            float32, a row a window; of a list of runs a row a run. With `pool` bins five times as wide.
 
         Raises
         ------

@@ -43,7 +43,38 @@ def parse(
     prog: str = "fmriscale",
     mistakes_of: Callable[[Config], Iterable[tuple[Place, str]]] = lambda _: (),
 ) -> Config:
-    """Build a configuration from `--config FILE` and dotted overrides; `--help` and such print and exit."""
+    """Build a configuration from a recipe and options, as the command line does.
+
+    `--help`, `--KEY.help`, `--print_config` and `--print_schema` print, and end the process.
+
+    Parameters
+    ----------
+    cls : type
+        Class of the recipe, such as `fmriscale.config.PretrainConfig`.
+    args : list of str, optional
+        `--config FILE` and dotted overrides (`--train.lr 1e-4`); None = those of this process.
+    prog : str
+        Name in messages.
+    mistakes_of : function
+        Yields what else is wrong with a configuration: its place, and what with the remedy.
+
+    Returns
+    -------
+    instance of cls
+        Paths of the file as seen from the working directory.
+
+    Raises
+    ------
+    UserError
+        All mistakes at once, one a line, each with its file and line.
+
+    Examples
+    --------
+    >>> from fmriscale.config import PretrainConfig
+    >>> options = ["--data.corpus", "demo/corpus", "--out", "runs/try", "--train.lr", "1e-4"]
+    >>> parse(PretrainConfig, options).train.lr
+    0.0001
+    """
     options, prints = _split(list(sys.argv[1:] if args is None else args))
     if prints - {"--print_config"}:
         from fmriscale.config.describe import show

@@ -75,6 +75,13 @@ class FeatureSpace:
         One position a feature, mm.
     atlas : PublishedAtlas, optional
         Where the features come from, if the recipe named an atlas.
+
+    Examples
+    --------
+    >>> from fmriscale import FeatureSpace
+    >>> ears = ((-50.0, -20.0, 6.0), (50.0, -20.0, 6.0))  # mm
+    >>> FeatureSpace("two_regions", 2, labels=("left", "right"), coordinates=ears).sha256[:12]
+    '5681360dfda9'
     """
 
     name: str

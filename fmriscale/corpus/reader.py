@@ -41,6 +41,14 @@ class Corpus:
         runs.tsv; the row number is the run's index everywhere.
     spaces : dict of str to FeatureSpace
         Feature spaces by name.
+
+    Examples
+    --------
+    >>> from fmriscale.corpus.reader import Corpus
+    >>> corpus = Corpus.open("demo/corpus")  # doctest: +SKIP
+    >>> corpus.runs[["key", "n_volumes", "t_r"]].head()  # doctest: +SKIP
+    >>> mean_V, std_V = corpus.mean_std(0)  # doctest: +SKIP
+    >>> signals_TV = corpus.bold(0) * std_V + mean_V  # doctest: +SKIP
     """
 
     def __init__(
@@ -63,6 +71,11 @@ class Corpus:
             Folder for the shards of a corpus on a server; None = FMRISCALE_CACHE or ~/.cache/fmriscale.
         cache_gb : float, optional
             Limit of the cache, GB (10^9 bytes); None = none.
+
+        Returns
+        -------
+        Corpus
+            Nothing but the manifest has been read.
 
         Raises
         ------
@@ -105,7 +118,17 @@ class Corpus:
         return self.manifest["fingerprint"]
 
     def space(self, name: str | None) -> FeatureSpace:
-        """Return a feature space by name; the name may be left out where there is only one.
+        """Return a feature space by name.
+
+        Parameters
+        ----------
+        name : str or None
+            Its name; None where the corpus has only one.
+
+        Returns
+        -------
+        FeatureSpace
+            What its columns are.
 
         Raises
         ------
@@ -121,7 +144,17 @@ class Corpus:
         return self.spaces[name]
 
     def bold(self, index: int) -> np.ndarray:
-        """Return a run, float16 [T, V], as a read-only view into its mapped shard.
+        """Return the signals of a run, standardised.
+
+        Parameters
+        ----------
+        index : int
+            Row of `runs`.
+
+        Returns
+        -------
+        ndarray [T, V]
+            float16, a read-only view into the mapped shard; censored volumes and missing features are zeros.
 
         Raises
         ------
@@ -161,7 +194,24 @@ class Corpus:
         return np.array([view.ctypes.data for view in views], np.int64)[codes] + column["offset"]
 
     def record(self, index: int) -> dict[str, Any]:
-        """Return what is known of a run: entities, t_r, sample_mask, events, source, quality."""
+        """Return what is known of a run.
+
+        Parameters
+        ----------
+        index : int
+            Row of `runs`.
+
+        Returns
+        -------
+        dict
+            entities, t_r (s), sample_mask, events (onset and duration in s from the first volume), source,
+            quality and so on, as the corpus format has them.
+
+        Raises
+        ------
+        DamageError
+            What follows the run's array in its shard is damaged.
+        """
         content = self._members(index)["json"]
         try:
             if isinstance(record := parse_json(content), dict):
@@ -171,7 +221,18 @@ class Corpus:
         raise self.damage(index, "json: not readable")
 
     def mean_std(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return mean and standard deviation, float32 [V], that undo a run's standardisation."""
+        """Return what undoes the standardisation of a run: `bold * std + mean`.
+
+        Parameters
+        ----------
+        index : int
+            Row of `runs`.
+
+        Returns
+        -------
+        mean, std : ndarray [V]
+            float32, in the unit of the source.
+        """
         members, size = self._members(index), int(self.runs["n_features"].iloc[index])
         for name in ("mean.npy", "std.npy"):  # what its header says would decide how much memory is taken
             if len(members[name]) != NPY_HEADER + 4 * size or b"'<f4'" not in members[name][:NPY_HEADER]:

@@ -213,9 +213,24 @@ class Encoder(nn.Module):
     def pooled(
         self, left_BLV: Tensor, right_BLV: Tensor, t_r_B: Tensor, space: str | None = None, pool: Pool = "cls"
     ) -> Tensor:
-        """Return one vector a pair: CLS [B, D], or the mean over the tokens of volumes (not CLS and SEP).
+        """Encode pairs of sequences, each as one vector.
 
-        bins: the means over `N_BINS` bins of the time of all volumes, side by side, [B, N_BINS D].
+        Parameters
+        ----------
+        left_BLV, right_BLV : Tensor [B, L, V]
+            Standardised volumes.
+        t_r_B : Tensor [B]
+            Repetition time, s.
+        space : str, optional
+            Feature space of the volumes; may be left out where the encoder has only one.
+        pool : {"cls", "mean", "bins"}
+            CLS; the mean over the tokens of volumes (not CLS and SEP); or the means in `N_BINS` bins of the
+            time of all volumes, side by side.
+
+        Returns
+        -------
+        Tensor
+            Vectors [B, D]; of bins [B, N_BINS D].
         """
         x = self(left_BLV, right_BLV, t_r_B, space, every_token=pool != "cls")
         return x if pool == "cls" else pool_tokens(x, left_BLV.shape[1], pool)

@@ -176,7 +176,21 @@ class GroupLoader:
         return len(run), of.n_windows, shape.length, shape.n_features
 
     def batch(self, step: int, people: slice = slice(None)) -> GroupBatch:
-        """Return the group of a step, or some of its people."""
+        """Return the group of a step.
+
+        Parameters
+        ----------
+        step : int
+            Number of the step.
+        people : slice
+            Those of its people that this rank takes.
+
+        Returns
+        -------
+        GroupBatch
+            `bold` float16 [P, W, L, V], `t_r` float32 [P] (s), and the places that they were read from.
+            Window w of all people is the same time of the stimulus.
+        """
         of, run, start = self._draw(step)
         run, start = run[people], start[people]
         shape = self._shapes[of.shape]

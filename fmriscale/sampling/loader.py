@@ -68,6 +68,14 @@ class NTPLoader:
     UserError
         A data set or space that is not in the corpus, no run in which a pair fits, or runs that can supply
         none of the declared kinds of negatives.
+
+    Examples
+    --------
+    >>> from fmriscale.config import DataConfig, PairConfig
+    >>> from fmriscale.corpus.reader import Corpus
+    >>> data = DataConfig(corpus="demo/corpus", pairs=PairConfig(length=5))
+    >>> with_pairs = NTPLoader(Corpus.open(data.corpus), data, "train", seed=0)  # doctest: +SKIP
+    >>> with_pairs.batch(first=1000, count=32).left.shape  # doctest: +SKIP
     """
 
     def __init__(
@@ -133,7 +141,20 @@ class NTPLoader:
         return self.groups[which], step * self.global_batch + offset
 
     def batch(self, first: int, count: int) -> Batch:
-        """Return the pairs at positions `first` to `first + count - 1` of the global order.
+        """Return pairs by their positions in the global order.
+
+        Parameters
+        ----------
+        first : int
+            Position of the first pair.
+        count : int
+            Number of pairs, B: positions `first` to `first + count - 1`.
+
+        Returns
+        -------
+        Batch
+            `left` and `right` float16 [B, L, V], `label` int64 [B] (1 where right follows left), `kind`,
+            `dataset`, `t_r` (s) and the places that they were read from. The same for every rank that asks.
 
         Raises
         ------

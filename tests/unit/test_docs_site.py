@@ -1,6 +1,7 @@
 """The documentation: it builds without a warning, no page or link is lost, and what is generated is fresh."""
 
 import ast
+import doctest
 import importlib
 import importlib.util
 import itertools
@@ -199,6 +200,13 @@ def test_every_public_name_is_in_the_reference():
     text = (DOCS / "reference" / "python_api.md").read_text()
     documented = set(re.findall(r"^::: ([\w.]+)$", text, re.MULTILINE))
     assert {f"fmriscale.{name}" for name in fmriscale.__all__ if name != "__version__"} <= documented
+
+
+@pytest.mark.parametrize("module", ["config.recipe", "corpus.manifest", "corpus.create", "sampling.loader"])
+def test_the_examples_of_public_docstrings_run(module, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    failed, tried = doctest.testmod(importlib.import_module(f"fmriscale.{module}"))
+    assert tried and not failed
 
 
 def messages_in_source() -> Iterator[tuple[str, str]]:

@@ -15,11 +15,14 @@ from fmriscale.reports import corpus_facts as facts
 from fmriscale.reports import corpus_figures as figures
 from fmriscale.reports import corpus_sentences as sentences
 from fmriscale.reports.carpets import CENSORED_COLOUR, carpet
+from fmriscale.reports.first_screen import screen
 from fmriscale.reports.page import write_html
+from fmriscale.study.wording import counted
 
 MOST_CARPETS = 24  # Data sets that carpet plots are drawn of, the longest ones: the file stays small
 OPEN_CARPETS = 6  # Data sets whose carpets are seen at once; the others unfold
 MOST_REJECTED = 500  # Rejected runs that are listed for a reason; quarantine.tsv has them all
+MOST_FIRST = 6  # Data sets on the first screen
 RAREST_FEATURES = 10  # Features that are named where runs lack them
 
 
@@ -42,6 +45,10 @@ def write_page(corpus: Corpus, path: Path) -> None:
         say=sentences,
         name=where.rstrip("/").rpartition("/")[2],
         manifest=corpus.manifest,
+        first=_first(table, runs),
+        config="",
+        provenance=[],
+        splits=facts.SPLITS,
         tiles=_tiles(corpus, runs, table),
         spaces=[_space(corpus, name, present[name]) for name in sorted(present)],
         datasets=_datasets(table, runs),
@@ -50,6 +57,22 @@ def write_page(corpus: Corpus, path: Path) -> None:
         carpets=_carpets(corpus, runs, table),
         quarantine=_quarantine(quarantine, len(runs)),
     )
+
+
+def _first(table: pd.DataFrame, runs: pd.DataFrame) -> dict[str, Any]:
+    """Say what a corpus is in a sentence."""
+    hours, people = float(table.hours.sum()), counted(int(runs.person.nunique()), "person")
+    return screen(
+        "What does this corpus hold?",
+        f"{_hours(hours)} hour{'s' * (_hours(hours) != '1.0')}",
+        f"of brain activity: {counted(len(runs), 'run')} (recordings) of {people} in "
+        f"{counted(len(table), 'data set')}, cleaned, cut into features and packed for pre-training.",
+        sentences.on_datasets(table),
+    )
+
+
+def _hours(hours: float) -> str:
+    return f"{hours:,.1f}" if hours < 1000 else f"{hours:,.0f}"
 
 
 def _tiles(corpus: Corpus, runs: pd.DataFrame, table: pd.DataFrame) -> list[tuple[str, str, str]]:
@@ -62,7 +85,7 @@ def _tiles(corpus: Corpus, runs: pd.DataFrame, table: pd.DataFrame) -> list[tupl
         (f"{len(table):,}", "data set" if len(table) == 1 else "data sets", ""),
         (f"{n_people:,}", "person" if n_people == 1 else "people", ""),
         (f"{len(runs):,}", "run" if len(runs) == 1 else "runs", ""),
-        (f"{hours:,.1f}" if hours < 1000 else f"{hours:,.0f}", "hours", ""),
+        (_hours(hours), "hours", ""),
         (f"{size / 2**power:.1f}", f"{unit} in shards", ""),
     ]
 
@@ -74,7 +97,7 @@ def _datasets(table: pd.DataFrame, runs: pd.DataFrame) -> dict[str, Any]:
         "splits": sentences.on_splits(runs) if len(runs) else "",
         "rows": table.reset_index(names="name").to_dict("records"),
         "most": max(float(table.hours.max()), 1e-9),
-        "chart": figures.hours_by_dataset(table) if len(runs) else None,
+        "first": MOST_FIRST if len(table) > MOST_FIRST + 1 else len(table),
     }
 
 
@@ -85,7 +108,8 @@ def _quality(runs: pd.DataFrame, table: pd.DataFrame, more: list[str]) -> dict[s
     judged = [measure for measure in shown if measure.worst is not None]
     return {
         "sentences": [sentences.on_measure(runs, measure) for measure in measures],
-        "chart": figures.quality_by_dataset(runs, list(table.index), shown) if shown else None,
+        "names": list(table.index),
+        "strips": figures.strips(runs, list(table.index), shown),
         "outlying": [{"measure": m, "runs": facts.worst_runs(runs, m).to_dict("records")} for m in judged],
     }
 
@@ -105,7 +129,9 @@ def _space(corpus: Corpus, name: str, present: facts.Presence) -> dict[str, Any]
     return {
         "name": name,
         "sentence": sentences.on_presence(space, present),
-        "chart": figures.presence(space, present),
+        "charts": figures.presence(space, present),
+        "ramp": figures.RAMP if space.coordinates is not None and share.min() < 1 else None,
+        "lowest": 100 * figures.lowest_shown(share),
         "on_brain": space.coordinates is not None,
         "rarest": rarest,
     }

@@ -1,4 +1,4 @@
-"""The look of every HTML report: one frame, one style sheet, charts as inline SVG in the inks of the page."""
+"""The look of every HTML page: one frame, one style sheet, charts as inline SVG in the inks of the page."""
 
 import html
 import io
@@ -14,15 +14,22 @@ from matplotlib.figure import Figure
 
 from fmriscale.common.errors import UserError
 from fmriscale.common.files import atomic_write
+from fmriscale.common.version import __version__
 
 INK, MUTED, GRID, ACCENT = "#010203", "#040506", "#070809", "#0a0b0c"
-"""Stand-ins that become the page's own colours; matplotlib itself needs numbers."""
-PAGE_INKS = {INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--grid)", ACCENT: "var(--accent)"}
-WARM, GREY = "#d9822b", "#8a94a0"
+WARM, GREY, GREEN, VIOLET, RED = "#0d0e0f", "#101112", "#131415", "#161718", "#191a1b"
+"""Stand-ins that become the page's own colours, light or dark; matplotlib itself needs numbers."""
+PAGE_INKS = {
+    **{INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--grid)", ACCENT: "var(--accent)"},
+    **{WARM: "var(--warm)", GREY: "var(--other)", GREEN: "var(--green)", VIOLET: "var(--violet)"},
+    RED: "var(--red)",
+}
+SERIES = (ACCENT, WARM, GREEN, VIOLET, GREY, RED)
+"""Inks of curves beside each other."""
 STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",  # wider than what browsers put in its place: labels never collide
-    "font.size": 8.5,
-    "axes.titlesize": 8.5,
+    "font.size": 9,  # points: 12 pixels of a page
+    "axes.titlesize": 9,
     "axes.titlelocation": "left",
     "axes.spines.left": False,
     "axes.spines.right": False,
@@ -45,7 +52,8 @@ STYLE: dict[Any, Any] = {
 }
 CURVE_STYLE = {**STYLE, "axes.grid.axis": "y", "ytick.color": MUTED}
 """Of charts whose values go up the y axis."""
-WIDTH = 11.0  # Width of a figure, inches
+PANEL = 3.45, 2.6
+"""Size of a panel, inches: three stand beside each other, and one fills a phone."""
 
 
 def write_html(path: Path, template: str, option: str, **content: Any) -> None:
@@ -59,7 +67,7 @@ def write_html(path: Path, template: str, option: str, **content: Any) -> None:
     )
     environment.filters["minus"] = lambda text: re.sub(r"(?<!\w)-(?=\d)", "\N{MINUS SIGN}", str(text))
     environment.filters["begin"] = first_upper
-    page = environment.get_template(template).render(**content)
+    page = environment.get_template(template).render(version=__version__, **content)
     try:
         atomic_write(path, page)
     except OSError as error:
@@ -80,6 +88,15 @@ def panels(n: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
     return figure, row
 
 
+def swatch(ink: str, style: str = "-") -> str:
+    """Return the background of a key: an ink, striped as its line is."""
+    ink = PAGE_INKS.get(ink, ink)
+    if style == "-":
+        return ink
+    on, period = {"--": (4, 6), "-.": (6, 8), ":": (2, 4)}[style]
+    return f"repeating-linear-gradient(90deg, {ink} 0 {on}px, transparent 0 {period}px)"
+
+
 def svg(figure: Figure, name: str, description: str) -> str:
     """Return a figure as markup that can stand in an HTML page."""
     buffer = io.StringIO()
@@ -98,5 +115,5 @@ def svg(figure: Figure, name: str, description: str) -> str:
     width = figure.get_figwidth() * 96
     box = re.search(r'viewBox="[^"]*"', text)
     label = f'role="img" aria-label="{html.escape(description)}"'
-    head = f'<svg {label} {box.group() if box else ""} style="width:{width:.0f}px">'
+    head = f'<svg class="drawn" {label} {box.group() if box else ""} style="width:{width:.0f}px">'
     return re.sub(r"\n\s*", "\n", head + text[text.index(">") + 1 :])

@@ -8,11 +8,12 @@ import matplotlib
 import numpy as np
 
 from fmriscale.common.errors import DamageError, UserError
-from fmriscale.reports.page import ACCENT, CURVE_STYLE, INK, WARM, panels, svg, write_html
-from fmriscale.reports.study import flattened, scale_of
+from fmriscale.reports.first_screen import Difference, Picture, Row, Scale, picture, scale_of, screen_of
+from fmriscale.reports.page import ACCENT, CURVE_STYLE, INK, PANEL, WARM, panels, svg, swatch, write_html
+from fmriscale.reports.study import flattened
 from fmriscale.reports.study_charts import LABELS
 from fmriscale.study import wording as words
-from fmriscale.study.probe import wording
+from fmriscale.study.probe import plain, wording
 
 Summary = dict[str, Any]
 
@@ -28,12 +29,14 @@ def write_page(folder: Path, path: Path) -> None:
         raise DamageError(f"{file}: not JSON ({error}); run the probe again") from error
     if not isinstance(summary, dict) or not {"verdict", "methods", "provenance"} <= summary.keys():
         raise DamageError(f"{file}: not as fmriscale probe writes it; run the probe again")
-    first, _, more = summary["verdict"]["sentence"].partition("; ")
     figure = summary["figures"][0]
     comparisons = [row for row in summary["comparisons"] if row["figure"] == figure]
 
-    def scale(figures: list[Summary], line: float, name: str, sign: str = "+") -> Any:
-        return scale_of(figures, line, sign, 100 if name == "balanced_accuracy" else 1)
+    def scale(figures: list[Summary], line: float, name: str, sign: str = "+") -> Scale:
+        return scale_of(figures, line, sign, _factor(name))
+
+    def lines(rows: list[Summary]) -> list[tuple[str, list[Difference]]]:
+        return [("", [_difference(summary, row) for row in rows])]
 
     write_html(
         path,
@@ -41,55 +44,119 @@ def write_page(folder: Path, path: Path) -> None:
         "--out",
         name=folder.resolve().name,
         summary=summary,
-        verdict=(f"{first}." if more else first, more),
+        first=screen_of(plain.answer(summary)),
+        picture=_picture(summary),
+        forests=[(name, _rows(summary, name)) for name in summary["figures"]],
         say=wording,
-        words=words,
         tiles=_tiles(summary),
         scales={
             name: scale([m[name] for m in summary["methods"].values()], summary["chance"][name], name, "")
             for name in summary["figures"]
         },
-        comparisons=comparisons,
+        comparisons=lines(comparisons),
+        against_chance=lines(summary["against_chance"]),
+        size_comparisons=lines(summary["size_comparisons"]),
         effects=scale(comparisons, 0.0, figure),
         by_chance=scale(summary["against_chance"], 0.0, figure),
         by_size=scale(summary["size_comparisons"], 0.0, figure),
-        chart=_sizes(summary, figure) if summary["by_size"] else None,
+        charts=[_sizes(summary, name) for name in summary["figures"]] if summary["by_size"] else [],
+        legend=[
+            (swatch(ink, style), wording.title(summary, m))
+            for m, (ink, _, style, _) in _lines(summary).items()
+        ],
         provenance=list(flattened(summary["provenance"])),
         config=settings.read_text(errors="replace") if settings.exists() else "",
     )
 
 
+def _factor(figure: str) -> float:
+    """Return what a value of a figure is multiplied by for its axis."""
+    return 100 if figure == "balanced_accuracy" else 1
+
+
+def _picture(summary: Summary) -> Picture:
+    """Lay out the encoders and the best simple method against guessing."""
+    figure, rows = summary["figures"][0], []
+    number, unit = wording.number(figure), " %" if figure == "balanced_accuracy" else ""
+    for method in plain.compared(summary):
+        content = summary["methods"][method.name][figure]
+        interval = "" if content["low"] is None else f"{number(content['low'])} to {number(content['high'])}"
+        value = f"{number(content['mean'])}{unit}"
+        rows.append(Row(method.title, method.look, content, value, interval, method.what))
+    people = words.counted(summary["n_people"], "person")
+    caption = f"Lines: where the true value lies, with 95 % confidence, over {people}. All were tested on "
+    chance = summary["chance"][figure]
+    return picture(
+        f"How well each does ({wording.NAMES[figure]})",
+        rows,
+        chance,
+        f"guessing {float(number(chance)):g}{unit}",
+        f"{caption}the same data, none of which they had learned from.",
+        _factor(figure),
+    )
+
+
+def _look(summary: Summary, name: str) -> str:
+    """Return mark and ink of a method."""
+    if name in (summary["main"], "fresh"):
+        return "fresh" if name == "fresh" else "pretrained"
+    return "control" if summary["methods"][name]["kind"] == "control" else "baseline"
+
+
+def _rows(summary: Summary, figure: str) -> list[Row]:
+    """Return a line a method with one of its figures."""
+    number, rows = wording.number(figure), []
+    for name, content in summary["methods"].items():
+        best = " (best baseline)" if name == summary["best_baseline"] else ""
+        value, interval = number(content[figure]["mean"]), words.bounds(content[figure], number)
+        title, look = f"{content['title']}{best}", _look(summary, name)
+        rows.append(Row(title, look, content[figure], value, interval, kind=content["kind"]))
+    return rows
+
+
+def _difference(summary: Summary, row: Summary) -> Difference:
+    """Return a line of a table of differences."""
+    other = "chance" if row["second"] == "chance" else wording.title(summary, row["second"])
+    size = "" if row["size"] is None else f", {words.counted(row['size'], 'person')}"
+    title = f"{wording.title(summary, row['first'])} \N{MINUS SIGN} {other}{size}"
+    cells = [wording.effect(row), words.p_value(row["p"]), words.corrected(row), str(row["n"])]
+    main = row["first"] == summary["main"] and row["second"] in ("fresh", summary["best_baseline"])
+    return Difference(title, _look(summary, row["first"]), row, cells, main)
+
+
 def _tiles(summary: Summary) -> list[tuple[str, str, str]]:
-    """Return (figure, what it is, interval): the arms, the best baseline, people."""
+    """Return (figure, what it is, interval): the gains of the encoder, and how much was done."""
     figure, tiles = summary["figures"][0], []
-    for name in (summary["main"], "fresh", summary["best_baseline"]):
-        if name in summary["methods"]:
-            content = summary["methods"][name]
-            text = wording.number(figure)(content[figure]["mean"])
-            interval = words.bounds(content[figure], wording.number(figure))
-            tiles.append((text, f"{content['title']}, {wording.HEADINGS[figure]}", interval))
-    return [*tiles, (f"{summary['n_people']:,}", "people", "")]
+    for row in summary["comparisons"]:
+        if row["figure"] == figure and row["second"] in ("fresh", summary["best_baseline"]):
+            over = wording.title(summary, row["second"])
+            signed = wording.signed(figure)
+            what = f"{wording.NAMES[figure]} above {over}"
+            tiles.append((signed(row["effect"]), what, words.bounds(row, signed)))
+    counts = ((summary["n_people"], "person"), (summary["n_rows"], "row"), (summary["n_folds"], "fold"))
+    return [*tiles, *((f"{n:,}", noun if n == 1 else words.plural(noun), "") for n, noun in counts)]
+
+
+def _lines(summary: Summary) -> dict[str, tuple[str, str, str, float]]:
+    """Return ink, mark, style and width of the line of every method that was trained on fewer people."""
+    own = {summary["main"]: (ACCENT, "o", "-", 2.2), "fresh": (WARM, "s", "-", 2.0)}
+    drawn = [m for m in summary["methods"] if any(row["method"] == m for row in summary["by_size"])]
+    others = [name for name in drawn if name not in own]
+    return {n: own.get(n) or (LABELS[others.index(n) % len(LABELS)], "", "--", 1.3) for n in drawn}
 
 
 @matplotlib.rc_context(CURVE_STYLE)
 def _sizes(summary: Summary, figure: str) -> str:
     """Draw a figure of every method by the number of training people."""
-    drawing, (axes,) = panels(1, 7.2, 3.4)
-    order, ends, others = summary["sizes"], [], 0
-    factor = 100 if figure == "balanced_accuracy" else 1
-    for name, content in summary["methods"].items():
+    drawing, (axes,) = panels(1, PANEL[0], 3.2)
+    order, ends, factor = summary["sizes"], [], _factor(figure)
+    for name, (colour, mark, style, width) in _lines(summary).items():
         rows = [row for row in summary["by_size"] if row["method"] == name]
-        if not rows:
-            continue
-        own = {summary["main"]: (ACCENT, "o", "-", 2.2), "fresh": (WARM, "s", "-", 2.0)}
-        colour, mark, style, width = own.get(name, (LABELS[others % len(LABELS)], "", "--", 1.3))
-        others += name not in own
         x = [order.index(row["size"]) for row in rows]
         values = factor * np.array([row[figure]["mean"] for row in rows])
-        axes.plot(x, values, color=colour, marker=mark, ls=style, lw=width, ms=5, label=content["title"])
-        ends.append(f"{content['title']} {values[0]:.3g} to {values[-1]:.3g}")
+        axes.plot(x, values, color=colour, marker=mark, ls=style, lw=width, ms=5)
+        ends.append(f"{wording.title(summary, name)} {values[0]:.3g} to {values[-1]:.3g}")
     axes.axhline(factor * summary["chance"][figure], color=INK, lw=0.9, ls=":")
     axes.set_xticks(range(len(order)), ["all" if size is None else f"{size}" for size in order])
     axes.set(title=wording.HEADINGS[figure], xlabel="training people")
-    drawing.legend(*axes.get_legend_handles_labels(), loc="outside right upper", frameon=False)
     return svg(drawing, f"probe-sizes-{figure}", f"{figure} by training people: {'; '.join(ends)}")

@@ -2,18 +2,18 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.ticker import MaxNLocator
 
 from fmriscale.common.errors import DamageError, UserError
 from fmriscale.reports import study_charts as charts
+from fmriscale.reports.first_screen import Difference, Picture, Row, ends, picture, scale_of, screen_of
 from fmriscale.reports.page import write_html
-from fmriscale.study import wording
+from fmriscale.study import plain, wording
+from fmriscale.study.controls import missing_control
 from fmriscale.study.jobs import SUMMARY
 
 SHORT = 24  # Characters of a value that shares its line of the provenance with others
@@ -33,7 +33,6 @@ def write_page(folder: Path, path: Path) -> None:
         raise DamageError(f"{file}: not JSON ({error}); run the study again") from error
     if not isinstance(summary, dict) or not {"verdict", "arms", "provenance"} <= summary.keys():
         raise DamageError(f"{file}: not as fmriscale finetune writes it; run the study again")
-    first, _, more = summary["verdict"]["sentence"].partition("; ")
     several_sizes = len(summary["sizes"]) > 1
     n_trained = sum(content["kind"] != "baseline" for content in summary["arms"].values())
     arms = summary["arms"].values()
@@ -44,8 +43,10 @@ def write_page(folder: Path, path: Path) -> None:
         "--out",
         name=folder.resolve().name,
         summary=summary,
+        first=screen_of(plain.answer(summary)),
+        picture=_picture(summary),
+        forests=_forests(summary),
         **_differences(summary),
-        verdict=(f"{first}." if more else first, more),
         say=wording,
         tiles=_tiles(summary),
         scale=scale_of(accuracies, summary["chance"], sign=""),
@@ -56,6 +57,7 @@ def write_page(folder: Path, path: Path) -> None:
         inks=charts.LABELS,
         design=_design(summary) if "design" in summary else None,
         units=_units(summary) if {"fresh", "pretrained"} <= set(summary["arms"]) else None,
+        legend=charts.legend(summary),
         curves=[
             charts.curve(summary, "auc", "AUC on left-out data"),
             charts.curve(summary, "accuracy", "accuracy on left-out data"),
@@ -70,58 +72,67 @@ def write_page(folder: Path, path: Path) -> None:
     )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Scale:
-    """A horizontal axis of shares, drawn from 0 to 100 % of a cell's width."""
-
-    low: float
-    high: float
-    ticks: tuple[tuple[float, bool, str], ...]
-    """Value, whether it may go where there is little room, and its label."""
-
-    def at(self, value: float) -> str:
-        """Return where a value is, as an SVG length."""
-        return f"{100 * (value - self.low) / (self.high - self.low):.2f}%"
-
-
-def scale_of(figures: list[dict[str, Any]], line: float, sign: str = "+", factor: float = 100) -> Scale:
-    """Return an axis on which figures and a line have room, with round ticks of which the line is one.
-
-    factor: from a value to its label (100: percent).
-    """
-    values = _ends(figures)
-    low, high = min([line, *values]), max([line, *values])
-    room = max(0.1 * (high - low), 0.005)
-    low, high = low - room, high + room
-    steps = np.array(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]).tick_values(low - line, high - line))
-    ticks = []
-    for step in steps.tolist():
-        value = round(line + step, 6)
-        if low + room / 2 <= value <= high - room / 2:  # a tick's number has to fit
-            odd = round(step / (steps[1] - steps[0])) % 2 == 1
-            ticks.append((value, odd, f"{factor * value:{sign if value else ''}g}"))
-    return Scale(low, high, tuple(ticks))
+def _picture(summary: Summary) -> Picture:
+    """Lay out the arms and the best simple method against guessing."""
+    rows = []
+    for method in plain.compared(summary):
+        figure = summary["arms"][method.name]["by_condition"]["all"]["accuracy"]
+        value = f"{wording.percent(figure['mean'])} %"
+        rows.append(Row(method.title, method.look, figure, value, _interval(figure), method.what))
+    units = wording.counted(summary["n_units"], summary["unit"])
+    caption = "All were tested on the same data, none of which they had learned from."
+    if any(row.interval for row in rows):
+        caption = f"Lines: where the true value lies, with 95 % confidence, over {units}. {caption}"
+    chance = summary["chance"]
+    return picture("How often each is right, %", rows, chance, f"guessing {100 * chance:g} %", caption)
 
 
-def _ends(figures: list[dict[str, Any]]) -> list[float]:
-    """Return all that an axis has to hold: figures and the ends of their intervals."""
-    ends = [content.get(key) for content in figures for key in ("mean", "effect", "low", "high")]
-    return [value for value in ends if value is not None]
+def _interval(figure: dict[str, Any]) -> str:
+    """Write the interval of a share in words."""
+    if figure["low"] is None:
+        return ""
+    return f"{wording.percent(figure['low'])} to {wording.percent(figure['high'])}"
+
+
+def _look(summary: Summary, arm: str) -> str:
+    """Return mark and ink of an arm, control or baseline."""
+    if arm in ("pretrained", "fresh"):
+        return arm
+    return "control" if summary["arms"][arm]["kind"] == "control" else "baseline"
+
+
+def _forests(summary: Summary) -> list[tuple[str, list[Row]]]:
+    """Return a table of all arms and baselines for every condition."""
+    found, control = [], missing_control(summary) if summary.get("to_run") else None
+    for condition in wording.conditions_of(summary):
+        rows, missing = [], control
+        for arm, content in summary["arms"].items():
+            if condition not in content["by_condition"]:
+                continue
+            if missing and content["kind"] == "baseline":
+                rows.append(Row(missing.title, "control", None, "not run", kind="control"))
+                missing = None
+            by = content["by_condition"][condition]
+            figure = by["accuracy"]
+            value, interval = wording.percent(figure["mean"]), wording.bounds(figure, wording.percent)
+            more, look = wording.area(by["auc"]["mean"]), _look(summary, arm)
+            rows.append(Row(content["title"], look, figure, value, interval, "", content["kind"], more))
+        named = summary["conditions"] != [""]
+        found.append((wording.condition_title(summary, condition) if named else "", rows))
+    return found
 
 
 def _tiles(summary: Summary) -> list[tuple[str, str, str]]:
-    """Return (figure, what it is, interval): the arms, their difference, the units."""
+    """Return (figure, what it is, interval): the difference of the arms, and how much was done."""
     tiles = []
-    for arm in ("pretrained", "fresh"):
-        if arm in summary["arms"]:
-            accuracy = summary["arms"][arm]["by_condition"]["all"]["accuracy"]
-            interval = wording.bounds(accuracy, wording.percent)
-            tiles.append((f"{wording.percent(accuracy['mean'])} %", summary["arms"][arm]["title"], interval))
     for row in summary["comparisons"]:
         if (row["condition"], row["first"], row["second"]) == ("all", "pretrained", "fresh"):
             interval = wording.bounds(row, wording.points)
-            tiles.append((wording.points(row["effect"]), "difference, points", interval))
-    return [*tiles, (f"{summary['n_units']}", wording.plural(summary["unit"]), "")]
+            tiles.append((wording.points(row["effect"]), "points by pre-training", interval))
+    n_pairs = sum(fold["n_test"] for fold in summary["folds"])
+    counts = [(summary["n_units"], summary["unit"])] if summary["unit"] != "fold" else []
+    counts += [(n_pairs, "test pair"), (summary["n_folds"], "fold"), (len(summary["seeds"]), "seed")]
+    return [*tiles, *((f"{n:,}", noun if n == 1 else wording.plural(noun), "") for n, noun in counts)]
 
 
 def _strongest(summary: Summary) -> dict[str, Any] | None:
@@ -185,7 +196,7 @@ def _units(summary: Summary) -> dict[str, Any]:
     conditions = wording.conditions_of(summary)
     both = [summary["arms"][arm]["by_condition"] for arm in ("fresh", "pretrained")]
     by_unit = [[arm[condition]["by_unit"] for arm in both] for condition in conditions]
-    values = _ends([arm[condition]["accuracy"] for arm in both for condition in conditions])
+    values = ends([arm[condition]["accuracy"] for arm in both for condition in conditions])
     values += [value for arms in by_unit for units in arms for value in units.values()]
     room = 0.05 * (max(values) - min(values)) + 0.005
     limits = 100 * (min(values) - room), 100 * (max(values) + room)
@@ -204,17 +215,21 @@ def _differences(summary: Summary) -> dict[str, Any]:
     """Return the rows of every table of differences, with their names, under their headings."""
     titles = {arm: content["title"] for arm, content in summary["arms"].items()} | {"chance": "chance"}
 
-    def named(rows: list[dict[str, Any]]) -> list[tuple[str, dict[str, Any]]]:
-        return [(f"{titles[row['first']]} \N{MINUS SIGN} {titles[row['second']]}", row) for row in rows]
+    def line(row: dict[str, Any], title: str = "") -> Difference:
+        title = title or f"{titles[row['first']]} \N{MINUS SIGN} {titles[row['second']]}"
+        tests = [wording.p_value(row["p"]), wording.p_value(row["p_holm"]), wording.corrected(row)]
+        cells = [wording.effect(row), *tests, wording.p_value(row.get("corrected_p_holm")), str(row["n"])]
+        main = (row["first"], row["second"]) == ("pretrained", "fresh")
+        return Difference(title, _look(summary, row["first"]), row, cells, main)
 
     rows, conditions = summary["comparisons"], wording.conditions_of(summary)
-    groups = [(wording.lone_condition(summary), named(rows))]
+    groups = [(wording.lone_condition(summary), [line(row) for row in rows])]
     if len(conditions) > 1:
-        of = {c: [row for row in rows if row["condition"] == c] for c in conditions}
-        groups = [(wording.condition_title(summary, c), named(own)) for c, own in of.items()]
+        of = {c: [line(row) for row in rows if row["condition"] == c] for c in conditions}
+        groups = [(wording.condition_title(summary, c), own) for c, own in of.items()]
     unit, by_size = wording.trained_on(summary), summary["size_comparisons"]
-    sizes = [("all" if r["size"] is None else wording.counted(r["size"], unit), r) for r in by_size]
-    by_chance = [("", named(summary["against_chance"]))]
+    sizes = [line(r, "all" if r["size"] is None else wording.counted(r["size"], unit)) for r in by_size]
+    by_chance = [("", [line(row) for row in summary["against_chance"]])]
     return {"comparisons": groups, "against_chance": by_chance, "size_comparisons": [("", sizes)]}
 
 

@@ -8,15 +8,29 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from fmriscale.reports.page import ACCENT, CURVE_STYLE, GREY, GRID, INK, MUTED, STYLE, WARM, panels, svg
+from fmriscale.reports.page import (
+    ACCENT,
+    CURVE_STYLE,
+    GREEN,
+    GREY,
+    GRID,
+    INK,
+    MUTED,
+    PANEL,
+    STYLE,
+    VIOLET,
+    WARM,
+    panels,
+    svg,
+    swatch,
+)
 from fmriscale.study.wording import clipped, condition_title, plural, trained_on
 
 ARMS = {"pretrained": (ACCENT, "o", "-"), "fresh": (WARM, "s", "-")}
 """Ink, mark and line of the arms; every further one has one of `OTHERS`."""
-OTHERS = ((GREY, "D", "--"), ("#a05195", "^", "-."), ("#7a9a3a", "v", ":"))
-LABELS = ("#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#0072b2", "#d55e00", "#f0e442", "#7a7a7a")
+OTHERS = ((GREY, "D", "--"), (VIOLET, "^", "-."), (GREEN, "v", ":"))
+LABELS = ("#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#0072b2", "#d55e00", "#b09b00", "#7a7a7a")
 """Inks of labels that the colour-blind can tell apart (Okabe and Ito); with more labels they come again."""
-PANEL = 3.45, 2.7  # Size of a panel that stands beside others, inches
 FEW_UNITS = 40  # Up to so many units have a full line each
 
 Summary = dict[str, Any]
@@ -26,13 +40,13 @@ Summary = dict[str, Any]
 def pairs(design: dict[str, Any], label: str) -> str:
     """Draw some runs of one person with their windows, and arcs between those that pairs join."""
     runs = design["runs"]
-    figure = Figure(figsize=(5.6, 0.7 + 0.27 * len(runs)), layout="constrained")
+    figure = Figure(figsize=(5.2, 0.9 + 0.27 * len(runs)), layout="constrained")
     figure.get_layout_engine().set(wspace=0.0, w_pad=0.02)  # pyright: ignore[reportOptionalMemberAccess, reportCallIssue]
-    bars, same, different = figure.subplots(1, 3, sharey=True, width_ratios=[2.1, 1, 1])
+    bars, same, different = figure.subplots(1, 3, sharey=True, width_ratios=[2, 1, 1])
     _bars(bars, design)
-    for axes, value, title in ((same, 1, f"same {label}"), (different, 0, f"different {label}")):
+    for axes, value, title in ((same, 1, "same"), (different, 0, "different")):
         _arcs(axes, [arc for arc in design["arcs"] if arc[2] == value], design)
-        axes.set_title(clipped(title, 20))
+        axes.set_title(f"{title}\n{clipped(label, 13)}")
     text = [f"run {run['place']} ({_holds(run, design) or 'several labels'}, {run['side']})" for run in runs]
     words = ("different", "same")
     arcs = [f"{a + 1} and {b + 1}: {n} {words[value]}" for a, b, value, n in design["arcs"]]
@@ -120,56 +134,54 @@ def units(summary: Summary, condition: str, limits: tuple[float, float]) -> str:
 
 
 @matplotlib.rc_context(CURVE_STYLE)
-def curve(summary: Summary, key: str, title: str) -> str:
+def curve(summary: Summary, column: str, title: str) -> str:
     """Draw a figure of every arm by epoch; AUC with its interval and the target of the fresh arm."""
     figure, (axes,) = panels(1, *PANEL)
     last = []
-    for name, lines in summary["curves"].items():
-        colour, _, style = _look(summary, name)
-        epoch, values = ([line[column] for line in lines] for column in ("epoch", key))
+    for arm, lines in summary["curves"].items():
+        colour, _, style = _look(summary, arm)
+        epoch, values = ([line[name] for line in lines] for name in ("epoch", column))
         low, high = ([line[side] for line in lines] for side in ("auc_low", "auc_high"))
-        if key == "auc" and None not in low:
+        if column == "auc" and None not in low:
             band = np.clip(low, 0, 1), np.clip(high, 0, 1)
             axes.fill_between(epoch, *band, color=colour, alpha=0.16, lw=0)
-        arm = summary["arms"][name]["title"]
-        axes.plot(epoch, values, color=colour, ls=style, lw=1.8, label=arm)
-        last.append(f"{arm} {values[-1]:.3f}")
-    if key == "loss":
+        title_of_arm = summary["arms"][arm]["title"]
+        axes.plot(epoch, values, color=colour, ls=style, lw=1.8)
+        last.append(f"{title_of_arm} {values[-1]:.3f}")
+    if column == "loss":
         axes.axhline(float(np.log(2)), color=MUTED, lw=0.9, ls=":")
     else:
         _chance(axes, summary["chance"])
-    if key == "auc":
+    if column == "auc":
         axes.axhline(summary["speed"]["target_auc"], color=WARM, lw=0.8, ls=(0, (1, 3)))
     axes.set(title=title, xlabel="epoch")
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
-    _legend(figure, axes)
-    return svg(figure, f"curve-{key}", f"{title} by epoch; after the last: {', '.join(last)}")
+    return svg(figure, f"curve-{column}", f"{title} by epoch; after the last: {', '.join(last)}")
 
 
 @matplotlib.rc_context(CURVE_STYLE)
-def sizes(summary: Summary, key: str, title: str) -> str:
+def sizes(summary: Summary, column: str, title: str) -> str:
     """Draw a figure of every arm by size of the training side; accuracy with its interval."""
     figure, (axes,) = panels(1, *PANEL)
     order, ends = summary["sizes"], []
-    factor = 100 if key == "accuracy" else 1
+    factor = 100 if column == "accuracy" else 1
     for shift, name in enumerate(summary["arms"]):
-        rows = [row for row in summary["by_size"] if row["arm"] == name and row[key] is not None]
+        rows = [row for row in summary["by_size"] if row["arm"] == name and row[column] is not None]
         if not rows:
             continue
         colour, mark, style = _look(summary, name)
         x = np.array([order.index(row["size"]) for row in rows]) + 0.06 * shift
-        values = factor * np.array([row[key] for row in rows])
-        if key == "accuracy" and rows[0]["low"] is not None:
+        values = factor * np.array([row[column] for row in rows])
+        if column == "accuracy" and rows[0]["low"] is not None:
             low, high = (factor * np.array([row[side] for row in rows]) for side in ("low", "high"))
             axes.vlines(x, low, high, color=colour, lw=1.6, alpha=0.7)
         arm = summary["arms"][name]["title"]
-        axes.plot(x, values, color=colour, marker=mark, ls=style, lw=1.5, ms=5, label=arm)
+        axes.plot(x, values, color=colour, marker=mark, ls=style, lw=1.5, ms=5)
         ends.append(f"{arm} {values[0]:.3g} to {values[-1]:.3g}")
     _chance(axes, factor * summary["chance"])
     axes.set_xticks(range(len(order)), ["all" if size is None else f"{size}" for size in order])
     axes.set(title=title, xlabel=f"training {plural(trained_on(summary))}")
-    _legend(figure, axes)
-    return svg(figure, f"sizes-{key}", f"{title} by size of the training side: {'; '.join(ends)}")
+    return svg(figure, f"sizes-{column}", f"{title} by size of the training side: {'; '.join(ends)}")
 
 
 def _look(summary: Summary, name: str) -> tuple[str, str, str]:
@@ -178,14 +190,18 @@ def _look(summary: Summary, name: str) -> tuple[str, str, str]:
     return ARMS[name] if name in ARMS else OTHERS[others.index(name) % len(OTHERS)]
 
 
-def _legend(figure: Figure, axes: Axes) -> None:
-    """Name the arms below their curves, where they hide none."""
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower left", frameon=False, ncols=2)
+def legend(summary: Summary) -> list[tuple[str, str]]:
+    """Return key and name of every arm that has curves, for the page to write."""
+    keys = []
+    for name in summary["curves"]:
+        colour, _, style = _look(summary, name)
+        keys.append((swatch(colour, style), summary["arms"][name]["title"]))
+    return keys
 
 
 def _chance(axes: Axes, value: float) -> None:
     """Draw the line of chance and name it."""
     axes.axhline(value, color=INK, lw=0.9, ls=":")
     place = {"xycoords": ("axes fraction", "data"), "xytext": (0, 2), "textcoords": "offset points"}
-    text = axes.annotate("chance", (0.995, value), ha="right", color=MUTED, fontsize=7.5, **place)
+    text = axes.annotate("guessing", (0.995, value), ha="right", color=MUTED, fontsize=8.5, **place)
     text.set_annotation_clip(True)  # where the line is out of sight, so is its name

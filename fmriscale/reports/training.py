@@ -7,13 +7,27 @@ import matplotlib
 import numpy as np
 
 from fmriscale.common.errors import UserError
+from fmriscale.reports.first_screen import Picture, Row, picture, screen
 from fmriscale.reports.metrics import Lines, read_metrics
-from fmriscale.reports.page import ACCENT, CURVE_STYLE, GREY, INK, MUTED, WARM, WIDTH, panels, svg, write_html
+from fmriscale.reports.page import (
+    ACCENT,
+    CURVE_STYLE,
+    INK,
+    MUTED,
+    PANEL,
+    SERIES,
+    WARM,
+    panels,
+    svg,
+    swatch,
+    write_html,
+)
 
 POINTS = 400  # Most points of a curve: each is the mean of as many steps as it takes
 MOST_DATASETS = 12  # Data sets that have a curve of their own, those with most pairs
 TERMS = ("ntp_loss", "masked_loss", "contrastive_loss", "connectivity_loss")
-COLOURS = (ACCENT, WARM, "#7a9a3a", "#a05195", GREY, "#c94f4f")
+STYLES = ("-", "--", ":")
+"""Lines of curves beyond as many as there are inks."""
 
 
 def write_page(folder: Path, path: Path) -> None:
@@ -28,7 +42,10 @@ def write_page(folder: Path, path: Path) -> None:
         "--out",
         name=folder.resolve().name,
         tiles=_tiles(steps, evals),
-        charts=_charts(steps, evals),
+        first=_first(steps, evals),
+        picture=_picture(steps, evals),
+        sections=_sections(steps, evals),
+        provenance=_provenance(folder),
         bad=[line["step"] for line in steps if not line["finite"]],
         config=settings.read_text(errors="replace") if settings.exists() else "",
     )
@@ -59,124 +76,223 @@ def _tiles(steps: Lines, evals: Lines) -> list[tuple[str, str, str]]:
     tiles += [(f"{loss[-1]:.4f}" if len(loss) else "none", "training loss", "")]
     for key, name in (("acc", "held-out accuracy"), ("contrastive_acc", "right window first, held out")):
         if reached := [line[key] for line in evals if key in line]:
-            tiles.append((f"{reached[-1]:.1%}", f"{name} (best {max(reached):.1%})", ""))
+            tiles.append((_percent(reached[-1]), f"{name} (best {_percent(max(reached))})", ""))
     for key, name in (("pairs_per_s", "pairs/s"), ("windows_per_s", "windows/s")):
         if rate := np.median([line.get(key, 0) for line in steps]):
             tiles.append((f"{rate:,.0f}", f"{name} (median)", ""))
     return tiles
 
 
-def _charts(steps: Lines, evals: Lines) -> list[tuple[str, str, str]]:
-    """Return title, sentence and picture of each chart."""
+def _first(steps: Lines, evals: Lines) -> dict[str, Any]:
+    """Say what the run has learned: its figure, and what that means."""
+    n_steps, question = f"{steps[-1]['step']:,} steps", "What has this pre-training learned so far?"
+    held_out = _last(evals, "acc")
+    if held_out is not None:
+        beside = _last(evals, "persistence", "acc")
+        rule = "who only looks whether one goes on where the other ends"
+        alone = f", and {rule} is right in {_percent(beside)}" if beside else ""
+        return screen(
+            question,
+            _percent(held_out),
+            f"So often, after {n_steps}, the network says rightly whether one stretch of brain activity "
+            f"follows another, in recordings that it never learned from. Guessing is right in 50 %{alone}.",
+            "No labels are needed for it: an encoder that can do this has learned how brain activity goes "
+            "on. Whether that helps to decode is for a study to tell.",
+        )
+    found = _last(evals, "contrastive_acc")
+    if found is not None:
+        return screen(
+            question,
+            _percent(found),
+            f"So often, after {n_steps}, the network finds the same moment of the film or story in another "
+            "person's brain activity, in recordings that it never learned from.",
+            "No labels are needed for it: an encoder that can do this has learned what people share. Whether "
+            "that helps to decode is for a study to tell.",
+        )
+    return screen(
+        question,
+        n_steps,
+        "Nothing was held out to tell what the network knows of recordings that it never learned from; the "
+        "curves below show the training itself.",
+    )
+
+
+def _picture(steps: Lines, evals: Lines) -> Picture | None:
+    """Lay out held-out and training accuracy beside what needs no network."""
+    answers = next((k for k in ("acc", "contrastive_acc") if _last(evals, k) is not None), None)
+    if answers is None:
+        return None
+    training = curve(steps, answers)[1]
+    found = [
+        ("Held-out recordings", "never learned from", "pretrained", _last(evals, answers)),
+        ("Training recordings", "learned from", "fresh", float(training[-1]) if len(training) else None),
+        ("Simple rule: continuity in time", "no network", "baseline", _last(evals, "persistence", "acc")),
+    ]
+    rows = [
+        Row(title, look, {"mean": value, "low": None, "high": None}, _percent(value), "", what)
+        for title, what, look, value in found
+        if value is not None
+    ]
+    chance, caption = (
+        (0.5, "At the last evaluation.") if answers == "acc" else (None, "At the last evaluation.")
+    )
+    return picture("How often it is right, %", rows, chance, "guessing 50 %", caption)
+
+
+def _last(lines: Lines, *keys: str) -> float | None:
+    """Return the last known value of a (nested) number."""
+    values = curve(lines, *keys)[1]
+    return float(values[-1]) if len(values) else None
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f} %"
+
+
+def _provenance(folder: Path) -> list[tuple[str, str]]:
+    """Return what the encoder beside a run says of its making."""
+    try:
+        meta = json.loads((folder / "encoder" / "config.json").read_text())["meta"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return [("folder", folder.resolve().name)]
+    names = {"fmriscale": "made with fmriscale", "corpus_fingerprint": "corpus", "config_hash": "recipe"}
+    known = [(what, str(meta[key])) for key, what in names.items() if key in meta]
+    return [("folder", folder.resolve().name), *known]
+
+
+def _sections(steps: Lines, evals: Lines) -> list[dict[str, Any]]:
+    """Return title, sentence, keys and charts of each section."""
     datasets, seen = _names(steps, "acc_by_dataset"), steps[-1]["seen"]
     shown = sorted(datasets, key=lambda name: -seen.get(name, 0))[:MOST_DATASETS]
     more = f" The {MOST_DATASETS} with most pairs." if len(datasets) > MOST_DATASETS else ""
     rate = ("pairs_per_s", "pairs/s", 1) if any(seen.values()) else ("windows_per_s", "windows/s", 1)
     is_ntp = any("acc" in line for line in steps)
     terms = [key for key in TERMS if any(key in line for line in steps)]
-    charts = [
-        (
+    sections = [
+        _section(
             "Loss and accuracy",
-            "Lines are training pairs, dots held-out ones; dotted: chance, and what autocorrelation alone "
+            "Lines are training pairs, dots held-out ones; dotted: guessing, and what autocorrelation alone "
             "reaches (persistence)."
             if is_ntp
             else "Lines are training, dots held-out runs. The accuracy is how often the right window of "
             "another person comes first.",
             _loss_and_accuracy(steps, evals, "acc" if is_ntp else "contrastive_acc"),
+            [(swatch(ACCENT), "training"), *([(swatch(WARM), "held out")] if evals else [])],
         ),
-        (
+        _section(
             "Terms of the loss",
-            "Without their weights: training on the left, held-out runs on the right.",
-            _terms(steps, evals, terms),
+            "Without their weights: training first, then held-out runs.",
+            [_many(lines, [(term,) for term in terms], title) for lines, title in _sides(steps, evals)],
+            _keys([key.removesuffix("_loss").replace("ntp", "NTP") for key in terms]),
         ),
-        (
+        _section(
             "Accuracy by kind of pair",
             "A positive is right where it is said to follow, a negative where it is said not to.",
-            _groups(steps, evals, "acc_by_kind", _names(steps, "acc_by_kind"), "kinds"),
+            *_groups(steps, evals, "acc_by_kind", _names(steps, "acc_by_kind")),
         ),
-        (
+        _section(
             "Accuracy by data set",
             f"Over all kinds of pairs.{more}",
-            _groups(steps, evals, "acc_by_dataset", shown, "datasets"),
+            *_groups(steps, evals, "acc_by_dataset", shown),
         ),
-        (
+        _section(
             "Learning rate and gradient",
             "The norm is that before clipping; steps that were not finite have none.",
-            _two(steps, ("lr", "learning rate", 1), ("grad_norm", "gradient norm", 1), "rate"),
+            [_one(steps, "lr", "learning rate", 1), _one(steps, "grad_norm", "gradient norm", 1)],
         ),
-        (
+        _section(
             "Speed",
             "Share of a step in which the first rank waited for data.",
-            _two(steps, rate, ("data_wait_share", "waiting, %", 100), "speed"),
+            [_one(steps, *rate), _one(steps, "data_wait_share", "waiting, %", 100)],
         ),
     ]
     absent = {"Accuracy by data set"} if len(datasets) < 2 else set()
     absent |= {"Terms of the loss"} if not terms else set()
     absent |= {"Accuracy by kind of pair"} if not is_ntp else set()
-    return [chart for chart in charts if chart[0] not in absent]
+    return [section for section in sections if section["title"] not in absent]
+
+
+def _section(
+    title: str, sentence: str, charts: list[str], keys: list[tuple[str, str]] | None = None
+) -> dict[str, Any]:
+    name = title.lower().replace(" ", "-")
+    return {"id": name, "title": title, "sentence": sentence, "charts": charts, "legend": keys or []}
 
 
 def _names(lines: Lines, key: str) -> list[str]:
     return list(dict.fromkeys(name for line in lines for name in line.get(key, {})))
 
 
+def _look(number: int) -> tuple[str, str]:
+    """Return ink and line of one of many curves."""
+    return SERIES[number % len(SERIES)], STYLES[number // len(SERIES) % len(STYLES)]
+
+
+def _keys(labels: list[str]) -> list[tuple[str, str]]:
+    """Return key and label of each curve."""
+    return [(swatch(*_look(number)), label) for number, label in enumerate(labels)]
+
+
+def _sides(steps: Lines, evals: Lines) -> list[tuple[Lines, str]]:
+    """Return training lines and, where there are any, held-out ones."""
+    return [(steps, "training"), *([(evals, "held out")] if evals else [])]
+
+
 @matplotlib.rc_context(CURVE_STYLE)
-def _loss_and_accuracy(steps: Lines, evals: Lines, answers: str) -> str:
-    figure, (loss, accuracy) = panels(2, WIDTH, 2.9)
-    for axes, key, title in ((loss, "loss", "loss"), (accuracy, answers, "accuracy")):
-        axes.plot(*curve(steps, key), color=ACCENT, lw=1.4, label="training")
+def _loss_and_accuracy(steps: Lines, evals: Lines, answers: str) -> list[str]:
+    charts = []
+    for key, title in (("loss", "loss"), (answers, "accuracy")):
+        figure, (axes,) = panels(1, *PANEL)
+        axes.plot(*curve(steps, key), color=ACCENT, lw=1.4)
         if evals:
-            axes.plot(*curve(evals, key), "o-", color=WARM, ms=3.5, lw=0.8, label="held out")
+            axes.plot(*curve(evals, key), "o-", color=WARM, ms=3.5, lw=0.8)
         axes.set(title=title, xlabel="step")
-    if answers == "acc":
-        accuracy.axhline(0.5, color=MUTED, lw=0.8, ls=":")
-        if not any(key in steps[-1] for key in TERMS):
-            loss.axhline(np.log(2), color=MUTED, lw=0.8, ls=":")
-    if evals and evals[-1].get("persistence"):
-        accuracy.axhline(evals[-1]["persistence"]["acc"], color=INK, lw=0.8, ls=":")
-    loss.legend(frameon=False)
-    return svg(figure, "loss", "Loss and accuracy by step")
+        if key == "acc":
+            axes.axhline(0.5, color=MUTED, lw=0.8, ls=":")
+            if evals and evals[-1].get("persistence"):
+                axes.axhline(evals[-1]["persistence"]["acc"], color=INK, lw=0.8, ls=":")
+        elif answers == "acc" and not any(term in steps[-1] for term in TERMS):
+            axes.axhline(np.log(2), color=MUTED, lw=0.8, ls=":")
+        charts.append(svg(figure, title, f"{title} by step"))
+    return charts
+
+
+def _groups(
+    steps: Lines, evals: Lines, key: str, names: list[str]
+) -> tuple[list[str], list[tuple[str, str]]]:
+    """Draw the accuracy of groups: training, then held out."""
+    paths, sides, limits = [(key, name) for name in names], _sides(steps, evals), (-0.03, 1.03)
+    return [_many(lines, paths, f"{title}, accuracy", limits=limits) for lines, title in sides], _keys(names)
 
 
 @matplotlib.rc_context(CURVE_STYLE)
-def _terms(steps: Lines, evals: Lines, terms: list[str]) -> str:
-    """Draw the terms of the loss: training on the left, held out on the right."""
-    figure, both = panels(2, WIDTH, 2.9)
-    for axes, lines, title, marker in zip(
-        both, (steps, evals), ("training", "held out"), ("", "o"), strict=True
-    ):
-        for colour, key in zip(COLOURS, terms, strict=False):
-            label = key.removesuffix("_loss").replace("ntp", "NTP")
-            axes.plot(*curve(lines, key), marker=marker, color=colour, ms=3.5, lw=1.3, label=label)
-        axes.set(title=title, xlabel="step")
-        axes.set_ylim(bottom=0)
-    figure.legend(*both[0].get_legend_handles_labels(), loc="outside lower center", frameon=False, ncols=6)
-    return svg(figure, "terms", "Terms of the loss by step")
-
-
-@matplotlib.rc_context(CURVE_STYLE)
-def _groups(steps: Lines, evals: Lines, key: str, names: list[str], name: str) -> str:
-    """Draw the accuracy of groups: training on the left, held out on the right."""
-    figure, (training, held_out) = panels(2, WIDTH, 2.9)
-    sides = ((training, steps, "training", ""), (held_out, evals, "held out", "o"))
-    for axes, lines, title, marker in sides:
-        for number, group in enumerate(names):
-            colour, style = COLOURS[number % len(COLOURS)], "--" if number >= len(COLOURS) else "-"
-            step, value = curve(lines, key, group)
-            axes.plot(step, value, marker=marker, ls=style, color=colour, ms=3.5, lw=1.3, label=group)
+def _many(
+    lines: Lines,
+    paths: list[tuple[str, ...]],
+    title: str,
+    limits: tuple[float, float] | None = None,
+) -> str:
+    """Draw several numbers by step; their names stand beside the charts."""
+    figure, (axes,) = panels(1, *PANEL)
+    mark = "o" if title.startswith("held out") else ""
+    for number, path in enumerate(paths):
+        colour, style = _look(number)
+        axes.plot(*curve(lines, *path), marker=mark, ls=style, color=colour, ms=3.5, lw=1.3)
+    if limits:
         axes.axhline(0.5, color=MUTED, lw=0.8, ls=":")
-        axes.set(title=title, xlabel="step", ylim=(-0.03, 1.03))
-    figure.legend(*training.get_legend_handles_labels(), loc="outside lower center", frameon=False, ncols=6)
-    return svg(figure, name, f"Accuracy by group ({name}) and step")
+        axes.set_ylim(*limits)
+    else:
+        axes.set_ylim(bottom=0)
+    axes.set(title=title, xlabel="step")
+    return svg(figure, f"{title}-{paths[0][0] if paths else ''}", f"{title} by step")
 
 
 @matplotlib.rc_context(CURVE_STYLE)
-def _two(steps: Lines, left: tuple[str, str, int], right: tuple[str, str, int], name: str) -> str:
-    """Draw two numbers side by side: (key, title, factor)."""
-    figure, both = panels(2, WIDTH, 2.9)
-    for axes, (key, title, factor) in zip(both, (left, right), strict=True):
-        step, value = curve(steps, key)
-        axes.plot(step, factor * value, color=ACCENT, lw=1.4)
-        axes.set(title=title, xlabel="step")
-        axes.set_ylim(bottom=0)
-    return svg(figure, name, f"{left[1]} and {right[1]} by step")
+def _one(steps: Lines, key: str, title: str, factor: int) -> str:
+    """Draw a number by step."""
+    figure, (axes,) = panels(1, *PANEL)
+    step, value = curve(steps, key)
+    axes.plot(step, factor * value, color=ACCENT, lw=1.4)
+    axes.set(title=title, xlabel="step")
+    axes.set_ylim(bottom=0)
+    return svg(figure, key, f"{title} by step")

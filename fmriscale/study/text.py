@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 
 from fmriscale.study.controls import missing_control
+from fmriscale.study.plain import Answer, answer
 from fmriscale.study.wording import (
     area,
     clipped,
@@ -34,8 +35,9 @@ NAME = 50
 
 
 def report_text(summary: dict[str, Any]) -> str:
-    """Return the verdict, arms, controls and baselines by condition, comparisons, and speed."""
+    """Return the answer, the verdict, arms, controls and baselines by condition, comparisons, and speed."""
     blocks = [
+        plain_lines(answer(summary)),
         wrapped(f"{summary['question']}   {setting(summary)}") + wrapped(summary["verdict"]["sentence"]),
         accuracy_lines(summary),
         size_lines(summary) if len(summary["sizes"]) > 1 else [],
@@ -44,6 +46,11 @@ def report_text(summary: dict[str, Any]) -> str:
         on_missing_control(summary),
     ]
     return "\n\n".join("\n".join(block) for block in blocks if block)
+
+
+def plain_lines(said: Answer) -> list[str]:
+    """Return question, answer and reason in plain words."""
+    return wrapped(f"{said.question} {said.word}. {said.why}")
 
 
 def wrapped(text: str, indent: str = "") -> list[str]:

@@ -5,7 +5,7 @@ verdict asks what else could make it: leaking labels, runs that give the label a
 A gain counts only if the pre-trained arm also beats the best of the baselines that need no encoder.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from fmriscale.study.controls import missing_control
 from fmriscale.study.statistics import ALPHA, lowest_p
@@ -24,26 +24,46 @@ LEAK = 0.05
 """Accuracy of shuffled labels this far from chance, and with an interval beyond it, is a fault."""
 SAME = 0.1
 """Backward windows that lose less than this share of what an arm has over chance score "the same"."""
+NOTHING_PRETRAINED, LEAKS, RUN_GIVES_LABEL = "nothing pre-trained", "leaks", "run gives label"
+"""Cases in which the arms are not compared."""
+BESIDE_SIMPLE = ("simple better", "simple as good")
+"""Cases in which a gain does not count beside the best simple baseline."""
 
 Summary = Row = dict[str, Any]
 
 
+class Ruling(NamedTuple):
+    """What was decided, by which rule, and the reason with its statistics."""
+
+    survives: bool | None
+    """Whether the claim survives; None: open."""
+    case: str
+    """Name of the rule; `plain` has a sentence for each that needs no statistics."""
+    reason: str
+
+
 def verdict(summary: Summary) -> dict[str, Any]:
     """Judge a study by its summary."""
-    gain = row_of(summary, "pretrained", "fresh")
-    survives = None
-    if gain is None:
-        reasons = [without_pretrained(summary)]
-    elif fault := flaw(summary, gain):
-        reasons = [fault]
-    else:
-        gained, reason = judge(summary, gain)
-        survives, reason = beside_simple(summary, gain, reason) if gained else (gained, reason)
+    ruling = rule(summary)
+    reasons = [ruling.reason]
+    if ruling.case not in (NOTHING_PRETRAINED, LEAKS, RUN_GIVES_LABEL):
         oracle = run_oracle(summary)
         may_be_run = f"part may be run: a same-run oracle scores {percent(oracle)} %"
-        reasons = [reason, *([may_be_run] if oracle > 0.5 + LEAK else []), *rivals(summary, gained)]
+        gained = ruling.survives or ruling.case in BESIDE_SIMPLE
+        reasons += [*([may_be_run] if oracle > 0.5 + LEAK else []), *rivals(summary, gained)]
         reasons += [*by_condition(summary), *by_size(summary), *speed(summary), *backwards(summary)]
-    return {"sentence": "; ".join([*reasons, *cautions(summary)]) + ".", "survives": survives}
+    return {"sentence": "; ".join([*reasons, *cautions(summary)]) + ".", "survives": ruling.survives}
+
+
+def rule(summary: Summary) -> Ruling:
+    """Find the first rule that applies to a study."""
+    gain = row_of(summary, "pretrained", "fresh")
+    if gain is None:
+        return Ruling(None, NOTHING_PRETRAINED, without_pretrained(summary))
+    if fault := flaw(summary, gain):
+        return fault
+    ruling = judge(summary, gain)
+    return beside_simple(summary, gain, ruling) if ruling.survives else ruling
 
 
 def without_pretrained(summary: Summary) -> str:
@@ -55,26 +75,28 @@ def without_pretrained(summary: Summary) -> str:
     return f"No pre-trained arm to judge: {arm_within(summary, 'fresh')}, {units}, {level}"
 
 
-def flaw(summary: Summary, gain: Row) -> str | None:
+def flaw(summary: Summary, gain: Row) -> Ruling | None:
     """Say why no figure of the study can speak of the label at all; None where nothing forbids it."""
     label, shuffled = summary["label"], accuracy(summary, "shuffled")
     covers_chance = shuffled["low"] is None or shuffled["low"] <= 0.5 <= shuffled["high"]
     if abs(shuffled["mean"] - 0.5) > LEAK and not covers_chance:
-        return (
+        reason = (
             f"Open: classifiers trained on shuffled labels score {percent(shuffled['mean'])} %, so something "
             f"but the {label} gives the answer away"
         )
+        return Ruling(None, LEAKS, reason)
     oracle, protocol = run_oracle(summary), summary["protocol"]
     if oracle > 0.5 + LEAK and oracle >= accuracy(summary, "pretrained")["mean"]:
-        return (
+        reason = (
             f"Open: this protocol ({protocol}) cannot tell {label} from run: a same-run oracle scores "
             f"{percent(oracle)} %, so the difference of the arms ({difference(gain)}) says nothing of {label}"
         )
+        return Ruling(None, RUN_GIVES_LABEL, reason)
     return None
 
 
-def judge(summary: Summary, gain: Row) -> tuple[bool | None, str]:
-    """Return whether the claim survives (None: open) and why; the first reason that applies.
+def judge(summary: Summary, gain: Row) -> Ruling:
+    """Judge the arms beside each other; the first rule that applies.
 
     Units of a fold are tested by the same trained models, so units agree too readily: a training that failed
     by chance is seen in all of them. So a difference must stand over folds and seeds too; differences that
@@ -85,60 +107,69 @@ def judge(summary: Summary, gain: Row) -> tuple[bool | None, str]:
         protocol += f" ({condition})"
     size = f"{difference(gain)}, {units}"
     if lowest_p(gain["n"]) > ALPHA:
-        return None, (
-            f"Open: {units} cannot give p below {lowest_p(gain['n']):.2g}, whatever the difference; under "
-            f"{protocol} it is {difference(gain)}{beside(gain)}"
-        )
+        reason = f"Open: {units} cannot give p below {lowest_p(gain['n']):.2g}, whatever the difference; "
+        return Ruling(None, "too few", f"{reason}under {protocol} it is {difference(gain)}{beside(gain)}")
     power, trainings = "", over_trainings(gain)
     if gain["detectable"]:
         power = f"a true difference of {points(gain['detectable'], '')} would show in 80 % of such studies"
     if not above_chance(summary, "pretrained") and not above_chance(summary, "fresh"):
         both = " and ".join(arm_within(summary, name) for name in ("pretrained", "fresh"))
-        return False, f"No: both arms are at chance under {protocol} ({both}), {units}{bracketed(power)}"
+        reason = f"No: both arms are at chance under {protocol} ({both}), {units}{bracketed(power)}"
+        return Ruling(False, "at chance", reason)
     significant = gain["p"] < ALPHA
     trainings_agree = gain["corrected_p"] is None or gain["corrected_p"] < ALPHA
     if gain["effect"] < 0 and significant and trainings_agree:
-        return False, f"No: under {protocol} the pre-trained arm is worse than the fresh one: {size}"
+        reason = f"No: under {protocol} the pre-trained arm is worse than the fresh one: {size}"
+        return Ruling(False, "worse", reason)
     if gain["effect"] < 0 or not significant:
         aside = bracketed(trainings if significant else power)
-        return False, f"No: the pre-trained arm's advantage does not survive {protocol}: {size}{aside}"
-    doubt = None
+        reason = f"No: the pre-trained arm's advantage does not survive {protocol}: {size}{aside}"
+        return Ruling(False, "no gain", reason)
+    if doubt := doubted(summary, trainings_agree, trainings):
+        ahead = f"under {protocol} the pre-trained arm is ahead of the fresh one by {size}"
+        return Ruling(None, doubt[0], f"Open: {ahead}, but {doubt[1]}")
+    reason = f"Yes: the pre-trained arm's advantage survives {protocol}: {size}{bracketed(trainings)}"
+    return Ruling(True, "gain", reason)
+
+
+def doubted(summary: Summary, trainings_agree: bool, trainings: str) -> tuple[str, str] | None:
+    """Return the case and the words of what else could make a gain; None where nothing is known to."""
     if above_chance(summary, "run_means") and standing(summary, "run_means"):
-        doubt = (
+        return "run means", (
             f"run means alone score {arm_within(summary, 'run_means', '')} against its "
             f"{percent(accuracy(summary, 'pretrained')['mean'])} %, so it may be runs that are told apart"
         )
-    elif summary["n_folds"] == 1:
-        doubt = (
+    if summary["n_folds"] == 1:
+        return "one fold", (
             "all share the trained models of one fold, and what these owe to luck is not known: more folds "
             "would tell"
         )
-    elif not trainings_agree:
-        doubt = (
+    if not trainings_agree:
+        return "trainings disagree", (
             f"those of a fold share one trained model, and trainings do not agree ({trainings}): more "
             "seeds or folds would tell"
         )
-    if doubt:
-        ahead = f"under {protocol} the pre-trained arm is ahead of the fresh one by {size}"
-        return None, f"Open: {ahead}, but {doubt}"
-    return True, f"Yes: the pre-trained arm's advantage survives {protocol}: {size}{bracketed(trainings)}"
+    return None
 
 
-def beside_simple(summary: Summary, gain: Row, reason: str) -> tuple[bool | None, str]:
-    """Return whether a gain counts beside the best simple baseline, and the reason."""
+def beside_simple(summary: Summary, gain: Row, ruling: Ruling) -> Ruling:
+    """Hold a gain against the best simple baseline."""
     best = next(iter(best_simple(summary)), None)
     if best is None:
-        return True, reason
+        return ruling
     named = f"the best simple baseline, {SIMPLE[best]}"
     if (how := standing(summary, best)) is None:
-        return True, f"{reason}; it also beats {named} ({percent(accuracy(summary, best)['mean'])} %)"
-    survives, word = (False, "No") if how == "does better" else (None, "Open")
-    return survives, (
+        reached = percent(accuracy(summary, best)["mean"])
+        return ruling._replace(reason=f"{ruling.reason}; it also beats {named} ({reached} %)")
+    better, as_good = BESIDE_SIMPLE
+    survives, word, case = (False, "No", better) if how == "does better" else (None, "Open", as_good)
+    reason = (
         f"{word}: under {summary['protocol']} the pre-trained arm is ahead of the fresh one by "
         f"{difference(gain)}, {counted(gain['n'], summary['unit'])}, but {named}, {how} "
         f"({arm_within(summary, best, '')} against {percent(accuracy(summary, 'pretrained')['mean'])} %): a "
         "gain counts only if the pre-trained arm beats that one too"
     )
+    return Ruling(survives, case, reason)
 
 
 def best_simple(summary: Summary) -> list[str]:

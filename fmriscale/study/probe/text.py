@@ -2,14 +2,16 @@
 
 from typing import Any
 
+from fmriscale.study.probe.plain import answer
 from fmriscale.study.probe.wording import HEADINGS, cell, effect, left_out, number, setting, values
-from fmriscale.study.text import NAME, table, wrapped
+from fmriscale.study.text import NAME, plain_lines, table, wrapped
 from fmriscale.study.wording import clipped, corrected, p_value
 
 
 def report_text(summary: dict[str, Any]) -> str:
-    """Return the verdict, what was probed, and figures by method, comparison and size."""
+    """Return the answer, the verdict, what was probed, and figures by method, comparison and size."""
     blocks = [
+        plain_lines(answer(summary)),
         wrapped(f"{summary['question']}   {setting(summary)}") + wrapped(summary["verdict"]["sentence"]),
         wrapped(f"{summary['target']}: {values(summary)}. Left out: {left_out(summary)}.", "  "),
         method_lines(summary),

@@ -8,27 +8,35 @@ from typing import Any
 
 from fmriscale.study.probe.wording import difference, title, value, with_interval
 from fmriscale.study.statistics import ALPHA, lowest_p
+from fmriscale.study.verdict import Ruling
 from fmriscale.study.wording import counted, p_equals
 
 LEAK = 0.05
 """A figure with shuffled labels this far from chance, with an interval beyond it, is a fault."""
+LEAKS, NO_ENCODER = "leaks", "no encoder"
+"""Cases in which no encoder is compared with anything."""
 
 Summary = Row = dict[str, Any]
 
 
 def verdict(summary: Summary) -> dict[str, Any]:
     """Judge a probe by its summary."""
-    survives, reasons = None, []
-    if fault := leak(summary):
-        reasons = [fault]
-    elif summary["main"] is None:
-        reasons = [without_encoder(summary)]
-    else:
-        survives, reason = judge(summary)
-        reasons = [reason, *controls(summary, survives), *other_figure(summary), *by_size(summary)]
+    ruling = rule(summary)
+    reasons = [ruling.reason]
+    if ruling.case not in (LEAKS, NO_ENCODER):
+        reasons += [*controls(summary, ruling.survives), *other_figure(summary), *by_size(summary)]
     if summary["allow_seen_runs"]:
         reasons.append("pre-training may have seen the test runs")
-    return {"sentence": "; ".join(reasons) + ".", "survives": survives}
+    return {"sentence": "; ".join(reasons) + ".", "survives": ruling.survives}
+
+
+def rule(summary: Summary) -> Ruling:
+    """Find the first rule that applies to a probe."""
+    if fault := leak(summary):
+        return Ruling(None, LEAKS, fault)
+    if summary["main"] is None:
+        return Ruling(None, NO_ENCODER, without_encoder(summary))
+    return judge(summary)
 
 
 def leak(summary: Summary) -> str | None:
@@ -58,35 +66,40 @@ def without_encoder(summary: Summary) -> str:
     )
 
 
-def judge(summary: Summary) -> tuple[bool | None, str]:
-    """Return whether the claim survives (None: open), and why."""
+def judge(summary: Summary) -> Ruling:
+    """Judge the encoder beside the fresh one and the best baseline; the first rule that applies."""
     main, best = summary["main"], summary["best_baseline"]
     over_fresh, over_best = (row_of(summary, main, other) for other in ("fresh", best))
     people = counted(over_fresh["n"], "person")
     own = f"the {title(summary, main)} encoder's {with_interval(summary, main)}"
     if lowest_p(over_fresh["n"]) > ALPHA:
         floor = f"{lowest_p(over_fresh['n']):.2g}"
-        return None, f"Open: {people} cannot give p below {floor}, whatever the difference; {own}"
+        reason = f"Open: {people} cannot give p below {floor}, whatever the difference; {own}"
+        return Ruling(None, "too few", reason)
     fresh = f"a fresh one's {value(summary, 'fresh')} ({difference(over_fresh)})"
     simple = f"the best baseline, {title(summary, best)}, {value(summary, best)} ({difference(over_best)})"
     against_chance = next(r for r in summary["against_chance"] if r["first"] == main)
     if beats(against_chance) is not True:
         reached = f"; {title(summary, best)} reaches {with_interval(summary, best)}"
-        return False, f"No: {own} is not above chance ({p_equals(against_chance['p'])}, {people}){reached}"
+        reason = f"No: {own} is not above chance ({p_equals(against_chance['p'])}, {people}){reached}"
+        return Ruling(False, "at chance", reason)
     gains = beats(over_fresh), beats(over_best)
     if gains == (True, True):
-        return True, f"Yes: {own} is above {fresh} and above {simple}, {people}"
+        return Ruling(True, "gain", f"Yes: {own} is above {fresh} and above {simple}, {people}")
     if False in gains:
         if gains[0] is False and gains[1] is False:
-            return False, f"No: {own} is neither above {fresh} nor above {simple}, {people}"
+            reason = f"No: {own} is neither above {fresh} nor above {simple}, {people}"
+            return Ruling(False, "neither", reason)
         if gains[0] is False:
-            return False, f"No: {own} is not above {fresh}, {people}; {simple}"
+            return Ruling(False, "not above fresh", f"No: {own} is not above {fresh}, {people}; {simple}")
         prefix = "is above" if gains[0] else "is ahead of"
-        return False, f"No: {own} {prefix} {fresh}, but not above {simple}, {people}"
-    return None, (
+        reason = f"No: {own} {prefix} {fresh}, but not above {simple}, {people}"
+        return Ruling(False, "not above best", reason)
+    reason = (
         f"Open: over people {own} is above {fresh} and {simple}, {people}, but those of a fold share one "
         "trained model, and trainings do not agree: more folds or seeds would tell"
     )
+    return Ruling(None, "trainings disagree", reason)
 
 
 def beats(row: Row) -> bool | None:

@@ -1,5 +1,6 @@
 """The curves of a pre-training run, from its metrics.jsonl, as one HTML page."""
 
+import json
 from pathlib import Path
 from typing import Any
 

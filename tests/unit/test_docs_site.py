@@ -236,6 +236,15 @@ def test_every_refusal_has_one_anchor_and_every_anchor_its_refusal(reference):
     assert sorted(listed) == sorted(slugs)
 
 
+def test_the_reasons_of_quarantine_are_those_of_the_corpus_format(reference):
+    table = (
+        (DOCS / "corpus_format.md").read_text().partition("\n## quarantine.tsv\n")[2].partition("\n## ")[0]
+    )
+    first_cells = [row.split("|")[1] for row in table.splitlines() if row.startswith("| `")]
+    listed = {name for cell in first_cells for name in re.findall(r"`(\w+)`", cell)}
+    assert listed == set(reference("troubleshooting").TEXTS["reasons"])
+
+
 REFUSED = {
     "an unknown key": ["pretrain", "--train.lrr", "1e-4"],
     "a wrong type": ["pretrain", "--data.corpus", "x", "--out", "y", "--train.lr", "fast"],

@@ -25,6 +25,8 @@ VALUE_ERRORS = ("config/", "ingest/", "simulate/", "transformer.py")
 """Where a ValueError is shown to the user."""
 SUGGESTIONS = ("did_you_mean", "did_you_mean_key", "nearest", "near")
 """Functions whose text says what may be meant; it is left out."""
+TEXT = ("str", "str | None")
+"""What a function returns whose texts are followed."""
 OPAQUE = {"type_words": "type"}
 """Functions whose text is a value, and its name."""
 ARGUMENTS = {"UserError": 0, "DamageError": 0, "Mistake": 1, "_note": 2, "_Broken": 1, "Damage": 1}
@@ -144,7 +146,7 @@ def _messages(module: Module) -> Iterator[tuple[str, ast.expr]]:
 
 def _of_call(module: Module, node: ast.Call) -> Iterator[tuple[str, ast.expr]]:
     name = _called(node)
-    if name in ("Rejected", "Rejection"):
+    if name in ("Rejected", "Rejection", "_misfit"):
         given = node.args[-2:]
         reason = given[0].value if isinstance(given[0], ast.Constant) else ""
         if len(given) == 2 and not ast.unparse(given[1]).endswith(".detail"):
@@ -292,7 +294,7 @@ def _function(name: str, module: Module) -> tuple[Module, ast.FunctionDef] | Non
         home = _module(module.imported[name][0])
         module = home or module
     for function in module.functions:
-        if function.name == name and function.returns and ast.unparse(function.returns) == "str":
+        if function.name == name and function.returns and ast.unparse(function.returns) in TEXT:
             return module, function
     return None
 

@@ -9,7 +9,9 @@
 | `console` | cannot run here, and is only read |
 """
 
+import os
 import re
+import signal
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -67,10 +69,10 @@ def first_missing(expected: str, output: str) -> str | None:
     return None
 
 
-def run_page(page: Path, folder: Path, env: Mapping[str, str], timeout: float = 500) -> None:
-    """Run a page in an empty folder; fail with the line of the page where it goes wrong."""
+def run_page(page: Path, folder: Path, env: Mapping[str, str], timeout: float = 1100) -> None:
+    """Run a page in `folder/work`, empty if it is not there; fail with the line where it goes wrong."""
     given, work, steps = blocks(page.read_text()), folder / "work", folder / "steps"
-    work.mkdir()
+    work.mkdir(exist_ok=True)
     steps.mkdir()
     script = ["set -euo pipefail"]
     for block in given:
@@ -81,21 +83,34 @@ def run_page(page: Path, folder: Path, env: Mapping[str, str], timeout: float = 
         elif block.runs:
             script.append(f"echo {block.line} >'{steps}/at'")
             script.append(RUNS[block.language].format(f"'{file}'") + f" >'{steps}/{block.line}.out' 2>&1")
-    done = subprocess.run(
-        ["bash", "-c", "\n".join(script)],
-        cwd=work,
-        env=dict(env),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-    )
-    output, failed = "", done.returncode and int((steps / "at").read_text())
+    code, told = _run(script, work, env, timeout)
+    output, failed = "", code and int((steps / "at").read_text())
     for block in given:
         if block.runs:
             output = (steps / f"{block.line}.out").read_text()
             where = f"{page}:{block.line}"
-            assert failed != block.line, f"{where}: exit {done.returncode}\n{output[-4000:]}{done.stderr}"
+            assert failed != block.line, f"{where}: exit {code}\n{output[-4000:]}{told}"
         elif block.language == "text" and not block.title:
             missing = first_missing(block.body, output)
             assert missing is None, f"{page}:{block.line}: not in the output: {missing}\n{output[-4000:]}"
+
+
+def _run(script: list[str], work: Path, env: Mapping[str, str], timeout: float) -> tuple[int, str]:
+    """Run a script in a shell; return its exit code and what it says itself."""
+    shell = subprocess.Popen(
+        ["bash", "-c", "\n".join(script)],
+        cwd=work,
+        env=dict(env),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        told = shell.communicate(timeout=timeout)[0]
+        return shell.returncode, told
+    except subprocess.TimeoutExpired:
+        os.killpg(shell.pid, signal.SIGKILL)
+        shell.wait()
+        return 124, f"not done after {timeout:g} s"

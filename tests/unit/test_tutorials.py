@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tutorial import blocks, first_missing, run_page
 
-PAGES = ["tutorials/bids_to_encoder.md"]
+PAGES = ["tutorials/bids_to_encoder.md", "tutorials/encoder_to_decoding.md", "how/order_of_pairs.md"]
 """Pages that run on one machine; tests/slurm has the one of Slurm."""
 
 
@@ -20,6 +20,7 @@ def env(repository: Path) -> dict[str, str]:
     return {**given, "PATH": path, "PYTHONPATH": str(repository), "OMP_NUM_THREADS": "1"}
 
 
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("page", PAGES)
 def test_a_page_runs_from_its_own_text(page: str, repository: Path, tmp_path: Path, env: dict[str, str]):
     run_page(repository / "docs" / page, tmp_path, env)

@@ -35,9 +35,7 @@ def on_files(files: Files, config: Any) -> Files:
             targets |= _outside((ROOT / name).read_text(), "..")
     for target in sorted(targets):
         if (content := page_text(target)) is not None:
-            inclusion = InclusionLevel.INCLUDED if target in TOP_PAGES else InclusionLevel.NOT_IN_NAV
-            if target == "README.md":
-                inclusion = InclusionLevel.NOT_IN_NAV
+            inclusion = InclusionLevel.NOT_IN_NAV  # it need not be; a test asks for those of the top
             files.append(File.generated(config, page_of(target), content=content, inclusion=inclusion))
     return files
 

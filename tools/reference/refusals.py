@@ -382,6 +382,8 @@ def _placeholder(node: ast.expr) -> str:
             return _placeholder(value)
         case ast.IfExp(body=body):
             return _placeholder(body)
+        case ast.BinOp(left=ast.Constant(), right=right):
+            return _placeholder(right)
         case ast.BinOp(left=left):
             return _placeholder(left)
     return "<value>"

@@ -27,6 +27,8 @@ SUGGESTIONS = ("did_you_mean", "did_you_mean_key", "nearest", "near")
 """Functions whose text says what may be meant; it is left out."""
 TEXT = ("str", "str | None")
 """What a function returns whose texts are followed."""
+RENAMED = {"self": "<corpus>"}
+"""Names that say nothing to a reader, and what stands for them."""
 OPAQUE = {"type_words": "type"}
 """Functions whose text is a value, and its name."""
 ARGUMENTS = {"UserError": 0, "DamageError": 0, "Mistake": 1, "_note": 2, "_Broken": 1, "Damage": 1}
@@ -351,11 +353,13 @@ def _placeholder(node: ast.expr) -> str:
     """Return a value as a word in angle brackets."""
     match node:
         case ast.Name(id=name):
-            return f"<{name}>"
+            return RENAMED.get(name, f"<{name.strip('_').lower()}>")
         case ast.Constant(value=value):
             return str(value)
         case ast.Attribute(attr="strerror"):
             return "<reason>"
+        case ast.Attribute(attr="iloc", value=value):
+            return _placeholder(value)
         case ast.Attribute(attr="__name__"):
             return "<type>"
         case ast.Attribute(attr=attr):
@@ -373,6 +377,8 @@ def _placeholder(node: ast.expr) -> str:
         case ast.Call(func=ast.Attribute(value=ast.Name(id="self"), attr=attr)):
             return f"<{attr.strip('_')}>"
         case ast.Call(func=ast.Name(), args=[first, *_]):
+            return _placeholder(first)
+        case ast.Call(func=ast.Attribute(value=ast.Name(id="np" | "shlex")), args=[first, *_]):
             return _placeholder(first)
         case ast.Call(func=ast.Attribute(value=value)):
             return _placeholder(value)

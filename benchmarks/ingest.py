@@ -1,6 +1,6 @@
 """Ingest against gunzip, nilearn and cortex-mae: CPU-seconds, memory, and what two processes gain.
 
-    python benchmarks/ingest.py [--repeat 5] [--json FILE] [--work FOLDER] [--cortex-mae PYTHON] [--quick]
+    python benchmarks/ingest.py [--repeat 3] [--json FILE] [--work FOLDER] [--cortex-mae PYTHON] [--quick]
 
 One run of one thread a contender, each in a process of its own, medians over --repeat. The input is made up,
 deterministic and kept in --work: 91x109x91x200 int16, a 400-parcel atlas, confounds as wide as fMRIPrep's.
@@ -122,7 +122,7 @@ def figures_of(found: Found, work: Path) -> dict[str, dict[str, Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--repeat", type=int, default=5, help="measurements, of which the median is taken")
+    parser.add_argument("--repeat", type=int, default=3, help="measurements, of which the median is taken")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     parser.add_argument("--work", type=Path, help="folder of the input, which is kept")
     parser.add_argument(

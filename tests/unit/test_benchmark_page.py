@@ -100,11 +100,20 @@ def test_a_figure_older_than_its_code_is_marked(modules):
 
 def test_a_part_gives_way_to_a_newer_record_of_the_whole(modules):
     records = modules.read()
-    whole = {"value": 1.9, "low": 1.8, "high": 2.0, "n": 5, "unit": "x"}
-    figures = records["training"]["figures"] | {"two_rank_speedup": whole}
-    told = modules.page.render(records | {"training": records["training"] | {"figures": figures}})
-    assert "1.9 times | 1.8 to 2 (quartiles), n = 5" in told
-    assert told.count("two ranks beside one, ZeRO 1, 256 pairs a rank") == 1
+    assert "### Large corpora" in modules.page.render(records)
+    rows = {
+        f"slower_with_{n}_runs": {"value": 0.123, "low": 0.1, "high": 0.2, "n": 7, "unit": "share"}
+        for n in ("10k", "100k")
+    }
+    newer = records["sampling"] | {"figures": records["sampling"]["figures"] | rows}
+    told = modules.page.render(records | {"sampling": newer})
+    assert "### Large corpora" not in told
+    assert (
+        told.count(
+            "| a batch is slower with 10,000 runs than with 100 | 12.3 % | 10 to 20 (quartiles), n = 7 |"
+        )
+        == 1
+    )
 
 
 def test_measuring_at_toy_size_leaves_records_and_page_alone():

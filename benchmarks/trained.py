@@ -131,7 +131,8 @@ def measure_plan(tell: Tell, others: Callable[[], Callable[[], float]]) -> None:
             plan = Plan.of(config, n_ranks, 1, "cpu")
             for _ in range(N_ROUNDS):
                 lines, _ = run(folder, more, n_ranks)
-                planned = n_ranks * plan.pairs_per_s_on_cpu(cpu_flops(n_ranks))
+                flops = cpu_flops(n_ranks, plan.precision(config.train.zero_stage))
+                planned = n_ranks * plan.pairs_per_s_on_cpu(flops)
                 found = steady(lines, "pairs_per_s")
                 print(f"{name}: {found:,.0f} pairs/s by train.py, {planned:,.0f} planned")
                 ratios.append(found / planned)

@@ -20,7 +20,7 @@ checks: ## run ruff, pyright and import-linter
 	@tools/check
 
 bench: setup ## measure speed and write docs/benchmarks.md; ONLY="NAME ...", ARGS, PAGE=only (no measuring), QUICK=1
-	@.venv/bin/python benchmarks/run.py $(if $(ONLY),--only $(ONLY)) $(if $(ARGS),--args '$(ARGS)') \
+	@.venv/bin/python benchmarks/run.py $(if $(ONLY),--only $(ONLY)) $(if $(ARGS),--args='$(ARGS)') \
 	  $(if $(PAGE),--page) $(if $(QUICK),--quick)
 
 docs: ## build the documentation in .site; SERVE=1: show it at http://127.0.0.1:8000 too

@@ -1,7 +1,7 @@
 """Measure and write it down: results/NAME.json, then docs/benchmarks.md.
 
     python benchmarks/run.py                      # ingest, sampling, training
-    python benchmarks/run.py --only NAME ... [--args '--repeat 9']
+    python benchmarks/run.py --only NAME ... [--args='--repeat 9']
     python benchmarks/run.py --page               # the page alone, from what is there
     python benchmarks/run.py --quick              # a toy size, into a temporary folder
     python benchmarks/run.py --list

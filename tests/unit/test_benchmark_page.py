@@ -2,6 +2,7 @@
 
 import json
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -22,8 +23,10 @@ def modules() -> Iterator[Any]:
         patch.syspath_prepend(FOLDER)
         import page
         import record
+        import studies
 
         patch.setattr(record, "page", page, raising=False)
+        patch.setattr(record, "studies", studies, raising=False)
         yield record
 
 
@@ -114,6 +117,31 @@ def test_a_part_gives_way_to_a_newer_record_of_the_whole(modules):
         )
         == 1
     )
+
+
+def test_a_study_is_recorded_in_percent_and_points(modules):
+    accuracy = {"mean": 0.599, "low": 0.572, "high": 0.628, "n": 131}
+    fresh = {"condition": "all", "first": "pretrained", "second": "fresh", "effect": 0.097, "low": 0.071}
+    fresh |= {"high": 0.124, "p": 0.0002, "n": 117, "corrected_p": None}
+    of_sizes = [
+        {"arm": "fresh", "size": size, "accuracy": size / 100, "low": None, "high": None} for size in (2, 10)
+    ]
+    summary = {
+        "arms": {"pretrained": {"by_condition": {"all": {"accuracy": accuracy}}}},
+        "comparisons": [fresh, fresh | {"condition": "heard"}, fresh | {"second": "category", "effect": 0.5}],
+        **{"sizes": [2, 10], "by_size": of_sizes, "size_comparisons": [fresh | {"size": 2}], "n_units": 131},
+    }
+    found = modules.studies.figures_of(summary)
+    told = modules.make("abide_site", found, ["a command"], 0.054)
+    shown = {name: modules.page.with_unit(figure) for name, figure in told["figures"].items()}
+    assert shown == {
+        **{"pretrained": "59.9 %", "gain": "+9.7 points", "gain_p": "0.0002"},
+        **{"fresh_2": "2.0 %", "fresh_10": "10.0 %", "gain_2": "+9.7 points"},
+    }
+    assert modules.page.between(told["figures"]["gain"], "95 %") == "[+7.1, +12.4], n = 117"
+    assert socket.gethostname() not in json.dumps(told)
+    assert "other work used 5 % of the cores" in modules.page.told_machine(told["machine"])
+    assert modules.state("abide_site", told) == "current"
 
 
 def test_measuring_at_toy_size_leaves_records_and_page_alone():

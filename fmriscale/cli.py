@@ -3,6 +3,7 @@
 import importlib
 import sys
 
+from fmriscale.common.console import QUIET, set_quiet
 from fmriscale.common.errors import EXIT_OK, EXIT_USAGE, end_process, exit_code_of
 from fmriscale.common.suggest import did_you_mean
 from fmriscale.common.version import __version__
@@ -22,12 +23,14 @@ VERBS = {  # Verb: module whose `main(args) -> exit code` does it, one line of h
         "a study, a probe, or the curves of a pre-training run, as one page",
     ),
     "publish": ("fmriscale.reports.publish", "an encoder with its model card, as a folder or on the Hub"),
+    "completion": ("fmriscale.completion", "a script by which bash, zsh or fish completes all of this"),
 }
 STEPS = {  # Verbs by the step of the work
     "data": ("simulate", "shard", "inspect", "verify"),
     "training": ("plan", "pretrain"),
     "decoding": ("embed", "probe", "finetune"),
     "sharing": ("report", "publish"),
+    "shell": ("completion",),
 }
 FIRST_USE = """\
 First use, in two minutes and without any data:
@@ -41,7 +44,10 @@ def usage() -> str:
     """Return the help text of the command: its verbs, step by step."""
     lines = [f"fmriscale {__version__}: from fMRI scans to a pre-trained encoder, and to what it decodes", ""]
     lines += ["usage: fmriscale VERB [--config FILE] [--KEY VALUE ...]"]
-    lines += ["       fmriscale VERB --help     options and examples of a verb", ""]
+    lines += [
+        "       fmriscale VERB --help     options and examples of a verb; --quiet is one of every verb",
+        "",
+    ]
     for step, verbs in STEPS.items():
         lines += [step, *(f"  {verb:<10} {VERBS[verb][1]}" for verb in verbs), ""]
     return "\n".join([*lines, FIRST_USE])
@@ -49,6 +55,9 @@ def usage() -> str:
 
 def run(args: list[str]) -> int:
     """Run one verb and return its exit code."""
+    set_quiet(False)
+    if args and args[0] in QUIET:  # before the verb it means the same
+        args = [*args[1:], args[0]] if len(args) > 1 else []
     if not args or args[0] in ("-h", "--help", "help"):
         print(usage())
         return EXIT_OK

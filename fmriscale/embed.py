@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fmriscale.common.console import counted
 from fmriscale.common.errors import EXIT_OK, UserError
 from fmriscale.common.files import atomic_write, expand, writing_to
 from fmriscale.common.suggest import did_you_mean_path
@@ -117,7 +118,8 @@ def embed(folder: Path, corpus: "Corpus", given: argparse.Namespace) -> "pd.Data
     if encoder.config.positions == "learned" and length != encoder.config.length:
         raise UserError(f"{folder}: has learned positions: leave out --length, it is {encoder.config.length}")
     vectors, keys, too_short = [], [], 0
-    for row in np.flatnonzero(corpus.runs["space"] == space.name).tolist():
+    rows = np.flatnonzero(corpus.runs["space"] == space.name).tolist()
+    for row in counted(rows, len(rows), "runs"):
         bold_TV, about = corpus.bold(row), corpus.runs.iloc[row]
         starts = [
             start

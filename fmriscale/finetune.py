@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fmriscale.common.array_tasks import add_flags, read_flags
+from fmriscale.common.console import is_quiet, say, tell
 from fmriscale.common.errors import EXIT_OK, UserError
 from fmriscale.common.files import atomic_write, expand, writing_to
 from fmriscale.common.out_folder import refuse_other_content
@@ -59,13 +60,14 @@ def main(args: list[str]) -> int:
 
     corpus = Corpus.open(config.corpus)
     study = open_study(config, corpus)
-    print(headlines(study))
+    for line in headlines(study).splitlines():
+        (tell if line.startswith("warning") else say)(line)
     pairs = check_design(study)
     results, all_jobs = Results.of(study), jobs(config)
     runner = Runner(study, results)
     identity, alone = study_hash(study, results), flags.task_id is None
     if alone and all(results.load(job) for job in all_jobs) and (earlier := finished_text(out, identity)):
-        print(f"finished already, nothing to do\n\n{earlier}")
+        tell(f"{out}: finished already" if is_quiet() else f"finished already, nothing to do\n\n{earlier}")
         return EXIT_OK
     study.verify(corpus)
     with writing_to(out):
@@ -75,7 +77,7 @@ def main(args: list[str]) -> int:
     own = [] if flags.finish else all_jobs[flags.task_id or 0 :: flags.num_tasks or 1]
     with StudyLog(study, identity, alone=alone) as log:
         if log.uri and not flags.finish:
-            print(f"progress: mlflow ui --backend-store-uri {log.uri}", flush=True)
+            say(f"progress: mlflow ui --backend-store-uri {log.uri}")
         run_missing(runner.attempt, results, own, log, config.jobs or most_processes(), headline)
         if missing := results.describe_missing(all_jobs if alone else own):
             again = shlex.join(["fmriscale", "finetune", *recipe])
@@ -174,7 +176,9 @@ def finish(runner: "Runner", pairs: list[tuple["Pairs", "Pairs"]], identity: str
     text = f"{text}\n\n{where(out, log.uri)}"
     # Written last: its presence says that tables, report and MLflow have everything.
     atomic_write(out / FINISHED, json.dumps({"hash": identity, "told": text}, indent=1) + "\n")
-    print(f"\n{text}")
+    say(f"\n{text}")
+    if is_quiet():
+        tell(f"{summary['verdict']['sentence']}\nreport   {out / 'report.html'}")
 
 
 def where(out: Path, uri: str | None) -> str:

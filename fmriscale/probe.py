@@ -13,6 +13,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from fmriscale.common.array_tasks import add_flags, read_flags
+from fmriscale.common.console import is_quiet, say, tell
 from fmriscale.common.errors import EXIT_OK, UserError
 from fmriscale.common.files import atomic_write, expand, writing_to
 from fmriscale.common.out_folder import refuse_other_content
@@ -59,11 +60,12 @@ def main(args: list[str]) -> int:
 
     corpus = Corpus.open(config.corpus)
     probe = open_probe(config, corpus)
-    print(headlines(probe))
+    for line in headlines(probe).splitlines():
+        (tell if line.startswith("warning") else say)(line)
     results, all_fits = results_of(probe)
     identity, alone = digest(list(results.hashes.values())), flags.task_id is None
     if alone and all(results.load(fit) for fit in all_fits) and (earlier := finished_text(out, identity)):
-        print(f"finished already, nothing to do\n\n{earlier}")
+        tell(f"{out}: finished already" if is_quiet() else f"finished already, nothing to do\n\n{earlier}")
         return EXIT_OK
     probe.verify(corpus)
     with writing_to(out):
@@ -74,7 +76,7 @@ def main(args: list[str]) -> int:
     runner = Runner(probe, results)
     with ProbeLog(probe, identity, len(all_fits), alone=alone) as log:
         if log.uri and not flags.finish:
-            print(f"progress: mlflow ui --backend-store-uri {log.uri}", flush=True)
+            say(f"progress: mlflow ui --backend-store-uri {log.uri}")
         run_missing(runner.attempt, results, own, log, config.jobs, headline)
         if missing := results.describe_missing(all_fits if alone else own):
             again = shlex.join(["fmriscale", "probe", *recipe])
@@ -135,7 +137,9 @@ def finish(runner: "Runner", all_fits: list["Fit"], identity: str, log: "ProbeLo
         lines.append(f"MLflow   mlflow ui --backend-store-uri {log.uri}")
     # Written last: its presence says that table, report and MLflow have everything.
     atomic_write(out / FINISHED, json.dumps({"hash": identity, "told": "\n".join(lines)}, indent=1) + "\n")
-    print("\n" + "\n".join(lines))
+    say("\n" + "\n".join(lines))
+    if is_quiet():
+        tell(f"{summary['verdict']['sentence']}\nreport   {out / 'report.html'}")
 
 
 if __name__ == "__main__":

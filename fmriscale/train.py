@@ -106,7 +106,9 @@ def train(config: PretrainConfig, world: "World", stop: StopRequest, watchdog: W
     engine = build_engine(run, state.step)
     if checkpoint:
         checkpoints.load(engine, checkpoint)
-    for line in (*introduction(run, engine), *notes):
+    for line in introduction(run, engine):
+        world.say(line)
+    for line in notes:
         world.print(line)
 
     # A pass without effect finds what would fail at a later step.

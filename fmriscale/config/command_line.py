@@ -4,9 +4,18 @@ import argparse
 import re
 from typing import Any, NoReturn
 
+from fmriscale.common.console import QUIET, QUIET_HELP, set_quiet
 from fmriscale.common.errors import UserError
 from fmriscale.common.suggest import did_you_mean, nearest
 from fmriscale.config.examples import ending_of
+
+
+class _Quiet(argparse.Action):
+    """Makes the console quiet."""
+
+    def __call__(self, *_: Any) -> None:
+        """Note that the option is given."""
+        set_quiet(True)
 
 
 class CommandLine(argparse.ArgumentParser):
@@ -19,6 +28,8 @@ class CommandLine(argparse.ArgumentParser):
         alone = recipe is None
         super().__init__(prog, add_help=alone, allow_abbrev=alone, **settings)
         self.recipe = recipe
+        if alone:  # else the reader of the recipe takes it
+            self.add_argument(*QUIET, action=_Quiet, nargs=0, help=QUIET_HELP)
 
     def format_help(self) -> str:
         """Return the help; that of a verb without a recipe ends with its examples."""

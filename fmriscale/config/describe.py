@@ -9,6 +9,7 @@ import textwrap
 from collections.abc import Iterator
 from typing import Any
 
+from fmriscale.common.console import QUIET, QUIET_HELP
 from fmriscale.common.errors import UserError
 from fmriscale.config.check import HELP
 from fmriscale.config.examples import ending_of
@@ -36,6 +37,7 @@ def help_of(cls: type, prog: str) -> str:
     lines = [f"usage: {prog} --config FILE [--KEY VALUE ...]", "", inspect.cleandoc(cls.__doc__ or ""), ""]
     for option, text in (
         ("-h, --help", "Show this and exit; --KEY.help shows the keys below one key."),
+        (", ".join(QUIET), f"{QUIET_HELP[0].upper()}{QUIET_HELP[1:]}."),
         ("--config FILE", "YAML recipe; later options override it."),
         ("--print_config", "Print the recipe with all defaults and options, and exit."),
         ("--print_schema", "Print the JSON Schema of the recipe, for completion in editors, and exit."),

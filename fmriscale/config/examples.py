@@ -46,6 +46,10 @@ EXAMPLES = {
         "fmriscale publish demo/pretrain --out published",
         "fmriscale publish demo/pretrain --to hf://ORG/NAME --private",
     ),
+    "completion": (
+        "fmriscale completion bash",
+        "fmriscale completion zsh",
+    ),
 }
 """Verb: one or two commands."""
 
@@ -62,6 +66,14 @@ Without the repository: deepspeed --module fmriscale.train, torchrun -m fmriscal
 pretrain.
 Run again, the same command resumes from the newest checkpoint. Exit code 85: stopped on request and saved,
 start it again.""",
+    "completion": """\
+For every shell that you open from now on, write the script where the shell looks for it:
+
+  fmriscale completion bash > ~/.local/share/bash-completion/completions/fmriscale
+  fmriscale completion zsh > "${fpath[1]}/_fmriscale"
+  fmriscale completion fish > ~/.config/fish/completions/fmriscale.fish
+
+For this one: source <(fmriscale completion bash)""",
 }
 """Verb: what stands above its examples."""
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from fmriscale.common.console import QUIET, set_quiet
 from fmriscale.common.errors import UserError
 from fmriscale.common.files import atomic_write
 from fmriscale.config import CorpusConfig, PretrainConfig, ProbeConfig, SimulateConfig, StudyConfig
@@ -109,7 +110,9 @@ def _split(args: list[str]) -> tuple[list[tuple[str, str]], set[str]]:
     while words:
         word = words.pop(0)
         name, has_value, value = word.partition("=")
-        if word in PRINTS or (word.startswith("--") and word.endswith(".help")):
+        if word in QUIET:
+            set_quiet(True)
+        elif word in PRINTS or (word.startswith("--") and word.endswith(".help")):
             prints.add("--help" if word == "-h" else word)
         elif not word.startswith("--"):
             remedy = f"a recipe is given as --config {word}" if word.endswith((".yaml", ".yml")) else HELP

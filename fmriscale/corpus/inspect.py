@@ -37,13 +37,26 @@ def table(manifest: dict[str, Any], quarantine: pd.DataFrame, n_details: int = 1
     size = f"{totals['bytes'] / 2**20:.1f} MiB in {len(manifest['shards'])} shards"
     lines.append(f"{size}, fingerprint {manifest['fingerprint'][:12]}")
     if len(quarantine):
-        reasons = ", ".join(f"{n} {reason}" for reason, n in quarantine.reason.value_counts().items())
-        lines += ["", f"quarantined: {reasons} (quarantine.tsv)"]
-        for row in quarantine.head(n_details).to_dict("records"):
-            lines.append("  {dataset}/{source}: {reason}: {detail}".format(**row))
-        if len(quarantine) > n_details:
-            lines.append(f"  ... and {len(quarantine) - n_details} more")
+        lines += ["", *quarantined(quarantine, n_details)]
     return "\n".join(lines)
+
+
+def result(folder: Path, manifest: dict[str, Any], quarantine: pd.DataFrame) -> str:
+    """Return one line on a corpus that was built, and the summary of its quarantine."""
+    totals = manifest["totals"]
+    line = f"{folder}: {totals['n_runs']} runs of {totals['n_people']} people, {totals['hours']:.1f} hours"
+    return "\n".join([line, *(quarantined(quarantine) if len(quarantine) else [])])
+
+
+def quarantined(quarantine: pd.DataFrame, n_details: int = 12) -> list[str]:
+    """Return the reasons for which runs are in quarantine, and the first of those runs."""
+    reasons = ", ".join(f"{n} {reason}" for reason, n in quarantine.reason.value_counts().items())
+    lines = [f"quarantined: {reasons} (quarantine.tsv)"]
+    for row in quarantine.head(n_details).to_dict("records"):
+        lines.append("  {dataset}/{source}: {reason}: {detail}".format(**row))
+    if len(quarantine) > n_details:
+        lines.append(f"  ... and {len(quarantine) - n_details} more")
+    return lines
 
 
 def value_range(values: list[float], dash: str = "-") -> str:

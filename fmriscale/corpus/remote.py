@@ -4,13 +4,13 @@ import contextlib
 import hashlib
 import json
 import re
-import sys
 import tempfile
 import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from fmriscale.common.console import note
 from fmriscale.common.errors import DamageError, UserError
 from fmriscale.common.files import allow_open_files, atomic_write, fsync_folder
 from fmriscale.corpus.cache import Cache, Download, Item, cache_folder
@@ -109,7 +109,7 @@ class RemoteShards:
         missing = [item.size for item in map(self._item, needed) if not self._cache.hold(item)]
         if missing:
             what = f"{len(missing)} shards, {sum(missing) / 1e9:.3g} GB, into {self._cache.folder}"
-            print(f"fmriscale: {self.shown}: to download {what}", file=sys.stderr, flush=True)
+            note(f"fmriscale: {self.shown}: to download {what}")
 
     def _let_go_of_others(self) -> None:
         """Let go of what no reader wants."""

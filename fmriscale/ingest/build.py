@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fmriscale.common.array_tasks import add_flags, read_flags
+from fmriscale.common.console import is_quiet
 from fmriscale.common.errors import EXIT_OK, EXIT_QUARANTINED, UserError
 from fmriscale.common.files import expand, writing_to
 from fmriscale.config import CorpusConfig
 from fmriscale.config.command_line import CommandLine
 from fmriscale.config.recipe import parse
 from fmriscale.corpus.building import FolderLock
-from fmriscale.corpus.inspect import table
+from fmriscale.corpus.inspect import result, table
 from fmriscale.corpus.manifest import read_manifest
 from fmriscale.ingest.plan import Plan, make_plan, recipe_mistakes, shards_of_task
 
@@ -48,7 +49,7 @@ def main(args: list[str] | None = None) -> int:
         print(build_part(config, flags.task_id, flags.num_tasks))
         return EXIT_OK
     manifest, quarantine = build(config, flags.finish, shlex.join(["fmriscale-shard", *recipe]))
-    print(table(manifest, quarantine))
+    print(result(expand(config.out), manifest, quarantine) if is_quiet() else table(manifest, quarantine))
     return EXIT_QUARANTINED if len(quarantine) else EXIT_OK
 
 

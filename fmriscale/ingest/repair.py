@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fmriscale.common.console import counted
 from fmriscale.common.errors import EXIT_DAMAGE, EXIT_OK, UserError
 from fmriscale.common.files import expand, fsync_folder, writing_to
 from fmriscale.common.quarantine import Rejection
@@ -18,7 +19,6 @@ from fmriscale.corpus.servers import is_url
 from fmriscale.corpus.verify import MANIFEST, Damage, check_manifest, check_shard
 from fmriscale.corpus.writer import EncodedRun, ShardWriter
 from fmriscale.ingest.plan import make_plan
-from fmriscale.ingest.progress import Progress
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -81,13 +81,8 @@ def check_shards(
     """Return what is wrong with each shard, by its path."""
     lines = {str(shard): group.to_dict("records") for shard, group in rows.groupby("shard")}
     work = [(folder, shard, lines.get(shard["path"], [])) for shard in shards]
-    damages_of = {}
-    with Progress(len(work), "shards") as progress:
-        results = map_in_order(check_shard, work, max(1, min(jobs, len(work))))
-        for shard, damages in zip(shards, results, strict=True):
-            damages_of[shard["path"]] = damages
-            progress.update(1)
-    return damages_of
+    results = counted(map_in_order(check_shard, work, max(1, min(jobs, len(work)))), len(work), "shards")
+    return {shard["path"]: damages for shard, damages in zip(shards, results, strict=True)}
 
 
 def _repair(

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from itertools import chain, islice
 from pathlib import Path
 
+from fmriscale.common.console import Progress
 from fmriscale.common.files import expand
 from fmriscale.common.quarantine import Rejection
 from fmriscale.common.workers import TimedOut, WorkerDied, available_cores, map_in_order
@@ -17,7 +18,6 @@ from fmriscale.ingest.find.forms import form_of
 from fmriscale.ingest.find.sources import RunSource
 from fmriscale.ingest.fingerprint import fingerprints
 from fmriscale.ingest.plan import Shard
-from fmriscale.ingest.progress import Progress
 from fmriscale.ingest.read.mirror import sweep_scratch
 from fmriscale.ingest.run import timed_run
 
@@ -96,6 +96,7 @@ def _write(
             if isinstance(result, Rejection):
                 rejections.append(asdict(result))
                 progress.rejected += 1
+                progress.note = f"{progress.rejected} quarantined"
             else:
                 writer.add(result)
             progress.update(1)

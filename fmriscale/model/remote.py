@@ -12,6 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from fmriscale.common.console import note
 from fmriscale.common.errors import DamageError, UserError
 from fmriscale.common.files import atomic_write, expand, fsync_folder, writing_to
 from fmriscale.corpus.cache import cache_folder
@@ -103,7 +104,7 @@ def _fetch(server: RemoteFolder, config: bytes, final: Path) -> None:
         except UserError as error:
             raise type(error)(str(error).replace(str(draft), server.shown)) from None
         weights, size = hub.FILES[1], _size(server, hub.FILES[1])
-        print(f"fmriscale: {server.shown}: to download {size / 1e6:.3g} MB", file=sys.stderr, flush=True)
+        note(f"fmriscale: {server.shown}: to download {size / 1e6:.3g} MB")
         with (draft / weights).open("w+b") as part:
             backoff = Backoff(f"{server.shown}/{weights}", GIVE_UP_AFTER)
             fetch_shard(server, weights, part, size, sha256, backoff, "config.json")

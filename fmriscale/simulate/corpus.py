@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fmriscale.common.console import counted
 from fmriscale.config import DenoiseConfig, QualityConfig, SimulateConfig, SplitConfig
 from fmriscale.corpus.create import CorpusWriter
 from fmriscale.corpus.manifest import FeatureSpace
@@ -30,7 +31,7 @@ def write_corpus(config: SimulateConfig, anatomy: Anatomy, design: Design, folde
     with CorpusWriter(folder, split=SplitConfig(**asdict(config.split)), software=software()) as corpus:
         limits = asdict(QualityConfig())
         corpus.describe(DATASET, kind="simulated", licence="CC0", denoise=asdict(denoise), quality=limits)
-        for subject in design.subjects:
+        for subject in counted(design.subjects, config.n_subjects, "subjects"):
             for number in range(config.n_runs):
                 events = design.events(subject, number)
                 bold_TV, motion_T6 = signal.run(config, texture, subject, number, events)

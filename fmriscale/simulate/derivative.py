@@ -8,6 +8,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
+from fmriscale.common.console import counted
 from fmriscale.common.errors import UserError
 from fmriscale.common.files import atomic_write
 from fmriscale.common.version import __version__
@@ -40,7 +41,8 @@ def write_derivative(config: SimulateConfig, anatomy: Anatomy, design: Design, f
     atomic_write(folder / "participants.tsv", "\n".join(["participant_id\tkey", *people]) + "\n")
     write_image(folder / ROI, anatomy.roi.astype(np.uint8), anatomy.affine, config.t_r)
     work = [(config, anatomy, design, folder, subject) for subject in design.subjects]
-    for written in map_in_order(write_subject, work, min(config.n_subjects, available_cores())):
+    done = map_in_order(write_subject, work, min(config.n_subjects, available_cores()))
+    for written in counted(done, len(work), "subjects"):
         if isinstance(written, WorkerDied):
             remedy = "make shape or n_volumes smaller"
             raise UserError(f"simulate: a process died twice (out of memory?); {remedy}")

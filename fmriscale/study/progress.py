@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from fmriscale.common.console import counted, say, tell
 from fmriscale.common.trust import parse_json
 from fmriscale.common.workers import WorkerDied, available_cores, map_in_order
 from fmriscale.study.results import Results
@@ -48,17 +49,19 @@ def run_missing(
         else:
             log.add(job, result)
     if len(missing) < len(own):
-        print(f"{len(own) - len(missing)} of {len(own)} results are there and reused", flush=True)
+        say(f"{len(own) - len(missing)} of {len(own)} results are there and reused")
     processes = max(1, min(jobs or available_cores(), len(missing)))
     started = time.monotonic()
     attempts = map_in_order(attempt, [(job,) for job in missing], processes)
-    for count, (job, result) in enumerate(zip(missing, attempts, strict=True), 1):
+    shown = counted(attempts, len(missing), "results", log=False)  # a log has the lines below
+    for count, (job, result) in enumerate(zip(missing, shown, strict=True), 1):
         if isinstance(result, WorkerDied):
             result = "two processes were killed over it (out of memory?): fewer --jobs"
             results.save_failure(job, result)
         left = (time.monotonic() - started) / count * (len(missing) - count)
         ahead = f"; {duration(left)} left" if count < len(missing) else ""
-        print(f"{count}/{len(missing)} {job.name}: {headline(result)}{ahead}", flush=True)
+        line = tell if isinstance(result, str) else say
+        line(f"{count}/{len(missing)} {job.name}: {headline(result)}{ahead}")
         log.add(job, result)
 
 

@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from fmriscale.common import console
 from fmriscale.common.errors import EXIT_FAULT, EXIT_INTERRUPTED, UserError
 from fmriscale.training.abort import AbortChannel
 
@@ -48,7 +49,12 @@ class World:
         """Print on rank 0 alone; a full disk or a closed pipe does not matter."""
         if self.is_main:
             with contextlib.suppress(OSError):
-                print(text, flush=True)
+                console.tell(text)
+
+    def say(self, text: str) -> None:
+        """Print what --quiet leaves out."""
+        if not console.is_quiet():
+            self.print(text)
 
 
 def read_environment(env: Mapping[str, str]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+from fmriscale.common.console import Progress
 from fmriscale.common.files import writing_to
 from fmriscale.config.recipe import flatten, save_config, to_dict
 from fmriscale.tracking import Tracker, flat_numbers
@@ -67,19 +68,21 @@ class RunLog:
         scale = {"world_size": run.world.world_size, "precision": run.precision}
         self.tracker.log_params(flatten(to_dict(run.config)) | scale)
         if self.tracker.run_id:
-            run.world.print(f"MLflow   run {self.tracker.run_id} in {self.tracker.uri}")
+            run.world.say(f"MLflow   run {self.tracker.run_id} in {self.tracker.uri}")
         n_pairs = run.config.train.eval_pairs
         self._persistence = {}
         if run.held_out and run.objective.tasks.classify:
             self._persistence = persistence(run.loader, run.held_out, n_pairs)
         # A store takes 10 ms and more for a line: training does not wait for it.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="mlflow")
+        self._progress = Progress(run.config.train.steps, "steps", done=start, log=False)
         self._timer = StepTimer(run.world.world_size, peak_flops(run.world.device, run.precision))
 
     def step(self, result: StepResult) -> None:
         """Record a step; every log_every-th goes to console and MLflow too."""
         if not (self.metrics and self.tracker):
             return
+        self._progress.update()
         settings, step = self.run.config.train, result.step
         spike = spike_score(result.summary["loss"], self.metrics.losses)
         seconds = time.perf_counter() - result.started
@@ -97,7 +100,7 @@ class RunLog:
         }
         self.metrics.write(_dated(line))
         if step % settings.log_every == 0 or step in (self.start + 1, settings.steps) or spike >= SPIKE:
-            self.run.world.print(step_line(line, settings.steps))
+            self.run.world.say(step_line(line, settings.steps))
             self._track(step, flat_numbers(line, "train/"))
         if not result.finite:
             cause = "; ".join(result.bad_pairs) or "in the gradient alone"
@@ -111,14 +114,14 @@ class RunLog:
         line |= {"persistence": self._persistence} if self._persistence else {}
         self.metrics.write(_dated(line))
         self._track(step, flat_numbers(line, "eval/"))
-        self.run.world.print(eval_line(line))
+        self.run.world.say(eval_line(line))
 
     def saved(self, figures: dict[str, Any]) -> None:
         """Record a checkpoint that was, or was not, written."""
         if not self.metrics:
             return
         self.metrics.write(_dated({"event": "save", **figures}))
-        self.run.world.print(save_line(figures))
+        (self.run.world.print if figures["error"] else self.run.world.say)(save_line(figures))
         if not figures["error"]:
             write_outcome("saved")
 
@@ -148,6 +151,7 @@ class RunLog:
         """Close the records; status is FINISHED, KILLED or FAILED."""
         if self.metrics and self.tracker:
             self.metrics.close()
+            self._progress.close()
             self._thread.shutdown()
             self.tracker.close(status)
 

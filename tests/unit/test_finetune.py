@@ -106,7 +106,11 @@ def test_a_finished_study_is_told_again_and_logged_once(done, place, capsys):
     assert len(first) == 1 + 4
     # Killed while it logged: the next attempt is the same study, logged anew.
     (done / "finished.json").unlink()
-    assert run(options(place, tracking__enabled=True)) == 0
+    capsys.readouterr()
+    assert run([*options(place, tracking__enabled=True), "--quiet"]) == 0
+    verdict, report = capsys.readouterr().out.splitlines()
+    assert verdict == json.loads((done / "summary.json").read_text())["verdict"]["sentence"]
+    assert report.split() == ["report", str(done / "report.html")]
     again = client.search_runs([experiment])
     parents = [
         {r.info.run_id for r in runs if "mlflow.parentRunId" not in r.data.tags} for runs in (first, again)

@@ -62,6 +62,7 @@ COMMANDS = {
     "publish --help": "--licence",
     "train.py --help": "train.lr",
     "pretrain --help": "sbatch",
+    "completion --help": "fpath",
     "shard --config DIR/key.yaml": "nonsense",
     "shard --plan --config DIR/root.yaml": "/nowhere is no folder",
     "shard --config DIR/root.yaml": "/nowhere is no folder",

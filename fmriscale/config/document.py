@@ -70,6 +70,8 @@ def read_file(file: str, prog: str) -> tuple[Node, list[Mistake]]:
         mark = getattr(error, "problem_mark", None)
         line = f"line {mark.line + 1}: " if mark is not None else ""
         raise UserError(f"{file}: {line}not YAML ({_problem(error)}); correct it there or above") from error
+    except RecursionError as error:
+        raise UserError(f"{file}: {_DEEP}") from error
     if not isinstance(node, yaml.MappingNode):
         what = "empty" if node is None else "no mapping of keys to values"
         raise UserError(f"{file}: {what}; {prog} needs a recipe (configs/ has examples)")
@@ -83,6 +85,8 @@ def read_option(option: str, text: str) -> tuple[Node, list[Mistake]]:
         node = yaml.compose(text, Loader=CoreLoader)
     except yaml.YAMLError as error:
         raise UserError(f"{option} {text}: not YAML ({_problem(error)}); correct it") from error
+    except RecursionError as error:
+        raise UserError(f"{option}: {_DEEP}") from error
     builder = _Builder(lambda _: Origin(option=option))
     return builder.build(node) if node else plain_text(option, text), builder.mistakes
 
@@ -102,6 +106,10 @@ def node_of(value: Any, origin: Origin) -> Node:
     return Node(value, origin, str(value))
 
 
+_DEEP = "nested too deeply for a recipe; write it flat"
+_MOST_NODES = 200_000  # Values of a recipe: aliases of aliases make a few lines into as many as they like
+
+
 def _problem(error: yaml.YAMLError) -> str:
     return " ".join(str(getattr(error, "problem", None) or error).split())
 
@@ -112,9 +120,15 @@ class _Builder:
     def __init__(self, origin: Callable[[Any], Origin]) -> None:
         self.origin = origin
         self.mistakes: list[Mistake] = []
+        self.n_nodes = 0
 
     def build(self, node: Any, origin: Origin | None = None, above: frozenset[int] = frozenset()) -> Node:
         origin = origin or self.origin(node.start_mark)
+        self.n_nodes += 1
+        if self.n_nodes > _MOST_NODES:
+            raise UserError(
+                f"{origin}: more than {_MOST_NODES:,} values, by aliases of aliases; write them out"
+            )
         if node.tag not in TAGS:
             self.mistakes.append(Mistake(origin, f"the tag {node.tag} means nothing in a recipe; remove it"))
         if isinstance(node, yaml.ScalarNode):

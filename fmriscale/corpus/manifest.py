@@ -289,8 +289,12 @@ def check_corpus_json(corpus: dict[str, Any], path: Path) -> None:
     for name, space in corpus["spaces"].items():
         if not 1 <= FeatureSpace.from_dict(name, space).n_features <= _MOST or len(space["sha256"]) != 64:
             raise ValueError(f"n_features or sha256 of {name}")
-    if not isinstance(corpus["fingerprint"], str) or not isinstance(corpus["datasets"], dict):
-        raise TypeError("fingerprint or datasets")
+    if not isinstance(corpus["fingerprint"], str):
+        raise TypeError("fingerprint")
+    for name, entry in corpus["datasets"].items():
+        _ = float(entry.get("weight") or 0), float(entry["hours"]), [float(t_r) for t_r in entry["t_r"]]
+        if not isinstance(entry.get("licence", ""), str):
+            raise TypeError(f"licence of {name}")
     _ = int(corpus["totals"]["n_quarantined"])
 
 
@@ -300,6 +304,8 @@ def _check_runs(corpus: dict[str, Any], runs: pd.DataFrame, table: Path) -> None
     for shard in runs.shard.unique():
         if inside(shard, table, REBUILD) not in listed:
             raise DamageError(f"{table}: its shard {shard} is not in corpus.json; {REBUILD}")
+    if unknown := sorted(set(runs.dataset) - corpus["datasets"].keys()):
+        raise DamageError(f"{table}: its data set {printable(unknown[0])} is not in corpus.json; {REBUILD}")
     width = runs.space.map({name: space["n_features"] for name, space in corpus["spaces"].items()})
     n_volumes, offset, t_r = (runs[name].to_numpy() for name in ("n_volumes", "offset", "t_r"))
     sound = (n_volumes >= 1) & (n_volumes <= _MOST) & (runs.n_features.to_numpy() == width.to_numpy())

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fmriscale.common.errors import DamageError, UserError
-from fmriscale.common.files import allow_open_files, expand
+from fmriscale.common.files import allow_open_files, expand, printable
 from fmriscale.common.suggest import did_you_mean
 from fmriscale.common.trust import parse_json
 from fmriscale.corpus.manifest import FeatureSpace, details_hash, read_manifest
@@ -285,7 +285,7 @@ class Corpus:
     def damage(self, index: int, what: str) -> DamageError:
         """Name the shard, key and offset of damage, and the remedy."""
         row = self.runs.iloc[index]
-        where = f"{self.locate(row.shard)}: run {row.key} at byte {row.offset}"
+        where = f"{self.locate(row.shard)}: run {printable(row.key)} at byte {row.offset}"
         return DamageError(f"{where}: {what}; {self._remedy}")
 
     @property

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fmriscale.common.errors import DamageError
+from fmriscale.common.files import printable
 from fmriscale.common.trust import inside, parse_json
 from fmriscale.corpus.manifest import (
     QUARANTINE_COLUMNS,
@@ -47,7 +48,7 @@ class Damage:
     def __str__(self) -> str:
         run = f"run {self.key}" if self.key else ""
         byte = "" if self.offset is None else f"byte {self.offset}"
-        return ": ".join(filter(None, (self.file, run, byte, self.what)))
+        return printable(": ".join(filter(None, (self.file, run, byte, self.what))))
 
 
 class _Broken(Exception):

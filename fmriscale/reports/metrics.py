@@ -1,10 +1,10 @@
 """The lines of a run's metrics.jsonl."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from fmriscale.common.errors import DamageError
+from fmriscale.common.trust import parse_json
 
 STEP = {"step", "loss", "finite", "seen", "pairs_per_s"}  # What the line of a step has at least
 
@@ -13,11 +13,11 @@ Lines = list[dict[str, Any]]
 
 def read_metrics(path: Path) -> tuple[Lines, Lines]:
     """Return the lines of steps and those of evaluations, in the order of steps."""
-    texts = path.read_text().splitlines()
+    texts = path.read_text(errors="replace").splitlines()
     steps, evals = [], []
     for number, text in enumerate(texts, 1):
         try:
-            line = json.loads(text)
+            line = parse_json(text)
         except ValueError as error:
             if number == len(texts):  # being written
                 break

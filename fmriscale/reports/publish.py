@@ -8,6 +8,7 @@ from typing import Any
 from fmriscale.common.errors import EXIT_OK, DamageError, UserError
 from fmriscale.common.files import atomic_write, expand, sha256_file, writing_to
 from fmriscale.common.suggest import did_you_mean_path
+from fmriscale.common.trust import parse_json
 from fmriscale.config.command_line import CommandLine
 from fmriscale.corpus.manifest import hashed_key
 
@@ -137,7 +138,7 @@ def held_out(encoder: Path, step: int | None) -> dict[str, Any] | None:
     found = None
     for text in lines:
         try:
-            line = json.loads(text)
+            line = parse_json(text)
         except ValueError:  # a crash has cut the line off
             continue
         if line.get("event") == "eval" and line["step"] <= (step or 0):
@@ -148,7 +149,7 @@ def held_out(encoder: Path, step: int | None) -> dict[str, Any] | None:
 def read_summary(path: Path) -> dict[str, Any]:
     """Read the summary.json of a study or a probe."""
     try:
-        summary = json.loads(path.read_text())
+        summary = parse_json(path.read_text())
     except OSError as error:
         hint = did_you_mean_path(path) or "; give summary.json of a finished study"
         raise UserError(f"--results {path}: {error.strerror}{hint}") from error

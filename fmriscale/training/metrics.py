@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from fmriscale.common.files import atomic_write
+from fmriscale.common.trust import parse_json
 from fmriscale.model.flops import computed_flops, gpu_model, peak_tflops, train_flops
 from fmriscale.model.presets import EncoderConfig
 from fmriscale.training.micro_batch import MicroBatch
@@ -42,9 +43,9 @@ class MetricsFile:
         kept = []
         self.losses: deque[float] = deque(maxlen=RECENT)
         """The last finite losses of training steps."""
-        for text in path.read_text().splitlines() if path.exists() and step > 0 else []:
+        for text in path.read_text(errors="replace").splitlines() if path.exists() and step > 0 else []:
             with contextlib.suppress(ValueError, KeyError, TypeError):  # a crash has cut the line off
-                line = json.loads(text)
+                line = parse_json(text)
                 if line["step"] <= step:
                     kept.append(text + "\n")
                     self._remember(line)

@@ -2,11 +2,11 @@
 
 import codecs
 import csv
-import json
 import re
 from pathlib import Path
 
 from fmriscale.common.quarantine import Rejected
+from fmriscale.common.trust import parse_json
 
 MISSING = ("", "n/a", "na", "nan", "<na>", "null", "none")  # Lower-case words for a missing number
 
@@ -21,7 +21,7 @@ def to_utf8(content: bytes) -> bytes:
 def read_json(path: Path) -> dict:
     """Read a JSON object."""
     try:
-        value = json.loads(to_utf8(path.read_bytes()))
+        value = parse_json(to_utf8(path.read_bytes()))
         if not isinstance(value, dict):
             raise ValueError("it is no object")
         return value

@@ -16,6 +16,7 @@ from typing import Any, Self
 from filelock import FileLock
 
 from fmriscale.common.errors import UserError
+from fmriscale.common.trust import without_login
 from fmriscale.config import TrackingConfig
 
 Tags = dict[str, str]
@@ -83,8 +84,8 @@ def _guarded(method: Callable[..., Any]) -> Callable[..., Any]:
             store.off = True
             if isinstance(error, ModuleNotFoundError) and error.name == "mlflow":
                 error = UserError("tracking needs mlflow: pip install mlflow, or tracking.enabled: false")
-            reason = " ".join(str(error).split())[:300]
-            what = f"MLflow at {store.uri} failed ({type(error).__name__}: {reason})"
+            words = " ".join(str(error).split())[:300] if tracker.uri == store.uri else "it holds a login"
+            what = f"MLflow at {tracker.uri} failed ({type(error).__name__}: {words})"
             print(f"fmriscale: warning: {what}; going on without it", file=sys.stderr)
             return None
 
@@ -114,8 +115,8 @@ class Tracker:
 
     @property
     def uri(self) -> str:
-        """The tracking URI, for people to open."""
-        return self._store.uri
+        """The tracking URI, for people to open; without a login."""
+        return without_login(self._store.uri)
 
     @property
     def off(self) -> bool:
@@ -145,7 +146,9 @@ class Tracker:
         """Start the thread that logs load and memory of this machine."""
         from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
-        monitor = SystemMetricsMonitor(self.run_id, interval, resume_logging=True, tracking_uri=self.uri)
+        monitor = SystemMetricsMonitor(
+            self.run_id, interval, resume_logging=True, tracking_uri=self._store.uri
+        )
         monitor.start()
         self._monitor = monitor
 
@@ -213,7 +216,7 @@ class Tracker:
         if client.search_model_versions(f"name = '{registered}' and run_id = '{self.run_id}'"):
             return
         logging.getLogger("mlflow").setLevel(logging.WARNING)
-        mlflow.set_tracking_uri(self.uri)
+        mlflow.set_tracking_uri(self._store.uri)
         mlflow.set_experiment(experiment_id=self._store.experiment)
         answer = importlib.import_module(loader)._load_pyfunc(str(folder)).predict(example)
         logged = Model.log(

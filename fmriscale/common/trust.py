@@ -49,6 +49,14 @@ def understood(where: Any, remedy: str) -> Iterator[None]:
         raise DamageError(f"{where}: {what}; {remedy}") from error
 
 
+_URL = re.compile(r"(\b[A-Za-z][\w+.-]*://)(?:[^\s/@?#]*@)?([^\s?#]*)(?:[?#]\S*)?")
+
+
+def without_login(text: str) -> str:
+    """Take user names, passwords and tokens out of the URLs in a text; `$NAME` stands for one and stays."""
+    return _URL.sub(lambda url: url[0] if "$" in url[0] else url[1] + url[2], text)
+
+
 def parse_json(text: str | bytes) -> Any:
     """Parse JSON; whatever is wrong with it, too deep nesting too, is a ValueError."""
     try:

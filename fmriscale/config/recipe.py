@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from fmriscale.common.console import QUIET, set_quiet
 from fmriscale.common.errors import UserError
 from fmriscale.common.files import atomic_write
+from fmriscale.common.trust import without_login
 from fmriscale.config import CorpusConfig, PretrainConfig, ProbeConfig, SimulateConfig, StudyConfig
 from fmriscale.config.check import HELP, Filler, nearest_key
 from fmriscale.config.document import Mistake, Node, Origin, dump, node_of, plain_text, read_file, read_option
@@ -249,8 +250,16 @@ def _listed(mistakes: list[Mistake]) -> str:
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """Return a configuration as plain nested dictionaries, ready for JSON or YAML."""
-    return json.loads(json.dumps(dataclasses.asdict(config)))
+    """Return a configuration as plain nested dictionaries, ready to be recorded: no URL has its login."""
+    return _recorded(json.loads(json.dumps(dataclasses.asdict(config))))
+
+
+def _recorded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _recorded(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_recorded(item) for item in value]
+    return without_login(value) if isinstance(value, str) and "://" in value else value
 
 
 def flatten(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -269,4 +278,4 @@ def config_hash(config: Any) -> str:
 
 def save_config(config: Any, path: Path) -> None:
     """Write the resolved configuration as YAML, atomically; it can be given back as `--config`."""
-    atomic_write(path, dump(map_paths(config, seen_from(path.parent))))
+    atomic_write(path, dump(_recorded(map_paths(config, seen_from(path.parent)))))

@@ -5,6 +5,7 @@ import datetime
 import json
 import os
 import socket
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch.distributed import HashStore  # pyright: ignore[reportPrivateImportUsage]
 from torch import Tensor
 
 from fmriscale.common import console
@@ -111,11 +113,17 @@ def init_distributed() -> World:
     numbers = {"RANK": world.rank, "WORLD_SIZE": world.world_size, "LOCAL_RANK": index}
     numbers["LOCAL_WORLD_SIZE"] = world.local_size  # torchrun sets it, the other launchers do not
     variables = {**numbers, "MASTER_ADDR": address, "MASTER_PORT": port}
+    alone: dict[str, Any] = {}
+    if world.launcher == "python":  # nobody else is to be met: what listens, listens on this machine alone
+        alone = {"store": HashStore(), "rank": 0, "world_size": 1}
+        if sys.platform == "linux":
+            variables["GLOO_SOCKET_IFNAME"] = os.environ.get("GLOO_SOCKET_IFNAME", "lo")
     _environment.update({name: os.environ.get(name) for name in variables})
     os.environ.update({name: str(value) for name, value in variables.items()})
     try:
         backend = "nccl" if gpus else "gloo"
-        dist.init_process_group(backend, timeout=TIMEOUT, device_id=world.device if gpus else None)
+        device = world.device if gpus else None
+        dist.init_process_group(backend, timeout=TIMEOUT, device_id=device, **alone)
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())
         if "EADDRINUSE" in reason:

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch.distributed import HashStore  # pyright: ignore[reportPrivateImportUsage]
 from torch import Tensor
+from torch.distributed import HashStore  # pyright: ignore[reportPrivateImportUsage]
 
 from fmriscale.common import console
 from fmriscale.common.errors import EXIT_FAULT, EXIT_INTERRUPTED, UserError

@@ -120,5 +120,11 @@ def _index(found: dict[str, dict[str, dict[str, Refusal]]]) -> str:
     ]
     for page, text in [*TEXTS["pages"].items(), (QUARANTINE, TEXTS["quarantine"])]:
         lines.append(f"| {text['doing']} | [{text['title']}](troubleshooting/{page}.md) |")
-    lines += ["", *TEXTS["index"].rstrip().splitlines()]
+    lines += ["", *TEXTS["index"].rstrip().splitlines(), "", "## Met often", ""]
+    for page, groups in found.items():
+        entries = {slug: refusal for group in groups.values() for slug, refusal in group.items()}
+        for slug in (slug for slug in entries if slug in TEXTS["notes"]):
+            lines.append(
+                f"* [{escape.text(title_of(entries[slug].forms[0]))}](troubleshooting/{page}.md#{slug})"
+            )
     return "\n".join(lines) + "\n"

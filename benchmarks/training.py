@@ -325,7 +325,8 @@ def measure_steps(threads: int, n_rounds: int, figures: Figures) -> None:
 
 def measure_engine(threads: int, n_rounds: int, figures: Figures) -> None:
     """The DeepSpeed engine against a bare loop (apart: with DeepSpeed anomaly detection is much slower)."""
-    from fmriscale.training import distributed, zero
+    from fmriscale.training import distributed
+    from fmriscale.training.deepspeed_import import forget_process_groups
 
     clock = time.process_time if threads == 1 else time.perf_counter
     pair = {"bare loop beside it": bare(), "ours, DeepSpeed engine": in_engine(BATCH)}
@@ -333,7 +334,7 @@ def measure_engine(threads: int, n_rounds: int, figures: Figures) -> None:
     others = Others()
     found = turns({name: timed(step, clock) for name, step in pair.items()}, n_rounds)
     distributed.destroy()
-    zero.forget_process_groups()
+    forget_process_groups()
     rates(found, f"pairs/{'CPU-s' if threads == 1 else 's'}")
     middle, low, high = ratio(*found.values())
     overhead = (middle - 1, low - 1, high - 1)

@@ -54,8 +54,8 @@ def main(args: list[str] | None = None) -> int:
             require_corpus(expand(config.data.corpus))
 
     from fmriscale.training import distributed
+    from fmriscale.training.deepspeed_import import forget_process_groups
     from fmriscale.training.resume import is_finished
-    from fmriscale.training.zero import forget_process_groups
 
     world = distributed.init_distributed()
     try:

@@ -1,7 +1,8 @@
 """`fmriscale plan --config X`: what a run needs and how long it takes, before anything is started.
 
-Assumed: the GPU reaches --mfu of its dense 16-bit peak (half of that in float32), but is never faster than
-its kernels are launched, which bounds small models; and CUDA, NCCL and fragmentation take 8 % of its memory.
+Assumed: the GPU reaches --mfu of its dense peak while it computes (in float32 that of TF32), but is never
+faster than a host launches its kernels, which bounds small models; ranks exchange as `step_time` says; and
+CUDA, NCCL and fragmentation take 8 % of its memory.
 A rate measured in a short run and given as --pairs-per-s is worth more. With --cpu the matrix product of this
 machine is measured. Counted, and checked against allocations of real steps: parameters, gradients, optimiser
 states, DeepSpeed's buffers, and activations.
@@ -31,7 +32,7 @@ def main(args: list[str] | None = None) -> int:
     """Print the plan; exit code 2 where the configuration does not fit."""
     options, config = _parse(sys.argv[1:] if args is None else args)
     # Imported here: help and refusals need no torch.
-    from fmriscale.training.prediction import LAUNCH_S, Plan, cpu_flops
+    from fmriscale.training.prediction import Plan, cpu_flops
 
     gpu_gib, _ = GPUS[options.gpu]
     memory = (options.gpu_gb or gpu_gib) * GIB
@@ -49,10 +50,11 @@ def main(args: list[str] | None = None) -> int:
         source = f"estimated: a rank's matrix product does {flops / 1e9:,.0f} GFLOP/s here"
     else:
         tflops = peak_tflops(options.gpu, precision)
-        rate = plan.pairs_per_s(tflops * 1e12 * options.mfu)
+        step = plan.step_time(tflops * 1e12 * options.mfu, options.gpus)
+        rate = plan.pairs_a_step / plan.batch.world_size / step.total
         source = (
-            f"assumed: {options.mfu:.0%} of the {tflops:g} dense TFLOP/s of {options.gpu} in {precision}, "
-            f"{LAUNCH_S * 1e6:.0f} us a kernel at least"
+            f"assumed: {options.mfu:.0%} of the {tflops:g} dense TFLOP/s of {options.gpu} in {precision}; a "
+            f"step takes {step}"
         )
     encoder = plan.encoder
     print(

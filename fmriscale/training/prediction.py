@@ -22,14 +22,11 @@ from fmriscale.training.precision import pick_precision
 from fmriscale.training.run import encoder_for
 from fmriscale.training.schedule import BatchPlan, plan_batch, plan_run
 from fmriscale.training.state_memory import MASTER, MOMENTS, States, itemsize, states
+from fmriscale.training.step_time import StepTime, step_time
 
 GIB = 2**30
 USABLE = 0.92
 """Share of a GPU's memory that CUDA, NCCL and fragmentation leave."""
-KERNELS_PER_BLOCK, OTHER_KERNELS = 60, 50
-"""Kernels of a micro-batch, forward and backward (without rotary positions a block has half as many)."""
-LAUNCH_S = 1e-5
-"""Seconds from one small kernel to the next; assumed."""
 FEATURES = 400
 """Features that are assumed where there is no corpus yet."""
 NARROW_WIDTH = 180
@@ -166,13 +163,20 @@ class Plan:
         n_pairs = train.global_batch if train.reads_pairs else 0
         return n_pairs + n_ranks * self._read_alone(n_pairs // n_ranks)
 
-    def pairs_per_s(self, flops: float) -> float:
-        """Return the rate of a GPU that does so many operations a second, and launches kernels in turn."""
+    def step_time(self, flops: float, ranks_per_node: int) -> StepTime:
+        """Return the time of a step on GPUs that do so many operations a second."""
         per_pair = max(train_flops(self.encoder, space, length) for space, _, length in self.data.sequences)
-        kernels = KERNELS_PER_BLOCK * self.encoder.n_layers + OTHER_KERNELS
-        computed = flops / (per_pair * self._recomputed)
-        n_passes = self.batch.world_size * self.batch.gradient_accumulation_steps
-        return min(computed, self.pairs_a_step / n_passes / (kernels * LAUNCH_S))
+        n_ranks, stage = self.batch.world_size, self.config.train.zero_stage
+        return step_time(
+            self.encoder,
+            self.pairs_a_step / n_ranks * per_pair * self._recomputed / flops,
+            self.n_parameters,
+            stage=stage,
+            n_passes=self.batch.gradient_accumulation_steps,
+            n_ranks=n_ranks,
+            ranks_per_node=ranks_per_node,
+            itemsize=itemsize(self.precision(stage) if stage > 0 else "fp32"),
+        )
 
     def pairs_per_s_on_cpu(self, flops: float) -> float:
         """Return the rate of a rank on CPUs whose matrix product does so many operations a second.

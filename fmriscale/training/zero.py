@@ -1,11 +1,9 @@
-"""DeepSpeed: its configuration is derived from our settings; no other module imports it."""
+"""DeepSpeed: its configuration is derived from our settings; only `deepspeed_import` touches it otherwise."""
 
 import contextlib
-import importlib
 import math
 import os
 import sys
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from fmriscale.common.errors import UserError
 from fmriscale.common.files import expand
 from fmriscale.config import TrainConfig
 from fmriscale.model.encoder import Block
+from fmriscale.training.deepspeed_import import import_deepspeed
 from fmriscale.training.distributed import World
 from fmriscale.training.schedule import BatchPlan
 from fmriscale.training.state_memory import BUCKET, bucket_size
@@ -122,7 +121,7 @@ def zero_init(train: TrainConfig, plan: BatchPlan, precision: str, device: torch
     if train.zero_stage < 3:
         yield
         return
-    deepspeed = _deepspeed(device)
+    deepspeed = import_deepspeed(device)
     deepspeed.init_distributed(torch.distributed.get_backend(), verbose=False)  # takes over our ranks
     config = deepspeed_config(train, plan, precision, device.type, BUCKET)
     dtype = TORCH_TYPES[precision]
@@ -168,7 +167,7 @@ def check_nvme(folder: Path) -> None:
 
 def make_engine(model: nn.Module, train: TrainConfig, plan: BatchPlan, precision: str, world: World) -> Any:
     """Wrap a model in a DeepSpeed engine with torch's AdamW; weights must be equal on all ranks."""
-    deepspeed = _deepspeed(world.device)
+    deepspeed = import_deepspeed(world.device)
     matrices, others = [], []
     for name, parameter in model.named_parameters():
         if not hasattr(parameter, "ds_id") and train.zero_stage == 3:  # outside the partitioned blocks
@@ -207,37 +206,13 @@ def set_learning_rate(engine: Any, lr: float) -> None:
 
 def whole_weights(module: nn.Module, device: torch.device, keep: bool) -> dict[str, Tensor]:
     """Gather a module's parameters, float32 on CPU, where `keep`; all ranks must call this."""
-    gathered = _deepspeed(device).zero.GatheredParameters
+    gathered = import_deepspeed(device).zero.GatheredParameters
     weights = {}
     for name, parameter in module.named_parameters():
         with gathered([parameter], modifier_rank=None):
             if keep:
                 weights[name] = parameter.detach().float().cpu().clone()
     return weights
-
-
-def forget_process_groups() -> None:
-    """Make DeepSpeed forget its process groups, so that one process can train again."""
-    if groups := sys.modules.get("deepspeed.utils.groups"):
-        importlib.reload(groups)
-
-
-def _deepspeed(device: torch.device) -> Any:
-    """Import DeepSpeed for this device, late because it takes seconds."""
-    os.environ.setdefault("DS_ACCELERATOR", device.type)
-    # It uses deprecated names, of which torch warns at every collective.
-    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
-    # Its autotuner, unused here, would import MLflow: a quarter of the time that a rank takes to start.
-    hide = "mlflow" not in sys.modules
-    if hide:
-        sys.modules["mlflow"] = None  # pyright: ignore[reportArgumentType]
-    import deepspeed
-
-    if hide:
-        del sys.modules["mlflow"]
-    # Its shared-memory op compiles for a minute at first use, and spins when a rank is gone.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # pyright: ignore
-    return deepspeed
 
 
 def _offload(train: TrainConfig) -> dict[str, Any]:

@@ -21,13 +21,14 @@ from fmriscale.common.errors import UserError
 from fmriscale.config import PretrainConfig
 from fmriscale.config.recipe import parse
 from fmriscale.train import train
-from fmriscale.training import distributed, zero
+from fmriscale.training import distributed
+from fmriscale.training.deepspeed_import import import_deepspeed
 from fmriscale.training.resilience import StopRequest, Watchdog
 
 
 def warm_up() -> None:
     """Import what ranks import late, so that forked ranks have it."""
-    zero._deepspeed(torch.device("cpu"))
+    import_deepspeed(torch.device("cpu"))
     importlib.import_module("deepspeed.runtime.zero.muon.muon_optimizer")  # it imports torch's compiler
 
 

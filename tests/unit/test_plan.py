@@ -87,11 +87,36 @@ def test_a_gpu_is_as_fast_as_its_peak_or_as_its_kernels_are_launched(recipe: Pat
         line = ["--config", str(recipe), "--model.preset", preset, *batch]
         return Plan.of(parse(PretrainConfig, line), 1, 80 * GIB)
 
-    small = [plan("tiny", n).pairs_per_s(4e14) for n in (16, 32)]
-    assert small == pytest.approx([16 / 2.9e-3, 32 / 2.9e-3])
+    small = [plan("tiny", n).step_time(4e14, 1) for n in (16, 32)]
+    n_operations = 78 * 4 + 302 + 16 * (12 * 4 + 8)
+    assert [step.total for step in small] == pytest.approx(2 * [8e-6 * n_operations])
     large = plan("1b", 4096)
     space, _, length = large.data.sequences[0]
-    assert large.pairs_per_s(4e14) == pytest.approx(4e14 / train_flops(large.encoder, space, length))
+    step = large.step_time(4e14, 1)
+    assert step.compute == pytest.approx(4096 * train_flops(large.encoder, space, length) / 4e14)
+    assert step.compute > step.launch
+    assert step.exchange == 0 and step.total == step.compute + step.update
+
+
+def test_a_step_on_many_gpus_waits_for_what_they_exchange(recipe: Path):
+    def step(n_ranks: int, stage: int, batch: int = 8192):
+        line = ["--config", str(recipe), "--model.preset", "base", "--train.zero_stage", str(stage)]
+        line += ["--train.global_batch", str(batch), "--train.max_micro_batch", "1024"]
+        plan = Plan.of(parse(PretrainConfig, line), n_ranks, 80 * GIB)
+        return plan, plan.step_time(4e14, 8)
+
+    plan, alone = step(1, 1)
+    assert alone.exchange == 0
+    (_, node), (_, nodes) = step(8, 1), step(16, 1)
+    assert node.update == pytest.approx(alone.update / 8)
+    # Weights once, and the last of eight buckets of gradients: the backward pass hides the others.
+    once = 2 * plan.n_parameters * 7 / 8 / 150e9
+    assert node.exchange == pytest.approx(once * (1 + 1 / 8))
+    assert nodes.exchange > 4 * node.exchange  # over the network
+    hardly = step(8, 1, batch=64)[1]
+    assert hardly.exchange == pytest.approx(2 * once, rel=0.2)  # nothing to hide behind
+    third = step(8, 3)[1]
+    assert third.exchange == pytest.approx(once * (2 + 1 / 8)) and third.launch == 4 * node.launch
 
 
 def test_windows_that_are_read_alone_count_as_half_a_pair_each(recipe: Path):
@@ -108,7 +133,14 @@ def test_windows_that_are_read_alone_count_as_half_a_pair_each(recipe: Path):
     )
     assert large == pytest.approx(2 * small, rel=1e-3)
     assert plan(*alone, ranks=4).activations(1, 1, False) == pytest.approx(small / 4, rel=1e-3)
-    assert plan(*alone).pairs_per_s(4e14) == pytest.approx(160 / 2.9e-3)
+    assert plan(*alone).step_time(4e14, 1).compute == pytest.approx(
+        160 * train_flops(plan(*alone).encoder, *_sequence(plan(*alone))) / 4e14
+    )
+
+
+def _sequence(plan: Plan) -> tuple[str, int]:
+    space, _, length = plan.data.sequences[0]
+    return space, length
 
 
 def test_host_memory_is_that_of_building_or_of_a_copy_of_a_checkpoint(recipe: Path):

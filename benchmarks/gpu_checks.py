@@ -276,10 +276,9 @@ def resume(place: Place) -> Figures:
         train(place, f"halves_{stage}", train__zero_stage=stage, train__steps=half, **settings)
         in_two = train(place, f"halves_{stage}", train__zero_stage=stage, train__steps=whole, **settings)
         yield figure(f"stage_{stage}_gap", gap(in_two, at_once), "<= 0")
-    train(place, "moved", train__zero_stage=3, train__steps=half, **settings | {"train__precision": "fp32"})
-    moved = train(
-        place, "moved", train__zero_stage=1, train__steps=whole, **settings | {"train__precision": "fp32"}
-    )
+    exact = settings | {"train__precision": "fp32"}
+    train(place, "moved", train__zero_stage=3, train__steps=half, **exact)
+    moved = train(place, "moved", train__zero_stage=1, train__steps=whole, **exact)
     yield figure("stage_3_to_1_steps", float(len(moved)), f">= {whole}")
     if not place.quick:
         yield figure("term_exit_code", float(stopped(place)), "85-85")

@@ -50,7 +50,7 @@ def test_a_large_model_is_planned_without_building_it(recipe: Path, capsys: pyte
 
 
 def test_what_does_not_fit_ends_in_2_and_its_remedy_fits(recipe: Path, capsys: pytest.CaptureFixture[str]):
-    line = ["plan", "--config", str(recipe), "--model.preset", "1b", "--gpus", "4", "--gpu-gb", "9"]
+    line = ["plan", "--config", str(recipe), "--model.preset", "1b", "--gpus", "4", "--gpu-gb", "7"]
     assert run(line) == 2
     remedy = re.search(r"It does not fit. This would: (.+)", capsys.readouterr().out)[1]
     assert run([*line, *shlex.split(remedy)]) == 0

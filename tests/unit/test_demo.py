@@ -140,6 +140,29 @@ def test_the_last_screen_says_what_was_put_in_and_what_was_found(demo: ModuleTyp
     assert all(f"{tmp_path / name / 'report.html'}" in text for name in "ab")
 
 
+def test_the_last_screen_of_a_probe_has_few_and_all_labels_and_its_note(demo: ModuleType, tmp_path: Path):
+    of_sizes = {2: (0.856, 0.24, 0.574), None: (0.952, 0.594, 0.945)}
+    rows = [
+        {"method": method, "size": size, "balanced_accuracy": {"mean": mean}}
+        for size, means in of_sizes.items()
+        for method, mean in zip(("pretrained", "fresh", "shared"), means, strict=True)
+    ]
+    sentence = "No: not above it; AUC 0.9; trained on fewer it is above it with 2 people."
+    summary = {
+        "probe": True,
+        "figures": ["balanced_accuracy", "auc"],
+        "main": "pretrained",
+        "sizes": [2, None],
+    }
+    summary |= {"best_baseline": "shared", "methods": {"shared": {"title": "shared directions"}}}
+    summary |= {"by_size": rows, "verdict": {"survives": False, "sentence": sentence}}
+    (tmp_path / "summary.json").write_text(json.dumps(summary))
+    text = " ".join(demo.last_screen([], [demo.Ending("films", tmp_path, note="all linear")]).split())
+    assert "with 2 of the others labelled: pre-trained 85.6%, fresh 24.0%, shared directions 57.4%" in text
+    assert "with all of the others labelled: pre-trained 95.2%" in text
+    assert "verdict No: not above it; trained on fewer it is above it with 2 people. note all linear" in text
+
+
 # ---------------------------------------------------------------- running
 
 

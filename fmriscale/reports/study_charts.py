@@ -128,7 +128,7 @@ def units(summary: Summary, condition: str, limits: tuple[float, float]) -> str:
     axes.yaxis.set_major_locator(MaxNLocator(nbins=7, steps=[1, 2, 5, 10]))
     title = condition_title(summary, condition)
     n_up = sum(after > before for before, after in shared.values())
-    axes.set_title(f"{clipped(title, 24)}: {n_up} of {len(shared)} better")
+    axes.set_title(f"{clipped(title, 30)}\n{n_up} of {len(shared)} better")
     who = f"{len(shared)} {plural(summary['unit'])} ({title})"
     return svg(figure, f"units-{condition}", f"Accuracy of {who}, {n_up} better with the pre-trained arm")
 

@@ -22,6 +22,9 @@ WORDS = {True: "Yes", False: "No", None: "Open"}
 """The answer by whether the claim survives."""
 UNTRAINED = "the same network without pre-training"
 
+MOST_CONTROLS = 3
+"""Controls that the picture has room for; the tables have all."""
+
 Summary = dict[str, Any]
 
 
@@ -168,10 +171,10 @@ def compared(summary: Summary) -> list[Compared]:
         rows.append(Compared("pretrained", "Pre-trained encoder", what, "pretrained"))
     title = "The same network without pre-training" if rows else "The network, nothing pre-trained"
     rows.append(Compared("fresh", title, "starts from random numbers, then learns the task", "fresh"))
-    for name, content in arms.items():
-        if content["kind"] == "control":
-            what = CONTROLS[name].description if name in CONTROLS else "a further comparison"
-            rows.append(Compared(name, f"Control: {content['title']}", what, "control"))
+    controls = [name for name, content in arms.items() if content["kind"] == "control"]
+    for name in controls[:MOST_CONTROLS]:
+        what = CONTROLS[name].description if name in CONTROLS else "a further comparison"
+        rows.append(Compared(name, f"Control: {arms[name]['title']}", what, "control"))
     simple = [name for name in SIMPLE if name in arms]
     if simple:
         best = max(simple, key=lambda name: accuracy(summary, name)["mean"])

@@ -1,11 +1,14 @@
 """What a probe says of its numbers, and that its figures are those of scikit-learn, with honest intervals."""
 
+import re
+
 import numpy as np
 import pytest
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
 from fmriscale.study.probe.decoder import decode, unrelated, without_confounds
 from fmriscale.study.probe.figures import by_unit, scores_of
+from fmriscale.study.probe.plain import answer
 from fmriscale.study.probe.reduce import shared
 from fmriscale.study.probe.rows import Rows
 from fmriscale.study.probe.run import judged_classes
@@ -76,6 +79,10 @@ def test_the_verdict_counts_a_gain_only_where_fresh_and_the_best_baseline_are_be
     found = verdict(summary(**chosen))
     assert found["survives"] is survives
     assert all(word in found["sentence"] for word in words), found["sentence"]
+    asked = {"rows": "run", "kind": "classify", "question": "How well can dx be told from a run?"}
+    told = answer(summary(**chosen) | asked | {"verdict": found})
+    assert told.word == {True: "Yes", False: "No", None: "Open"}[survives]
+    assert not re.search(r"p [=<]|\[", told.why) and told.why.endswith(".")
 
 
 def as_rows(target, classes, person=None):

@@ -1,10 +1,8 @@
 """The report of a study, printed and as a page: it tells the numbers of the summary, draws the design truly,
-needs nothing else, and fits its window in a real browser."""
+and needs nothing else."""
 
 import json
 import re
-import shutil
-import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -12,7 +10,6 @@ import numpy as np
 import pytest
 import studies
 from factory import write_corpus
-from PIL import Image
 
 from fmriscale.cli import run
 from fmriscale.config import StudyConfig, TaskConfig
@@ -21,8 +18,6 @@ from fmriscale.study.controls import SHUFFLED_ORDER
 from fmriscale.study.data import open_study
 from fmriscale.study.design import MOST_RUNS, describe
 from fmriscale.study.text import COLUMNS, report_text
-
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
 
 @pytest.fixture(scope="module")
@@ -283,55 +278,3 @@ def test_mistakes_and_damage_are_named(tmp_path, capsys):
         (tmp_path / "summary.json").write_text(stranger)
         assert run(["report", str(tmp_path)]) == 4
         assert "not as fmriscale finetune writes it" in capsys.readouterr().err
-
-
-# ---- a real browser
-
-
-def browse(page: Path, *options: str) -> subprocess.CompletedProcess:
-    """Open a page in headless Chromium."""
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--enable-logging=stderr"]
-    home = f"--user-data-dir={page.parent / 'browser'}"
-    return subprocess.run(
-        [str(CHROMIUM), *flags, home, *options, page.as_uri()], capture_output=True, text=True, timeout=120
-    )
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-def test_a_browser_draws_it_without_complaint(pages, tmp_path, dark):
-    picture = tmp_path / "page.png"
-    theme = ["--force-dark-mode", "--blink-settings=preferredColorScheme=0"] if dark else []
-    size = [f"--screenshot={picture}", "--window-size=1280,2400"]
-    done = browse(pages[0] / "cross" / "report.html", *size, *theme)
-    assert picture.exists(), done.stderr[-2000:]
-    assert "CONSOLE" not in done.stderr
-    pixels = np.asarray(Image.open(picture).convert("L"), float)
-    paper = pixels[5, 5]
-    assert (paper < 60) if dark else (paper > 230)
-    # Ink in every stretch of 300 pixels: nothing is blank.
-    for top in range(0, 2400, 300):
-        assert (np.abs(pixels[top : top + 300] - paper) > 60).mean() > 0.002
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
-def test_the_page_is_never_wider_than_its_window(pages):
-    root, texts = pages
-    frames = "".join(
-        f'<iframe src="{name}/report.html" width="{width}" height="900"></iframe>'
-        for name in texts
-        for width in (360, 420, 800, 1280)
-    )
-    script = (
-        "onload = () => { document.title = [...document.querySelectorAll('iframe')].map(frame => {"
-        "const page = frame.contentDocument;"
-        "page.querySelectorAll('details').forEach(part => { part.open = true; });"
-        "return page.documentElement.scrollWidth - frame.clientWidth; }).join(' '); };"
-    )
-    wrapper = root / "frames.html"
-    wrapper.write_text(f"<!doctype html><title>none</title><script>{script}</script>{frames}")
-    flags = ["--allow-file-access-from-files", "--disable-web-security", "--virtual-time-budget=5000"]
-    done = browse(wrapper, "--dump-dom", *flags)
-    found = re.search(r"<title>([^<]*)</title>", done.stdout)
-    assert found, done.stderr[-2000:]
-    assert [int(x) for x in found.group(1).split()] == [0] * 8

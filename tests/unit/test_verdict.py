@@ -1,5 +1,6 @@
 """The truth table of the verdict: made-up accuracies go through the summary, and the sentence is read."""
 
+import re
 from typing import Any
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 
 from fmriscale.config import FinetuneTrainConfig, StudyConfig, TaskConfig
 from fmriscale.study.jobs import cells
+from fmriscale.study.plain import answer
 from fmriscale.study.scores import Score
 from fmriscale.study.summary import summarise
 from fmriscale.study.verdict import verdict
@@ -71,7 +73,11 @@ def judged(n=12, spread=0.01, backwards=0.5, curves=None, **changed) -> dict[str
 
 
 def said(**changed) -> tuple[bool | None, str]:
-    found = judged(**changed)["verdict"]
+    summary = judged(**changed)
+    found = summary["verdict"]
+    told = answer(summary)
+    assert told.word == {True: "Yes", False: "No", None: "Open"}[found["survives"]]
+    assert not re.search(r"p [=<]|\[|Holm|\bt \d", told.why) and told.why.endswith("."), told.why
     assert found["sentence"].endswith(".") and "nan" not in found["sentence"]
     return found["survives"], found["sentence"]
 
@@ -205,6 +211,23 @@ def test_a_control_that_does_as_well_takes_the_credit():
 def test_what_is_open_by_its_protocol_says_no_more_of_the_arms():
     sentence = said(same_run=1.0, protocol="paper", category=0.9, backwards=0.65)[1]
     assert "SVM" not in sentence and "backwards" not in sentence
+
+
+def test_the_reason_is_told_in_plain_words():
+    yes = answer(judged())
+    assert (yes.question, yes.word) == ("Does pre-training help to decode timbre from brain activity?", "Yes")
+    assert yes.why == (
+        "The pre-trained network is right in 65.0 % of the cases, more often than the same network without "
+        "pre-training (60.0 %) and than the best simple method, a linear SVM on single windows (58.0 %); over "
+        "12 subjects luck cannot explain it."
+    )
+    nothing = answer(judged(gained=0.5, fresh=0.5, category=0.5)).why
+    assert "no better than guessing" in nothing and "what only tells runs apart" in nothing
+    assert "a simple method without any network does better" in answer(judged(category=0.75)).why
+    assert "a difference that luck can make" in answer(judged(gained=0.601)).why
+    older = judged(category=0.75)
+    older["verdict"] = {"sentence": "Yes: by older rules; and more.", "survives": True}
+    assert answer(older)[1:3] == ("Yes", "Yes: by older rules."), "a verdict of its time keeps its words"
 
 
 def test_small_training_sides_are_told_apart():

@@ -3,7 +3,7 @@
 from typing import Any
 
 from fmriscale.config import MOMENT
-from fmriscale.study.plain import UNTRAINED, WORDS, Answer, Compared, begin, spaced
+from fmriscale.study.plain import MOST_CONTROLS, UNTRAINED, WORDS, Answer, Compared, begin, spaced
 from fmriscale.study.probe.verdict import rule
 from fmriscale.study.probe.wording import number, title, value
 from fmriscale.study.verdict import Ruling
@@ -93,7 +93,7 @@ def compared(summary: Summary) -> list[Compared]:
         elif name == "fresh":
             what = "random numbers; a linear model reads it out"
             rows.append(Compared(name, "The same network without pre-training", what, "fresh"))
-        elif content["kind"] == "control":
+        elif content["kind"] == "control" and sum(row.look == "control" for row in rows) < MOST_CONTROLS:
             rows.append(Compared(name, f"Also: {own}", "another encoder", "control"))
     what = "no network, nothing pre-trained"
     return [*rows, Compared(best, f"Best simple method: {title(summary, best)}", what, "baseline")]

@@ -218,8 +218,8 @@ def test_the_reason_is_told_in_plain_words():
     assert (yes.question, yes.word) == ("Does pre-training help to decode timbre from brain activity?", "Yes")
     assert yes.why == (
         "The pre-trained network is right in 65.0 % of the cases, more often than the same network without "
-        "pre-training (60.0 %) and than the best simple method, a linear SVM on single windows (58.0 %); over "
-        "12 subjects luck cannot explain it."
+        "pre-training (60.0 %) and than the best simple method, a linear SVM on single windows (58.0 %); "
+        "over 12 subjects luck cannot explain it."
     )
     nothing = answer(judged(gained=0.5, fresh=0.5, category=0.5)).why
     assert "no better than guessing" in nothing and "what only tells runs apart" in nothing

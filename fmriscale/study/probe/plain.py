@@ -66,7 +66,7 @@ def reason(summary: Summary, ruling: Ruling) -> str:
         for row in summary["comparisons"]
         if (row["first"], row["second"], row["figure"]) == (main, best, summary["figures"][0])
     )
-    rival = "does better" if row["effect"] <= 0 else "may be as good"
+    rival = f"{simple} does better" if row["effect"] <= 0 else f"not reliably ahead of {simple}"
     sentences = {
         "too few": f"{counted(summary['n_people'], 'person')} are too few for any answer; so far {reaches}, "
         f"{fresh}.",
@@ -74,7 +74,7 @@ def reason(summary: Summary, ruling: Ruling) -> str:
         "gain": f"{reaches}, more than {fresh} and more than {simple}.",
         "neither": f"{reaches}, not reliably more than {fresh}, nor than {simple}.",
         "not above fresh": f"{reaches}, not reliably more than {fresh}.",
-        "not above best": f"{reaches}, ahead of {fresh}, but {simple} {rival}.",
+        "not above best": f"{reaches}, ahead of {fresh}, but {rival}.",
         "trainings disagree": f"{reaches}, more than {fresh} and than {simple}, but not reliably when the "
         "training is repeated: more repetitions would tell.",
     }

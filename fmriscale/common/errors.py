@@ -34,12 +34,19 @@ class DamageError(UserError):
     exit_code = EXIT_DAMAGE
 
 
+def shown(error: BaseException) -> str:
+    """Return the words of an error for a terminal: names from files of others hold no control characters."""
+    from fmriscale.common.files import printable  # which imports this module
+
+    return "\n".join(printable(line) for line in str(error).split("\n"))
+
+
 def exit_code_of(main: Callable[[], int | None]) -> int:
     """Run a main function; a `UserError` becomes one line on stderr and its exit code."""
     try:
         return main() or EXIT_OK
     except UserError as error:
-        print(f"fmriscale: error: {error}", file=sys.stderr)
+        print(f"fmriscale: error: {shown(error)}", file=sys.stderr)
         return error.exit_code
     except ModuleNotFoundError as error:
         if error.name not in OPTIONAL:

@@ -29,7 +29,7 @@ from hypothesis import strategies as st
 from mutations import damaged, json_text, reshaped, table
 from scans import SHAPE, brain_like, confounds, dataset, write_atlas, write_fmriprep_run
 
-from fmriscale.common.errors import UserError
+from fmriscale.common.errors import UserError, shown
 from fmriscale.common.quarantine import Rejected, Rejection
 from fmriscale.config import CorpusConfig, DataConfig, ModelConfig, PairConfig, PretrainConfig, StudyConfig
 from fmriscale.config.recipe import parse
@@ -92,7 +92,9 @@ def one_line(per_mistake: bool = False):
     try:
         yield
     except UserError as error:
-        assert str(error) and (per_mistake or len(str(error).splitlines()) == 1), f"not one line: {error}"
+        lines = shown(error).splitlines()  # as it is printed
+        assert lines and (per_mistake or len(lines) == 1), f"not one line: {error}"
+        assert all(line.isprintable() for line in lines)
     except Rejected as why:
         assert why.reason and "\n" not in why.detail
     finally:

@@ -125,7 +125,14 @@ WITHIN: Settings = {
     "train.max_micro_batch": 64,
 }
 SHIFTED: Settings = {"data.stimulus_clock": "shifted"}
-ACROSS_ARMS = {"across_people": CONTRAST, "within_person": WITHIN, "shifted_clock": CONTRAST | SHIFTED}
+START: Settings = {"train.steps": 1, "train.warmup_steps": 0, "train.lr": 1e-12}
+"""What training across people starts from: shared directions of what pre-trains, which need no labels."""
+ACROSS_ARMS = {
+    "across_people": CONTRAST,
+    "within_person": WITHIN,
+    "shifted_clock": CONTRAST | SHIFTED,
+    "start": CONTRAST | START,
+}
 GENTLE: Settings = {"train.steps": 100, "train.lr": 1e-4}
 """One film is learned by heart: more than this made the transfer to a story worse."""
 REST: Settings = {
@@ -161,7 +168,12 @@ SCALED = {
     "width": {n: SHORTER | {"model.d_model": n} for n in (16, 32, 128)},
 }
 """Arms by what is scaled and how much of it there is; beside all of it, width 64."""
-SCALE_ARMS = {"full": SHORTER} | {f"{what}_{n}": arm for what, of in SCALED.items() for n, arm in of.items()}
+SCALE_ARMS: dict[str, Settings] = {
+    "full": SHORTER,
+    "start": CONTRAST | START,
+    "start_16": CONTRAST | START | {"model.d_model": 16},
+    "start_32": CONTRAST | START | {"model.d_model": 32},
+} | {f"{what}_{n}": arm for what, of in SCALED.items() for n, arm in of.items()}
 
 # ---------------------------------------------------------------- questions
 
@@ -225,7 +237,10 @@ QUESTIONS: dict[str, Question] = {
             **{**WINDOWS, "windows.delay": 15.0, "n_folds": 3, "target": "moment", "folds_by": "subject"},
             **{"datasets": ["pieman"], "space": "shen293", "train_sizes": [2, 5, 10, 20]},
         },
-        {name: arm | (GENTLE if name != "within_person" else {}) for name, arm in ACROSS_ARMS.items()},
+        {
+            name: arm | (GENTLE if name in ("across_people", "shifted_clock") else {})
+            for name, arm in ACROSS_ARMS.items()
+        },
         ("qtab",),
         "whitening: .152, .221, .321, .416 with 2, 5, 10, 20 people",
     ),

@@ -16,6 +16,7 @@ from fmriscale.model.vectors import window_vectors
 QUESTION, TESTED, LENGTH = "film_scaling", "forrest_c", 10
 WHOLE = {"people": 10, "stimuli": 6, "width": 64}
 """What the arm `full` has of each (of stimuli: what two parts of the film have)."""
+NAMES = {"people": "people", "stimuli": "runs of the film (15 min each)", "width": "width of the encoder"}
 SHARPNESS = np.geomspace(1, 100, 25)
 """Scales of similarities, of which the best is taken for every encoder."""
 Summary = dict[str, Any]
@@ -106,18 +107,24 @@ def draw(found: dict[str, list[dict[str, float]]], path: Path) -> None:
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
     figure, axes = plt.subplots(2, len(found), figsize=(3.6 * len(found), 5.2), squeeze=False)
     for column, (what, points) in enumerate(found.items()):
         for row, name in enumerate(("loss", "accuracy_2")):
             axis, x = axes[row, column], np.array([point["n"] for point in points], float)
             power, factor = fit(points, name)
-            axis.loglog(x, [point[name] for point in points], "o", color="#2f5fb3")
+            y = [point[name] for point in points]
+            axis.loglog(x, y, "o", color="#2f5fb3")
             axis.loglog(x, factor * x**power, color="#9a9a9a", label=f"n^{power:+.2f}")
             axis.legend(fontsize=8, frameon=False)
-            axis.set_xlabel(what, fontsize=8)
+            axis.set_xlabel(NAMES[what], fontsize=8)
             axis.set_ylabel({"loss": "loss", "accuracy_2": "accuracy, 2 labelled people"}[name], fontsize=8)
-            axis.tick_params(which="both", labelsize=7)
+            for side, values in ((axis.xaxis, x), (axis.yaxis, np.linspace(min(y), max(y), 4).round(2))):
+                side.set_major_locator(FixedLocator(sorted(set(values))))
+                side.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+                side.set_minor_locator(NullLocator())
+            axis.tick_params(labelsize=7)
     figure.tight_layout()
     figure.savefig(path, dpi=110)
     plt.close(figure)

@@ -165,7 +165,8 @@ def simulated(corpus: Corpus, folder: Path, n: int) -> Path:
     runs["run"] = [f"{i % 4 + 1:02d}" for i in range(n)]
     runs["person"] = runs.dataset + "/" + runs.subject
     runs["key"] = runs.dataset + "_sub-" + runs.subject + "_task-rest_run-" + runs.run
-    datasets = {name: {"weight": None, "space": "noise"} for name in sorted(set(runs.dataset))}
+    names = sorted(set(runs.dataset))
+    datasets = {name: {"weight": None, "space": "noise", "hours": 1.0, "t_r": [2.0]} for name in names}
     manifest = {
         "spaces": corpus.manifest["spaces"],
         "datasets": datasets,

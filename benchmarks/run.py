@@ -21,7 +21,7 @@ from typing import Any
 
 import page
 import record
-import studies
+import study_figures
 from busy import Others
 
 DEFAULT = ["ingest", "sampling", "training"]
@@ -100,7 +100,7 @@ def measured(name: str, more: str, quick: bool) -> tuple[dict[str, Any], list[st
             )
         if "summary" in entry:
             summary = json.loads((record.ROOT / entry["summary"]).read_text())
-            return studies.figures_of(summary), steps
+            return study_figures.figures_of(summary), steps
         return json.loads(told.read_text()), steps
 
 

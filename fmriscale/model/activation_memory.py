@@ -34,6 +34,7 @@ def activation_bytes(
     length: int,
     itemsize: int,
     mask_itemsize: int = 1,
+    attention_itemsize: int = 0,
     recompute: bool = False,
     alone: bool = False,
     every_token: bool = False,
@@ -43,6 +44,7 @@ def activation_bytes(
     Every tensor that autograd keeps is counted by hand: inputs of linear layers, norms and
     activations, query, key, value and output of the fused attention (no attention matrix), masks of
     dropout. The last block keeps little but its keys and values, because it computes CLS alone.
+    attention_itemsize: of what attention computes with, where that is another type (see `attend`).
     """
     d, pre = config.d_model, config.norm == "pre"
     n_read, n_volumes = (2 * n_pairs, length) if alone else (n_pairs, 2 * length)
@@ -60,6 +62,12 @@ def activation_bytes(
     source = ((4 if pre else 3) * d + rotated) * itemsize
     rest = ((4 if pre else 5) * d + rotated + hidden) * itemsize + 2 * masks + others
     block, last = tokens * (source + rest), tokens * source + rest
+    if attention_itemsize and attention_itemsize != itemsize:
+        # Copies of keys and values, of query and answer: what they were copied from is freed.
+        copies = 2 * d * attention_itemsize - (2 * d + rotated) * itemsize
+        more = 2 * d * attention_itemsize - (d + rotated) * itemsize
+        block += tokens * (copies + more)
+        last += tokens * copies + more if rotated else 0
     if every_token:
         last = block
     elif not rotated:  # the last block makes neither keys nor values, but two vectors a head for CLS

@@ -121,6 +121,7 @@ class Plan:
                 length=length,
                 itemsize=size,
                 mask_itemsize=1 if self.device == "gpu" else size,
+                attention_itemsize=size if self.device == "gpu" else 4,
                 recompute=recompute,
                 alone=alone,
                 every_token=self.every_token,

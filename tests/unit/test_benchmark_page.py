@@ -23,10 +23,10 @@ def modules() -> Iterator[Any]:
         patch.syspath_prepend(FOLDER)
         import page
         import record
-        import studies
+        import study_figures
 
         patch.setattr(record, "page", page, raising=False)
-        patch.setattr(record, "studies", studies, raising=False)
+        patch.setattr(record, "study_figures", study_figures, raising=False)
         yield record
 
 
@@ -131,7 +131,7 @@ def test_a_study_is_recorded_in_percent_and_points(modules):
         "comparisons": [fresh, fresh | {"condition": "heard"}, fresh | {"second": "category", "effect": 0.5}],
         **{"sizes": [2, 10], "by_size": of_sizes, "size_comparisons": [fresh | {"size": 2}], "n_units": 131},
     }
-    found = modules.studies.figures_of(summary)
+    found = modules.study_figures.figures_of(summary)
     told = modules.make("abide_site", found, ["a command"], 0.054)
     shown = {name: modules.page.with_unit(figure) for name, figure in told["figures"].items()}
     assert shown == {

@@ -50,6 +50,7 @@ def test_activations_are_those_that_torch_keeps(
         length=L,
         itemsize=dtype.itemsize,
         mask_itemsize=dtype.itemsize,
+        attention_itemsize=4,
         recompute=recompute,
         alone=way[0] == "siamese",
         every_token=way[1] != "cls",

@@ -225,7 +225,7 @@ def test_a_condition_that_is_the_only_one_is_named_everywhere(root, tmp_path):
     page = Reader(written(summary, tmp_path / "study")).words
     for fact in (
         "cross_run pairs, heard to imagined;",
-        "heard to imagined: ",
+        "guessing heard to imagined 16 of 17 better",
         "Conditions: heard to imagined.",
     ):
         assert fact in page, fact

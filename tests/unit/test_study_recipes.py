@@ -124,7 +124,8 @@ def test_from_the_download_to_the_pairs(
     corpus = Corpus.open(tmp_path / "corpus")
     assert len(corpus.runs) == n_runs and set(corpus.runs["n_features"]) == {3 * 3 * 2}
     config = parse(StudyConfig, ["--config", str(repository / f"configs/{study}.yaml")])
-    config = dataclasses.replace(config, corpus=str(corpus.folder), splits=["train", "val", "test"])
+    everybody, n_folds = ["train", "val", "test"], min(config.n_folds, corpus.runs.subject.nunique())
+    config = dataclasses.replace(config, corpus=str(corpus.folder), splits=everybody, n_folds=n_folds)
     opened = open_study(config)
     assert list(opened.windows.labels) == labels
     assert len(opened.windows.label_N) == n_windows

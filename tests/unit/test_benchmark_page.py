@@ -106,7 +106,7 @@ def test_a_part_gives_way_to_a_newer_record_of_the_whole(modules):
     part = {name: value for name, value in records["sampling"]["figures"].items() if name not in names}
     records |= {"sampling": records["sampling"] | {"figures": part}}
     assert "### Large corpora" in modules.page.render(records)
-    rows = dict.fromkeys(names, {"value": 0.123, "low": 0.1, "high": 0.2, "n": 7, "unit": "share"})
+    rows = {key: {"value": 0.123, "low": 0.1, "high": 0.2, "n": 7, "unit": "share"} for key in names}
     newer = records["sampling"] | {"figures": part | rows}
     told = modules.page.render(records | {"sampling": newer})
     assert "### Large corpora" not in told

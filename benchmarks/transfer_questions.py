@@ -130,8 +130,8 @@ START: Settings = {"train.steps": 1, "train.warmup_steps": 0, "train.lr": 1e-12}
 ACROSS_ARMS = {
     "across_people": CONTRAST,
     "within_person": WITHIN,
-    "shifted_clock": CONTRAST | SHIFTED,
     "start": CONTRAST | START,
+    "shifted_clock": CONTRAST | SHIFTED,
 }
 GENTLE: Settings = {"train.steps": 100, "train.lr": 1e-4}
 """One film is learned by heart: more than this made the transfer to a story worse."""
@@ -168,12 +168,9 @@ SCALED = {
     "width": {n: SHORTER | {"model.d_model": n} for n in (16, 32, 128)},
 }
 """Arms by what is scaled and how much of it there is; beside all of it, width 64."""
-SCALE_ARMS: dict[str, Settings] = {
-    "full": SHORTER,
-    "start": CONTRAST | START,
-    "start_16": CONTRAST | START | {"model.d_model": 16},
-    "start_32": CONTRAST | START | {"model.d_model": 32},
-} | {f"{what}_{n}": arm for what, of in SCALED.items() for n, arm in of.items()}
+SCALE_ARMS: dict[str, Settings] = {"full": SHORTER, "start": CONTRAST | START} | {
+    f"{what}_{n}": arm for what, of in SCALED.items() for n, arm in of.items()
+}
 
 # ---------------------------------------------------------------- questions
 

@@ -10,7 +10,7 @@ from tutorial import run_page
 pytestmark = pytest.mark.slurm
 
 SMALLER = {
-    "--nodes 16 --gpus-per-node 8": "--nodes 2",
+    "--nodes 16 --gpus-per-node 8 --exclusive --mem=0": "--nodes 2",
     "x 16 ranks": "x 2 ranks",
     "--array=0-15": "--array=0-1",
 }

@@ -138,7 +138,9 @@ class RemoteShards:
                 except UserError:  # the cache cannot be used: who needs a shard says so
                     shard, part, all_here = "", None, False
                 if part is None:
-                    self._changed.wait(None if all_here else _LOOK)
+                    # Asked again under the lock: `close` may have notified just before this thread took it.
+                    if not self._stop.is_set():
+                        self._changed.wait(None if all_here else _LOOK)
                     continue
             try:
                 self._cache.bring(self._items[shard], part, self._download(shard)[0])

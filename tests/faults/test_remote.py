@@ -236,6 +236,20 @@ def test_a_server_that_dies_in_mid_epoch_is_a_named_error_and_no_hang(server, fa
     assert time.monotonic() - begin < 20
 
 
+def test_a_close_between_two_looks_of_a_download_thread_is_noticed(far, monkeypatch):
+    remote = far().remote
+
+    def closed_meanwhile():
+        remote._stop.set()
+        return "", None, True
+
+    monkeypatch.setattr(remote, "_next", closed_meanwhile)
+    remote.want([next(iter(remote._items))])
+    for thread in remote._threads:
+        thread.join(10)
+        assert not thread.is_alive()
+
+
 def test_a_server_that_comes_back_is_waited_for(folder, far):
     with serving(folder) as server:
         corpus = far(server.url)

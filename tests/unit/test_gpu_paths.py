@@ -231,7 +231,8 @@ def test_gradients_are_reduced_while_the_backward_pass_goes_on():
 
 
 @pytest.mark.parametrize(
-    "n", [0, 1, SMALLEST_CHUNK - 1, SMALLEST_CHUNK, 3 * SMALLEST_CHUNK + 5, 2**31 + 12345]
+    "n",
+    [0, 1, SMALLEST_CHUNK - 1, SMALLEST_CHUNK, 3 * SMALLEST_CHUNK + 5, 5 * SMALLEST_CHUNK + 3, 2**31 + 12345],
 )
 def test_a_copy_in_pinned_memory_is_hardly_rounded_up(n: int):
     sizes = chunk_sizes(n)

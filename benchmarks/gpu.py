@@ -63,7 +63,7 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", choices=PARTS, help="these parts alone")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--quick", action="store_true", help="a toy size")
-    parser.add_argument("--json", type=Path, help="write the figures to this file too")
+    parser.add_argument("--json", type=Path, help="write the figures that are numbers to this file too")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     end, record = time.monotonic() + 60 * given.minutes, Record(given.out)
@@ -80,7 +80,8 @@ def main() -> int:
         run(names, record, given.out, left, given.device, given.quick)
     record.print()
     if given.json:
-        given.json.write_text(json.dumps(record.figures, indent=1) + "\n")
+        numbers = {name: f for name, f in record.figures.items() if not isinstance(f["value"], str)}
+        given.json.write_text(json.dumps(numbers, indent=1) + "\n")
     return 1 if record.failed else 0
 
 

@@ -1,4 +1,4 @@
-"""Figures from runs of train.py itself: the cost of checkpoints, and what a GPU reaches."""
+"""Figures from runs of train.py itself: the cost of checkpoints, and the rate beside the plan."""
 
 import contextlib
 import io
@@ -12,12 +12,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from fmriscale import train
 from fmriscale.config import PretrainConfig, TrainConfig
 from fmriscale.config.recipe import parse
-from fmriscale.training.prediction import GIB, Plan, cpu_flops
+from fmriscale.training.prediction import Plan, cpu_flops
 
 ROOT = Path(__file__).resolve().parents[1]
 FEATURES = 424
@@ -86,19 +84,8 @@ def checkpoint_share() -> tuple[float, str]:
     return (save["copied"] + save["written"]) / interval, f"{told}; interval {interval:,.0f} s"
 
 
-def device_name(device: str) -> str:
-    """Model of the GPU or of the processor, and how much of it there is.
-
-    Raises
-    ------
-    SystemExit
-        A GPU is asked for, and there is none.
-    """
-    if device == "cuda":
-        if not torch.cuda.is_available():
-            raise SystemExit("--device cuda: torch sees no GPU here")
-        memory = torch.cuda.get_device_properties(0).total_memory
-        return f"{torch.cuda.get_device_name()}, {memory / GIB:.0f} GiB"
+def device_name() -> str:
+    """Model of the processor, and how much of it there is."""
     path = Path("/proc/cpuinfo")
     told = path.read_text().splitlines() if path.exists() else []
     model = next((line.split(": ", 1)[1] for line in told if line.startswith("model name")), "CPU")
@@ -138,41 +125,3 @@ def measure_plan(tell: Tell, others: Callable[[], Callable[[], float]]) -> None:
                 ratios.append(found / planned)
             spread = statistics.median(ratios), min(ratios), max(ratios)
             tell(f"rate_of_plan_{name}", spread, "x", "0.8-1.25", N_ROUNDS, busy())
-
-
-GPU_RUNS = {
-    "base": {"model.preset": "base", "train.global_batch": 1024, "train.max_micro_batch": 1024},
-    "large": {"model.preset": "large", "train.global_batch": 1024, "train.max_micro_batch": 512},
-    "paper_device": {
-        "model.preset": "paper",
-        "train.global_batch": 4096,
-        "train.max_micro_batch": 4096,
-        "data.access": "device",
-    },
-}
-"""What is trained on a GPU, in the precision it takes by itself."""
-
-
-def measure_gpu(tell: Tell, n_steps: int = 60) -> None:
-    """Rates, MFU, attention kernel and memory against the plan on one GPU, with blocks compiled and not."""
-    memory = torch.cuda.get_device_properties(0).total_memory
-    with corpus() as folder:
-        for run_name, settings in GPU_RUNS.items():
-            for compiled in (False, True):
-                more = {"train.steps": n_steps, "train.save_every": n_steps, "train.compile": compiled}
-                measure_run(tell, folder, run_name + "_compiled" * compiled, settings | more, memory)
-
-
-def measure_run(tell: Tell, folder: Path, name: str, settings: dict[str, Any], memory: float) -> None:
-    """Train once, and tell its figures."""
-    lines, log = run(folder, settings)
-    config = parse(PretrainConfig, line_of(folder, folder / "unused", settings))
-    plan = Plan.of(config, 1, memory)
-    planned = plan.total(config.train.zero_stage, config.train.activation_checkpointing) / GIB
-    n, peak = settings["train.steps"] * 2 // 3, max(line.get("memory_gib", 0.0) for line in lines)
-    about = [line for line in log.splitlines() if line.startswith(("device", "model", "batch"))]
-    print("\n".join([name, *about]))
-    tell(f"{name}_pairs_per_s", steady(lines, "pairs_per_s"), "pairs/s", "", n, 0.0)
-    if mfu := steady(lines, "mfu"):  # unknown where the peak of the device is
-        tell(f"{name}_mfu", mfu, "", ">= 0.45" if name != "paper_device" else "", n, 0.0)
-    tell(f"{name}_memory_of_plan", peak / planned, "x", "<= 1.0", 1, 0.0)

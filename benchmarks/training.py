@@ -1,14 +1,13 @@
 """Steps of the paper model against the published way, torch's own encoder, a bare loop and the machine.
 
     python benchmarks/training.py [--threads N] [--rounds 7] [--json FILE] [--only NAME ...] [--quick]
-    python benchmarks/training.py --device cuda --json FILE
 
 Contenders take short turns, round after round; a figure is the median over rounds of the ratio within a
 round, so that a machine that is slow for a while slows both sides of it. One thread is timed in CPU-seconds,
 more in wall-clock seconds: these need a quiet machine, and what others used of it is told. Two ranks are
 two processes of one thread each, against one of one thread: with as many pairs a rank as the one has (two
 ranks make a step of twice the pairs), 256 or 512, and with 256 pairs a step for both. What is told of
-checkpoints, of `fmriscale plan` and on a GPU is of runs of train.py (see trained.py).
+checkpoints and of `fmriscale plan` is of runs of train.py (see trained.py). A GPU has gpu.py.
 """
 
 import argparse
@@ -368,7 +367,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7, help="of which medians are taken")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of one process")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda: other figures")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     parser.add_argument("--only", nargs="+", choices=parts, default=parts, help="leave others out")
     parser.add_argument("--quick", action="store_true", help="a toy size: does it run, not how fast")
@@ -381,24 +379,21 @@ def main() -> None:
         globals().update(QUICK)
         vars(trained).update(trained.QUICK)
         options.rounds, options.threads = 2, 1  # quartiles need two
-    figures = Figures(trained.device_name(options.device))
+    figures = Figures(trained.device_name())
     print(f"{figures.device}, torch {torch.__version__}")
-    if options.device == "cuda":
-        trained.measure_gpu(figures.tell)
-    else:
-        if "steps" in options.only:
-            measure_steps(options.threads, options.rounds, figures)
-        if "engine" in options.only:
-            measure_engine(options.threads, options.rounds, figures)
-        if "ranks" in options.only:
-            measure_ranks(options.rounds, figures)
-        if "plan" in options.only:
-            trained.measure_plan(figures.tell, lambda: Others().share)
-        if "checkpoint" in options.only:
-            others = Others()
-            share, told = trained.checkpoint_share()
-            print(f"checkpoint of the {trained.PRESET} preset: {told}")
-            figures.tell("checkpoint_share", share, "share", "<= 0.03", 1, others.share())
+    if "steps" in options.only:
+        measure_steps(options.threads, options.rounds, figures)
+    if "engine" in options.only:
+        measure_engine(options.threads, options.rounds, figures)
+    if "ranks" in options.only:
+        measure_ranks(options.rounds, figures)
+    if "plan" in options.only:
+        trained.measure_plan(figures.tell, lambda: Others().share)
+    if "checkpoint" in options.only:
+        others = Others()
+        share, told = trained.checkpoint_share()
+        print(f"checkpoint of the {trained.PRESET} preset: {told}")
+        figures.tell("checkpoint_share", share, "share", "<= 0.03", 1, others.share())
     figures.print()
     if options.json:
         options.json.write_text(json.dumps(figures, indent=1) + "\n")

@@ -178,6 +178,8 @@ class DeviceRuns:
             self.volumes[self._first[i] : self._first[i] + counts[i]] = torch.from_numpy(values_TV).to(device)
 
         _on_all_cores(fill, range(len(rows)))
+        if self.volumes.device.type == "cuda":  # batches are gathered on another stream
+            torch.cuda.synchronize(self.volumes.device)
 
     def gather(self, draw: Draw) -> tuple[Any, Any]:
         """Return left and right, float16 tensors [B, L, V] on the device."""

@@ -61,5 +61,4 @@ def test_every_figure_of_a_benchmark_can_be_had(name: str, tmp_path: Path) -> No
     figures = json.loads(told.read_text())
     missing = {f"{name}.{figure}" for figure in FIGURES[name]} - set(figures)
     assert not missing, done.stderr
-    values = [figure["value"] for figure in figures.values()]
-    assert all(isinstance(value, str) or math.isfinite(value) for value in values)
+    assert all(math.isfinite(figure["value"]) for figure in figures.values())

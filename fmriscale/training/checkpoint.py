@@ -141,9 +141,10 @@ class Checkpoints:
         self._pending = _Pending(state, folder, file, started, time.perf_counter() - started)
 
     def close(self) -> None:
-        """Wait until old checkpoints are removed."""
-        if self._removal:
-            self._removal.result()
+        """Wait until old checkpoints are removed; one that cannot be is named, and stays."""
+        if self._removal and isinstance(failure := self._removal.exception(), OSError):
+            reason = f"{failure.strerror} ({failure.filename or self.folder})"
+            self.world.print(f"warning: an old checkpoint is not removed: {reason}")
 
     @property
     def pending(self) -> bool:

@@ -120,6 +120,17 @@ def test_what_was_not_committed_is_not_there(saved: Checkpoints):
     assert [p.name for p in saved.folder.iterdir()] == ["step_0000010"]
 
 
+def test_an_old_checkpoint_that_cannot_be_removed_stays_and_is_named(saved: Checkpoints, capsys, monkeypatch):
+    def refuse(folder: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(folder))
+
+    monkeypatch.setattr("fmriscale.training.checkpoint._remove", refuse)
+    assert not save(saved, TinyEngine(), {"step": 20})["error"]
+    assert "an old checkpoint is not removed: Permission denied" in capsys.readouterr().out
+    found, skipped = saved.newest()
+    assert found and found.state["step"] == 20 and not skipped
+
+
 def test_checkpoints_that_are_to_stay_stay(world: World, tmp_path: Path):
     checkpoints = Checkpoints(tmp_path, world, keep_last=1, keep_every=20)
     for step in range(5, 50, 5):

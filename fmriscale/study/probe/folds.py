@@ -75,7 +75,7 @@ def inner_groups(
 def within(unit_N: np.ndarray, other_N: np.ndarray) -> bool:
     """Tell whether every unit is part of one of several units of another grouping."""
     pairs = pd.DataFrame({"unit": unit_N, "other": other_N}).drop_duplicates()
-    n_units, n_others = pairs["unit"].nunique(), pairs["other"].nunique()
+    n_units, n_others = len(set(pairs["unit"])), len(set(pairs["other"]))
     return 1 < n_others < n_units == len(pairs)
 
 

@@ -16,7 +16,7 @@ VERBS = {  # Verb: module whose `main(args) -> exit code` does it, one line of h
     "plan": ("fmriscale.training.plan", "memory, speed and days of a pre-training run, before it is started"),
     "pretrain": ("fmriscale.train", "corpus -> encoder, in one process (its --help names the launchers)"),
     "embed": ("fmriscale.embed", "the vectors of a corpus, with their keys, as one table"),
-    "probe": ("fmriscale.probe", "decode any column from frozen encoders, beside the usual baselines"),
+    "probe": ("fmriscale.probe", "decode any column from encoders, beside the usual baselines"),
     "finetune": ("fmriscale.finetune", "fresh and pre-trained arms on a same-label task"),
     "report": (
         "fmriscale.reports.command",

@@ -1,4 +1,4 @@
-"""`fmriscale probe`: decode any column from frozen encoders, beside the baselines that labs use.
+"""`fmriscale probe`: decode any column from encoders, beside the baselines that labs use.
 
 Reads top to bottom: open the probe, refuse what would fool us, run the fits that are missing, then table,
 report and MLflow. Every fit (a method, a fold, a size, a seed) stands alone: processes, tasks of an array and
@@ -52,6 +52,7 @@ def main(args: list[str]) -> int:
     # One thread a process: fits run side by side, and results do not depend on the number of cores.
     os.environ["OMP_NUM_THREADS"] = "1"
     from fmriscale.corpus.reader import Corpus
+    from fmriscale.study.learning import most_processes
     from fmriscale.study.probe.data import open_probe
     from fmriscale.study.probe.mlflow_log import ProbeLog
     from fmriscale.study.probe.run import Runner, results_of
@@ -77,7 +78,8 @@ def main(args: list[str]) -> int:
     with ProbeLog(probe, identity, len(all_fits), alone=alone) as log:
         if log.uri and not flags.finish:
             say(f"progress: mlflow ui --backend-store-uri {log.uri}")
-        run_missing(runner.attempt, results, own, log, config.jobs, headline)
+        jobs = config.jobs or (0 if config.train.adapt == "probe" else most_processes())
+        run_missing(runner.attempt, results, own, log, jobs, headline)
         if missing := results.describe_missing(all_fits if alone else own):
             again = shlex.join(["fmriscale", "probe", *recipe])
             raise UserError(f"{out}: {missing}. This runs them, and nothing else: {again}")
@@ -91,9 +93,7 @@ def main(args: list[str]) -> int:
 
 
 def headlines(probe: "Probe") -> str:
-    """Say what is asked of which data, what is left out, and how encoders compute."""
-    from fmriscale.study.probe.features import computation
-
+    """Say what is asked of which data, and what is left out."""
     config, rows = probe.config, probe.rows
     kind = f"{len(rows.classes)} classes" if rows.classes else "a number"
     by = config.folds_by if isinstance(config.folds_by, str) else " and ".join(config.folds_by)
@@ -102,7 +102,6 @@ def headlines(probe: "Probe") -> str:
         f"{len(probe.table)} runs, {len(probe.folds)} folds by {by}; methods: {', '.join(probe.methods)}"
     ]
     lines += [f"{n:,} left out: {reason}" for reason, n in rows.left_out.items()]
-    lines += [computation(probe)] if config.encoders else []
     return "\n".join(lines)
 
 
@@ -112,7 +111,8 @@ def headline(result: dict[str, Any] | str) -> str:
         return f"FAILED, {result}"
     sides = f"{result['n_train']} training and {result['n_test']} test rows"
     what = "" if "right" not in result else f", {100 * sum(result['right']) / result['n_test']:.1f} % right"
-    return f"{sides}{what} ({result['seconds']:.0f} s)"
+    learned = f", {result['epochs']} epochs" if "epochs" in result else ""
+    return f"{sides}{what}{learned} ({result['seconds']:.0f} s)"
 
 
 def finish(runner: "Runner", all_fits: list["Fit"], identity: str, log: "ProbeLog") -> None:

@@ -28,8 +28,8 @@ def add_timbre(x, record):
     return x
 
 
-def write_encoder(folder, seed, **meta):
-    encoder = build(resolve_encoder(TINY, {"toy": V}, 5), seed).encoder
+def write_encoder(folder, seed, model=TINY, **meta):
+    encoder = build(resolve_encoder(model, {"toy": V}, 5), seed).encoder
     spaces = {"toy": FeatureSpace("toy", V).to_dict()}
     encoder.save_pretrained(folder, {"feature_spaces": spaces, "train_runs": [], **meta})
     return folder

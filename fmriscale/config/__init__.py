@@ -28,7 +28,7 @@ from fmriscale.config.pretrain import (
     TrainConfig,
     seconds_of,
 )
-from fmriscale.config.probe import MOMENT, ProbeConfig, WindowConfig
+from fmriscale.config.probe import MOMENT, ProbeConfig, ProbeTrainConfig, WindowConfig
 from fmriscale.config.simulate import SimulateConfig
 from fmriscale.config.study import FinetuneTrainConfig, StudyConfig, TaskConfig
 
@@ -49,6 +49,7 @@ __all__ = [
     "PairConfig",
     "PretrainConfig",
     "ProbeConfig",
+    "ProbeTrainConfig",
     "QualityConfig",
     "SPLITS",
     "SimulateConfig",

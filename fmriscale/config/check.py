@@ -167,7 +167,9 @@ def _missing(hint: Any, key: str) -> str:
 
 
 def nearest_key(cls: type, dotted: str) -> str:
-    """Suggest the key of a class that is most like an unknown one."""
+    """Say what to do for an unknown key: what the class tells, or the key that is most like it."""
+    if remedy := getattr(cls, "elsewhere", {}).get(dotted):
+        return f"; {remedy}"
     known = keys_of(cls)
     siblings = [k for k in known if k.rpartition(".")[0] == dotted.rpartition(".")[0]]
     by_last = {k.rpartition(".")[2]: k for k in reversed(known)}

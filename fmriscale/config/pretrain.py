@@ -153,7 +153,7 @@ class ModelConfig(Settings):
     preset: Literal["paper", "tiny", "base", "large", "1b", "7b"] = "paper"
     """paper: d = V + 3, post-norm, learned positions; others: projection, pre-norm, rotary in seconds."""
     d_model: int | None = None
-    """Width; the paper preset takes V + 3. What is given beyond that is zero columns, which may be faster."""
+    """Width; the paper preset takes V + 3 and allows no other."""
     n_layers: int | None = None
     """Number of encoder blocks."""
     n_heads: int | None = None
@@ -235,8 +235,6 @@ class TrainConfig(Settings):
     """Keep only the input of each block and compute the rest again in the backward pass: same result."""
     compile: bool = False
     """Compile the blocks with torch.compile; needs a C++ compiler (on a GPU also Triton)."""
-    deterministic: bool = False
-    """Equal runs give equal bits on GPUs too, of one type and as many ranks; slower. CPUs do so anyway."""
     seed: int = 0
     """Seed of weights, dropout, order, pairs and masks."""
     eval_every: int = 500

@@ -1,5 +1,6 @@
-"""Settings of `fmriscale probe`: what is asked of frozen encoders, from which rows, and over which folds."""
+"""Settings of `fmriscale probe`: what is asked of encoders, from which rows, and over which folds."""
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -42,8 +43,32 @@ class WindowConfig(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ProbeTrainConfig(Settings):
+    """How encoders learn the target, in every arm; they start from the linear model of their vectors."""
+
+    adapt: Literal["probe", "lora", "full"] = "probe"
+    """What learns: the linear model alone (linear probe: the encoder stays frozen), low-rank additions to the
+    matrices too (LoRA), or all."""
+    epochs: int = 20
+    """Epochs at most: inner folds choose the number."""
+    batch: int = 64
+    """Rows in one step."""
+    lr: float = 1e-4
+    """Learning rate of encoder and linear model."""
+    lora_rank: int = 8
+    """With adapt: lora, rank of the additions."""
+
+    def _broken_rules(self) -> Iterator[Rule]:
+        for name in ("epochs", "batch", "lora_rank"):
+            if getattr(self, name) < 1:
+                yield (name,), f"train.{name} is {getattr(self, name)}; it must be at least 1"
+        if not 0 < self.lr < math.inf:
+            yield ("lr",), f"train.lr is {self.lr}; it must be above 0, and finite"
+
+
+@dataclass(frozen=True, kw_only=True)
 class ProbeConfig(Settings):
-    """`fmriscale probe`: decode a column from frozen encoders, beside the baselines that labs use."""
+    """`fmriscale probe`: decode a column from encoders, beside the baselines that labs use."""
 
     out: PathText
     """Folder of the probe: config, results.tsv, summary.json, report.html, MLflow store."""
@@ -59,8 +84,7 @@ class ProbeConfig(Settings):
     """What has one target: a run (its vector is the mean over its windows), a person (the mean over the
     runs), or a window."""
     encoders: dict[str, PathText] = field(default_factory=dict)
-    """Arms: name and encoder/ folder, in which {fold} is replaced by the fold number and {seed} by
-    each of `seeds` (one encoder a training). `pretrained` (or else
+    """Arms: name and encoder/ folder, in which {fold} is replaced by the fold number. `pretrained` (or else
     the first) is the one that is judged, against a fresh encoder of its architecture, the others and the
     baselines; with none there are the baselines alone."""
     values: list[str] | None = None
@@ -77,6 +101,8 @@ class ProbeConfig(Settings):
     """Windows."""
     pool: Literal["mean", "cls", "bins"] = "mean"
     """The vector of a window: the mean over its volumes, CLS, or the means of its time bins."""
+    train: ProbeTrainConfig = field(default_factory=ProbeTrainConfig)
+    """What of the encoders learns; by default nothing."""
     folds_by: str | list[str] = "subject"
     """What a fold leaves out: subject (with all kin), run (its place in a person's sequence), dataset,
     stimulus, or any column of runs or participants (a site). A list leaves out several at once: subject and
@@ -89,8 +115,8 @@ class ProbeConfig(Settings):
     """Columns whose linear effect on the features is taken out, fitted on the training side of a fold:
     numbers (mean_fd, age), or texts, each value of which is a category (site)."""
     seeds: list[int] = field(default_factory=lambda: [0])
-    """Seeds of the fresh encoder's weights, of trainings that `encoders` names with {seed}, and of the
-    draw of people for train_sizes."""
+    """Seeds of the fresh encoder's weights, of which people are drawn for train_sizes, and of how encoders
+    learn."""
     allow_seen_runs: bool = False
     """Permit test runs that an encoder was pre-trained on (their unlabelled data leaked)."""
     jobs: int = 0
@@ -119,6 +145,13 @@ class ProbeConfig(Settings):
         if self.quantiles is not None and (self.quantiles < 2 or self.kind == "regress"):
             text = "it makes 2 or more classes of numbers, with kind: classify"
             yield ("quantiles",), f"quantiles is {self.quantiles}; {text}"
+        if self.train.adapt != "probe":
+            adapts = f"train.adapt is {self.train.adapt}"
+            if not self.encoders:
+                yield ("train", "encoders"), f"{adapts}, but no encoder is given to learn; name `encoders`"
+            if self.regress_out:
+                text = "confounds are taken out of frozen vectors alone; leave one of the two out"
+                yield ("train", "regress_out"), f"{adapts}, with regress_out {self.regress_out}: {text}"
         if self.target == MOMENT and (self.rows != "window" or self.kind != "classify"):
             yield ("target", "rows", "kind"), "target: moment is of windows: set rows: window, kind: classify"
 

@@ -27,6 +27,8 @@ class Settings:
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
     """Read by pydantic: a key that the part does not have is refused."""
+    elsewhere: ClassVar[dict[str, str]] = {}
+    """What to do for a dotted key that a recipe does not have, where a reader may well look for it."""
 
     def _broken_rules(self) -> Iterator[Rule]:
         """Yield every rule beyond types that the values break."""

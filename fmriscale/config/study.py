@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 from fmriscale.common.suggest import did_you_mean
 from fmriscale.config.corpus import SPLITS
@@ -110,6 +110,12 @@ class FinetuneTrainConfig(Settings):
 @dataclass(frozen=True, kw_only=True)
 class StudyConfig(Settings):
     """`fmriscale finetune`: fresh and pre-trained arms over folds and seeds, with controls."""
+
+    elsewhere: ClassVar[dict[str, str]] = {
+        "task.kind": "a study compares pairs of windows; to tell or predict a column, take `fmriscale probe` "
+        "(target: its name; kind: classify or regress; train.adapt: lora or full)"
+    }
+    """What a study does not ask."""
 
     out: PathText
     """Study folder: config, results.tsv, curves.tsv, report.html, MLflow store."""

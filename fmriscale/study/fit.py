@@ -12,21 +12,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fmriscale.common.errors import UserError
-from fmriscale.common.workers import available_cores, worker_number
-from fmriscale.model.adapt import adapted_parameters, add_low_rank, merge_low_rank
+from fmriscale.common.workers import worker_number
+from fmriscale.model.adapt import merge_low_rank
 from fmriscale.model.classifier import PairClassifier, compare
-from fmriscale.model.precision import casting, precision_of_hardware
 from fmriscale.study.baselines import Score, score
 from fmriscale.study.data import Study
 from fmriscale.study.encoders import reads_new_space
 from fmriscale.study.jobs import Cell
+from fmriscale.study.learning import (
+    device_of,
+    let_learn,
+    optimiser_of,
+    parameters_that_learn,
+    take_step,
+    train_epoch,
+)
 from fmriscale.study.pairs import Pairs
 from fmriscale.study.windows import Windows
 
 TEST_BATCH = 512
-PER_GPU = 4
-"""Cells that share a GPU, where the number of processes is left to us."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +47,6 @@ class Fitted:
     """Of that model on the same pairs with the volumes of both windows in the opposite order."""
     n_trained: int
     """Parameters that learned."""
-    precision: str
-    """In which its encoder computed: fp32, or bf16 with float32 weights."""
     model: PairClassifier
     """In evaluation mode."""
 
@@ -77,8 +79,7 @@ def fit(study: Study, cell: Cell, model: PairClassifier, space: str, train: Pair
         trainer.reader.frozen = False
     reversed_score = trainer.test(backwards=True)
     merge_low_rank(model.encoder)
-    precision = trainer.reader.precision
-    return Fitted(curve, reported, reported_score, reversed_score, trainer.n_trained, precision, model)
+    return Fitted(curve, reported, reported_score, reversed_score, trainer.n_trained, model)
 
 
 class Trainer:
@@ -100,46 +101,27 @@ class Trainer:
             named = model.encoder.embedding.named_parameters()
             self.projection = [value for name, value in named if name in ("weight", "bias")]
             self.n_alone = self.settings.projection_epochs if cell.arm != "fresh" else 0
-        if self.settings.adapt == "lora":
-            add_low_rank(model.encoder, self.settings.lora_rank, cell.seed)
-        self.adapted = adapted_parameters(model.encoder, self.settings.adapt)
+        settings = self.settings
+        self.adapted = parameters_that_learn(model.encoder, settings.adapt, settings.lora_rank, cell.seed)
         encoder, head = list(dict.fromkeys([*self.projection, *self.adapted])), list(model.head.parameters())
         self.n_trained = sum(parameter.numel() for parameter in (*encoder, *head))
-        groups = [
-            {"params": encoder, "lr": self.settings.lr},
-            {"params": head, "lr": self.settings.head_lr or self.settings.lr},
-        ]
-        self.optimiser = torch.optim.AdamW(groups, weight_decay=self.settings.weight_decay)
+        head_lr = settings.head_lr or settings.lr
+        self.optimiser = optimiser_of(encoder, settings.lr, model.head, head_lr, settings.weight_decay)
         torch.manual_seed(cell.seed)
 
     def train_epoch(self, epoch: int) -> float:
         """Train on every pair once, in an order of cell and epoch; return the mean loss."""
-        encoder, batch = self.model.encoder, self.settings.batch
         learning = [*self.projection, *(self.adapted if epoch > self.n_alone else [])]
-        encoder.requires_grad_(False)
-        for parameter in learning:
-            parameter.requires_grad_()
-        encoder.train(bool(learning))
+        let_learn(self.model.encoder, learning)
         self.reader.frozen = not learning
-        rng = np.random.default_rng([self.cell.seed, self.cell.fold, epoch])
-        order = rng.permutation(len(self.train_pairs))
-        losses = []
-        for first in range(0, len(order), batch):
-            places = order[first : first + batch]
-            losses.append(self.train_step(places) * len(places))
-        if not np.isfinite(losses).all():
-            raise UserError(f"{self.cell.name}: the loss is not finite in epoch {epoch}; lower train.lr")
-        return sum(losses) / len(order)
+        n, seeds = len(self.train_pairs), [self.cell.seed, self.cell.fold, epoch]
+        return train_epoch(n, self.settings.batch, seeds, self.train_step, self.cell.name)
 
     def train_step(self, places: np.ndarray) -> float:
         """Train on some of the pairs; return their mean loss."""
         same_B = torch.from_numpy(self.train_pairs.same_P[places]).to(self.device)
         loss = F.cross_entropy(self.model.head(self.reader.features(self.train_pairs, places)), same_B)
-        self.optimiser.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        self.optimiser.step()
-        return loss.item()
+        return take_step(self.optimiser, self.model.parameters(), loss)
 
     @torch.no_grad()
     def test(self, backwards: bool = False) -> Score:
@@ -154,13 +136,12 @@ class Trainer:
 
 
 class PairReader:
-    """What the head of a model sees of pairs, float32; computed once while the encoder is frozen."""
+    """What the head of a model sees of pairs; computed once while the encoder is frozen."""
 
     def __init__(self, model: PairClassifier, windows: Windows, space: str, device: torch.device) -> None:
         self.model, self.space, self.frozen = model, space, False
         self.bold_NLV = torch.from_numpy(windows.bold_NLV).to(device)
         self.t_r_N = torch.from_numpy(windows.t_r_N).to(device)
-        self.precision, _ = precision_of_hardware(device, model.encoder.config.d_model)
         self.tables: dict[tuple[int, bool], Tensor] = {}
 
     def features(self, pairs: Pairs, places: np.ndarray, backwards: bool = False) -> Tensor:
@@ -180,31 +161,16 @@ class PairReader:
         encoder, pool = self.model.encoder, self.model.pool
         if self.model.pair == "joint":
             a_BLV, b_BLV = (self._volumes(side, backwards) for side in (left, right))
-            t_r_B = self.t_r_N[torch.from_numpy(left)]
-            with casting(self.bold_NLV.device, self.precision):
-                vectors = encoder.pooled(a_BLV, b_BLV, t_r_B, self.space, pool)
-            return vectors.float()
+            return encoder.pooled(a_BLV, b_BLV, self.t_r_N[torch.from_numpy(left)], self.space, pool)
         # A window that is in several pairs of the batch is read once.
         window, place = np.unique(np.concatenate((left, right)), return_inverse=True)
         t_r_B = self.t_r_N[torch.from_numpy(window)]
-        with casting(self.bold_NLV.device, self.precision):
-            vectors = encoder.embed(self._volumes(window, backwards), t_r_B, self.space, pool)
-        return compare(*vectors.float()[torch.from_numpy(place)].chunk(2))
+        vectors = encoder.embed(self._volumes(window, backwards), t_r_B, self.space, pool)
+        return compare(*vectors[torch.from_numpy(place)].chunk(2))
 
     def _volumes(self, window: np.ndarray, backwards: bool) -> Tensor:
         volumes = self.bold_NLV[torch.from_numpy(window)]
         return volumes.flip(1) if backwards else volumes
-
-
-def device_of(worker: int, n_gpus: int) -> torch.device:
-    """Return where a worker computes: the workers of a study take turns on the GPUs."""
-    return torch.device("cuda", worker % n_gpus) if n_gpus else torch.device("cpu")
-
-
-def most_processes() -> int:
-    """Return how many cells are computed side by side where nobody has said so."""
-    n_gpus = torch.cuda.device_count()
-    return min(available_cores(), PER_GPU * n_gpus) if n_gpus else available_cores()
 
 
 def in_batches(pairs: Pairs) -> list[np.ndarray]:

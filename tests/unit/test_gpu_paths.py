@@ -17,7 +17,7 @@ from fmriscale.model.presets import resolve_encoder
 from fmriscale.sampling.batch import Batch, Masks
 from fmriscale.sampling.gather import free_memory
 from fmriscale.sampling.groups import GroupBatch
-from fmriscale.study.fit import PER_GPU, device_of, most_processes
+from fmriscale.study.learning import PER_GPU, device_of, most_processes
 from fmriscale.training.archive import SMALLEST_CHUNK, Snapshot, chunk_sizes
 from fmriscale.training.metrics import work_of
 from fmriscale.training.micro_batch import GroupShare, MicroBatch
@@ -40,11 +40,9 @@ class Syncs(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.found: list[str] = []
-        self.operations: set[str] = set()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         name, kwargs = func.__name__, kwargs or {}
-        self.operations.add(name.partition(".")[0])
         on_device = any(isinstance(x, torch.Tensor) and x.device == META for x in args)
         if name.startswith(("nonzero", "masked_select", "_local_scalar_dense", "unique")) and on_device:
             self.found.append(name)
@@ -84,12 +82,6 @@ def micro_batch(masked: bool, pairs: bool, group: bool, device: torch.device) ->
     return MicroBatch(batch if pairs else None, share if group else None)
 
 
-WITHOUT_DETERMINISTIC_FORM = {
-    "put", "put_", "cumsum", "cumsum_", "median", "kthvalue", "histc", "bincount", "scatter_reduce",
-    "nll_loss2d_forward", "_ctc_loss_backward", "_embedding_bag_backward", "grid_sampler_2d_backward",
-    "reflection_pad1d_backward", "avg_pool3d_backward", "max_unpool2d", "upsample_linear1d_backward",
-}  # fmt: skip
-"""Operations that torch refuses on CUDA under `train.deterministic`."""
 CASES = {
     "published": ("paper", TrainConfig()),
     "projected": ("tiny", TrainConfig()),
@@ -117,7 +109,6 @@ def test_no_micro_batch_waits_for_the_device(name: str):
         losses.total.backward()
         tally.add(losses, micro.pairs)
     assert not syncs.found
-    assert not syncs.operations & WITHOUT_DETERMINISTIC_FORM
     assert all(p.grad is not None and p.grad.device == META for p in model.parameters())
 
 
@@ -153,7 +144,7 @@ def test_low_rank_additions_lie_beside_their_matrix_and_are_the_same_everywhere(
 def test_workers_of_a_study_take_turns_on_the_gpus(monkeypatch):
     assert [device_of(worker, 4).index for worker in range(6)] == [0, 1, 2, 3, 0, 1]
     assert device_of(3, 0) == torch.device("cpu")
-    monkeypatch.setattr("fmriscale.study.fit.available_cores", lambda: 64)
+    monkeypatch.setattr("fmriscale.study.learning.available_cores", lambda: 64)
     for n_gpus, expected in ((0, 64), (2, 2 * PER_GPU), (99, 64)):
         monkeypatch.setattr(torch.cuda, "device_count", lambda n=n_gpus: n)
         assert most_processes() == expected

@@ -1,1 +1,1 @@
-"""Decoding a column from frozen encoders, beside the baselines that labs use."""
+"""Decoding a column from encoders, beside the baselines that labs use."""

@@ -29,14 +29,14 @@ SHUFFLES = (0, 1, 2)
 
 @dataclass(frozen=True)
 class Fit:
-    """One linear model on the features of one method."""
+    """One linear model on the features of one method, or one encoder that learns."""
 
     method: str
     fold: int
     size: int | None = None
     """People on the training side; None = all there are."""
     seed: int | None = None
-    """Of the encoder, and of the draw of people; None where neither is drawn."""
+    """Of a fresh encoder, of the draw of people, of how an encoder learns; None where nothing is drawn."""
 
     @property
     def name(self) -> str:
@@ -93,15 +93,16 @@ def seeds_of(config: ProbeConfig, method: str, size: int | None) -> Sequence[int
     """Return the seeds of a method at a size; none (None) where nothing is drawn."""
     if method == SHUFFLED:
         return SHUFFLES
-    return config.seeds if size is not None or has_seeds(config, method) else [None]
+    drawn = method == FRESH or size is not None or adapts(config, method)
+    return config.seeds if drawn else [None]
 
 
-def has_seeds(config: ProbeConfig, method: str) -> bool:
-    """Tell whether an encoder was trained (or drawn) several times."""
-    return method == FRESH or "{seed}" in config.encoders.get(method, "")
+def adapts(config: ProbeConfig, method: str) -> bool:
+    """Tell whether a method is an encoder that learns; labels are shuffled for the one that is judged."""
+    return config.train.adapt != "probe" and method in (*arms(config), SHUFFLED)
 
 
-def encoder_folder(config: ProbeConfig, arm: str, fold: int, seed: int) -> Path:
+def encoder_folder(config: ProbeConfig, arm: str, fold: int) -> Path:
     """Return the folder of an arm's encoder in a fold; the fresh arm is built like the judged one."""
     given = config.encoders[judged(config) or "" if arm == FRESH else arm]
-    return local_copy(given.replace("{fold}", str(fold)).replace("{seed}", str(seed)))
+    return local_copy(given.replace("{fold}", str(fold)))

@@ -5,7 +5,7 @@ from typing import Any
 from fmriscale.config import MOMENT
 from fmriscale.study.plain import MOST_CONTROLS, UNTRAINED, WORDS, Answer, Compared, begin, spaced
 from fmriscale.study.probe.verdict import rule
-from fmriscale.study.probe.wording import number, title, value
+from fmriscale.study.probe.wording import adapted, number, title, value
 from fmriscale.study.verdict import Ruling
 from fmriscale.study.wording import counted
 
@@ -84,14 +84,15 @@ def reason(summary: Summary, ruling: Ruling) -> str:
 def compared(summary: Summary) -> list[Compared]:
     """Return the encoders and the best simple method: what the picture shows."""
     main, best, rows = summary["main"], summary["best_baseline"], []
+    then = "then it learned the target" if adapted(summary) else "a linear model reads it out"
     for name, content in summary["methods"].items():
         own = content["title"]
         if name == main:
             kept = "" if own == "pre-trained" else f" ({own})"
-            what = "learned from recordings without labels; a linear model reads it out"
+            what = f"learned from recordings without labels; {then}"
             rows.append(Compared(name, f"Pre-trained encoder{kept}", what, "pretrained"))
         elif name == "fresh":
-            what = "random numbers; a linear model reads it out"
+            what = f"random numbers; {then}"
             rows.append(Compared(name, "The same network without pre-training", what, "fresh"))
         elif content["kind"] == "control" and sum(row.look == "control" for row in rows) < MOST_CONTROLS:
             rows.append(Compared(name, f"Also: {own}", "another encoder", "control"))

@@ -51,6 +51,7 @@ def summarise(probe: Probe, results: list[Result]) -> dict[str, Any]:
         for name in probe.methods
     }
     simple = [name for name in probe.methods if methods[name]["kind"] == "baseline" and name != SHUFFLED]
+    best = max(simple, key=lambda name: methods[name][figures[0]]["mean"])
     ratio = 1 / max(len(probe.folds) - 1, 1)
 
     def compared(first: str, second: str, figure: str, size: int | None = None) -> dict[str, Any]:
@@ -58,17 +59,11 @@ def summarise(probe: Probe, results: list[Result]) -> dict[str, Any]:
         row = comparison(figure, rows, at[first, size], other, ratio)
         return {"first": first, "second": second, "size": size, **row}
 
-    def best_at(size: int | None) -> str:
-        """Return the baseline whose figure is the highest at a size; None = the full size."""
-        there = [name for name in simple if at[name, size]]
-        means = {n: by_unit(scores_of(figures[0], rows, at[n, size])).values() for n in there}
-        return max(there, key=lambda name: float(np.mean(list(means[name]))))
-
     others = [name for name in probe.methods if name not in (main, SHUFFLED)]
     of_sizes: list[dict[str, Any]] = []
     if main is not None and config.train_sizes:
-        for second_at in (lambda _: FRESH, best_at):
-            rows_of = [compared(main, second_at(n), figures[0], n) for n in all_sizes]
+        for second in (FRESH, best):
+            rows_of = [compared(main, second, figures[0], n) for n in all_sizes if at[second, n]]
             adjusted = holm([row["p"] for row in rows_of])
             of_sizes += [{**row, "p_holm": p} for row, p in zip(rows_of, adjusted, strict=True)]
     summary = {
@@ -76,7 +71,7 @@ def summarise(probe: Probe, results: list[Result]) -> dict[str, Any]:
         "figures": list(figures),
         "chance": chance,
         "main": main,
-        "best_baseline": best_at(None),
+        "best_baseline": best,
         "methods": methods,
         "comparisons": [] if main is None else [compared(main, o, f) for o in others for f in figures],
         "against_chance": [compared(name, "chance", figures[0]) for name in probe.methods],
@@ -102,6 +97,7 @@ def description(probe: Probe) -> dict[str, Any]:
         "seeds": list(config.seeds),
         "sizes": sizes(config),
         "regress_out": list(config.regress_out),
+        "adapt": config.train.adapt,
         "allow_seen_runs": config.allow_seen_runs,
         "n_rows": len(rows),
         "n_people": len(set(rows.person_N.tolist())),
@@ -175,7 +171,7 @@ def provenance(probe: Probe) -> dict[str, Any]:
     names = ("fmriscale", "torch", "numpy", "scipy", "scikit-learn", "nilearn", "mlflow")
     encoders = {}
     for name, given in probe.config.encoders.items():
-        content = probe.encoder_meta(name, 0, probe.config.seeds[0])
+        content = probe.encoder_meta(name, 0)
         meta = content["meta"]
         encoders[name] = {
             "folder": given,
@@ -185,7 +181,7 @@ def provenance(probe: Probe) -> dict[str, Any]:
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "software": {"python": platform.python_version(), **{name: version(name) for name in names}},
-        "recipe": digest(settings_of(probe))[:12],
+        "recipe": digest(settings_of(probe, learning=probe.config.train.adapt != "probe"))[:12],
         "corpus": {"path": probe.config.corpus, "fingerprint": probe.fingerprint},
         "encoders": encoders,
     }
@@ -199,7 +195,10 @@ def table_of(probe: Probe, results: list[Result]) -> pd.DataFrame:
         sides = ("n_train", "n_train_people", "n_test", "n_features", "penalty")
         names = ("method", "size", "fold", "seed", *sides)
         line = {name: result[name] for name in names}
+        if probe.config.train.adapt != "probe":
+            line |= {"epochs": result.get("epochs"), "validation": max(result.get("validation") or [np.nan])}
         for figure in figures:
             line[figure] = next(iter(by_fold(figure, probe.rows, [result]).values()), None)
         lines.append({**line, "seconds": result["seconds"], "left_out": " ".join(result["left_out"])})
-    return pd.DataFrame(lines).astype({"size": "Int64", "seed": "Int64"})
+    whole = [name for name in ("size", "seed", "epochs") if name in lines[0]]
+    return pd.DataFrame(lines).astype(dict.fromkeys(whole, "Int64"))

@@ -5,6 +5,8 @@ from typing import Any
 
 from fmriscale.study.wording import bounds, counted, p_equals
 
+LEARNS = {"lora": "low-rank additions to the encoders (LoRA)", "full": "all of the encoders"}
+"""What learns beside the linear model, by `adapt`."""
 NAMES = {"auc": "AUC", "balanced_accuracy": "balanced accuracy", "r": "r", "mae": "mean absolute error"}
 HEADINGS = {"auc": "AUC", "balanced_accuracy": "balanced accuracy, %", "r": "r", "mae": "mean absolute error"}
 """Headings of columns."""
@@ -69,7 +71,13 @@ def setting(summary: Summary) -> str:
     who = f"{counted(summary['n_people'], 'person')}, {counted(summary['n_runs'], 'run')}"
     folds = f"{counted(summary['n_folds'], 'fold')} by {summary['folds_by']}"
     without = f"; without the effect of {', '.join(summary['regress_out'])}" if summary["regress_out"] else ""
-    return f"{made_of} of {who}; {folds}; {counted(len(summary['seeds']), 'seed')}{without}"
+    learns = f"; {LEARNS[summary['adapt']]} learned the target" if adapted(summary) else ""
+    return f"{made_of} of {who}; {folds}; {counted(len(summary['seeds']), 'seed')}{without}{learns}"
+
+
+def adapted(summary: Summary) -> bool:
+    """Tell whether the encoders learned the target; summaries of older versions do not say, and none did."""
+    return summary.get("adapt", "probe") != "probe"
 
 
 def values(summary: Summary) -> str:

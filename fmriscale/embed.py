@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fmriscale.common.console import counted
+from fmriscale.common.console import counted, say
 from fmriscale.common.errors import EXIT_OK, UserError
 from fmriscale.common.files import atomic_write, expand, writing_to
 from fmriscale.common.suggest import did_you_mean_path
@@ -104,9 +104,11 @@ def embed(folder: Path, corpus: "Corpus", given: argparse.Namespace) -> "pd.Data
     """
     import numpy as np
     import pandas as pd
+    import torch
 
     from fmriscale.corpus.manifest import parse_segments
     from fmriscale.model.encoder import Encoder
+    from fmriscale.model.precision import told
     from fmriscale.model.vectors import window_vectors
     from fmriscale.study.encoders import known_as
 
@@ -117,6 +119,9 @@ def embed(folder: Path, corpus: "Corpus", given: argparse.Namespace) -> "pd.Data
     length = given.length or encoder.config.length
     if encoder.config.positions == "learned" and length != encoder.config.length:
         raise UserError(f"{folder}: has learned positions: leave out --length, it is {encoder.config.length}")
+    device = torch.device("cuda" if torch.cuda.device_count() else "cpu")
+    say(told(device, [encoder.config.d_model]))
+    encoder.to(device)
     vectors, keys, too_short = [], [], 0
     rows = np.flatnonzero(corpus.runs["space"] == space.name).tolist()
     for row in counted(rows, len(rows), "runs"):

@@ -51,6 +51,7 @@ def main(args: list[str]) -> int:
     os.environ["OMP_NUM_THREADS"] = "1"
     from fmriscale.corpus.reader import Corpus
     from fmriscale.study.data import open_study
+    from fmriscale.study.encoders import computation
     from fmriscale.study.jobs import SUMMARY, jobs
     from fmriscale.study.learning import most_processes
     from fmriscale.study.mlflow_log import StudyLog
@@ -63,6 +64,7 @@ def main(args: list[str]) -> int:
     for line in headlines(study).splitlines():
         (tell if line.startswith("warning") else say)(line)
     pairs = check_design(study)
+    say(computation(study))
     results, all_jobs = Results.of(study), jobs(config)
     runner = Runner(study, results)
     identity, alone = study_hash(study, results), flags.task_id is None
@@ -137,7 +139,8 @@ def headline(result: dict[str, Any] | str) -> str:
         return f"left out {' '.join(names[:4])}{more}; {pairs}; window classifier AUC {auc:.3f}"
     last = result["epochs"][result.get("reported", 0) - 1]
     tested = "" if "reported" in result else " on its own training windows"
-    return f"AUC {last['auc']:.3f}, accuracy {last['accuracy']:.3f}{tested} ({last['seconds']:.0f} s)"
+    took = ", ".join([f"{last['seconds']:.0f} s", *([result["precision"]] if "precision" in result else [])])
+    return f"AUC {last['auc']:.3f}, accuracy {last['accuracy']:.3f}{tested} ({took})"
 
 
 def finish(runner: "Runner", pairs: list[tuple["Pairs", "Pairs"]], identity: str, log: "StudyLog") -> None:

@@ -93,7 +93,9 @@ def main(args: list[str]) -> int:
 
 
 def headlines(probe: "Probe") -> str:
-    """Say what is asked of which data, and what is left out."""
+    """Say what is asked of which data, what is left out, and how encoders compute."""
+    from fmriscale.study.probe.features import computation
+
     config, rows = probe.config, probe.rows
     kind = f"{len(rows.classes)} classes" if rows.classes else "a number"
     by = config.folds_by if isinstance(config.folds_by, str) else " and ".join(config.folds_by)
@@ -102,6 +104,7 @@ def headlines(probe: "Probe") -> str:
         f"{len(probe.table)} runs, {len(probe.folds)} folds by {by}; methods: {', '.join(probe.methods)}"
     ]
     lines += [f"{n:,} left out: {reason}" for reason, n in rows.left_out.items()]
+    lines += [computation(probe)] if config.encoders else []
     return "\n".join(lines)
 
 

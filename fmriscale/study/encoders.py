@@ -4,15 +4,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from fmriscale.common.errors import UserError
 from fmriscale.corpus.manifest import FeatureSpace
 from fmriscale.model.classifier import PairClassifier
 from fmriscale.model.encoder import Encoder, build_encoder, in_space
+from fmriscale.model.precision import told
 from fmriscale.model.presets import EncoderConfig, resolve_encoder
 from fmriscale.study.controls import CONTROLS, commands
 from fmriscale.study.data import Study
 from fmriscale.study.folds import Fold, refuse_seen_runs
-from fmriscale.study.jobs import Cell, encoder_folder
+from fmriscale.study.jobs import Cell, arms, encoder_folder
 
 
 def check_encoder(study: Study, fold: Fold, arm: str) -> None:
@@ -63,20 +66,35 @@ def build_model(study: Study, cell: Cell) -> tuple[PairClassifier, str]:
     The fresh arm has the architecture of the pre-trained encoder, with weights drawn from the seed.
     """
     config, space = study.config, study.space
-    folder = encoder_folder(config, cell.arm, cell.fold)
+    folder, shape = encoder_folder(config, cell.arm, cell.fold), _shape(study, cell.arm, cell.fold)
     if folder is None:
         name = space.name
-        shape = resolve_encoder(config.model, {name: space.n_features}, config.task.length)
         encoder = build_encoder(shape, cell.seed)
     else:
-        content = study.encoder_meta(folder)
-        name = known_as(space, content["meta"]) or f"{space.name}_{space.sha256[:8]}"
+        meta = study.encoder_meta(folder)["meta"]
+        name = known_as(space, meta) or f"{space.name}_{space.sha256[:8]}"
         if cell.arm == "fresh":
-            shape = replace(EncoderConfig(**content["encoder"]), spaces={name: space.n_features})
-            encoder = build_encoder(shape, cell.seed)
+            encoder = build_encoder(replace(shape, spaces={name: space.n_features}), cell.seed)
         else:
             encoder = in_space(Encoder.from_pretrained(folder), name, space.n_features, cell.seed)
     return PairClassifier(encoder, pair=config.train.pair, pool=config.train.pool), name
+
+
+def computation(study: Study) -> str:
+    """Say where the cells of a study compute, and in which type: that of pre-training on such hardware."""
+    if n_gpus := torch.cuda.device_count():  # which type they have, each cell tells: to ask takes memory
+        return f"encoders compute on {n_gpus} GPU(s), in bf16 where they have it"
+    widths = [_shape(study, arm, 0).d_model for arm in arms(study.config)]
+    return told(torch.device("cpu"), widths)
+
+
+def _shape(study: Study, arm: str, fold: int) -> EncoderConfig:
+    """Return the architecture of an arm's encoder, with the feature spaces that it has read."""
+    folder = encoder_folder(study.config, arm, fold)
+    if folder is not None:
+        return EncoderConfig(**study.encoder_meta(folder)["encoder"])
+    spaces = {study.space.name: study.space.n_features}
+    return resolve_encoder(study.config.model, spaces, study.config.task.length)
 
 
 def reads_new_space(study: Study, cell: Cell) -> bool:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from fmriscale.common.workers import worker_number
 from fmriscale.model.adapt import merge_low_rank
 from fmriscale.model.classifier import PairClassifier, compare
+from fmriscale.model.precision import casting, precision_of_hardware
 from fmriscale.study.baselines import Score, score
 from fmriscale.study.data import Study
 from fmriscale.study.encoders import reads_new_space
@@ -47,6 +48,8 @@ class Fitted:
     """Of that model on the same pairs with the volumes of both windows in the opposite order."""
     n_trained: int
     """Parameters that learned."""
+    precision: str
+    """In which its encoder computed: fp32, or bf16 with float32 weights."""
     model: PairClassifier
     """In evaluation mode."""
 
@@ -79,7 +82,8 @@ def fit(study: Study, cell: Cell, model: PairClassifier, space: str, train: Pair
         trainer.reader.frozen = False
     reversed_score = trainer.test(backwards=True)
     merge_low_rank(model.encoder)
-    return Fitted(curve, reported, reported_score, reversed_score, trainer.n_trained, model)
+    precision = trainer.reader.precision
+    return Fitted(curve, reported, reported_score, reversed_score, trainer.n_trained, precision, model)
 
 
 class Trainer:
@@ -136,12 +140,13 @@ class Trainer:
 
 
 class PairReader:
-    """What the head of a model sees of pairs; computed once while the encoder is frozen."""
+    """What the head of a model sees of pairs, float32; computed once while the encoder is frozen."""
 
     def __init__(self, model: PairClassifier, windows: Windows, space: str, device: torch.device) -> None:
         self.model, self.space, self.frozen = model, space, False
         self.bold_NLV = torch.from_numpy(windows.bold_NLV).to(device)
         self.t_r_N = torch.from_numpy(windows.t_r_N).to(device)
+        self.precision, _ = precision_of_hardware(device, model.encoder.config.d_model)
         self.tables: dict[tuple[int, bool], Tensor] = {}
 
     def features(self, pairs: Pairs, places: np.ndarray, backwards: bool = False) -> Tensor:
@@ -161,12 +166,16 @@ class PairReader:
         encoder, pool = self.model.encoder, self.model.pool
         if self.model.pair == "joint":
             a_BLV, b_BLV = (self._volumes(side, backwards) for side in (left, right))
-            return encoder.pooled(a_BLV, b_BLV, self.t_r_N[torch.from_numpy(left)], self.space, pool)
+            t_r_B = self.t_r_N[torch.from_numpy(left)]
+            with casting(self.bold_NLV.device, self.precision):
+                vectors = encoder.pooled(a_BLV, b_BLV, t_r_B, self.space, pool)
+            return vectors.float()
         # A window that is in several pairs of the batch is read once.
         window, place = np.unique(np.concatenate((left, right)), return_inverse=True)
         t_r_B = self.t_r_N[torch.from_numpy(window)]
-        vectors = encoder.embed(self._volumes(window, backwards), t_r_B, self.space, pool)
-        return compare(*vectors[torch.from_numpy(place)].chunk(2))
+        with casting(self.bold_NLV.device, self.precision):
+            vectors = encoder.embed(self._volumes(window, backwards), t_r_B, self.space, pool)
+        return compare(*vectors.float()[torch.from_numpy(place)].chunk(2))
 
     def _volumes(self, window: np.ndarray, backwards: bool) -> Tensor:
         volumes = self.bold_NLV[torch.from_numpy(window)]

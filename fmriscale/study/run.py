@@ -83,6 +83,7 @@ class Runner:
             "seed": cell.seed,
             "n_train": len(pairs[0]),
             "n_trained": fitted.n_trained,
+            "precision": fitted.precision,
             "epochs": fitted.curve,
             "weights_sha256": read_meta(folder)["weights_sha256"],
         }
@@ -100,6 +101,7 @@ def run_cell(study: Study, cell: Cell) -> dict[str, Any]:
         "n_test": len(test),
         "n_parameters": count_parameters(fitted.model),
         "n_trained": fitted.n_trained,
+        "precision": fitted.precision,
         "seconds": time.monotonic() - started,
         "epochs": fitted.curve,
         "reported": fitted.reported,

@@ -20,6 +20,7 @@ from fmriscale.model.alignment import alignment_loss
 from fmriscale.model.contrastive import contrastive_loss
 from fmriscale.model.encoder import count_parameters
 from fmriscale.model.losses import ntp_loss
+from fmriscale.model.precision import casting
 from fmriscale.model.presets import EncoderConfig
 from fmriscale.model.pretraining import PretrainingModel, Tasks, build_pretraining
 from fmriscale.sampling.batch import Batch
@@ -164,7 +165,7 @@ class Objective:
         """Return the context in which the model computes, on the device of a tensor."""
         if not self.autocast or like is None:
             return contextlib.nullcontext()
-        return torch.autocast(like.device.type, torch.bfloat16)
+        return casting(like.device, "bf16")
 
     def _losses_of_pairs(self, outputs: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """Return the losses [B] of NTP and of masked volumes, and their sum by weight."""

@@ -1,19 +1,32 @@
-"""In which type a run computes, and that bf16 at ZeRO stage 0 keeps float32 weights."""
+"""In which type training, studies and embedding compute, and that in bf16 weights stay float32."""
 
 import json
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from factory import write_corpus
+from toystudy import options, write_toy
 
 from fmriscale import train
+from fmriscale.cli import run
 from fmriscale.common.errors import UserError
-from fmriscale.config import SplitConfig, TrainConfig
-from fmriscale.model import attention
+from fmriscale.config import ModelConfig, SplitConfig, StudyConfig, TrainConfig
+from fmriscale.config.recipe import parse
+from fmriscale.corpus.reader import Corpus
+from fmriscale.model import attention, precision
 from fmriscale.model.attention import attend
-from fmriscale.training import precision
-from fmriscale.training.precision import AMX_WIDTH, pick_precision
+from fmriscale.model.encoder import build_encoder
+from fmriscale.model.precision import AMX_WIDTH
+from fmriscale.model.presets import resolve_encoder
+from fmriscale.model.vectors import window_vectors
+from fmriscale.study.data import open_study
+from fmriscale.study.encoders import build_model
+from fmriscale.study.fit import Fitted, fit
+from fmriscale.study.jobs import Cell
+from fmriscale.training.precision import pick_precision
 
 CPU = torch.device("cpu")
 
@@ -51,6 +64,86 @@ def test_attention_in_bf16_on_a_cpu_is_that_of_float32(monkeypatch):
         torch.testing.assert_close(y, expected.bfloat16())
     y.float().square().sum().backward()
     assert q.grad is not None and q.grad.dtype == torch.bfloat16
+
+
+# ---------------------------------------------------------------- vectors and studies
+
+
+def force_amx(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have this machine decide as one with AMX, from any width on; bf16 is emulated if it has none."""
+    monkeypatch.setattr(precision, "has_amx", lambda: True)
+    monkeypatch.setattr(precision, "AMX_WIDTH", 1)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    return write_toy(tmp_path_factory.mktemp("study"))
+
+
+def relative(found: np.ndarray, expected: np.ndarray) -> float:
+    """Return the root of the mean squared error, beside that of the expected."""
+    return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
+
+
+@pytest.mark.parametrize(("preset", "pool"), [("paper", "cls"), ("tiny", "mean"), ("tiny", "bins")])
+def test_vectors_in_bf16_are_float32_and_those_of_float32_within_a_hundredth(preset, pool, monkeypatch):
+    config = ModelConfig(preset=preset, n_layers=2, n_heads=2, d_model=None if preset == "paper" else 64)
+    encoder = build_encoder(resolve_encoder(config, {"roi": 21}, 5), 0).eval()
+    windows_NLV = np.random.default_rng(0).standard_normal((300, 5, 21)).astype(np.float16)
+    monkeypatch.setattr(precision, "has_amx", lambda: False)
+    exact = window_vectors(encoder, windows_NLV, 2.0, "roi", pool)
+    force_amx(monkeypatch)
+    found = window_vectors(encoder, windows_NLV, 2.0, "roi", pool)
+    assert found.dtype == exact.dtype == np.float32 and found.shape == exact.shape
+    assert 0 < relative(found, exact) < 0.01
+    assert {p.dtype for p in encoder.parameters()} == {torch.float32}
+    assert not torch.is_autocast_enabled("cpu")
+
+
+def fitted(place: Path, **changed: Any) -> Fitted:
+    """Train the pre-trained cell of the first fold of the toy study."""
+    config = parse(StudyConfig, options(place, train__epochs=3, **changed)[1:])
+    study = open_study(config, Corpus.open(config.corpus))
+    cell = Cell("pretrained", fold=0, seed=0)
+    return fit(study, cell, *build_model(study, cell), *study.pairs(study.folds[0], None, 0))
+
+
+@pytest.mark.parametrize("changed", [{}, {"train__adapt": "lora"}, {"train__pair": "siamese"}])
+def test_a_fit_in_bf16_learns_the_same(place, changed, monkeypatch):
+    monkeypatch.setattr(precision, "has_amx", lambda: False)
+    exact = fitted(place, **changed)
+    force_amx(monkeypatch)
+    found = fitted(place, **changed)
+    assert (exact.precision, found.precision) == ("fp32", "bf16")
+    losses, expected = ([epoch["loss"] for epoch in f.curve] for f in (found, exact))
+    assert losses != expected and losses == pytest.approx(expected, abs=0.01)
+    assert expected[-1] < expected[0]
+    assert found.score.auc == pytest.approx(exact.score.auc, abs=0.02)
+    assert {p.dtype for p in found.model.parameters()} == {torch.float32}
+
+
+def test_studies_and_embedding_say_in_which_type_they_compute(place, monkeypatch, capsys):
+    line = ["embed", str(place / "encoder"), str(place / "corpus"), "--out", str(place / "x.npz")]
+    vectors = {}
+    for kind, why in (("fp32", "no AMX"), ("bf16", "has AMX")):
+        if kind == "bf16":
+            force_amx(monkeypatch)
+        else:
+            monkeypatch.setattr(precision, "has_amx", lambda: False)
+        assert run(line) == 0
+        said = capsys.readouterr().out
+        assert f"compute on CPU in {kind} (this CPU " in said and why in said
+        vectors[kind] = np.load(place / "x.npz")["vectors"]
+    assert vectors["bf16"].dtype == np.float32
+    assert 0 < relative(vectors["bf16"], vectors["fp32"]) < 0.01
+    assert run(options(place, train__epochs=1)) == 0
+    said = capsys.readouterr().out
+    assert "encoders compute on CPU in bf16 (this CPU has AMX)" in said and " s, bf16)" in said
+    cells = (place / "out" / "cells").iterdir()
+    assert {json.loads(file.read_text())["precision"] for file in cells} == {"bf16"}
+
+
+# ---------------------------------------------------------------- training
 
 
 @pytest.mark.distributed

@@ -14,10 +14,11 @@ from sklearn.covariance import LedoitWolf
 
 from fmriscale.corpus.manifest import parse_segments
 from fmriscale.corpus.reader import Corpus
+from fmriscale.model.precision import told
 from fmriscale.model.vectors import window_vectors
 from fmriscale.study.probe.cut import starts_in, volumes
 from fmriscale.study.probe.data import Probe
-from fmriscale.study.probe.jobs import FRESH
+from fmriscale.study.probe.jobs import FRESH, arms
 
 SMALLEST_MEAN = 0.01
 """Means of runs are rounded to it, in standard deviations: of runs that were standardised before they came
@@ -91,6 +92,12 @@ def connectivity(series: list[np.ndarray]) -> np.ndarray:
 
 
 # ---------------------------------------------------------------- encoders
+
+
+def computation(probe: Probe) -> str:
+    """Say where the encoders of a probe compute, and in which type."""
+    metas = [probe.encoder_meta(arm, 0) for arm in arms(probe.config)]
+    return told(torch.device("cpu"), [meta["encoder"]["d_model"] for meta in metas])
 
 
 def vectors(probe: Probe, corpus: Corpus, arm: str, fold: int, seed: int) -> np.ndarray:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fmriscale.corpus.reader import Corpus
 from fmriscale.model.encoder import Encoder
+from fmriscale.model.precision import casting, precision_of_hardware
 from fmriscale.study.probe.cut import starts_in, volumes
 from fmriscale.study.probe.data import Probe
 
@@ -54,4 +55,8 @@ class RowReader:
         length = int(self.length_W[window_W[0]])
         bold_WLV = np.stack([self.bold[run][start : start + length] for run, start in places])
         t_r_W = torch.from_numpy(self.t_r_W[window_W]).to(self.device)
-        return encoder.embed(torch.from_numpy(bold_WLV).to(self.device), t_r_W, space, self.probe.config.pool)
+        bold_WLV, pool = torch.from_numpy(bold_WLV).to(self.device), self.probe.config.pool
+        precision, _ = precision_of_hardware(self.device, encoder.config.d_model)
+        with casting(self.device, precision):
+            vectors_WD = encoder.embed(bold_WLV, t_r_W, space, pool)
+        return vectors_WD.float()

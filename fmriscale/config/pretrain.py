@@ -153,7 +153,7 @@ class ModelConfig(Settings):
     preset: Literal["paper", "tiny", "base", "large", "1b", "7b"] = "paper"
     """paper: d = V + 3, post-norm, learned positions; others: projection, pre-norm, rotary in seconds."""
     d_model: int | None = None
-    """Width; the paper preset takes V + 3 and allows no other."""
+    """Width; the paper preset takes V + 3. What is given beyond that is zero columns, which may be faster."""
     n_layers: int | None = None
     """Number of encoder blocks."""
     n_heads: int | None = None

@@ -84,16 +84,38 @@ def resolve_encoder(model: ModelConfig, spaces: dict[str, int], length: int) -> 
 
 
 def _width_of_paper(model: ModelConfig, spaces: dict[str, int], n_heads: int) -> int:
-    """Return the width of the published model: features and flags, padded to a multiple of the heads."""
+    """Return the width of the published model: features and flags, padded to a multiple of the heads.
+
+    A recipe may ask for more zero columns, which suits some hardware (`slow_width`).
+    """
     if len(spaces) != 1:
         raise UserError(
             f"model.preset paper reads one feature space, the data have {sorted(spaces)}: "
             "name one in data.space, or take a preset with a projection (tiny, base, ...)"
         )
     d_model = math.ceil((next(iter(spaces.values())) + N_FLAGS) / n_heads) * n_heads
-    if model.d_model not in (None, d_model):
+    if model.d_model is None:
+        return d_model
+    if model.d_model < d_model or model.d_model % n_heads:
         raise UserError(
             f"model.d_model is {model.d_model}, but preset paper has no projection: its width is "
-            f"{d_model} (features + 3, a multiple of {n_heads} heads). Leave model.d_model out"
+            f"{d_model} (features + 3, a multiple of {n_heads} heads), or a larger multiple. Leave "
+            "model.d_model out"
         )
-    return d_model
+    return model.d_model
+
+
+def slow_width(encoder: EncoderConfig, precision: str) -> str:
+    """Say that a width does not suit units that multiply matrices in 16 bits, and which would; '' = it does.
+
+    They read 16 bytes at a time. A multiple of 8 in each head suits their attention too.
+    """
+    width, step = encoder.d_model, 8 * encoder.n_heads
+    if precision == "fp32" or width % 8 == 0:
+        return ""
+    better = math.ceil(width / step) * step
+    how = f" ({better - width} zero columns beside the features)" if encoder.positions == "learned" else ""
+    return (
+        f"a token of width {width} is a row of {2 * width} bytes, which is slow in {precision} because it is "
+        f"no multiple of 16; --model.d_model {better}{how} avoids it"
+    )

@@ -7,6 +7,7 @@ import torch
 
 from fmriscale.common.version import __version__
 from fmriscale.model.attention import sdpa_backend
+from fmriscale.model.presets import slow_width
 from fmriscale.sampling.groups import GroupLoader
 from fmriscale.training.metrics import SPIKE
 from fmriscale.training.run import Run
@@ -36,6 +37,7 @@ def introduction(run: Run, engine: Any) -> list[str]:
         f"{run.precision}: {run.why_precision}",
         f"model    {encoder.preset}: {n_parameters:,} parameters, width {encoder.d_model}, "
         f"{encoder.n_layers} layers, {encoder.n_heads} heads, {_computation(run)}",
+        *(f"note     {note}" for note in [slow_width(encoder, run.precision)] if note),
         f"corpus   {run.corpus} ({run.corpus.fingerprint[:12]}), {spaces}; {held_out}",
         *(_of_pairs(run) if run.objective.reads_pairs else []),
         *(_of_groups(run, run.groups) if run.groups else []),

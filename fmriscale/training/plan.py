@@ -19,6 +19,7 @@ from fmriscale.config import PretrainConfig
 from fmriscale.config.command_line import CommandLine
 from fmriscale.config.recipe import parse
 from fmriscale.model.flops import GPUS, peak_tflops
+from fmriscale.model.presets import slow_width
 
 if TYPE_CHECKING:
     from fmriscale.training.prediction import Plan
@@ -165,6 +166,8 @@ def _facts(plan: "Plan", rate: float, source: str, ranks_per_node: int) -> list[
         f"encoder/ {4 * plan.n_parameters / GIB:,.2f} GiB",
         f"host        {plan.host_memory(ranks_per_node) / GIB:,.1f} GiB on the first node: {host}",
     ]
+    if note := slow_width(plan.encoder, plan.precision(settings.zero_stage)):
+        lines.append(f"note        {note}")
     if offloaded := plan.states(settings.zero_stage).host:
         gib = offloaded * ranks_per_node / GIB
         lines.append(f"offloaded   {gib:,.1f} GiB a node, to {settings.offload}")

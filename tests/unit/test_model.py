@@ -13,10 +13,10 @@ from fmriscale.model.adapt import adapted_parameters, add_low_rank, merge_low_ra
 from fmriscale.model.attention import sdpa_backend
 from fmriscale.model.classifier import build
 from fmriscale.model.dropout import Dropout
-from fmriscale.model.encoder import Encoder, count_parameters, in_space
+from fmriscale.model.encoder import Encoder, build_encoder, count_parameters, in_space
 from fmriscale.model.flops import computed_flops, forward_flops
 from fmriscale.model.losses import group_sums, ntp_loss
-from fmriscale.model.presets import resolve_encoder
+from fmriscale.model.presets import resolve_encoder, slow_width
 
 V, L, B = 21, 5, 6
 PRESETS = ("paper", "tiny")
@@ -108,6 +108,22 @@ def test_the_paper_width_is_the_features_three_flags_and_padding():
     assert resolve_encoder(ModelConfig(), {"cc200": 200}, 5).d_model == 204
 
 
+def test_a_wider_paper_model_reads_the_same_volumes_beside_more_zero_columns():
+    narrow, wide = (resolve_encoder(ModelConfig(d_model=d), {"stg": 417}, 5) for d in (None, 432))
+    assert (wide.d_model, wide.d_ff) == (432, 1728)
+    assert slow_width(wide, "bf16") == slow_width(narrow, "fp32") == ""
+    assert "row of 840 bytes" in slow_width(narrow, "bf16")
+    assert "--model.d_model 432 (12 zero columns" in slow_width(narrow, "bf16")
+    tiny = resolve_encoder(ModelConfig(preset="tiny", d_model=100, n_heads=2), {"stg": 417}, 5)
+    assert slow_width(tiny, "fp16").endswith("--model.d_model 112 avoids it")
+    volumes = torch.randn(2, 3, 5, 417).unbind()
+    tokens = [build_encoder(config, 0).embedding for config in (narrow, wide)]
+    for embedding in tokens:
+        torch.nn.init.zeros_(embedding.positions)
+    few, more = (embedding(*volumes, None) for embedding in tokens)
+    assert torch.equal(few, more[..., :420]) and not more[..., 420:].any()
+
+
 def test_raw_tokens_are_flags_then_features_then_zeros():
     encoder = encoder_of("paper", n_heads=5)
     with torch.no_grad():
@@ -124,7 +140,8 @@ def test_raw_tokens_are_flags_then_features_then_zeros():
 @pytest.mark.parametrize(
     ("settings", "spaces", "said"),
     [
-        ({"preset": "paper", "d_model": 128}, {"a": V}, "Leave model.d_model out"),
+        ({"preset": "paper", "d_model": 8}, {"a": V}, "Leave model.d_model out"),
+        ({"preset": "paper", "d_model": 433}, {"a": V}, "or a larger multiple"),
         ({"preset": "paper"}, {"a": V, "b": V}, "one feature space"),
         ({"preset": "tiny", "d_model": 100, "n_heads": 8}, {"a": V}, "multiple of 16"),
     ],

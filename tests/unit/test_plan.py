@@ -49,6 +49,18 @@ def test_a_large_model_is_planned_without_building_it(recipe: Path, capsys: pyte
     assert cells(text, "fits into 73.6") == ["no", "yes", "yes", "yes"]
 
 
+def test_a_width_that_is_slow_in_16_bits_is_told_with_the_one_that_is_not(
+    recipe: Path, capsys: pytest.CaptureFixture[str]
+):
+    line = ["plan", "--config", str(recipe), "--model.preset", "paper", "--data.corpus", "not_there"]
+    assert run(line) == 0  # 400 features
+    text = capsys.readouterr().out
+    assert "row of 808 bytes, which is slow in bf16" in text and "--model.d_model 416 (12 zero" in text
+    for more in (["--model.d_model", "416"], ["--train.precision", "fp32"]):
+        assert run([*line, *more]) == 0
+        assert "note " not in capsys.readouterr().out
+
+
 def test_what_does_not_fit_ends_in_2_and_its_remedy_fits(recipe: Path, capsys: pytest.CaptureFixture[str]):
     line = ["plan", "--config", str(recipe), "--model.preset", "1b", "--gpus", "4", "--gpu-gb", "7"]
     assert run(line) == 2

@@ -269,7 +269,7 @@ def stages(place: Place) -> Figures:
 
 def resume(place: Place) -> Figures:
     """Six steps and six more are twelve; across stages; and after TERM."""
-    settings = {"model__dropout": 0.1, "train__precision": "bf16", "train__save_every": 2}
+    settings = {"model__dropout": 0.1, "train__save_every": 2, "train__deterministic": "true"}
     half, whole = (2, 4) if place.quick else (6, 12)
     for stage in (1, 3):
         at_once = train(place, f"whole_{stage}", train__zero_stage=stage, train__steps=whole, **settings)

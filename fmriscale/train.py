@@ -47,12 +47,22 @@ def main(args: list[str] | None = None) -> int:
     # Several feature spaces and lengths would leave a GPU's memory in pieces. torch reads this at import.
     os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     args = sys.argv[1:] if args is None else args
-    if not {"RANK", "SLURM_PROCID"} & set(os.environ):
-        # A single process refuses a recipe before torch is imported; ranks meet first, and refuse together.
+    config = None
+    # A single process refuses a recipe before torch is imported; ranks meet first, and refuse together.
+    alone = not {"RANK", "SLURM_PROCID"} & set(os.environ)
+    with contextlib.nullcontext() if alone else contextlib.suppress(UserError):
         config = parse(PretrainConfig, args, prog=PROG)
-        if not (is_url(config.data.corpus) or (expand(config.out) / "encoder").exists()):
-            require_corpus(expand(config.data.corpus))
+    if alone and config and not (is_url(config.data.corpus) or (expand(config.out) / "encoder").exists()):
+        require_corpus(expand(config.data.corpus))
 
+    from fmriscale.training.determinism import deterministic
+
+    with deterministic(config is not None and config.train.deterministic):
+        return meet(args, started, stop)
+
+
+def meet(args: list[str], started: float, stop: StopRequest) -> int:
+    """Connect to the other ranks, and train with them; return the exit code."""
     from fmriscale.training import distributed
     from fmriscale.training.deepspeed_import import forget_process_groups
     from fmriscale.training.resume import is_finished

@@ -235,6 +235,8 @@ class TrainConfig(Settings):
     """Keep only the input of each block and compute the rest again in the backward pass: same result."""
     compile: bool = False
     """Compile the blocks with torch.compile; needs a C++ compiler (on a GPU also Triton)."""
+    deterministic: bool = False
+    """Equal runs give equal bits on GPUs too, of one type and as many ranks; slower. CPUs do so anyway."""
     seed: int = 0
     """Seed of weights, dropout, order, pairs and masks."""
     eval_every: int = 500

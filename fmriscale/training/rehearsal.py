@@ -6,6 +6,7 @@ from torch import nn
 from fmriscale.common.errors import UserError
 from fmriscale.sampling.loader import NTPLoader
 from fmriscale.sampling.shape_group import ShapeGroup
+from fmriscale.training.determinism import without_form
 from fmriscale.training.micro_batch import GroupShare, MicroBatch
 from fmriscale.training.objective import Objective
 from fmriscale.training.schedule import BatchPlan
@@ -57,6 +58,8 @@ def rehearse(
                     "train.activation_checkpointing true or a higher train.zero_stage (fmriscale plan says "
                     f"what fits). {reason[:200]}"
                 ) from error
+            if refusal := without_form(reason):
+                raise UserError(refusal) from error
             if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
                 raise UserError(
                     f"train.compile: torch cannot compile the model here ({reason[:200]}); install a C++ "

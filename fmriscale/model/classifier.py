@@ -17,6 +17,7 @@ from fmriscale.common.trust import understood
 from fmriscale.model.encoder import Encoder
 from fmriscale.model.export import float32_bytes, read_weights
 from fmriscale.model.pooling import n_parts
+from fmriscale.model.precision import joined
 from fmriscale.model.presets import EncoderConfig, PairWay, Pool
 
 HEAD = "head.safetensors"
@@ -59,7 +60,7 @@ class PairClassifier(nn.Module):
         """Return what the head sees of each pair, [B, D] or (siamese) [B, 2 D]; D is that of a vector."""
         if self.pair == "joint":
             return self.encoder.pooled(left_BLV, right_BLV, t_r_B, space, self.pool)
-        windows_NLV = torch.cat((left_BLV, right_BLV))
+        windows_NLV = joined(left_BLV, right_BLV)
         return compare(*self.encoder.embed(windows_NLV, t_r_B.repeat(2), space, self.pool).chunk(2))
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from fmriscale.model.embedding import rows_of_spaces
 from fmriscale.model.encoder import Encoder
+from fmriscale.model.precision import joined
 from fmriscale.model.presets import EncoderConfig
 
 MASK_FLAG = 1
@@ -60,7 +61,7 @@ def read_masked(
     left_BLV, right_BLV, t_r_B, space = pairs
     place_BM, source_BM, counts_BM = masks
     L, V = left_BLV.shape[1:]
-    truth_BSV = torch.cat((left_BLV, right_BLV), dim=1)
+    truth_BSV = joined(left_BLV, right_BLV, dim=1)
 
     def at(places_BM: Tensor) -> Tensor:
         return truth_BSV.gather(1, places_BM[..., None].expand(-1, -1, V))

@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Iterable
 
 import torch
+from torch import Tensor
 
 AMX_WIDTH = 192
 """Narrowest model for which bf16 pays on a CPU with AMX: width 128 was slower than float32 (191 ms against
@@ -31,6 +32,12 @@ def has_amx() -> bool:
 def casting(device: torch.device, precision: str) -> contextlib.AbstractContextManager:
     """Return the context in which float32 weights compute in bf16; in that of fp32 nothing changes."""
     return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else contextlib.nullcontext()
+
+
+def joined(left_BLV: Tensor, right_BLV: Tensor, dim: int = 0) -> Tensor:
+    """Return two tensors of volumes as one; autocast on a CPU would not join float16, which volumes are."""
+    with torch.autocast("cpu", enabled=False):
+        return torch.cat((left_BLV, right_BLV), dim)
 
 
 def told(device: torch.device, widths: Iterable[int]) -> str:

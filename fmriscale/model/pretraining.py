@@ -14,6 +14,7 @@ from fmriscale.model.classifier import compare, zero_head
 from fmriscale.model.encoder import Encoder
 from fmriscale.model.masked import Reconstruction, first_mask, read_masked
 from fmriscale.model.pooling import n_parts, pool_tokens
+from fmriscale.model.precision import joined
 from fmriscale.model.presets import EncoderConfig, PairWay, Pool
 
 START_SCALE, MOST_SCALE = 10.0, 100.0
@@ -89,7 +90,7 @@ class PretrainingModel(nn.Module):
         elif tasks.classify and tasks.pair == "joint":
             outputs["logits"] = self.head(self.encoder.pooled(*pairs, tasks.pool))
         elif tasks.classify:
-            windows_NLV = torch.cat((left_BLV, right_BLV))
+            windows_NLV = joined(left_BLV, right_BLV)
             vectors_ND = self.encoder.embed(windows_NLV, t_r_B.repeat(2), space, tasks.pool)
             left_BD, right_BD = vectors_ND.chunk(2)
             outputs["logits"] = self.head(compare(left_BD, right_BD))

@@ -5,7 +5,8 @@ why compiled functions of other files may call these: numba's cache does not not
 """
 
 import numpy as np
-from numba import njit
+
+from fmriscale.common.compiled import njit
 
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX_A, _MIX_B = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)

@@ -3,9 +3,9 @@
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numba import njit
 from torch import Tensor, nn
 
+from fmriscale.common.compiled import njit
 from fmriscale.common.randomness import GOLDEN, mix
 
 LEVELS = 2**16

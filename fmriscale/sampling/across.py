@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from numba import njit
 
+from fmriscale.common.compiled import njit
 from fmriscale.common.randomness import fold, uniform
 from fmriscale.config import KIND_NAMES, KINDS, DataConfig
 from fmriscale.sampling.kernels import KIND_BLOCK, POSITIVE, REVERSED, distant_shifts

@@ -16,10 +16,11 @@ from typing import Any, Literal
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types  # pyright: ignore[reportPrivateImportUsage]
+from numba import types  # pyright: ignore[reportPrivateImportUsage]
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from fmriscale.common.compiled import njit
 from fmriscale.common.errors import UserError
 from fmriscale.common.workers import available_cores
 from fmriscale.corpus.manifest import parse_segments

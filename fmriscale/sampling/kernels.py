@@ -18,8 +18,8 @@ of a run is as frequent among negatives as among positives.
 """
 
 import numpy as np
-from numba import njit
 
+from fmriscale.common.compiled import njit
 from fmriscale.common.randomness import fold, permute, uniform
 
 POSITIVE, SAME_RUN, SAME_SUBJECT, SAME_DATASET, OTHER_DATASET, REVERSED, ANYWHERE = range(7)

@@ -5,7 +5,8 @@ a block of columns while it is in cache, and convert numbers on the way.
 """
 
 import numpy as np
-from numba import njit
+
+from fmriscale.common.compiled import njit
 
 WIDTH = 128  # Columns that are processed together
 

@@ -5,7 +5,8 @@ while it is still in the cache of the decompression. Indices are unsigned: negat
 """
 
 import numpy as np
-from numba import njit
+
+from fmriscale.common.compiled import njit
 
 
 @njit(cache=True, error_model="numpy")

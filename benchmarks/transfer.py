@@ -5,7 +5,7 @@
 
 For every question: the corpus is sharded from $FMRISCALE_DATA, every arm is pre-trained by
 fmriscale/train.py for every fold, without the people and data sets that the fold tests, and `fmriscale
-probe` asks all encoders and baselines. All of it is in one MLflow store (WORK/mlflow.db), and what is
+probe` asks the encoders of all seeds and the baselines. All is in one MLflow store (WORK/mlflow.db); what is
 finished is not done again. The results go to docs/benchmark.md and docs/benchmark.png, their numbers to
 WORK/benchmark.json. Questions, recipes and their origin: transfer_questions.py. With --quick, noise stands
 for the data, and little is trained.
@@ -14,6 +14,7 @@ for the data, and little is trained.
 import argparse
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import subprocess
@@ -24,12 +25,13 @@ from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import numpy as np
 import transfer_page
-from transfer_questions import CORPORA, LIMITS, QUESTIONS, Question, Settings, Toy, write_toy
+from transfer_questions import CORPORA, LIMITS, QUESTIONS, WEIGHTED, Question, Settings, Toy, write_toy
 
 from fmriscale import cli, train
 from fmriscale.common.errors import EXIT_OK, EXIT_QUARANTINED, UserError
-from fmriscale.config import ProbeConfig
+from fmriscale.config import PretrainConfig, ProbeConfig
 from fmriscale.config.recipe import parse
 from fmriscale.corpus.reader import Corpus
 
@@ -43,10 +45,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--work", type=Path, help="corpora, encoders, probes, MLflow; kept, and used again")
     parser.add_argument("--only", nargs="+", help="these questions alone")
-    parser.add_argument("--seeds", type=int, default=1, help="pre-trainings of every arm in every fold")
-    parser.add_argument(
-        "--draws", type=int, default=3, help="draws of few people, and of a fresh encoder's weights"
-    )
+    parser.add_argument("--seeds", type=int, default=5, help="pre-trainings of every arm in every fold")
     parser.add_argument("--page", action="store_true", help="compute nothing, write from what is there")
     parser.add_argument("--docs", type=Path, help="where benchmark.md and its figure go (docs/)")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
@@ -59,11 +58,10 @@ def main() -> None:
         work = (given.work or Path(temporary)).resolve()
         work.mkdir(parents=True, exist_ok=True)
         if given.quick:
-            given.draws = 1
+            given.seeds = 1
             globals().update(APART=False, TRACKED=False)
-        for name in given.only or questions:
-            for seed in range(0 if given.page else given.seeds):
-                answer(questions[name], name, seed, given.draws, work)
+        for name in () if given.page else given.only or questions:
+            answer(questions[name], name, list(range(given.seeds)), work)
         found = transfer_page.collect(work, questions)
         docs = given.docs or (work if given.quick else ROOT / "docs")
         transfer_page.write(found, questions, docs, work)
@@ -73,18 +71,12 @@ def main() -> None:
             given.json.write_text(figures)
 
 
-def answer(question: Question, name: str, seed: int, n_draws: int, work: Path) -> None:
-    """Shard, pre-train and probe for one question and seed of pre-training, as far as it is not done."""
-    out = work / "probes" / f"{name}-{seed}"
+def answer(question: Question, name: str, seeds: list[int], work: Path) -> None:
+    """Shard, pre-train and probe for one question, as far as it is not done."""
     corpus = sharded(question.corpus, work)
-    settings = {
-        **question.probe,
-        "out": out,
-        "corpus": corpus,
-        "seeds": list(range(n_draws)),
-        **tracking(work),
-    }
-    encoders = pretrained(question, name, seed, settings, work)
+    settings = {**question.probe, "out": work / "probes" / name, "corpus": corpus, "seeds": seeds}
+    settings |= tracking(work)
+    encoders = pretrained(question, name, seeds[:1] if question.trained_once else seeds, settings, work)
     fmriscale(
         ["probe", *options({**settings, **{f"encoders.{arm}": text for arm, text in encoders.items()}})]
     )
@@ -104,21 +96,22 @@ def sharded(name: str, work: Path) -> Path:
 # ---------------------------------------------------------------- pre-training
 
 
-def pretrained(question: Question, name: str, seed: int, settings: Settings, work: Path) -> dict[str, str]:
-    """Return by arm where the encoders of all folds are, with {fold} for the number; train the missing."""
+def pretrained(
+    question: Question, name: str, seeds: list[int], settings: Settings, work: Path
+) -> dict[str, str]:
+    """Return by arm where its encoders are, with {fold} and {seed} for the numbers; train the missing."""
     corpus, folds = Corpus.open(settings["corpus"]), test_sides(settings)
     encoders = {}
     for arm, recipe in question.arms.items():
-        links = work / "encoders" / f"{name}-{seed}" / arm
+        links = work / "encoders" / name / arm
         links.mkdir(parents=True, exist_ok=True)
-        for fold, tested in enumerate(folds):
-            data = unseen(question, corpus, tested, recipe)
-            options_of_it = {name: value for name, value in recipe.items() if name not in LIMITS} | data
-            run = trained(question.corpus, options_of_it, arm, seed, work)
-            link = links / f"fold{fold}"
+        own = {name: value for name, value in recipe.items() if name not in (*LIMITS, WEIGHTED)}
+        for seed, (fold, tested) in itertools.product(seeds, enumerate(folds)):
+            run = trained(question.corpus, own | unseen(question, corpus, tested, recipe), arm, seed, work)
+            link = links / f"fold{fold}_seed{seed}"
             link.unlink(missing_ok=True)
-            link.symlink_to(run / "encoder")
-        encoders[arm] = str(links / "fold{fold}")
+            link.symlink_to(weighted(run) if WEIGHTED in recipe else run / "encoder")
+        encoders[arm] = str(links / ("fold{fold}_seed" + ("{seed}" if len(seeds) > 1 else str(seeds[0]))))
     return encoders
 
 
@@ -167,6 +160,37 @@ def trained(corpus: str, recipe: Settings, arm: str, seed: int, work: Path) -> P
         if code:
             raise SystemExit(f"pre-training {out} ended with {code}")
     return out
+
+
+def weighted(run: Path) -> Path:
+    """Return a run's encoder whose directions count by how alike people are in them; made where missing.
+
+    Each column of the projection is scaled by the root of the ratio of the covariance between people to that
+    within runs. The inner product of the volumes of two people is then that of what they share.
+    """
+    from fmriscale.model.directions import SHRINKAGE_SHARED, Sums, shrunk
+    from fmriscale.model.encoder import Encoder
+    from fmriscale.training.projection import TrainingRuns
+
+    folder = run / "weighted"
+    if not (folder / "config.json").exists():
+        config = parse(PretrainConfig, ["--config", str(run / "config.yaml")])
+        encoder, corpus = Encoder.from_pretrained(run / "encoder"), Corpus.open(config.data.corpus)
+        rows = np.flatnonzero(corpus.runs["key"].isin(encoder.meta["train_runs"]))
+        runs = TrainingRuns(corpus, config.data, config.train.seed, rows)
+        for space, place in encoder.embedding.rows.items():
+            sums = Sums(place.stop - place.start)
+            for unit in runs.units(space):
+                sums.add(runs.read(unit))
+            weight_VD = encoder.embedding.weight.data[place]
+            between_D, within_D = (
+                np.einsum("vd,vw,wd->d", weight_VD.numpy(), covariance_VV, weight_VD.numpy())
+                for covariance_VV in (sums.between_VV, shrunk(sums.within_VV, SHRINKAGE_SHARED))
+            )
+            ratio_D = np.maximum(between_D / within_D, 1e-4)
+            weight_VD *= weight_VD.new_tensor(np.sqrt(ratio_D / ratio_D.mean()))
+        encoder.save_pretrained(folder, encoder.meta)
+    return folder
 
 
 # ---------------------------------------------------------------- command lines

@@ -1,13 +1,13 @@
 """The page, the figure and the numbers of benchmarks/transfer.py, from the summaries of its probes."""
 
 import json
-from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import transfer_scaling
 from transfer_questions import Question
+
+from fmriscale.study.statistics import ALPHA
 
 NAMES = {"auc": "AUC", "balanced_accuracy": "accuracy", "r": "r"}
 MOST_BASELINES = 4
@@ -19,29 +19,26 @@ and probe; `benchmarks/transfer_questions.py` has every recipe. No encoder has s
 that is tested. The encoders stay frozen: a linear model with a nested penalty decodes their vectors, as it
 does the features of every baseline. Brackets hold 95 % intervals over people; p is over people / over folds
 and seeds (corrected t). A gain counts only if it is above a fresh encoder **and** above the best baseline
-by both tests.
+by both tests; with few people the best baseline of that size, and p over people is Holm-adjusted.
 """
-Found = dict[str, list[dict[str, Any]]]
+Summary = dict[str, Any]
+Found = dict[str, Summary]
 
 
 def collect(work: Path, questions: dict[str, Question]) -> Found:
-    """Return the summaries of every question that is answered, one for each seed of pre-training."""
-    found: Found = defaultdict(list)
-    for name in questions:
-        for path in sorted((work / "probes").glob(f"{name}-*/summary.json")):
-            found[name].append(json.loads(path.read_text()))
-    return dict(found)
+    """Return the summaries of the questions that are answered."""
+    paths = {name: work / "probes" / name / "summary.json" for name in questions}
+    return {name: json.loads(path.read_text()) for name, path in paths.items() if path.exists()}
 
 
 def figures(found: Found) -> dict[str, dict[str, Any]]:
-    """Return the judged figure of every question and method, mean over seeds of pre-training."""
+    """Return the judged figure of every question and method, with its interval over people."""
     numbers = {}
-    for name, summaries in found.items():
-        figure = summaries[0]["figures"][0]
-        for method in summaries[0]["methods"]:
-            each = [summary["methods"][method][figure]["mean"] for summary in summaries]
-            spread = {"low": min(each), "high": max(each), "n": len(each)}
-            numbers[f"transfer.{name}.{method}"] = {"value": float(np.mean(each)), "unit": figure, **spread}
+    for name, summary in found.items():
+        figure = summary["figures"][0]
+        for method, content in summary["methods"].items():
+            own = {**content[figure], "unit": figure}
+            numbers[f"transfer.{name}.{method}"] = {"value": own.pop("mean"), **own}
     return numbers
 
 
@@ -49,14 +46,14 @@ def write(found: Found, questions: dict[str, Question], docs: Path, work: Path) 
     """Write benchmark.md and its figures into a folder."""
     docs.mkdir(parents=True, exist_ok=True)
     parts, scaling = [HEAD], found.get(transfer_scaling.QUESTION)
-    found = {name: summaries for name, summaries in found.items() if name != transfer_scaling.QUESTION}
+    found = {name: summary for name, summary in found.items() if name != transfer_scaling.QUESTION}
     if found:
         draw(found, questions, docs / "benchmark.png")
         parts += ["![Figures by question and method](benchmark.png)\n", overview(found, questions)]
         parts.append(Path(__file__).with_name("transfer_notes.md").read_text())
-    parts += [section(summaries, questions[name]) for name, summaries in found.items()]
+    parts += [section(summary, questions[name]) for name, summary in found.items()]
     if scaling:
-        curves = transfer_scaling.curves(scaling[0], work)
+        curves = transfer_scaling.curves(scaling, work)
         transfer_scaling.draw(curves, docs / "benchmark_scaling.png")
         parts += [transfer_scaling.section(curves), "![Curves](benchmark_scaling.png)\n"]
     (docs / "benchmark.md").write_text("\n".join(part.rstrip("\n") + "\n" for part in parts))
@@ -64,71 +61,72 @@ def write(found: Found, questions: dict[str, Question], docs: Path, work: Path) 
 
 def overview(found: Found, questions: dict[str, Question]) -> str:
     """Return the table of all questions: encoder, fresh, best baseline, control, and whether it pays."""
-    titles = "question | pre-trained | fresh | best baseline | control | it pays | with few people"
+    titles = "question | pre-trained | fresh | best baseline | control | it pays | and with few people"
     lines = ["## In short\n", f"| {titles} |", "|---|---|---|---|---|---|---|"]
-    for name, summaries in found.items():
-        first = summaries[0]
-        figure, best, main = first["figures"][0], first["best_baseline"], first["main"]
-        controls = [m for m, content in first["methods"].items() if content["kind"] == "control"]
-        worst = next((m for m in controls if m.startswith("shifted")), (controls or [None])[-1])
+    for name, summary in found.items():
+        figure, best, main = summary["figures"][0], summary["best_baseline"], summary["main"]
+        controls = [m for m, content in summary["methods"].items() if content["kind"] == "control"]
+        control = next((m for m in controls if m.startswith("shifted")), (controls or [None])[0])
         cells = [
             questions[name].title,
-            f"{NAMES[figure]} {value(summaries, main)}",
-            value(summaries, "fresh"),
-            f"{value(summaries, best)} ({first['methods'][best]['title']})",
-            f"{value(summaries, worst)} ({first['methods'][worst]['title']})" if worst else "",
-            ", ".join({True: "yes", False: "no", None: "open"}[s["verdict"]["survives"]] for s in summaries),
-            with_few(summaries),
+            f"{NAMES[figure]} {value(summary, main)}",
+            value(summary, "fresh"),
+            f"{value(summary, best)} ({summary['methods'][best]['title']})",
+            f"{value(summary, control)} ({summary['methods'][control]['title']})" if control else "",
+            {True: "yes", False: "no", None: "open"}[summary["verdict"]["survives"]],
+            "; ".join(with_few(summary, size) for size in summary["sizes"] if size is not None),
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
-def with_few(summaries: list[dict[str, Any]]) -> str:
-    """Return the encoder's figure beside that of the baseline that is best then, by training people."""
-    first = summaries[0]
-    simple = [m for m, content in first["methods"].items() if content["kind"] == "baseline"]
-    told = []
-    for size in (size for size in first["sizes"] if size is not None):
-        best = max(simple, key=lambda m: float(by_size(summaries, m, size)))
-        beside = f"{by_size(summaries, best, size)} {first['methods'][best]['title']}"
-        told.append(f"{size}: {by_size(summaries, first['main'], size)} ({beside})")
-    return "; ".join(told)
+def with_few(summary: Summary, size: int) -> str:
+    """Say whether it pays with so many training people: the figure, and the baseline that is best then."""
+    rows = [row for row in summary["size_comparisons"] if row["size"] == size]
+    pays = "yes" if all(ahead(row) for row in rows) else "no"
+    best = next(row["second"] for row in rows if row["second"] != "fresh")
+    beside = f"{by_size(summary, best, size)} {summary['methods'][best]['title']}"
+    return f"{size}: **{pays}**, {by_size(summary, summary['main'], size)} ({beside})"
 
 
-def section(summaries: list[dict[str, Any]], question: Question) -> str:
+def ahead(row: dict[str, Any]) -> bool:
+    """Tell whether the first is ahead over people (Holm-adjusted for the sizes) and over trainings."""
+    over_trainings = row["corrected_p"] is None or row["corrected_p"] < ALPHA
+    return row["effect"] > 0 and row["p_holm"] < ALPHA and over_trainings
+
+
+def section(summary: Summary, question: Question) -> str:
     """Return the section of a question: verdict, methods by training people, comparisons."""
-    first = summaries[0]
-    figure, main = first["figures"][0], first["main"]
+    figure, main, methods = summary["figures"][0], summary["main"], summary["methods"]
     setting = (
-        f"{first['n_rows']:,} rows of {first['n_people']} people, {first['n_folds']} folds by "
-        f"{first['folds_by']}; pre-trainings of every arm in every fold: {len(summaries)}; draws of few "
-        f"people: {len(first['seeds'])}"
+        f"{summary['n_rows']:,} rows of {summary['n_people']} people, {summary['n_folds']} folds by "
+        f"{summary['folds_by']}; trainings of every arm in every fold, and draws of few people: "
+        f"{len(summary['seeds'])}"
     )
     reached = f" Reached before: {question.to_beat}." if question.to_beat else ""
     lines = [f"## {question.title}\n", f"{setting}.{reached}\n"]
-    lines += [f"> {summary['verdict']['sentence']}\n" for summary in summaries]
-    sizes = [size for size in first["sizes"] if size is not None]
+    lines.append(f"> {summary['verdict']['sentence']}\n")
+    sizes = [size for size in summary["sizes"] if size is not None]
     lines.append(f"| {NAMES[figure]} | " + "".join(f"{n} people | " for n in sizes) + "all | [95 %] |")
     lines.append("|---|" + "---|" * (len(sizes) + 2))
-    for method in sorted(first["methods"], key=lambda m: -mean_of(summaries, m)):
-        content = first["methods"][method]
+    for method in sorted(methods, key=lambda m: -methods[m][figure]["mean"]):
+        content = methods[method]
         name = f"**{content['title']}**" if method == main else content["title"]
-        cells = [by_size(summaries, method, size) for size in sizes]
+        cells = [by_size(summary, method, size) for size in sizes]
         low, high = content[figure]["low"], content[figure]["high"]
         between = "" if low is None else f"[{low:.3f}, {high:.3f}]"
-        lines.append(f"| {' | '.join([name, *cells, value(summaries, method), between])} |")
-    lines += few_people(first)
-    lines += ["", f"| {first['methods'][main]['title']} minus | difference [95 %] | p people / trainings |"]
+        lines.append(f"| {' | '.join([name, *cells, value(summary, method), between])} |")
+    lines += few_people(summary)
+    lines += ["", f"| {methods[main]['title']} minus | difference [95 %] | p people / trainings |"]
     lines.append("|---|---|---|")
-    for row in first["comparisons"]:
+    for row in summary["comparisons"]:
         if row["figure"] == figure:
-            lines.append(f"| {first['methods'][row['second']]['title']} | {difference(row)} |")
+            lines.append(f"| {methods[row['second']]['title']} | {difference(row)} |")
     return "\n".join(lines) + "\n"
 
 
-def few_people(summary: dict[str, Any]) -> list[str]:
-    """Return lines that compare the judged encoder with fresh and the best baseline by training people."""
+def few_people(summary: Summary) -> list[str]:
+    """Return lines that compare the judged encoder with fresh and the best baseline of every size."""
     rows = [row for row in summary["size_comparisons"] if row["size"] is not None]
     if not rows:
         return []
@@ -144,22 +142,16 @@ def few_people(summary: dict[str, Any]) -> list[str]:
     return lines
 
 
-def mean_of(summaries: list[dict[str, Any]], method: str) -> float:
-    """Return the judged figure of a method, mean over seeds of pre-training."""
-    figure = summaries[0]["figures"][0]
-    return float(np.mean([summary["methods"][method][figure]["mean"] for summary in summaries]))
-
-
-def value(summaries: list[dict[str, Any]], method: str) -> str:
+def value(summary: Summary, method: str) -> str:
     """Return the judged figure of a method in words."""
-    return f"{mean_of(summaries, method):.3f}"
+    return f"{summary['methods'][method][summary['figures'][0]]['mean']:.3f}"
 
 
-def by_size(summaries: list[dict[str, Any]], method: str, size: int) -> str:
+def by_size(summary: Summary, method: str, size: int) -> str:
     """Return the judged figure of a method with so many training people."""
-    figure = summaries[0]["figures"][0]
-    rows = [r for s in summaries for r in s["by_size"] if (r["method"], r["size"]) == (method, size)]
-    return f"{np.mean([row[figure]['mean'] for row in rows]):.3f}" if rows else "-"
+    figure = summary["figures"][0]
+    rows = [row for row in summary["by_size"] if (row["method"], row["size"]) == (method, size)]
+    return f"{rows[0][figure]['mean']:.3f}" if rows else "-"
 
 
 def difference(row: dict[str, Any]) -> str:
@@ -179,19 +171,19 @@ def draw(found: Found, questions: dict[str, Question], path: Path) -> None:
     columns = min(len(found), 2)
     rows = -(-len(found) // columns)
     figure, axes = plt.subplots(rows, columns, figsize=(6 * columns, 2.6 * rows), squeeze=False)
-    for axis, (name, summaries) in zip(axes.flat, found.items(), strict=False):
-        methods, judged = summaries[0]["methods"], summaries[0]["figures"][0]
-        ranked = sorted(methods, key=lambda m: -mean_of(summaries, m))
+    for axis, (name, summary) in zip(axes.flat, found.items(), strict=False):
+        methods, judged = summary["methods"], summary["figures"][0]
+        ranked = sorted(methods, key=lambda m: -methods[m][judged]["mean"])
         simple = [m for m in ranked if methods[m]["kind"] == "baseline"][:MOST_BASELINES]
         shown = [m for m in ranked if methods[m]["kind"] in ("arm", "control") or m in simple][::-1]
         colours = {"baseline": "#9a9a9a", "control": "#e0a15a", "arm": "#c9d7ee"}
         for place, method in enumerate(shown):
-            content, middle = methods[method][judged], mean_of(summaries, method)
-            colour = "#2f5fb3" if method == summaries[0]["main"] else colours[methods[method]["kind"]]
+            content, middle = methods[method][judged], methods[method][judged]["mean"]
+            colour = "#2f5fb3" if method == summary["main"] else colours[methods[method]["kind"]]
             axis.barh(place, middle, color=colour)
             if content["low"] is not None:
                 axis.plot([content["low"], content["high"]], [place, place], color="black", linewidth=1)
-        chance = summaries[0]["chance"][judged]
+        chance = summary["chance"][judged]
         axis.axvline(chance, color="black", linewidth=0.8, linestyle=":")
         axis.set_xlim(left=max(chance - 0.05, 0) if judged == "auc" else 0)
         axis.set_yticks(range(len(shown)), [methods[m]["title"] for m in shown], fontsize=8)

@@ -21,6 +21,8 @@ FILM_PARTS = {"forrest_a": (1, 2, 3), "forrest_b": (4, 5, 6), "forrest_c": (7, 8
 """Runs of the film by data set, so that folds can leave parts of the film out."""
 LIMITS = {"n_people": "person", "n_stimuli": "stimulus"}
 """Settings of an arm that make the data smaller, and the columns that they count."""
+WEIGHTED = "weighted"
+"""Setting of an arm: what it starts from is weighted by how much people share it (transfer.weighted)."""
 Settings = dict[str, Any]
 
 
@@ -38,6 +40,8 @@ class Question:
     """Data sets; those that a fold tests are left out, and so are its people."""
     to_beat: str
     """What was reached before, in words."""
+    trained_once: bool = False
+    """Its encoders are of the first seed alone."""
 
 
 # ---------------------------------------------------------------- corpora
@@ -130,8 +134,9 @@ START: Settings = {"train.steps": 1, "train.warmup_steps": 0, "train.lr": 1e-12}
 ACROSS_ARMS = {
     "across_people": CONTRAST,
     "within_person": WITHIN,
-    "start": CONTRAST | START,
     "shifted_clock": CONTRAST | SHIFTED,
+    "start": CONTRAST | START,
+    "weighted_start": CONTRAST | START | {WEIGHTED: True},
 }
 GENTLE: Settings = {"train.steps": 100, "train.lr": 1e-4}
 """One film is learned by heart: more than this made the transfer to a story worse."""
@@ -226,6 +231,7 @@ QUESTIONS: dict[str, Question] = {
         SCALE_ARMS,
         tuple(FILM_PARTS),
         "",
+        trained_once=True,
     ),
     "story_moments": Question(
         "Pie Man: which moment of the story? (pre-trained on another film and other people)",

@@ -43,7 +43,7 @@ def accuracies(summary: Summary, arm: str) -> dict[str, float]:
 def held_out_losses(work: Path) -> dict[str, float]:
     """Return by arm the contrastive loss on what no arm has seen, the mean over folds."""
     corpus = Corpus.open(str(work / "corpora" / "film"))
-    folder = work / "encoders" / f"{QUESTION}-0"
+    folder = work / "encoders" / QUESTION
     losses: dict[str, list[float]] = {}
     for full in sorted((folder / "full").iterdir()):
         runs, kept = corpus.runs, Encoder.from_pretrained(full).meta["train_runs"]

@@ -84,7 +84,8 @@ class ProbeConfig(Settings):
     """What has one target: a run (its vector is the mean over its windows), a person (the mean over the
     runs), or a window."""
     encoders: dict[str, PathText] = field(default_factory=dict)
-    """Arms: name and encoder/ folder, in which {fold} is replaced by the fold number. `pretrained` (or else
+    """Arms: name and encoder/ folder, in which {fold} is replaced by the fold number and {seed} by
+    each of `seeds` (one encoder a training). `pretrained` (or else
     the first) is the one that is judged, against a fresh encoder of its architecture, the others and the
     baselines; with none there are the baselines alone."""
     values: list[str] | None = None
@@ -115,8 +116,8 @@ class ProbeConfig(Settings):
     """Columns whose linear effect on the features is taken out, fitted on the training side of a fold:
     numbers (mean_fd, age), or texts, each value of which is a category (site)."""
     seeds: list[int] = field(default_factory=lambda: [0])
-    """Seeds of the fresh encoder's weights, of which people are drawn for train_sizes, and of how encoders
-    learn."""
+    """Seeds of the fresh encoder's weights, of trainings that `encoders` names with {seed}, of the draw of
+    people for train_sizes, and of how encoders learn."""
     allow_seen_runs: bool = False
     """Permit test runs that an encoder was pre-trained on (their unlabelled data leaked)."""
     jobs: int = 0

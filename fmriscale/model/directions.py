@@ -10,6 +10,8 @@ from scipy.linalg import eigh
 
 SHRINKAGE = 0.1
 """Share of a multiple of the identity in a covariance that is inverted."""
+SHRINKAGE_SHARED = 0.3
+"""The same for shared directions: in another film and other people more of it helps."""
 
 
 class Sums:
@@ -96,7 +98,7 @@ def whitening(sums: Sums, n_directions: int, shrinkage: float = SHRINKAGE) -> np
     return _signed(vector_VV[:, leading] / np.sqrt(value_V[leading]))
 
 
-def shared_directions(sums: Sums, n_directions: int, shrinkage: float = SHRINKAGE) -> np.ndarray:
+def shared_directions(sums: Sums, n_directions: int, shrinkage: float = SHRINKAGE_SHARED) -> np.ndarray:
     """Return the directions in which people are most alike at the same time, each of unit variance, [V, D].
 
     Correlated component analysis [1]_, [2]_: the ratio of the covariance between people to that within runs

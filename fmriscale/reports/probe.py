@@ -120,7 +120,8 @@ def _difference(summary: Summary, row: Summary) -> Difference:
     size = "" if row["size"] is None else f", {words.counted(row['size'], 'person')}"
     title = f"{wording.title(summary, row['first'])} \N{MINUS SIGN} {other}{size}"
     cells = [wording.effect(row), words.p_value(row["p"]), words.corrected(row), str(row["n"])]
-    main = row["first"] == summary["main"] and row["second"] in ("fresh", summary["best_baseline"])
+    asked = row["size"] is not None or row["second"] in ("fresh", summary["best_baseline"])
+    main = row["first"] == summary["main"] and asked
     return Difference(title, _look(summary, row["first"]), row, cells, main)
 
 

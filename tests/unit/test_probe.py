@@ -91,7 +91,7 @@ def test_moments_are_told_across_people_and_best_by_directions_that_they_share(f
     assert summary["figures"][0] == "balanced_accuracy" and summary["chance"]["balanced_accuracy"] == 1 / 40
     assert found["raw"] > 0.6 and found["shuffled"] < 0.1
     few = {row["method"]: row["balanced_accuracy"]["mean"] for row in summary["by_size"] if row["size"] == 2}
-    assert few["raw"] < found["raw"] and "shared" in few
+    assert few["connectivity"] < found["connectivity"] and "shared" in few
 
 
 def test_other_people_and_another_film_at_once(films, tmp_path):
@@ -112,16 +112,18 @@ def test_other_people_and_another_film_at_once(films, tmp_path):
 
 def test_encoders_are_judged_against_fresh_ones_and_the_best_baseline(films, tmp_path):
     encoder = write_encoder(tmp_path / "encoder", seed=4)
+    for seed in (0, 4):  # trained twice
+        write_encoder(tmp_path / f"encoder{seed}", seed=seed)
     settings = {"target": "loud", "rows": "window", "windows__length": 5, "windows__stride": 10, "n_folds": 2}
     summary = probe(
         tmp_path / "out",
         films,
         **settings,
-        encoders=json.dumps({"pretrained": str(encoder), "other": str(encoder)}),
+        encoders=json.dumps({"pretrained": str(encoder), "other": str(tmp_path / "encoder{seed}")}),
         seeds="[0, 4]",
     )
     found = figures(summary)
-    assert list(found)[:3] == ["pretrained", "fresh", "other"] and found["pretrained"] == found["other"]
+    assert list(found)[:3] == ["pretrained", "fresh", "other"] and found["fresh"] == found["other"]
     assert found["pretrained"] > 0.7, "random projections keep a strong pattern"
     assert summary["verdict"]["survives"] is False
     assert summary["methods"][summary["best_baseline"]]["title"] in summary["verdict"]["sentence"]
@@ -135,6 +137,7 @@ def test_encoders_are_judged_against_fresh_ones_and_the_best_baseline(films, tmp
         json.loads((fits / f"{name}.json").read_text()) for name in ("fresh_fold0_seed4", "pretrained_fold0")
     )
     assert fresh["area"] == same["area"]
+    assert len(list(fits.glob("pretrained_*"))) == 2 and len(list(fits.glob("other_*"))) == 2 * 2
 
 
 def test_a_person_is_the_mean_over_the_runs(tmp_path):

@@ -115,7 +115,7 @@ def test_what_has_not_learned_yet_is_the_frozen_encoder_with_its_linear_model(pl
     x_ND = features_of(frozen, corpus, "pretrained", 0, 0)
     expected = decode(lambda a, b: (x_ND[a], x_ND[b]), train_N, test_N, target_N, None, n_classes)
     work = Adaptation(frozen, corpus, "pretrained", 0, 0, x_ND)
-    found = Training(work, Rows(train_N, target_N), expected.penalty).predict(test_N)
+    found = Training(work, Rows(train_N, target_N), expected.choice).predict(test_N)
     assert np.allclose(found, expected.value, atol=1e-3)
 
 

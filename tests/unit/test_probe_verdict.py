@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
-from fmriscale.study.probe.decoder import decode, unrelated, without_confounds
+from fmriscale.study.probe.decoder import decode, inner_splits, unrelated, without_confounds
 from fmriscale.study.probe.figures import by_unit, scores_of
 from fmriscale.study.probe.plain import answer
 from fmriscale.study.probe.reduce import shared
@@ -144,7 +144,7 @@ def test_more_features_than_rows_give_what_the_model_itself_gives():
     train, test = np.arange(30), np.arange(30, 40)
     found = decode(lambda a, b: (x[a], x[b]), train, test, target[:30], None, n_classes=0)
     scaler = StandardScaler().fit(x[:30])
-    plain = Ridge(alpha=found.penalty * 300).fit(scaler.transform(x[:30]), target[:30])
+    plain = Ridge(alpha=found.choice.penalty * 300).fit(scaler.transform(x[:30]), target[:30])
     np.testing.assert_allclose(found.value, plain.predict(scaler.transform(x[30:])), atol=1e-8)
 
 
@@ -158,13 +158,43 @@ def test_inner_folds_know_nothing_of_their_validation_rows():
         asked.append((set(fitted.tolist()), set(applied.tolist())))
         return x[fitted], x[applied]
 
-    decode(sides, np.arange(40), np.arange(40, 60), target[:40], group[:40], n_classes=2)
+    decode(sides, np.arange(40), np.arange(40, 60), target[:40], [group[:40]], n_classes=2)
     assert len(asked) == 4 and asked[-1] == (set(range(40)), set(range(40, 60)))
     for fitted, applied in asked:
         assert not fitted & applied and not {group[i] for i in fitted} & {
             group[i] for i in applied - set(range(40, 60))
         }
         assert not fitted & set(range(40, 60))
+
+
+def test_inner_folds_leave_out_all_that_the_folds_leave_out():
+    """Of two groupings the side that is fitted knows neither the people nor the films of the other side."""
+    person, film = np.repeat(np.arange(6), 8), np.tile(np.repeat(np.arange(2), 4), 6)
+    splits = inner_splits(np.arange(48) % 2, [person, film], classify=True)
+    assert len(splits) == 3 * 2
+    for fitted, applied in splits:
+        assert not set(person[fitted]) & set(person[applied]) and not set(film[fitted]) & set(film[applied])
+    applied = np.concatenate([applied for _, applied in splits])
+    assert sorted(applied.tolist()) == list(range(48)), "every row is validated once"
+    assert inner_splits(np.arange(48) % 2, [np.zeros(48)], classify=True) == []
+
+
+def test_the_scale_is_chosen_that_keeps_what_features_have_to_say():
+    """One feature of 200 counts, and is large: standardised, it drowns."""
+    rng = np.random.default_rng(7)
+    target, group = np.arange(200) % 2, np.repeat(np.arange(20), 10)
+    x = rng.standard_normal((200, 200))
+    x[:, 0] = 20 * (target - 0.5 + 0.6 * rng.standard_normal(200))
+    train, test = np.arange(100), np.arange(100, 200)
+
+    def found(x):
+        return decode(lambda a, b: (x[a], x[b]), train, test, target[:100], [group[:100]], n_classes=2)
+
+    kept = found(x)
+    assert kept.choice.scale == "together" and np.mean(kept.value.argmax(axis=1) == target[100:]) > 0.75
+    x[:, 1:] *= np.geomspace(1, 1e3, 199)  # sizes that say nothing
+    x[:, 0] /= 20
+    assert found(x).choice.scale == "each"
 
 
 def test_confounds_are_fitted_on_the_training_side_alone():

@@ -28,16 +28,17 @@ from fmriscale.study.learning import (
 )
 from fmriscale.study.probe.data import Probe
 from fmriscale.study.probe.decoder import (
+    Choice,
     Decoded,
     among_all,
-    chosen_penalty,
+    choose,
     fit,
     inner_splits,
     linear_model,
     log_probability,
     logits,
     minus_squared_error,
-    standardised,
+    scaled,
 )
 from fmriscale.study.probe.reader import RowReader
 
@@ -72,19 +73,21 @@ class Adapted(Decoded):
 
 
 class Start(nn.Module):
-    """A linear model of standardised vectors, which is what the head starts from."""
+    """A linear model of scaled vectors, which is what the head starts from."""
 
     mean_D: Tensor
     scale_D: Tensor
 
-    def __init__(self, x_ND: np.ndarray, target_N: np.ndarray, penalty: float, n_classes: int) -> None:
+    def __init__(self, x_ND: np.ndarray, target_N: np.ndarray, choice: Choice, n_classes: int) -> None:
         super().__init__()
         scaler, model = StandardScaler().fit(x_ND.astype(float)), linear_model(n_classes)
         mean_D, scale_D = np.asarray(scaler.mean_), np.asarray(scaler.scale_)
+        if choice.scale == "together":
+            scale_D = np.full_like(scale_D, np.sqrt(np.mean(np.asarray(scaler.var_))))
         # An affine function is known by its values at zero and at the unit vectors.
         probes = mean_D + scale_D * np.concatenate((np.zeros((1, len(mean_D))), np.eye(len(mean_D))))
-        x_train, x_units, width = standardised(x_ND, probes)
-        fit(model, x_train, target_N, penalty, width)
+        x_train, x_units, width = scaled(x_ND, probes, choice.scale)
+        fit(model, x_train, target_N, choice.penalty, width)
         value = logits(model, x_units) if n_classes else model.predict(x_units)[:, None]
         self.register_buffer("mean_D", torch.tensor(mean_D, dtype=torch.float32))
         self.register_buffer("scale_D", torch.tensor(scale_D, dtype=torch.float32))
@@ -110,30 +113,28 @@ class Adaptation:
         self.reader = RowReader(probe, corpus, self.device)
         torch.set_num_threads(1)
 
-    def decode(self, train: Rows, test_N: np.ndarray, group_N: np.ndarray | None) -> Adapted:
+    def decode(self, train: Rows, test_N: np.ndarray, groups: list[np.ndarray] | None) -> Adapted:
         """Adapt the encoder to the training rows, and decode the test rows.
 
-        Inner folds, which group_N keeps together, choose the penalty of the start, then the number of
+        Inner folds, which keep groups together, choose scale and penalty of the start, then the number of
         epochs, with which all training rows are learned; without inner folds it is the settings'.
         """
         x_ND = self.x_ND
-        penalty = chosen_penalty(
-            lambda fitted, applied: (x_ND[fitted], x_ND[applied]), *train, group_N, self.n_classes
-        )
-        splits = inner_splits(train.target_N, group_N, classify=self.n_classes > 0)
-        validation = self.validate([(train.take(a), train.take(b)) for a, b in splits], penalty)
+        choice = choose(lambda fitted, applied: (x_ND[fitted], x_ND[applied]), *train, groups, self.n_classes)
+        splits = inner_splits(train.target_N, groups, classify=self.n_classes > 0)
+        validation = self.validate([(train.take(a), train.take(b)) for a, b in splits], choice)
         epochs = int(np.argmax(validation)) if validation else self.settings.epochs
-        training = Training(self, train, penalty)
+        training = Training(self, train, choice)
         for epoch in range(1, epochs + 1):
             training.train_epoch(epoch)
         value = training.predict(test_N)
         if self.n_classes:
             value = among_all(value, training.labels, self.n_classes)
-        return Adapted(value, penalty, x_ND.shape[1], epochs, validation)
+        return Adapted(value, choice, x_ND.shape[1], epochs, validation)
 
-    def validate(self, splits: list[tuple[Rows, Rows]], penalty: float) -> list[float]:
+    def validate(self, splits: list[tuple[Rows, Rows]], choice: Choice) -> list[float]:
         """Return by epoch, from 0, how well unseen rows are decoded: the mean over splits, [] without any."""
-        trainings = [(Training(self, rows, penalty), unseen) for rows, unseen in splits]
+        trainings = [(Training(self, rows, choice), unseen) for rows, unseen in splits]
         found: list[float] = []
         for epoch in range(self.settings.epochs + 1 if splits else 0):
             for training, _ in trainings if epoch else ():
@@ -147,11 +148,11 @@ class Adaptation:
 class Training:
     """An encoder and its head while they learn."""
 
-    def __init__(self, work: Adaptation, rows: Rows, penalty: float) -> None:
+    def __init__(self, work: Adaptation, rows: Rows, choice: Choice) -> None:
         self.work, self.rows, target_N = work, rows, rows.target_N
         encoder, self.space = work.probe.encoder(work.arm, work.fold, work.seed)
         self.encoder: Encoder = encoder.to(work.device)
-        self.head = Start(work.x_ND[rows.row_N], target_N, penalty, work.n_classes).to(work.device)
+        self.head = Start(work.x_ND[rows.row_N], target_N, choice, work.n_classes).to(work.device)
         self.labels, place_N, n_L = np.unique(target_N, return_inverse=True, return_counts=True)
         self.scale = max(float(np.std(target_N)), 1e-12)
         """Of a number, so that its loss has no unit."""

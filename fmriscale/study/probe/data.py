@@ -20,8 +20,8 @@ from fmriscale.study.encoders import known_as
 from fmriscale.study.folds import Fold, refuse_seen_runs
 from fmriscale.study.probe.columns import facts_of
 from fmriscale.study.probe.cut import volumes
-from fmriscale.study.probe.folds import probe_folds, sides, smaller
-from fmriscale.study.probe.jobs import FRESH, SHUFFLED, arms, baselines, encoder_folder
+from fmriscale.study.probe.folds import inner_groups, probe_folds, sides, smaller
+from fmriscale.study.probe.jobs import FRESH, SHUFFLED, arms, baselines, encoder_folder, has_seeds
 from fmriscale.study.probe.rows import Rows, collect
 
 
@@ -38,12 +38,14 @@ class Probe:
     rows: Rows
     folds: list[Fold]
     """Of runs."""
+    inner_groups: list[np.ndarray]
+    """What inner folds keep together, of every row."""
     methods: list[str]
     _metas: dict[Path, dict[str, Any]] = field(default_factory=dict)
 
-    def encoder_meta(self, arm: str, fold: int) -> dict[str, Any]:
+    def encoder_meta(self, arm: str, fold: int, seed: int) -> dict[str, Any]:
         """Return config.json of an arm's encoder folder, which is read once."""
-        folder = encoder_folder(self.config, arm, fold)
+        folder = encoder_folder(self.config, arm, fold, seed)
         if folder not in self._metas:
             self._metas[folder] = read_meta(folder)
         return self._metas[folder]
@@ -59,12 +61,12 @@ class Probe:
 
     def encoder(self, arm: str, fold: int, seed: int) -> tuple[Encoder, str]:
         """Return an arm's encoder in evaluation mode, and its name for the feature space."""
-        content = self.encoder_meta(arm, fold)
+        content = self.encoder_meta(arm, fold, seed)
         name = known_as(self.space, content["meta"]) or self.space.name
         if arm == FRESH:
             shape = EncoderConfig(**{**content["encoder"], "spaces": {name: self.space.n_features}})
             return build_encoder(shape, seed).eval(), name
-        encoder = Encoder.from_pretrained(encoder_folder(self.config, arm, fold))
+        encoder = Encoder.from_pretrained(encoder_folder(self.config, arm, fold, seed))
         return in_space(encoder, name, self.space.n_features, seed).eval(), name
 
 
@@ -81,19 +83,21 @@ def open_probe(config: ProbeConfig, corpus: Corpus) -> Probe:
     folds = probe_folds(config, table, facts, found)
     known_motion = bool(table["mean_fd"].notna().any())
     methods = [*arms(config), *baselines(config, motion=known_motion), SHUFFLED]
-    probe = Probe(config, corpus.fingerprint, table, space, found, folds, methods)
+    groups = inner_groups(config, table, facts, found)
+    probe = Probe(config, corpus.fingerprint, table, space, found, folds, groups, methods)
     for fold in folds:
         for arm in arms(config):
-            check_encoder(probe, arm, fold)
+            for seed in config.seeds if has_seeds(config, arm) else config.seeds[:1]:
+                check_encoder(probe, arm, fold, seed)
         for size in config.train_sizes or ():
             probe.sides(fold, size)  # refused now, not in the middle of the probe
     return probe
 
 
-def check_encoder(probe: Probe, arm: str, fold: Fold) -> None:
+def check_encoder(probe: Probe, arm: str, fold: Fold, seed: int) -> None:
     """Refuse an encoder that cannot read the windows, or whose pre-training saw what the fold tests."""
-    folder = encoder_folder(probe.config, arm, fold.number)
-    content = probe.encoder_meta(arm, fold.number)
+    folder = encoder_folder(probe.config, arm, fold.number, seed)
+    content = probe.encoder_meta(arm, fold.number, seed)
     shape, meta = EncoderConfig(**content["encoder"]), content["meta"]
     if known_as(probe.space, meta) is None:
         known = ", ".join(meta.get("feature_spaces", {})) or "none"

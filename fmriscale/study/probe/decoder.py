@@ -1,10 +1,12 @@
-"""The linear model of a probe: its penalty chosen in inner folds, confounds taken out on the training side.
+"""The linear model of a probe: inner folds choose scale and penalty, the training side takes confounds out.
 
 N rows, F features, K classes, C columns of confounds.
 """
 
+import functools
+import itertools
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +21,9 @@ from sklearn.preprocessing import StandardScaler
 
 N_INNER = 3
 """Inner folds, at most."""
+SCALES = ("each", "together")
+"""Features are standardised, or centred and divided by one number: the second keeps what a method has to say
+about which of them count most."""
 PENALTIES_C = np.logspace(-2, 3, 6)
 """Inverse penalties of the logistic regression, of which inner folds choose, for one standardised feature;
 with F features they are divided by F."""
@@ -50,8 +55,17 @@ def without_confounds(
 
 Sides = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 """`sides(fitted, applied)` gives the features of two sets of rows, with whatever is learned for them learned
-from the first set alone: inner folds, which choose the penalty, are as blind to their validation rows as the
-fold to its test rows."""
+from the first set alone: inner folds, which choose scale and penalty, are as blind to their validation rows
+as the fold to its test rows."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What inner folds choose."""
+
+    scale: str
+    """One of SCALES."""
+    penalty: float
 
 
 @dataclass(frozen=True)
@@ -60,7 +74,7 @@ class Decoded:
 
     value: np.ndarray
     """Log-probabilities [N, K] of all classes, or predictions [N]."""
-    penalty: float
+    choice: Choice
     n_features: int
 
 
@@ -69,39 +83,45 @@ def decode(
     train_N: np.ndarray,
     test_N: np.ndarray,
     target_N: np.ndarray,
-    group_N: np.ndarray | None,
+    groups: Sequence[np.ndarray] | None,
     n_classes: int,
 ) -> Decoded:
     """Fit a logistic (n_classes: 0 = a ridge) regression, and decode the test rows.
 
-    target_N and group_N are of the training rows; group_N keeps rows together in inner folds (None = the
-    middle penalty).
+    target_N and groups are of the training rows; inner folds keep rows of a group together, and of several
+    groupings leave a part of each out at once (None = features standardised, the middle penalty).
     """
-    penalty = chosen_penalty(sides, train_N, target_N, group_N, n_classes)
-    x_train, x_test, width = standardised(*sides(train_N, test_N))
+    choice = choose(sides, train_N, target_N, groups, n_classes)
+    x_train, x_test, width = scaled(*sides(train_N, test_N), choice.scale)
     model = linear_model(n_classes)
-    fit(model, x_train, target_N, penalty, width)
+    fit(model, x_train, target_N, choice.penalty, width)
     if not n_classes:
-        return Decoded(model.predict(x_test), penalty, width)
-    value_NK = log_softmax(logits(model, x_test), axis=1)
-    return Decoded(among_all(value_NK, model.classes_, n_classes), penalty, width)
+        return Decoded(model.predict(x_test), choice, width)
+    value_NL = log_softmax(logits(model, x_test), axis=1)
+    return Decoded(among_all(value_NL, model.classes_, n_classes), choice, width)
 
 
-def chosen_penalty(
-    sides: Sides, train_N: np.ndarray, target_N: np.ndarray, group_N: np.ndarray | None, n_classes: int
-) -> float:
-    """Return the penalty that decodes the validation rows of inner folds best; without any the middle one."""
+def choose(
+    sides: Sides,
+    train_N: np.ndarray,
+    target_N: np.ndarray,
+    groups: Sequence[np.ndarray] | None,
+    n_classes: int,
+) -> Choice:
+    """Return what decodes the validation rows of inner folds best; without any the middle penalty."""
     grid = PENALTIES_C if n_classes else PENALTIES_ALPHA
     scores = []
-    for fitted, applied in inner_splits(target_N, group_N, classify=n_classes > 0):
-        x_train, x_test, width = standardised(*sides(train_N[fitted], train_N[applied]))
-        model, of_split = linear_model(n_classes), []
-        for penalty in grid:
-            fit(model, x_train, target_N[fitted], penalty, width)
-            of_split.append(score(model, x_test, target_N[applied]))
+    for fitted, applied in inner_splits(target_N, groups, classify=n_classes > 0):
+        of_split, both = [], sides(train_N[fitted], train_N[applied])
+        for scale in SCALES:
+            x_train, x_test, width = scaled(*both, scale)
+            model = linear_model(n_classes)
+            for penalty in grid:
+                fit(model, x_train, target_N[fitted], penalty, width)
+                of_split.append(score(model, x_test, target_N[applied]))
         scores.append(of_split)
     best = int(np.argmax(np.mean(scores, axis=0))) if scores else len(grid) // 2
-    return float(grid[best])
+    return Choice(SCALES[best // len(grid)], float(grid[best % len(grid)]))
 
 
 def among_all(value_NL: np.ndarray, labels: np.ndarray, n_classes: int) -> np.ndarray:
@@ -111,8 +131,8 @@ def among_all(value_NL: np.ndarray, labels: np.ndarray, n_classes: int) -> np.nd
     return value_NK
 
 
-def standardised(x_train: np.ndarray, x_test: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
-    """Return standardised features and their number.
+def scaled(x_train: np.ndarray, x_test: np.ndarray, scale: str) -> tuple[np.ndarray, np.ndarray, int]:
+    """Return features of mean 0 and variance 1 (each, or their mean over features), and their number.
 
     More features than rows are turned to the principal components of all of them: for a quadratic penalty
     that is a rotation, and gives the same predictions.
@@ -120,11 +140,13 @@ def standardised(x_train: np.ndarray, x_test: np.ndarray) -> tuple[np.ndarray, n
     width = x_train.shape[1]
     if not np.ptp(x_train, axis=0).any():  # nothing to learn from
         return np.zeros((len(x_train), 1)), np.zeros((len(x_test), 1)), width
-    steps: list[Any] = [StandardScaler()]
+    steps: list[Any] = [StandardScaler(with_std=scale == "each")]
     if width > len(x_train):
         steps.append(KernelPCA(kernel="linear", eigen_solver="dense"))
     pipeline = make_pipeline(*steps)
-    return pipeline.fit_transform(x_train.astype(float)), pipeline.transform(x_test.astype(float)), width
+    x_train, x_test = pipeline.fit_transform(x_train.astype(float)), pipeline.transform(x_test.astype(float))
+    size = np.sqrt(np.square(x_train).sum() / len(x_train) / width) if scale == "together" else 1.0
+    return x_train / size, x_test / size, width
 
 
 def linear_model(n_classes: int) -> Any:
@@ -173,21 +195,30 @@ def logits(model: Any, x_NF: np.ndarray) -> np.ndarray:
 
 
 def inner_splits(
-    target_N: np.ndarray, group_N: np.ndarray | None, *, classify: bool
+    target_N: np.ndarray, groups: Sequence[np.ndarray] | None, *, classify: bool
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Split training rows by groups, classes alike; no split without groups, nor one that lacks a class."""
-    if group_N is None or (n_groups := min(N_INNER, len(np.unique(group_N)))) < 2:
-        return []
+    """Split training rows by groups, classes alike; no split without groups, nor one that lacks a class.
+
+    Of several groupings every part of one meets every part of the others, as where both people and films are
+    left out: neither is known to the side that is fitted.
+    """
     strata = target_N
     if not classify:
         strata = np.searchsorted(np.quantile(target_N, [1 / 3, 2 / 3]), target_N)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of classes with fewer members than folds
-        splits = list(StratifiedGroupKFold(n_groups).split(target_N, strata, group_N))
+        each = [
+            list(StratifiedGroupKFold(min(N_INNER, n)).split(target_N, strata, group_N))
+            for group_N in groups or ()
+            if (n := len(np.unique(group_N))) > 1
+        ]
     n_classes = len(np.unique(target_N)) if classify else 0
-    return [
-        (a, b) for a, b in splits if len(b) and (not classify or len(np.unique(target_N[a])) == n_classes)
-    ]
+    splits = []
+    for parts in itertools.product(*each) if each else ():
+        fitted, applied = (functools.reduce(np.intersect1d, side) for side in zip(*parts, strict=True))
+        if len(applied) and (not classify or len(np.unique(target_N[fitted])) == n_classes):
+            splits.append((fitted, applied))
+    return splits
 
 
 def unrelated(target_N: np.ndarray, rng: np.random.Generator, *, classify: bool) -> np.ndarray:

@@ -96,7 +96,7 @@ def connectivity(series: list[np.ndarray]) -> np.ndarray:
 
 def computation(probe: Probe) -> str:
     """Say where the encoders of a probe compute, and in which type."""
-    metas = [probe.encoder_meta(arm, 0) for arm in arms(probe.config)]
+    metas = [probe.encoder_meta(arm, 0, probe.config.seeds[0]) for arm in arms(probe.config)]
     return told(torch.device("cpu"), [meta["encoder"]["d_model"] for meta in metas])
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 
 from fmriscale.common.errors import UserError
 from fmriscale.config import ProbeConfig
-from fmriscale.study.folds import Fold, make_folds
+from fmriscale.study.folds import Fold, make_folds, units_of
 from fmriscale.study.probe.columns import column_of
 from fmriscale.study.probe.rows import Rows
 
@@ -24,12 +24,12 @@ def probe_folds(config: ProbeConfig, table: pd.DataFrame, facts: pd.DataFrame, r
     leaves out. Subjects are dealt so that folds share every class (or part of a number's range) and data set
     alike.
     """
-    names = ["subject" if name == "group" else name for name in as_list(config.folds_by)]
+    names = left_out_by(config)
     if len(names) > 1 and config.n_folds is None:
         raise UserError(
             f"n_folds is null, but folds_by leaves out several things at once ({names}); give a number"
         )
-    runs = table.assign(**{n: column_of(facts, n, "folds_by") for n in names if n not in SEQUENCES})
+    runs = with_columns(table, facts, names)
     for name in names:
         if name not in SEQUENCES and (n_empty := runs[name].tolist().count("")):
             raise UserError(
@@ -48,6 +48,45 @@ def probe_folds(config: ProbeConfig, table: pd.DataFrame, facts: pd.DataFrame, r
         check(fold, config, rows)
         folds.append(fold)
     return folds
+
+
+def inner_groups(
+    config: ProbeConfig, table: pd.DataFrame, facts: pd.DataFrame, rows: Rows
+) -> list[np.ndarray]:
+    """Return what inner folds keep together: what the folds themselves leave out, [N] each.
+
+    A penalty that is chosen on other people of the same film is too weak for another film: vectors that know
+    the moment tell its music. Kin stay together where the target is a property of people. Units that lie
+    whole within those of another grouping (people in sites) need no folds of their own.
+    """
+    names = left_out_by(config)
+    if (rows.of_people or config.rows == "person") and "subject" not in names:
+        names = [name for name in names if name != "run"] + ["subject"]
+    runs, first = with_columns(table, facts, names), np.r_[0, np.flatnonzero(np.diff(rows.row_M)) + 1]
+    place_N = np.searchsorted(table.index, rows.run_M[first])
+    groups = [units_of(runs, name)[place_N] for name in names]
+    return [
+        own
+        for i, own in enumerate(groups)
+        if not any(within(own, other) for j, other in enumerate(groups) if j != i)
+    ]
+
+
+def within(unit_N: np.ndarray, other_N: np.ndarray) -> bool:
+    """Tell whether every unit is part of one of several units of another grouping."""
+    pairs = pd.DataFrame({"unit": unit_N, "other": other_N}).drop_duplicates()
+    n_units, n_others = len(set(pairs["unit"])), len(set(pairs["other"]))
+    return 1 < n_others < n_units == len(pairs)
+
+
+def left_out_by(config: ProbeConfig) -> list[str]:
+    """Return what a fold leaves out; kin and subject are one."""
+    return ["subject" if name == "group" else name for name in as_list(config.folds_by)]
+
+
+def with_columns(table: pd.DataFrame, facts: pd.DataFrame, names: list[str]) -> pd.DataFrame:
+    """Return the runs with the columns that folds leave out."""
+    return table.assign(**{n: column_of(facts, n, "folds_by") for n in names if n not in SEQUENCES})
 
 
 def as_list(by: str | list[str]) -> list[str]:

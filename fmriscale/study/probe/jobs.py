@@ -36,7 +36,7 @@ class Fit:
     size: int | None = None
     """People on the training side; None = all there are."""
     seed: int | None = None
-    """Of a fresh encoder, of the draw of people, of how an encoder learns; None where nothing is drawn."""
+    """Of the encoder, of the draw of people, of how an encoder learns; None where nothing is drawn."""
 
     @property
     def name(self) -> str:
@@ -93,7 +93,7 @@ def seeds_of(config: ProbeConfig, method: str, size: int | None) -> Sequence[int
     """Return the seeds of a method at a size; none (None) where nothing is drawn."""
     if method == SHUFFLED:
         return SHUFFLES
-    drawn = method == FRESH or size is not None or adapts(config, method)
+    drawn = size is not None or has_seeds(config, method) or adapts(config, method)
     return config.seeds if drawn else [None]
 
 
@@ -102,7 +102,12 @@ def adapts(config: ProbeConfig, method: str) -> bool:
     return config.train.adapt != "probe" and method in (*arms(config), SHUFFLED)
 
 
-def encoder_folder(config: ProbeConfig, arm: str, fold: int) -> Path:
+def has_seeds(config: ProbeConfig, method: str) -> bool:
+    """Tell whether an encoder was trained (or drawn) several times."""
+    return method == FRESH or "{seed}" in config.encoders.get(method, "")
+
+
+def encoder_folder(config: ProbeConfig, arm: str, fold: int, seed: int) -> Path:
     """Return the folder of an arm's encoder in a fold; the fresh arm is built like the judged one."""
     given = config.encoders[judged(config) or "" if arm == FRESH else arm]
-    return local_copy(given.replace("{fold}", str(fold)))
+    return local_copy(given.replace("{fold}", str(fold)).replace("{seed}", str(seed)))

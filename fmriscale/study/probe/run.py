@@ -14,6 +14,7 @@ from filelock import FileLock
 from fmriscale.common.errors import UserError
 from fmriscale.common.files import atomic_write, expand, writing_to
 from fmriscale.common.version import __version__
+from fmriscale.config import ProbeConfig
 from fmriscale.config.recipe import to_dict
 from fmriscale.corpus.reader import Corpus
 from fmriscale.study.probe import reduce
@@ -21,8 +22,7 @@ from fmriscale.study.probe.adapt import Adaptation, Adapted, Rows
 from fmriscale.study.probe.data import Probe
 from fmriscale.study.probe.decoder import Decoded, decode, unrelated, without_confounds
 from fmriscale.study.probe.features import features_of, pieces
-from fmriscale.study.probe.folds import as_list
-from fmriscale.study.probe.jobs import FRESH, SHUFFLED, Fit, adapts, fits, judged
+from fmriscale.study.probe.jobs import FRESH, SHUFFLED, Fit, adapts, fits, has_seeds, judged
 from fmriscale.study.results import Results, digest
 
 WITHOUT_EFFECT = ("out", "corpus", "jobs", "tracking", "allow_seen_runs")
@@ -58,11 +58,11 @@ class Runner:
         started, probe, fold = time.monotonic(), self.probe, self.probe.folds[fit.fold]
         rows, seed = probe.rows, fit.seed or 0
         train_N, test_N = probe.sides(fold, fit.size, seed)
-        target_N, group_N, n_classes = rows.target_N[train_N], inner_groups(probe, train_N), len(rows.classes)
+        target_N, groups, n_classes = rows.target_N[train_N], groups_of(probe, train_N), len(rows.classes)
         if fit.method == SHUFFLED:
             rng = np.random.default_rng([seed, fit.fold, 7])
-            target_N, group_N = unrelated(target_N, rng, classify=n_classes > 0), None
-        decoded = self.decoded(fit, train_N, test_N, target_N, group_N)
+            target_N, groups = unrelated(target_N, rng, classify=n_classes > 0), None
+        decoded = self.decoded(fit, train_N, test_N, target_N, groups)
         if n_classes:
             outcome = judged_classes(decoded.value, rows.target_N[test_N])
         else:
@@ -75,7 +75,8 @@ class Runner:
             "n_test": len(test_N),
             "n_train_people": len(set(rows.person_N[train_N].tolist())),
             "n_features": decoded.n_features,
-            "penalty": decoded.penalty,
+            "penalty": decoded.choice.penalty,
+            "scale": decoded.choice.scale,
             **({"epochs": decoded.epochs, "validation": decoded.validation} if learned else {}),
             "train_mean": None if n_classes else float(target_N.mean()),
             "seconds": time.monotonic() - started,
@@ -89,16 +90,16 @@ class Runner:
         train_N: np.ndarray,
         test_N: np.ndarray,
         target_N: np.ndarray,
-        group_N: np.ndarray | None,
+        groups: list[np.ndarray] | None,
     ) -> Decoded:
         """Decode the test rows by what a method makes of them, or by its encoder that learns."""
         probe, confounds_NC = self.probe, self.probe.rows.confounds_NC
         if adapts(probe.config, fit.method):
             arm = (judged(probe.config) or "") if fit.method == SHUFFLED else fit.method
             # Of shuffled labels the seed is that of the shuffle.
-            seed = 0 if fit.method == SHUFFLED else fit.seed or 0
+            seed = probe.config.seeds[0] if fit.method == SHUFFLED else fit.seed or 0
             work = Adaptation(probe, self.corpus, arm, fit.fold, seed, self.features(arm, fit))
-            return work.decode(Rows(train_N, target_N), test_N, group_N)
+            return work.decode(Rows(train_N, target_N), test_N, groups)
         fixed_NF = self.tangent(train_N, test_N, fit.fold) if fit.method == "tangent" else None
 
         def sides(fitted_N: np.ndarray, applied_N: np.ndarray) -> reduce.Sides:
@@ -108,7 +109,7 @@ class Runner:
                 both = fixed_NF[fitted_N], fixed_NF[applied_N]
             return without_confounds(*both, confounds_NC[fitted_N], confounds_NC[applied_N])
 
-        return decode(sides, train_N, test_N, target_N, group_N, len(probe.rows.classes))
+        return decode(sides, train_N, test_N, target_N, groups, len(probe.rows.classes))
 
     def both_sides(self, fit: Fit, fitted_N: np.ndarray, applied_N: np.ndarray) -> reduce.Sides:
         """Return the features of two sets of rows.
@@ -152,10 +153,10 @@ class Runner:
     def features(self, method: str, fit: Fit) -> np.ndarray:
         """Return the features of all rows, [N, F], from their file, which is made where it is missing."""
         encoders, main = self.probe.config.encoders, judged(self.probe.config) or ""
-        seed = (fit.seed or 0) if method == FRESH else 0
+        seed = encoder_seed(self.probe.config, fit)
         fold = fit.fold if "{fold}" in encoders.get(main if method == FRESH else method, "") else 0
         identity = digest(
-            [settings_of(self.probe), method, seed, start_of(self.probe, method, fold), versions()]
+            [settings_of(self.probe), method, seed, start_of(self.probe, method, fold, seed), versions()]
         )
         path = self.results.out / FEATURES / f"{method}-{identity[:16]}.npy"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -206,15 +207,20 @@ def placements(value_A: np.ndarray, other_B: np.ndarray) -> np.ndarray:
     return (below + not_above) / 2 / len(other_B)
 
 
-def inner_groups(probe: Probe, train_N: np.ndarray) -> np.ndarray:
-    """Return what inner folds keep together: kin; or runs, where folds part people or one person trains."""
-    rows, names = probe.rows, as_list(probe.config.folds_by)
-    kin_N = rows.kin_N[train_N]
-    by_people = rows.of_people or "subject" in names or "group" in names
-    if (by_people and len(set(kin_N.tolist())) > 1) or probe.config.rows == "person":
-        return kin_N
-    first = np.r_[0, np.flatnonzero(np.diff(rows.row_M)) + 1]
-    return rows.run_M[first][train_N].astype(str)
+def groups_of(probe: Probe, train_N: np.ndarray) -> list[np.ndarray]:
+    """Return what inner folds keep together; runs, where there is one of all else (one person trains)."""
+    groups = [group_N[train_N] for group_N in probe.inner_groups]
+    if any(len(np.unique(group_N)) > 1 for group_N in groups):
+        return groups
+    first = np.r_[0, np.flatnonzero(np.diff(probe.rows.row_M)) + 1]
+    return [probe.rows.run_M[first][train_N].astype(str)]
+
+
+def encoder_seed(config: ProbeConfig, fit: Fit) -> int:
+    """Return the seed of the encoder of a fit; that of the first where an encoder has none, or labels do."""
+    if fit.seed is None or fit.method == SHUFFLED or not has_seeds(config, fit.method):
+        return config.seeds[0]
+    return fit.seed
 
 
 # ---------------------------------------------------------------- what a result depends on
@@ -228,13 +234,13 @@ def settings_of(probe: Probe, *, learning: bool = False) -> dict[str, Any]:
     return kept | {"fingerprint": probe.fingerprint}
 
 
-def start_of(probe: Probe, method: str, fold: int) -> list[Any]:
+def start_of(probe: Probe, method: str, fold: int, seed: int) -> list[Any]:
     """Return what the encoder of a method is: architecture, spaces, weights; nothing for a baseline."""
     if method == SHUFFLED:
         method = judged(probe.config) or SHUFFLED
     if method != FRESH and method not in probe.config.encoders:
         return []
-    content = probe.encoder_meta(method, fold)
+    content = probe.encoder_meta(method, fold, seed)
     weights = None if method == FRESH else content["weights_sha256"]
     return [content["encoder"], content["meta"].get("feature_spaces"), weights]
 
@@ -247,14 +253,14 @@ def versions() -> list[str]:
 def results_of(probe: Probe) -> tuple[Results, list[Fit]]:
     """Return all fits of a probe, and where their results are, each with the hash that makes it valid."""
     all_fits = fits(probe.config, probe.methods, len(probe.folds))
-    made_with = versions()
+    made_with, seed_of = versions(), functools.partial(encoder_seed, probe.config)
     settings = {learning: settings_of(probe, learning=learning) for learning in (False, True)}
     hashes = {
         fit: digest(
             [
                 settings[adapts(probe.config, fit.method)],
                 asdict(fit),
-                start_of(probe, fit.method, fit.fold),
+                start_of(probe, fit.method, fit.fold, seed_of(fit)),
                 made_with,
             ]
         )

@@ -51,7 +51,6 @@ def summarise(probe: Probe, results: list[Result]) -> dict[str, Any]:
         for name in probe.methods
     }
     simple = [name for name in probe.methods if methods[name]["kind"] == "baseline" and name != SHUFFLED]
-    best = max(simple, key=lambda name: methods[name][figures[0]]["mean"])
     ratio = 1 / max(len(probe.folds) - 1, 1)
 
     def compared(first: str, second: str, figure: str, size: int | None = None) -> dict[str, Any]:
@@ -59,11 +58,17 @@ def summarise(probe: Probe, results: list[Result]) -> dict[str, Any]:
         row = comparison(figure, rows, at[first, size], other, ratio)
         return {"first": first, "second": second, "size": size, **row}
 
+    def best_at(size: int | None) -> str:
+        """Return the baseline whose figure is the highest at a size; None = the full size."""
+        there = [name for name in simple if at[name, size]]
+        means = {n: by_unit(scores_of(figures[0], rows, at[n, size])).values() for n in there}
+        return max(there, key=lambda name: float(np.mean(list(means[name]))))
+
     others = [name for name in probe.methods if name not in (main, SHUFFLED)]
     of_sizes: list[dict[str, Any]] = []
     if main is not None and config.train_sizes:
-        for second in (FRESH, best):
-            rows_of = [compared(main, second, figures[0], n) for n in all_sizes if at[second, n]]
+        for second_at in (lambda _: FRESH, best_at):
+            rows_of = [compared(main, second_at(n), figures[0], n) for n in all_sizes]
             adjusted = holm([row["p"] for row in rows_of])
             of_sizes += [{**row, "p_holm": p} for row, p in zip(rows_of, adjusted, strict=True)]
     summary = {
@@ -71,7 +76,7 @@ def summarise(probe: Probe, results: list[Result]) -> dict[str, Any]:
         "figures": list(figures),
         "chance": chance,
         "main": main,
-        "best_baseline": best,
+        "best_baseline": best_at(None),
         "methods": methods,
         "comparisons": [] if main is None else [compared(main, o, f) for o in others for f in figures],
         "against_chance": [compared(name, "chance", figures[0]) for name in probe.methods],
@@ -171,7 +176,7 @@ def provenance(probe: Probe) -> dict[str, Any]:
     names = ("fmriscale", "torch", "numpy", "scipy", "scikit-learn", "nilearn", "mlflow")
     encoders = {}
     for name, given in probe.config.encoders.items():
-        content = probe.encoder_meta(name, 0)
+        content = probe.encoder_meta(name, 0, probe.config.seeds[0])
         meta = content["meta"]
         encoders[name] = {
             "folder": given,

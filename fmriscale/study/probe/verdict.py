@@ -129,19 +129,18 @@ def other_figure(summary: Summary) -> list[str]:
 
 
 def by_size(summary: Summary) -> list[str]:
-    """Name the smaller training sides at which the judged encoder beats the best baseline."""
+    """Name the smaller training sides at which the judged encoder beats the baseline that is best there."""
     ahead = [
-        f"{counted(row['size'], 'person')} ({difference(row)})"
+        f"{counted(row['size'], 'person')} ({title(summary, row['second'])}: {difference(row)})"
         for row in summary["size_comparisons"]
         if row["size"] is not None
-        and row["second"] == summary["best_baseline"]
+        and row["second"] != "fresh"
         and row["p_holm"] < ALPHA
         and beats(row) is True
     ]
     if not ahead:
         return []
-    best = title(summary, summary["best_baseline"])
-    return [f"trained on fewer it is above {best} (Holm-adjusted) with {', '.join(ahead)}"]
+    return [f"trained on fewer it is above the best baseline there (Holm-adjusted) with {', '.join(ahead)}"]
 
 
 def row_of(summary: Summary, first: str, second: str) -> Row:

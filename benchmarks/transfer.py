@@ -46,6 +46,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, help="corpora, encoders, probes, MLflow; kept, and used again")
     parser.add_argument("--only", nargs="+", help="these questions alone")
     parser.add_argument("--seeds", type=int, default=5, help="pre-trainings of every arm in every fold")
+    parser.add_argument("--controls-once", action="store_true", help="train the other arms with one seed")
     parser.add_argument("--page", action="store_true", help="compute nothing, write from what is there")
     parser.add_argument("--docs", type=Path, help="where benchmark.md and its figure go (docs/)")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
@@ -61,7 +62,7 @@ def main() -> None:
             given.seeds = 1
             globals().update(APART=False, TRACKED=False)
         for name in () if given.page else given.only or questions:
-            answer(questions[name], name, list(range(given.seeds)), work)
+            answer(questions[name], name, list(range(given.seeds)), work, controls_once=given.controls_once)
         found = transfer_page.collect(work, questions)
         docs = given.docs or (work if given.quick else ROOT / "docs")
         transfer_page.write(found, questions, docs, work)
@@ -71,12 +72,16 @@ def main() -> None:
             given.json.write_text(figures)
 
 
-def answer(question: Question, name: str, seeds: list[int], work: Path) -> None:
+def answer(question: Question, name: str, seeds: list[int], work: Path, *, controls_once: bool) -> None:
     """Shard, pre-train and probe for one question, as far as it is not done."""
     corpus = sharded(question.corpus, work)
     settings = {**question.probe, "out": work / "probes" / name, "corpus": corpus, "seeds": seeds}
     settings |= tracking(work)
-    encoders = pretrained(question, name, seeds[:1] if question.trained_once else seeds, settings, work)
+    main, once = next(iter(question.arms)), seeds[:1]
+    seeds_of = {arm: once if controls_once and arm != main else seeds for arm in question.arms}
+    if question.trained_once:
+        seeds_of = dict.fromkeys(question.arms, once)
+    encoders = pretrained(question, name, seeds_of, settings, work)
     fmriscale(
         ["probe", *options({**settings, **{f"encoders.{arm}": text for arm, text in encoders.items()}})]
     )
@@ -97,7 +102,7 @@ def sharded(name: str, work: Path) -> Path:
 
 
 def pretrained(
-    question: Question, name: str, seeds: list[int], settings: Settings, work: Path
+    question: Question, name: str, seeds_of: dict[str, list[int]], settings: Settings, work: Path
 ) -> dict[str, str]:
     """Return by arm where its encoders are, with {fold} and {seed} for the numbers; train the missing."""
     corpus, folds = Corpus.open(settings["corpus"]), test_sides(settings)
@@ -106,6 +111,7 @@ def pretrained(
         links = work / "encoders" / name / arm
         links.mkdir(parents=True, exist_ok=True)
         own = {name: value for name, value in recipe.items() if name not in (*LIMITS, WEIGHTED)}
+        seeds = seeds_of[arm]
         for seed, (fold, tested) in itertools.product(seeds, enumerate(folds)):
             run = trained(question.corpus, own | unseen(question, corpus, tested, recipe), arm, seed, work)
             link = links / f"fold{fold}_seed{seed}"

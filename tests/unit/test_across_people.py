@@ -148,6 +148,12 @@ def test_the_shifted_clock_moves_everybody_by_an_amount_of_their_own(films):
     assert states[0] == states[1] and "data.pairs.partner" not in states[0]  # pairs of one person as before
 
 
+def test_the_clock_is_part_of_the_state_where_it_matters(films):
+    plain, shifted = (loader_of(films, stimulus_clock=clock) for clock in ("recorded", "shifted"))
+    assert "data.stimulus_clock" not in plain.state
+    assert shifted.state["data.stimulus_clock"] == "shifted"
+
+
 def test_settings_that_mean_nothing_are_refused(tmp_path):
     with pytest.raises(BrokenRules, match="partner is same_person: set it to other_person"):
         PairConfig(negatives=ALL)

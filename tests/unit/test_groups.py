@@ -138,6 +138,32 @@ def test_mixture_weights_are_those_of_the_data_sets(tmp_path):
     assert stimuli.count("up") == 300 and loader.datasets == ["jaws", "up"]
 
 
+def test_an_epoch_of_groups_shows_everybody_every_window_about_once(tmp_path):
+    corpus = write_films(tmp_path / "c", [{"subject": f"{s}", "stimulus": "up"} for s in range(7)])
+    # 20 windows of 5 volumes in groups of 4, and 7 people in groups of 3.
+    assert loader_of(corpus, n_people=3, n_windows=4).n_groups == 5 * 3
+    assert loader_of(corpus, n_people=16, n_windows=4).n_groups == 5
+
+
+def test_a_stretch_is_as_long_as_half_of_the_people_cover_it(tmp_path):
+    """Four people, two of whom leave early: the other two are half, and one is not."""
+    stay = [{"subject": f"{s}", "stimulus": "up"} for s in range(2)]
+    leave = [{"subject": f"{s}", "stimulus": "up", "n": 12} for s in (2, 3)]
+    assert loader_of(write_films(tmp_path / "half", stay + leave), n_windows=4).peek(0)[1] == 4
+    leave.append({"subject": "4", "stimulus": "up", "n": 12})
+    assert loader_of(write_films(tmp_path / "fewer", stay + leave), n_windows=4).peek(0)[1] == 2
+
+
+def test_what_groups_are_drawn_from_is_part_of_their_state(tmp_path, films):
+    runs = [{"subject": f"{s}", "stimulus": "up", "dataset": f"d{s % 2}"} for s in range(4)]
+    plain = loader_of(write_films(tmp_path / "a", runs))
+    assert {name: of["runs"] for name, of in plain.state["data sets"].items()} == {"d0": 2, "d1": 2}
+    moved = loader_of(write_films(tmp_path / "b", [*runs[:3], runs[3] | {"onset": 2.0}]))
+    assert moved.state["data sets"]["d0"] == plain.state["data sets"]["d0"]
+    assert moved.state["data sets"]["d1"] != plain.state["data sets"]["d1"]
+    assert moved.fingerprint != plain.fingerprint
+
+
 def test_held_out_people_are_evaluated_and_not_drawn_in_training(tmp_path):
     runs = [{"subject": f"{s:02d}", "stimulus": "up"} for s in range(40)]
     corpus = write_films(tmp_path / "c", runs, SplitConfig(val=0.3, test=0.2))

@@ -9,6 +9,7 @@ from fmriscale.config import KINDS, DataConfig, PairConfig, SplitConfig
 from fmriscale.corpus.reader import Corpus
 from fmriscale.sampling.loader import NTPLoader, changed_data
 from fmriscale.sampling.persistence import area_under_curve
+from fmriscale.sampling.window_index import index_windows
 
 ALL_KINDS = {"same_run": 0.4, "same_subject": 0.3, "same_dataset": 0.2, "reversed": 0.1}
 
@@ -134,18 +135,41 @@ def test_whatever_changes_what_is_read_changes_the_fingerprint(corpus, changed):
     assert changed_data(plain.state, other.state), "a resumed run would not say what has changed"
 
 
-def test_pairs_never_touch_censored_volumes(tmp_path):
-    kept = [i for i in range(120) if i not in (30, 31, 77)]
+@pytest.mark.parametrize("censored", [[77], [30, 31, 77]], ids=["two stretches", "three"])
+def test_pairs_never_touch_censored_volumes(tmp_path, censored):
+    kept = [i for i in range(120) if i not in censored]
     corpus = write_corpus(tmp_path, datasets={"alpha": {"sample_mask": kept}})
     loader = loader_of(corpus, pairs={"negatives": ALL_KINDS, "min_distance": 9})
     b = loader.batch(0, 4000)
     for start in (b.start_left, b.start_right):
         volumes = start[:, None] + np.arange(5)
-        assert not np.isin(volumes, [30, 31, 77]).any()
+        assert not np.isin(volumes, censored).any()
         assert volumes.max() < 120
     positive = b.label == 1
     between = b.start_left[positive][:, None] + np.arange(10)
-    assert not np.isin(between, [30, 31, 77]).any()
+    assert not np.isin(between, censored).any()
+
+
+def test_the_order_does_not_depend_on_the_order_of_the_rows(corpus):
+    rows = np.arange(len(corpus.runs))
+    plain, other = (
+        index_windows(corpus.runs, of, ["alpha", "beta"], PairConfig(), 5) for of in (rows, rows[::-1])
+    )
+    assert np.array_equal(plain.runs, other.runs) and np.array_equal(plain.run_first, other.run_first)
+
+
+def test_a_loader_of_two_lengths_tells_its_mixture_and_what_changed(tmp_path):
+    spec = {"alpha": {"weight": 3.0}, "beta": {"weight": 1.0, "t_r": 1.0}}
+    corpus = write_corpus(tmp_path / "c", datasets=spec)
+    loader = loader_of(corpus, pairs={"length": "10 s"})
+    assert len(loader.groups) == 2 and loader.describe()["mixture"] == {"alpha": 0.75, "beta": 0.25}
+    more = write_corpus(tmp_path / "more", datasets=spec | {"beta": {**spec["beta"], "subjects": 4}})
+    told = changed_data(loader.state, loader_of(more, pairs={"length": "10 s"}).state)
+    n = loader.state["data sets"]["beta"]["windows"]
+    assert f"data set beta had 6 runs and {n} windows, has 8 runs and {n * 4 // 3} windows" in told
+    other = write_corpus(tmp_path / "other", datasets=spec, seed=1)
+    told = changed_data(loader.state, loader_of(other, pairs={"length": "10 s"}).state)
+    assert told == [f"data set {name} has other content" for name in ("alpha", "beta")]
 
 
 def test_mixture_weights_hold_in_every_block(tmp_path):

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from fmriscale import train
+from fmriscale import cli, train
 from fmriscale.config import PretrainConfig, TrainConfig
 from fmriscale.config.recipe import parse
 from fmriscale.training.prediction import Plan, cpu_flops
@@ -68,7 +68,9 @@ def line_of(folder: Path, out: Path, settings: dict[str, Any]) -> list[str]:
     """The command line of a run on the corpus of a folder."""
     always = {"out": out / "run", "data.corpus": folder / "corpus", "train.eval_every": 0}
     always |= {"train.eval_pairs": 1, "tracking.enabled": "false"}
-    return [f"--{key}={value}" for key, value in (always | settings).items()]
+    recipe = [f"--config={settings['config']}"] if "config" in settings else []
+    given = {key: value for key, value in (always | settings).items() if key != "config"}
+    return [*recipe, *(f"--{key}={value}" for key, value in given.items())]
 
 
 def checkpoint_share() -> tuple[float, str]:
@@ -82,6 +84,47 @@ def checkpoint_share() -> tuple[float, str]:
     interval = defaults.save_every * defaults.global_batch / batch * step_s
     told = f"copied in {save['copied']:.1f} s, written in {save['written']:.1f} s beside training"
     return (save["copied"] + save["written"]) / interval, f"{told}; interval {interval:,.0f} s"
+
+
+CURVES: dict[str, Any] = {}
+"""Settings of the runs whose losses are compared, over those of their recipe; {} = 2,000 steps of ABIDE."""
+BLOCK = 50
+"""Steps whose losses are averaged before runs are compared."""
+
+
+def loss_gap() -> tuple[float, str]:
+    """How far losses in bf16 are from those in float32, beside how far those of another seed are."""
+    runs = {"fp32": {"train.precision": "fp32"}, "bf16": {"train.precision": "bf16"}}
+    runs["seed"] = runs["fp32"] | {"train.seed": 1}
+    curves = {}
+    with corpus() if CURVES else abide() as folder:
+        recipe = {} if CURVES else {"config": ROOT / "configs/pretrain_abide.yaml"}
+        for name, settings in runs.items():
+            lines, _ = run(folder, recipe | CURVES | settings)
+            losses = [line["loss"] for line in lines if "event" not in line]
+            starts = range(0, len(losses) - BLOCK + 1, BLOCK)
+            curves[name] = [statistics.fmean(losses[start : start + BLOCK]) for start in starts]
+
+    def apart(name: str) -> float:
+        differences = [a - b for a, b in zip(curves[name], curves["fp32"], strict=True)]
+        return statistics.fmean(d * d for d in differences) ** 0.5
+
+    told = f"losses (means of {BLOCK} steps) of bf16 are {apart('bf16'):.5f} from those of fp32, "
+    return apart("bf16") / apart("seed"), f"{told}of another seed {apart('seed'):.5f}"
+
+
+@contextlib.contextmanager
+def abide() -> Iterator[Path]:
+    """A folder with the corpus of ABIDE in it, which FMRISCALE_DATA must have."""
+    with tempfile.TemporaryDirectory(prefix="fmriscale_bench_") as scratch:
+        line = ["shard", "--config", str(ROOT / "configs/corpus_abide.yaml"), "--out", f"{scratch}/corpus"]
+        with contextlib.redirect_stdout(io.StringIO()):
+            code = cli.run(line)
+        if code not in (0, 3):  # 3: some scans are quarantined
+            raise RuntimeError(
+                f"fmriscale {' '.join(line)} ended with {code}; FMRISCALE_DATA must have ABIDE"
+            )
+        yield Path(scratch)
 
 
 def device_name() -> str:
@@ -106,6 +149,7 @@ PLANNED = {
 """What `fmriscale plan --cpu` is checked on, and on how many ranks."""
 SMALL = {"model.preset": "tiny", "train.global_batch": 8}
 QUICK = {"PRESET": "tiny", "N_ROUNDS": 1, "STEPS": 3, "APART": False, "PLANNED": {"tiny": (SMALL, 1)}}
+QUICK |= {"CURVES": SMALL | {"model.n_layers": 1, "train.steps": 4}, "BLOCK": 2}
 
 
 def measure_plan(tell: Tell, others: Callable[[], Callable[[], float]]) -> None:

@@ -25,12 +25,14 @@ from pathlib import Path
 import torch
 import trained
 from busy import Others
+from figures import Figures
 from torch import nn
 
 from fmriscale.config import ModelConfig, TrainConfig
 from fmriscale.model.classifier import build
 from fmriscale.model.flops import train_flops
 from fmriscale.model.losses import ntp_loss
+from fmriscale.model.precision import casting, has_amx
 from fmriscale.model.presets import resolve_encoder
 
 FEATURES, LENGTH, BATCH = 417, 5, 256
@@ -117,11 +119,16 @@ def pairs(n: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tenso
     return left, right, torch.full((n,), 2.0), torch.arange(n) % 2
 
 
-def bare() -> Callable[[], int]:
-    """Our model in a plain torch loop."""
+def bare(precision: str = "fp32") -> Callable[[], int]:
+    """Our model in a plain torch loop; in bf16 weights stay float32, as at ZeRO stage 0."""
     model = build(SHAPE, 0).train()
     left, right, t_r, label = pairs(BATCH)
-    return bare_loop(model, lambda: ntp_loss(model(left, right, t_r), label).mean())
+
+    def loss() -> torch.Tensor:
+        with casting(left.device, precision):
+            return ntp_loss(model(left, right, t_r), label).mean()
+
+    return bare_loop(model, loss)
 
 
 def bare_loop(model: nn.Module, loss_of: Callable[[], torch.Tensor]) -> Callable[[], int]:
@@ -159,9 +166,9 @@ def in_engine(n_pairs: int, stage: int = 1) -> Callable[[], int]:
     return step
 
 
-def product(m: int, k: int, n: int) -> Callable[[], int]:
+def product(m: int, k: int, n: int, dtype: torch.dtype = torch.float32) -> Callable[[], int]:
     """A matrix product; its work is counted in operations."""
-    a, b, out = torch.randn(m, k), torch.randn(k, n), torch.empty(m, n)
+    a, b, out = torch.randn(m, k).to(dtype), torch.randn(k, n).to(dtype), torch.empty(m, n, dtype=dtype)
 
     def step() -> int:
         torch.mm(a, b, out=out)
@@ -260,36 +267,6 @@ class Ranks:
             process.communicate(timeout=60)
 
 
-class Figures(dict[str, dict]):
-    """What is told at the end, and written: name -> value, unit, median_of, reference, quartiles, device."""
-
-    def __init__(self, device: str) -> None:
-        super().__init__()
-        self.device = device
-
-    def tell(
-        self,
-        name: str,
-        values: tuple[float, float, float] | float,
-        unit: str,
-        aim: str,
-        n: int,
-        others: float,
-    ) -> None:
-        value, low, high = values if isinstance(values, tuple) else (values,) * 3
-        figure = {"value": value, "unit": unit, "median_of": n, "reference": aim}
-        figure |= {"low": low, "high": high, "others": round(others, 3), "device": self.device}
-        self[f"training.{name}"] = figure
-
-    def print(self) -> None:
-        print(f"\n{'figure':36}{'value':>9} {'unit':8}{'quartiles':17}{'aim':9}cores used by others")
-        for name, f in self.items():
-            quartiles = f"{f['low']:.3f}-{f['high']:.3f}" if f["median_of"] > 1 else ""
-            print(
-                f"{name:36}{f['value']:9.3f} {f['unit']:8}{quartiles:17}{f['reference']:9}{f['others']:.0%}"
-            )
-
-
 def rates(found: Rounds, unit: str, scale: float = 1.0) -> None:
     for name, values in found.items():
         print(
@@ -340,6 +317,28 @@ def measure_engine(threads: int, n_rounds: int, figures: Figures) -> None:
     figures.tell("engine_overhead", overhead, "share", "<= 0.10", n_rounds, others.share())
 
 
+def measure_bf16(threads: int, n_rounds: int, figures: Figures, *, forced: bool) -> None:
+    """bf16 beside float32: steps of the paper model, and losses beside those of another seed."""
+    if not (forced or has_amx()):
+        print("bf16: left out, because this CPU has no AMX and would emulate it")
+        return
+    torch.set_num_threads(threads)
+    clock = time.process_time if threads == 1 else time.perf_counter
+    side, others = SIDES[0], Others()
+    pair = {"ours, bf16": bare("bf16"), "ours, fp32": bare()}
+    best = {f"bf16 product {side} x {side} x {side}": product(side, side, side, torch.bfloat16)}
+    found = turns({name: timed(step, clock) for name, step in (pair | best).items()}, n_rounds)
+    lowered, exact, products = found.values()
+    rates({name: found[name] for name in pair}, f"pairs/{'CPU-s' if threads == 1 else 's'}")
+    share = statistics.median(lowered) * train_flops(SHAPE) / statistics.median(products)
+    print(f"{share:.0%} of the rate of a square product in bf16")
+    figures.tell("bf16_speedup", ratio(lowered, exact), "x", ">= 2.5", n_rounds, others.share())
+    others = Others()
+    gap, told = trained.loss_gap()
+    print(told)
+    figures.tell("bf16_loss_gap", gap, "x", "<= 1.0", 1, others.share())
+
+
 def measure_ranks(n_rounds: int, figures: Figures) -> None:
     """Two ranks of one thread against one, at ZeRO stages 0 and 1."""
     groups: dict[str, Ranks] = {}
@@ -363,7 +362,7 @@ def measure_ranks(n_rounds: int, figures: Figures) -> None:
 
 
 def main() -> None:
-    parts = ("steps", "engine", "ranks", "plan", "checkpoint")
+    parts = ("steps", "engine", "ranks", "plan", "checkpoint", "bf16")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7, help="of which medians are taken")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of one process")
@@ -385,6 +384,8 @@ def main() -> None:
         measure_steps(options.threads, options.rounds, figures)
     if "engine" in options.only:
         measure_engine(options.threads, options.rounds, figures)
+    if "bf16" in options.only:
+        measure_bf16(options.threads, options.rounds, figures, forced=options.quick)
     if "ranks" in options.only:
         measure_ranks(options.rounds, figures)
     if "plan" in options.only:

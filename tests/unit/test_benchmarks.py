@@ -24,7 +24,7 @@ FIGURES = {
     ],
     "training": [
         *("speedup_vs_authors", "speedup_vs_torch_encoder", "gemm_fraction", "engine_overhead"),
-        *("two_rank_speedup", "rate_of_plan_tiny", "checkpoint_share"),
+        *("two_rank_speedup", "rate_of_plan_tiny", "checkpoint_share", "bf16_speedup", "bf16_loss_gap"),
     ],
     "simulation": [
         *(f"{world}_{pairs}_gain" for world in ("offsets", "timbre") for pairs in ("paper", "cross_run")),

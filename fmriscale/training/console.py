@@ -86,6 +86,8 @@ def _computation(run: Run) -> str:
         text += ", activations computed again"
     if train.compile:
         text += ", blocks compiled"
+    if train.deterministic:
+        text += ", deterministic"
     if train.reads_pairs and (train.pair, train.pool) != ("joint", "cls"):
         text += f", {train.pair} pairs"
     if train.pool != "cls" or (train.reads_pairs and train.pair != "joint"):

@@ -15,4 +15,6 @@ def pick_precision(train: TrainConfig, device: torch.device, d_model: int) -> tu
         raise UserError("train.precision fp16 needs a GPU; use fp32 (or auto) on CPU")
     if train.precision == "fp16" and train.zero_stage == 0:
         raise UserError("train.precision fp16 needs train.zero_stage 1, 2 or 3; use 1, or bf16 or fp32")
-    return train.precision, "as the recipe says"
+    in_tf32 = train.precision == "fp32" and device.type == "cuda"
+    more = ", with products in TF32 where the GPU has it" if in_tf32 else ""
+    return train.precision, f"as the recipe says{more}"

@@ -42,6 +42,8 @@ def test_auto_is_bf16_on_a_cpu_with_amx_from_a_width_on(monkeypatch):
 
 def test_what_the_recipe_says_is_done_or_refused():
     assert pick_precision(TrainConfig(precision="bf16", zero_stage=0), CPU, 8)[0] == "bf16"
+    assert "TF32" not in pick_precision(TrainConfig(precision="fp32"), CPU, 8)[1]
+    assert "TF32" in pick_precision(TrainConfig(precision="fp32"), torch.device("cuda"), 8)[1]
     with pytest.raises(UserError, match="needs a GPU"):
         pick_precision(TrainConfig(precision="fp16"), CPU, 8)
     with pytest.raises(UserError, match=r"needs train\.zero_stage 1, 2 or 3"):

@@ -15,6 +15,7 @@ from fmriscale.common.errors import UserError
 from fmriscale.config import ProbeConfig, ProbeTrainConfig, SplitConfig, StudyConfig, WindowConfig
 from fmriscale.config.recipe import parse
 from fmriscale.corpus.reader import Corpus
+from fmriscale.model import precision
 from fmriscale.study.probe.adapt import Adaptation, Rows, Training
 from fmriscale.study.probe.data import open_probe
 from fmriscale.study.probe.decoder import decode
@@ -119,8 +120,10 @@ def test_what_has_not_learned_yet_is_the_frozen_encoder_with_its_linear_model(pl
     assert np.allclose(found, expected.value, atol=1e-3)
 
 
-@pytest.mark.parametrize("rows", ["run", "person"])
-def test_rows_of_many_windows_have_the_vectors_of_the_frozen_encoder(tmp_path, rows):
+@pytest.mark.parametrize(("rows", "amx"), [("run", False), ("person", False), ("run", True)])
+def test_rows_of_many_windows_have_the_vectors_of_the_frozen_encoder(tmp_path, rows, amx, monkeypatch):
+    monkeypatch.setattr(precision, "has_amx", lambda: amx)
+    monkeypatch.setattr(precision, "AMX_WIDTH", 1)
     people = [{"dx": f"{n % 2}", "runs": 1 + n % 3} for n in range(8)]
     corpus = write_people(tmp_path / "corpus", people)
     encoders = {"pretrained": str(write_encoder(tmp_path / "encoder", seed=1))}
@@ -131,6 +134,10 @@ def test_rows_of_many_windows_have_the_vectors_of_the_frozen_encoder(tmp_path, r
     encoder, space = frozen.encoder("pretrained", 0, 0)
     found = work.reader.vectors(encoder, space, np.array([5, 0, 3]))
     assert found.requires_grad and np.allclose(found.detach(), expected[[5, 0, 3]], atol=1e-5)
+    assert str(found.dtype) == "torch.float32"
+    monkeypatch.setattr(precision, "has_amx", lambda: False)
+    exact = features_of(frozen, corpus, "pretrained", 0, 0)
+    assert np.allclose(expected, exact, atol=0.05) and np.array_equal(expected, exact) == (not amx)
 
 
 def test_a_fit_is_the_same_whatever_its_process_did_before(place, tmp_path):

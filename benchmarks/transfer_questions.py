@@ -179,6 +179,7 @@ SCALE_ARMS: dict[str, Settings] = {"full": SHORTER, "start": CONTRAST | START} |
 
 # ---------------------------------------------------------------- questions
 
+ADAPTED: Settings = {"train.adapt": "full", "train.lr": 3e-4, "train.epochs": 20}
 WINDOWS: Settings = {"rows": "window", "windows.length": 10, "pool": "bins"}
 FILM: Settings = {**WINDOWS, "windows.stride": 10, "windows.delay": 4.0, "n_folds": 3}
 BOTH: Settings = {**FILM, "folds_by": ["subject", "dataset"], "train_sizes": [2, 5]}
@@ -246,6 +247,28 @@ QUESTIONS: dict[str, Question] = {
         },
         ("qtab",),
         "whitening: .152, .221, .321, .416 with 2, 5, 10, 20 people",
+    ),
+    "film_adapted": Question(
+        "studyforrest: the same moments, encoders that learn them (all weights)",
+        "film",
+        {
+            **{**FILM, "windows.delay": 0.0, **ADAPTED},
+            **{"target": "moment", "folds_by": "subject", "datasets": ["forrest_c"]},
+        },
+        {"across_people": CONTRAST},
+        tuple(FILM_PARTS),
+        "",
+    ),
+    "story_adapted": Question(
+        "Pie Man: the same moments, encoders that learn them (all weights)",
+        "films",
+        {
+            **{**WINDOWS, "windows.delay": 15.0, "n_folds": 3, "target": "moment", "folds_by": "subject"},
+            **{"datasets": ["pieman"], "space": "shen293", **ADAPTED},
+        },
+        {"across_people": CONTRAST | GENTLE},
+        ("qtab",),
+        "",
     ),
     "abide_diagnosis": abide("ABIDE I: autism or not? (sites never seen)", "AUC .776", target="DX_GROUP"),
     "abide_age": abide("ABIDE I: age (sites never seen)", "", target="AGE_AT_SCAN", kind="regress"),

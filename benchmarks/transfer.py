@@ -125,7 +125,8 @@ def test_sides(settings: Settings) -> list[list[int]]:
     """Return the rows of the corpus that each fold of a probe tests."""
     from fmriscale.study.probe.data import open_probe
 
-    config = parse(ProbeConfig, options(settings))
+    known = {name: value for name, value in settings.items() if not name.startswith("train.")}
+    config = parse(ProbeConfig, options(known))  # no encoder is there yet to learn
     probe = open_probe(config, Corpus.open(config.corpus))
     return [fold.test.tolist() for fold in probe.folds]
 

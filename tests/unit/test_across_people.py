@@ -150,7 +150,7 @@ def test_the_shifted_clock_moves_everybody_by_an_amount_of_their_own(films):
 
 def test_the_clock_is_part_of_the_state_where_it_matters(films):
     plain, shifted = (loader_of(films, stimulus_clock=clock) for clock in ("recorded", "shifted"))
-    assert "data.stimulus_clock" not in plain.state
+    assert "data.stimulus_clock" not in plain.state and plain.state["data.pairs.partner"] == "other_person"
     assert shifted.state["data.stimulus_clock"] == "shifted"
 
 

@@ -113,6 +113,7 @@ def test_any_slicing_gives_the_same_pairs(corpus, sizes):
 def test_seed_changes_the_order_and_the_fingerprint(corpus):
     a, b, again = loader_of(corpus), loader_of(corpus, seed=1), loader_of(corpus)
     assert a.fingerprint == again.fingerprint != b.fingerprint
+    assert "data.pairs.partner" not in a.state, "runs from before there were others go on"
     assert not np.array_equal(a.batch(0, 64).start_left, b.batch(0, 64).start_left)
 
 

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import textwrap
 import tomllib
 from pathlib import Path
 
@@ -131,3 +132,30 @@ def test_the_steps_run_in_a_fresh_folder(environment, tmp_path):
     assert run_step(step, tmp_path, environment).returncode == 0
     other = device.replace("$DEVICE", {"cpu": "cuda", "cuda": "cpu"}[here])
     assert run_step(other, tmp_path, environment).returncode != 0
+
+
+APPTAINER = """#!/bin/sh
+# What the page relies on: options, an image, a command that gets this environment and this folder.
+[ "$1" = exec ] || exit 9
+while [ "$1" != "$FMRISCALE_IMAGE" ]; do shift || exit 9; done
+shift
+PATH=/usr/bin:/bin
+case $1 in python) shift && exec {python} "$@" ;; *) echo "$@" ;; esac
+"""
+
+
+def test_the_wrappers_of_the_cluster_page_run_the_code_of_the_checkout(tmp_path):
+    page = (ROOT / "docs/cluster.md").read_text()
+    begin, end = page.index("    mkdir -p slurm/bin"), page.index("`slurm/env.sh` exports")
+    (tmp_path / "slurm").mkdir()
+    (tmp_path / "fmriscale").mkdir()
+    (tmp_path / "toy.py").write_text("WHERE = 'the checkout'")
+    (tmp_path / "fmriscale/train.py").write_text("import sys, toy; print(toy.WHERE, sys.argv[1:])")
+    (tmp_path / "apptainer").write_text(APPTAINER.format(python=sys.executable))
+    (tmp_path / "apptainer").chmod(0o755)
+    step = textwrap.dedent(page[begin:end]) + (
+        ". slurm/env.sh\npython fmriscale/train.py --config 'a b'\nfmriscale-shard --jobs 2\nfmriscale plan\n"
+    )
+    done = run_step(step, tmp_path, tmp_path / "apptainer", FMRISCALE_DATA="/data")
+    told = ["the checkout ['--config', 'a b']", "fmriscale-shard --jobs 2", "fmriscale plan"]
+    assert done.stdout.splitlines() == told, done.stderr

@@ -1,7 +1,7 @@
 """Does pre-training pay? Encoders, controls and the baselines that labs use, on the questions that labs ask.
 
     python benchmarks/transfer.py --work runs/transfer [--only QUESTION ...] [--seeds N]
-    python benchmarks/transfer.py --work runs/transfer --page     # tables and figure from what is there
+    python benchmarks/transfer.py --work runs/transfer --page     # tables, figure, record from what is there
 
 For every question: the corpus is sharded from $FMRISCALE_DATA, every arm is pre-trained by
 fmriscale/train.py for every fold, without the people and data sets that the fold tests, and `fmriscale
@@ -27,6 +27,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import transfer_page
+import transfer_record
 from transfer_questions import CORPORA, LIMITS, QUESTIONS, WEIGHTED, Question, Settings, Toy, write_toy
 
 from fmriscale import cli, train
@@ -66,6 +67,8 @@ def main() -> None:
         found = transfer_page.collect(work, questions)
         docs = given.docs or (work if given.quick else ROOT / "docs")
         transfer_page.write(found, questions, docs, work)
+        if not given.quick and not given.docs:
+            transfer_record.write(found)
         figures = json.dumps(transfer_page.figures(found), indent=1) + "\n"
         (work / "benchmark.json").write_text(figures)
         if given.json:

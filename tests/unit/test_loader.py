@@ -136,6 +136,15 @@ def test_whatever_changes_what_is_read_changes_the_fingerprint(corpus, changed):
     assert changed_data(plain.state, other.state), "a resumed run would not say what has changed"
 
 
+def test_a_run_in_which_one_pair_fits_takes_part(tmp_path):
+    corpus = write_corpus(tmp_path, datasets={"alpha": {"n_volumes": lambda s, _: 10 if s == 0 else 40}})
+    loader = loader_of(corpus, pairs={"negatives": {"same_dataset": 1.0}})
+    assert len(loader.run_keys) == 6
+    short = np.flatnonzero(corpus.runs.n_volumes == 10)
+    b = loader.batch(0, 400)
+    assert set(short) <= set(b.run_left) and not b.start_left[np.isin(b.run_left, short)].any()
+
+
 @pytest.mark.parametrize("censored", [[77], [30, 31, 77]], ids=["two stretches", "three"])
 def test_pairs_never_touch_censored_volumes(tmp_path, censored):
     kept = [i for i in range(120) if i not in censored]

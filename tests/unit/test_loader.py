@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from factory import write_corpus
 
+from fmriscale import CorpusWriter, FeatureSpace
 from fmriscale.common.errors import DamageError, UserError
 from fmriscale.config import KINDS, DataConfig, PairConfig, SplitConfig
 from fmriscale.corpus.reader import Corpus
@@ -145,7 +146,9 @@ def test_a_run_in_which_one_pair_fits_takes_part(tmp_path):
     assert set(short) <= set(b.run_left) and not b.start_left[np.isin(b.run_left, short)].any()
 
 
-@pytest.mark.parametrize("censored", [[77], [30, 31, 77]], ids=["two stretches", "three"])
+@pytest.mark.parametrize(
+    "censored", [[77], [30, 31, 77], [77, 80]], ids=["two stretches", "three", "one too short for a window"]
+)
 def test_pairs_never_touch_censored_volumes(tmp_path, censored):
     kept = [i for i in range(120) if i not in censored]
     corpus = write_corpus(tmp_path, datasets={"alpha": {"sample_mask": kept}})
@@ -194,6 +197,13 @@ def test_mixture_weights_hold_in_every_block(tmp_path):
     assert abs(np.mean(b.dataset == 1) - 0.75) < 0.01
 
 
+def test_a_data_set_in_which_no_pair_fits_has_no_share(tmp_path):
+    spec = {"alpha": {"weight": 1.0}, "beta": {"weight": 3.0, "n_volumes": 8}}
+    loader = loader_of(write_corpus(tmp_path, datasets=spec), mixture="weights")
+    assert loader.describe()["mixture"] == {"alpha": 1.0, "beta": 0.0}
+    assert not loader.batch(0, 200).dataset.any()
+
+
 def test_splits_and_held_out_runs_do_not_mix(tmp_path):
     spec = {"alpha": {"subjects": 12, "runs": 3}}
     corpus = write_corpus(tmp_path, datasets=spec, split=SplitConfig(val=0.3, test=0.2))
@@ -227,6 +237,17 @@ def test_wrong_names_are_refused_with_the_choices(corpus):
         loader_of(corpus, holdout_runs=["*nothing*"])
     with pytest.raises(UserError, match="no run of split 'train' holds a pair"):
         loader_of(corpus, pairs={"length": 90})
+
+
+def test_a_data_set_of_two_repetition_times_needs_a_length_in_volumes(tmp_path):
+    with CorpusWriter(tmp_path / "c", split=SplitConfig(val=0.0, test=0.0)) as corpus:
+        for n, t_r in enumerate((2.0, 1.0)):
+            signals = np.random.default_rng(n).standard_normal((60, 4))
+            corpus.add(signals, t_r, f"{n}", dataset="alpha", task="rest", space=FeatureSpace("toy", 4))
+    mixed = Corpus.open(tmp_path / "c")
+    with pytest.raises(UserError, match=r"alpha holds runs of different t_r, .* is 10, 20 volumes"):
+        loader_of(mixed, pairs={"length": "20 s"})
+    assert len(loader_of(mixed, pairs={"length": 10}).run_keys) == 2
 
 
 def test_reader_names_damage(tmp_path):

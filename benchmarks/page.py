@@ -111,10 +111,8 @@ def render(records: dict[str, record.Record], root: Path = record.ROOT) -> str:
 
     def rows(name: str) -> list[tuple[str, str, str]]:
         found = records[name]
-        of = {label: found["figures"][key] for key, label in shown(name, records).items()}
-        return [
-            (label, with_unit(figure), between(figure, spread(name, found))) for label, figure in of.items()
-        ]
+        of = [(label, found["figures"][key]) for key, label in shown(name, records).items()]
+        return [(label, with_unit(figure), between(figure, spread(name, found))) for label, figure in of]
 
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False

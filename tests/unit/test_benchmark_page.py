@@ -35,6 +35,15 @@ def test_the_page_is_that_of_the_records_and_of_the_code_of_today(modules):
     assert rendered == PAGES[0].read_text(), "make bench PAGE=only writes the page anew"
 
 
+def test_figures_that_share_a_label_have_a_row_each(modules):
+    records = modules.read()
+    for name, entry in modules.catalogue()["benchmarks"].items():
+        if name in records and modules.page.shown(name, records):
+            section = modules.page.render(records).partition(f"### {entry['title']}\n")[2].partition("\n#")[0]
+            rows = [line for line in section.splitlines() if line.startswith("| ")]
+            assert len(rows) == 1 + len(modules.page.shown(name, records)), name
+
+
 def test_every_record_says_how_where_and_when_and_names_no_machine(modules):
     known = modules.catalogue()["benchmarks"]
     for name, found in modules.read().items():

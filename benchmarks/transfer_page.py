@@ -100,8 +100,8 @@ def section(summary: Summary, question: Question) -> str:
     figure, main, methods = summary["figures"][0], summary["main"], summary["methods"]
     setting = (
         f"{summary['n_rows']:,} rows of {summary['n_people']} people, {summary['n_folds']} folds by "
-        f"{summary['folds_by']}; trainings of every arm in every fold, and draws of few people: "
-        f"{len(summary['seeds'])}"
+        f"{summary['folds_by']}; trainings of the encoder in every fold, and draws of few people: "
+        f"{len(summary['seeds'])}{trained_once(summary)}"
     )
     reached = f" Reached before: {question.to_beat}." if question.to_beat else ""
     lines = [f"## {question.title}\n", f"{setting}.{reached}\n"]
@@ -123,6 +123,13 @@ def section(summary: Summary, question: Question) -> str:
         if row["figure"] == figure:
             lines.append(f"| {methods[row['second']]['title']} | {difference(row)} |")
     return "\n".join(lines) + "\n"
+
+
+def trained_once(summary: Summary) -> str:
+    """Say so where the other encoders were trained once, and the judged one several times."""
+    others = [of for name, of in summary["provenance"]["encoders"].items() if name != summary["main"]]
+    once = len(summary["seeds"]) > 1 and any("{seed}" not in of["folder"] for of in others)
+    return "; the other encoders were trained once" if once else ""
 
 
 def few_people(summary: Summary) -> list[str]:

@@ -108,7 +108,7 @@ def embed(folder: Path, corpus: "Corpus", given: argparse.Namespace) -> "pd.Data
 
     from fmriscale.corpus.manifest import parse_segments
     from fmriscale.model.encoder import Encoder
-    from fmriscale.model.precision import told
+    from fmriscale.model.precision import describe_precision
     from fmriscale.model.vectors import window_vectors
     from fmriscale.study.encoders import known_as
 
@@ -120,7 +120,7 @@ def embed(folder: Path, corpus: "Corpus", given: argparse.Namespace) -> "pd.Data
     if encoder.config.positions == "learned" and length != encoder.config.length:
         raise UserError(f"{folder}: has learned positions: leave out --length, it is {encoder.config.length}")
     device = torch.device("cuda" if torch.cuda.device_count() else "cpu")
-    say(told(device, [encoder.config.d_model]))
+    say(describe_precision(device, [encoder.config.d_model]))
     encoder.to(device)
     vectors, keys, too_short = [], [], 0
     rows = np.flatnonzero(corpus.runs["space"] == space.name).tolist()

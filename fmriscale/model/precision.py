@@ -40,7 +40,7 @@ def joined(left_BLV: Tensor, right_BLV: Tensor, dim: int = 0) -> Tensor:
         return torch.cat((left_BLV, right_BLV), dim)
 
 
-def told(device: torch.device, widths: Iterable[int]) -> str:
+def describe_precision(device: torch.device, widths: Iterable[int]) -> str:
     """Say on what encoders of these widths compute, in which type, and why."""
     ways = dict.fromkeys(precision_of_hardware(device, width) for width in widths)
     where = "a GPU" if device.type == "cuda" else "CPU"

@@ -10,7 +10,7 @@ from fmriscale.common.errors import UserError
 from fmriscale.corpus.manifest import FeatureSpace
 from fmriscale.model.classifier import PairClassifier
 from fmriscale.model.encoder import Encoder, build_encoder, in_space
-from fmriscale.model.precision import told
+from fmriscale.model.precision import describe_precision
 from fmriscale.model.presets import EncoderConfig, resolve_encoder
 from fmriscale.study.controls import CONTROLS, commands
 from fmriscale.study.data import Study
@@ -85,7 +85,7 @@ def computation(study: Study) -> str:
     if n_gpus := torch.cuda.device_count():  # which type they have, each cell tells: to ask takes memory
         return f"encoders compute on {n_gpus} GPU(s), in bf16 where they have it"
     widths = [_shape(study, arm, 0).d_model for arm in arms(study.config)]
-    return told(torch.device("cpu"), widths)
+    return describe_precision(torch.device("cpu"), widths)
 
 
 def _shape(study: Study, arm: str, fold: int) -> EncoderConfig:

@@ -17,6 +17,8 @@ from fmriscale.cli import run
 from fmriscale.config import ProbeConfig, WindowConfig
 from fmriscale.corpus.reader import Corpus
 from fmriscale.study.probe.data import open_probe
+from fmriscale.study.probe.decoder import inner_splits
+from fmriscale.study.probe.run import groups_of
 from fmriscale.transformer import EncoderTransformer
 
 
@@ -60,6 +62,23 @@ def test_folds_by_site_keep_families_together_too(people):
     for fold in found.folds:
         train, test = found.sides(fold)
         assert len(test) == 9 and not set(found.rows.kin_N[train]) & set(found.rows.kin_N[test])
+
+
+@pytest.mark.parametrize("n_sites", [2, 4])
+def test_inner_folds_part_sites_and_of_one_site_people(tmp_path, n_sites):
+    """Where a fold leaves one site to train on, nobody is on both sides of an inner fold."""
+    rows = [{"dx": f"{n // n_sites % 2}", "site": f"s{n % n_sites}", "runs": 2} for n in range(16)]
+    found = opened(write_people(tmp_path / "corpus", rows), folds_by="site", n_folds=None)
+    for fold in found.folds:
+        train, _ = found.sides(fold)
+        splits = inner_splits(found.rows.target_N[train], groups_of(found, train), classify=True)
+        assert splits
+        for fitted, applied in splits:
+            people = [set(found.rows.kin_N[train][side].tolist()) for side in (fitted, applied)]
+            assert not people[0] & people[1] and all(people)
+            if n_sites == 4:
+                sites = [{int(name.rpartition("/")[2]) % 4 for name in side} for side in people]
+                assert not sites[0] & sites[1]
 
 
 def test_folds_by_stimulus_train_on_one_film_and_test_on_the_other(films):

@@ -14,7 +14,7 @@ from sklearn.covariance import LedoitWolf
 
 from fmriscale.corpus.manifest import parse_segments
 from fmriscale.corpus.reader import Corpus
-from fmriscale.model.precision import told
+from fmriscale.model.precision import describe_precision
 from fmriscale.model.vectors import window_vectors
 from fmriscale.study.probe.cut import starts_in, volumes
 from fmriscale.study.probe.data import Probe
@@ -97,7 +97,7 @@ def connectivity(series: list[np.ndarray]) -> np.ndarray:
 def computation(probe: Probe) -> str:
     """Say where the encoders of a probe compute, and in which type."""
     metas = [probe.encoder_meta(arm, 0, probe.config.seeds[0]) for arm in arms(probe.config)]
-    return told(torch.device("cpu"), [meta["encoder"]["d_model"] for meta in metas])
+    return describe_precision(torch.device("cpu"), [meta["encoder"]["d_model"] for meta in metas])
 
 
 def vectors(probe: Probe, corpus: Corpus, arm: str, fold: int, seed: int) -> np.ndarray:

@@ -56,15 +56,21 @@ def inner_groups(
     """Return what inner folds keep together: what the folds themselves leave out, [N] each.
 
     A penalty that is chosen on other people of the same film is too weak for another film: vectors that know
-    the moment tell its music. Kin stay together where the target is a property of people. Units that lie
-    whole within those of another grouping (people in sites) need no folds of their own.
+    the moment tell its music. Kin stay together where the target is a property of people.
     """
     names = left_out_by(config)
     if (rows.of_people or config.rows == "person") and "subject" not in names:
         names = [name for name in names if name != "run"] + ["subject"]
     runs, first = with_columns(table, facts, names), np.r_[0, np.flatnonzero(np.diff(rows.row_M)) + 1]
     place_N = np.searchsorted(table.index, rows.run_M[first])
-    groups = [units_of(runs, name)[place_N] for name in names]
+    return [units_of(runs, name)[place_N] for name in names]
+
+
+def coarsest(groups: list[np.ndarray]) -> list[np.ndarray]:
+    """Return the groupings whose units do not lie whole within those of another (as people do in sites).
+
+    To keep the larger units together keeps the smaller ones together too.
+    """
     return [
         own
         for i, own in enumerate(groups)

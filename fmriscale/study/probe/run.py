@@ -22,6 +22,7 @@ from fmriscale.study.probe.adapt import Adaptation, Adapted, Rows
 from fmriscale.study.probe.data import Probe
 from fmriscale.study.probe.decoder import Decoded, decode, unrelated, without_confounds
 from fmriscale.study.probe.features import features_of, pieces
+from fmriscale.study.probe.folds import coarsest
 from fmriscale.study.probe.jobs import FRESH, SHUFFLED, Fit, adapts, fits, has_seeds, judged
 from fmriscale.study.results import Results, digest
 
@@ -209,7 +210,8 @@ def placements(value_A: np.ndarray, other_B: np.ndarray) -> np.ndarray:
 
 def groups_of(probe: Probe, train_N: np.ndarray) -> list[np.ndarray]:
     """Return what inner folds keep together; runs, where there is one of all else (one person trains)."""
-    groups = [group_N[train_N] for group_N in probe.inner_groups]
+    # Of one site that is left to train on, people are what can be kept together.
+    groups = coarsest([group_N[train_N] for group_N in probe.inner_groups])
     if any(len(np.unique(group_N)) > 1 for group_N in groups):
         return groups
     first = np.r_[0, np.flatnonzero(np.diff(probe.rows.row_M)) + 1]

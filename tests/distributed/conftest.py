@@ -22,7 +22,7 @@ SETTINGS = {
         "lr": 0.003,
         "schedule": "constant",
         "eval_every": 5,
-        "eval_pairs": 50,
+        "eval_pairs": 26,
         "save_every": 6,
         "log_every": 4,
     },

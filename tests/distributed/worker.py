@@ -6,6 +6,7 @@ the error that a user would see.
 """
 
 import contextlib
+import gc
 import importlib
 import json
 import os
@@ -14,10 +15,12 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 from ranks import free_port
 
 from fmriscale.common.errors import UserError
+from fmriscale.common.randomness import mix
 from fmriscale.config import PretrainConfig
 from fmriscale.config.recipe import parse
 from fmriscale.train import train
@@ -25,11 +28,20 @@ from fmriscale.training import distributed
 from fmriscale.training.deepspeed_import import import_deepspeed
 from fmriscale.training.resilience import StopRequest, Watchdog
 
+LATE = (
+    "deepspeed.runtime.zero.muon.muon_optimizer",  # it imports torch's compiler
+    "deepspeed.module_inject.auto_ep_layer",
+    *(f"fmriscale.training.{name}" for name in ("checkpoint", "console", "resume", "run", "trainer")),
+)
+
 
 def warm_up() -> None:
-    """Import what ranks import late, so that forked ranks have it."""
+    """Load what ranks load late, so that forked ranks have it."""
     import_deepspeed(torch.device("cpu"))
-    importlib.import_module("deepspeed.runtime.zero.muon.muon_optimizer")  # it imports torch's compiler
+    for name in LATE:
+        importlib.import_module(name)
+    mix(np.uint64(1))  # numba fills its tables of types at the first call
+    gc.freeze()  # DeepSpeed collects garbage often, and would look at all that is imported
 
 
 def fork_ranks(n: int, work: Callable[[], None]) -> list[int]:

@@ -200,11 +200,9 @@ def loss_and_gradient(
     """The loss and all gradients of a batch, as one vector in float64."""
     import copy
 
-    from fmriscale.training.micro_batch import MicroBatch
-
     model = copy.deepcopy(model).to(device, dtype)
-    micro = MicroBatch(batch_of(objective, n_features, space)).to(torch.device(device))
-    loss = objective.losses(model, micro).total
+    batch = batch_of(objective, n_features, space).to(torch.device(device))
+    loss = objective.losses(model, batch).total
     loss.backward()
     gradients = [p.grad.flatten() for p in model.parameters() if p.grad is not None]
     return torch.cat([loss.detach()[None], *gradients]).double().cpu()
@@ -222,7 +220,7 @@ def batch_of(objective: Any, n_features: int, space: str, n: int = 16) -> Any:
     batch = Batch(
         left=left, right=right, label=torch.arange(n) % 2, kind=torch.zeros(n, dtype=torch.int8),
         dataset=torch.zeros(n, dtype=torch.int16), t_r=torch.full((n,), 2.0), run_left=place,
-        run_right=place, start_left=place, start_right=place, space=space,
+        run_right=place, row_left=place, row_right=place, start_left=place, start_right=place, space=space,
     )  # fmt: skip
     return objective.add_masks(batch, 0)
 
@@ -335,8 +333,8 @@ def races(run: Any, feed: Any, place: Place) -> int:
     for _ in range(n_steps * per_step):
         if place.on_gpu:
             torch.cuda._sleep(2_000_000)  # about a millisecond
-        micro = next(feed)
-        kept.append((micro.pairs.left.clone(), micro.pairs.label.clone()))
+        pairs, _ = next(feed)
+        kept.append((pairs.left.clone(), pairs.label.clone()))
     feed.close()
     wrong = 0
     for i, (left, label) in enumerate(kept):

@@ -45,7 +45,6 @@ from fmriscale.study.folds import Fold, make_folds
 from fmriscale.study.jobs import Cell
 from fmriscale.study.windows import Windows
 from fmriscale.tracking import Tracker
-from fmriscale.training.micro_batch import MicroBatch
 from fmriscale.training.objective import Objective
 from fmriscale.training.run import encoder_for
 from fmriscale.training.schedule import learning_rate
@@ -256,7 +255,7 @@ def pretrain(folder: Path, recipe: PretrainConfig, corpus: Corpus) -> dict[str, 
             group["lr"] = learning_rate(step, settings)
         pairs = micro_batch(objective, loader, (step - 1) * settings.global_batch, settings.global_batch)
         optimiser.zero_grad()
-        objective.losses(model, MicroBatch(pairs)).total.backward()
+        objective.losses(model, pairs).total.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), settings.grad_clip)
         optimiser.step()
     model.eval()
@@ -279,7 +278,7 @@ def micro_batch(objective: Objective, loader: NTPLoader, first: int, count: int)
     """Return the pairs at some positions, with their masks where the objective has any."""
     batch = loader.batch(first, count)
     # The buffers of a batch are used again.
-    kept = dataclasses.replace(batch, left=batch.left.astype("f4"), right=batch.right.astype("f4"))
+    kept = batch._replace(left=batch.left.astype("f4"), right=batch.right.astype("f4"))
     return objective.add_masks(kept, first).to(torch.device("cpu"))
 
 

@@ -208,7 +208,7 @@ def _count_able(index, sharers, run):
 
 @njit(cache=True, error_model="numpy", nogil=True)
 def draw_across(first, index, sharers, turns, mixture, seed, out):
-    """Exchange pairs of a `Draw`, at positions `first` and following, for pairs across people.
+    """Exchange pairs of a `Batch`, at positions `first` and following, for pairs across people.
 
     `turns`, bool [D, KIND_BLOCK], says where the kind in turn is other_person: of negatives, and of the
     positives that come between them.

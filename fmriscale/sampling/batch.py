@@ -1,29 +1,16 @@
-"""A batch of pairs: the sequences, what is known of them, and where they lie in the corpus."""
+"""The record of B pairs, which is filled on their way: drawn, read, masked, and sent to a device."""
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
 if TYPE_CHECKING:
     import torch
 
-
-class Draw(NamedTuple):
-    """B pairs by their places; runs are numbered as in the index of windows, rows as in the corpus."""
-
-    run_left: np.ndarray  # int32 [B]
-    start_left: np.ndarray  # int32 [B]: first volume
-    run_right: np.ndarray  # int32 [B]
-    start_right: np.ndarray  # int32 [B]: first volume
-    kind: np.ndarray  # int8 [B]: 0 for a positive, else the kind of negative
-    dataset: np.ndarray  # int16 [B]: data set of the left sequence
-    row_left: np.ndarray  # int32 [B]
-    row_right: np.ndarray  # int32 [B]
-    t_r: np.ndarray  # float32 [B]: repetition time of the left run, s
+Record = TypeVar("Record", bound=tuple)
 
 
 class Masks(NamedTuple):
@@ -34,37 +21,43 @@ class Masks(NamedTuple):
     counts_BM: Any  # bool: to be reconstructed; the others only fill up, and show what they are
 
 
-@dataclass(frozen=True)
-class Batch:
+class Batch(NamedTuple):
     """B pairs of sequences of L volumes and V features.
 
-    All but places are numpy arrays at first, and tensors after `to` (left and right from the start where
-    `data.access` is device).
+    The draw fills all but sequences and masks; `to` makes tensors of what is computed with (the sequences are
+    tensors from the start where `data.access` is device).
     """
 
-    left: Any  # float16 [B, L, V]
-    right: Any  # float16 [B, L, V]
-    label: Any  # int64 [B], 1 where right follows left
+    run_left: np.ndarray  # int32 [B], number in the index of windows
+    run_right: np.ndarray
+    row_left: np.ndarray  # int32 [B], row in the corpus
+    row_right: np.ndarray
+    start_left: np.ndarray  # int32 [B], first volume
+    start_right: np.ndarray
     kind: Any  # int8 [B], 0 for a positive, else 1 + index in `config.KINDS`
     dataset: Any  # int16 [B], index of the left sequence's data set in the loader's `datasets`
     t_r: Any  # float32 [B], repetition time of the left run, s
-    run_left: np.ndarray  # int32 [B], row in the corpus
-    run_right: np.ndarray
-    start_left: np.ndarray  # int32 [B], first volume
-    start_right: np.ndarray
     space: str  # feature space of all sequences
+    label: Any = None  # int64 [B], 1 where right follows left
+    left: Any = None  # float16 [B, L, V]
+    right: Any = None  # float16 [B, L, V]
     masks: Masks | None = None
 
     def to(self, device: torch.device) -> Batch:
-        """Return the batch with tensors on a device, sent from pinned memory if it is a GPU."""
-        import torch
+        """Return the batch with tensors on a device."""
+        return sent(self, ("left", "right", "label", "kind", "dataset", "t_r", "masks"), device)
 
-        def move(values: Any) -> torch.Tensor:
-            tensor = torch.as_tensor(values)
-            if device.type != "cuda" or tensor.device.type == "cuda":
-                return tensor
-            return (tensor if tensor.is_pinned() else tensor.pin_memory()).to(device, non_blocking=True)
 
-        names = ("left", "right", "label", "kind", "dataset", "t_r")
-        moved = {name: move(getattr(self, name)) for name in names}
-        return dataclasses.replace(self, **moved, masks=self.masks and Masks(*map(move, self.masks)))
+def sent(record: Record, names: Sequence[str], device: torch.device) -> Record:
+    """Return a record with tensors of some fields on a device, sent from pinned memory if it is a GPU."""
+    import torch
+
+    def move(values: Any) -> Any:
+        if values is None or isinstance(values, tuple):
+            return values and type(values)(*map(move, values))
+        tensor = torch.as_tensor(values)
+        if device.type != "cuda" or tensor.device.type == "cuda":
+            return tensor
+        return (tensor if tensor.is_pinned() else tensor.pin_memory()).to(device, non_blocking=True)
+
+    return record._replace(**{name: move(getattr(record, name)) for name in names})  # pyright: ignore

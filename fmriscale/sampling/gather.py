@@ -25,7 +25,7 @@ from fmriscale.common.errors import UserError
 from fmriscale.common.workers import available_cores
 from fmriscale.corpus.manifest import parse_segments
 from fmriscale.corpus.reader import NPY_HEADER, Corpus
-from fmriscale.sampling.batch import Draw
+from fmriscale.sampling.batch import Batch
 from fmriscale.sampling.kernels import REVERSED
 
 Allocate = Callable[[tuple[int, ...]], np.ndarray]
@@ -125,11 +125,12 @@ class HostRuns:
         self.rescaling, self.allocate = rescaling, allocate or Buffers()
         self._address = address
 
-    def gather(self, draw: Draw) -> tuple[np.ndarray, np.ndarray]:
-        """Return left and right, float16 [B, L, V]."""
-        backwards = draw.kind == REVERSED
-        left = self._copy(draw.run_left, draw.start_left, np.zeros_like(backwards))
-        return left, self._copy(draw.run_right, draw.start_right, backwards)
+    def gather(self, drawn: Batch) -> Batch:
+        """Read left and right, float16 [B, L, V]."""
+        left = self.windows(drawn.run_left, drawn.start_left)
+        return drawn._replace(
+            left=left, right=self._copy(drawn.run_right, drawn.start_right, drawn.kind == REVERSED)
+        )
 
     def windows(self, run: np.ndarray, start: np.ndarray) -> np.ndarray:
         """Return the sequences of some runs that start at some volumes, int32 [N], as float16 [N, L, V]."""
@@ -182,18 +183,18 @@ class DeviceRuns:
         if self.volumes.device.type == "cuda":  # batches are gathered on another stream
             torch.cuda.synchronize(self.volumes.device)
 
-    def gather(self, draw: Draw) -> tuple[Any, Any]:
-        """Return left and right, float16 tensors [B, L, V] on the device."""
+    def gather(self, drawn: Batch) -> Batch:
+        """Read left and right, float16 tensors [B, L, V] on the device."""
         import torch
 
-        turned = np.where((draw.kind == REVERSED)[:, None], self._steps[::-1], self._steps)
-        left_BL = (self._first[draw.run_left] + draw.start_left)[:, None] + self._steps
-        right_BL = (self._first[draw.run_right] + draw.start_right)[:, None] + turned
+        turned = np.where((drawn.kind == REVERSED)[:, None], self._steps[::-1], self._steps)
+        left_BL = (self._first[drawn.run_left] + drawn.start_left)[:, None] + self._steps
+        right_BL = (self._first[drawn.run_right] + drawn.start_right)[:, None] + turned
         both = torch.from_numpy(np.stack((left_BL, right_BL)))
         if self.volumes.device.type == "cuda":
             both = both.pin_memory()
         left, right = self.volumes[both.to(self.volumes.device, non_blocking=True)]
-        return left, right
+        return drawn._replace(left=left, right=right)
 
 
 Runs = HostRuns | DeviceRuns

@@ -8,7 +8,7 @@ import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -16,11 +16,15 @@ import pandas as pd
 from fmriscale.common.errors import UserError
 from fmriscale.config import DataConfig
 from fmriscale.corpus.reader import Corpus
+from fmriscale.sampling.batch import sent
 from fmriscale.sampling.gather import Allocate, HostRuns, Rescaling, copy_runs, rescaling_of, verify_runs
 from fmriscale.sampling.loader import rows_by_shape, select_runs
 from fmriscale.sampling.masks import uniform
 from fmriscale.sampling.mixture import block_size, interleave, largest_remainder, shares_of
 from fmriscale.sampling.stimuli import Clock, clock_of, fitting, shared_runs
+
+if TYPE_CHECKING:
+    import torch
 
 FEWEST = 2
 """People of a group."""
@@ -30,8 +34,7 @@ _STREAM = 0x67726F757073  # Keeps these random numbers apart from those of the m
 _MOST_EVALUATED = 64  # Groups of an evaluation
 
 
-@dataclass(frozen=True)
-class GroupBatch:
+class GroupBatch(NamedTuple):
     """P people x W windows of one stretch of a stimulus; window w of all people is the same time of it.
 
     Windows lie end to end (with different t_r: as far apart as the longest lasts). `bold` and `t_r` are numpy
@@ -44,18 +47,17 @@ class GroupBatch:
     stimulus: str
     row: np.ndarray  # int32 [P], rows of the corpus
     start: np.ndarray  # int32 [P, W], first volumes
+    n_people: int  # of the whole group
+    n_a_rank: int  # people of a rank; the last ones may have fewer, or none that counts
 
-    def to(self, device: Any) -> "GroupBatch":
-        """Return the batch with tensors on a device, sent from pinned memory if it is a GPU."""
-        import torch
+    @property
+    def n_windows(self) -> int:
+        """Windows of the whole group."""
+        return self.n_people * self.bold.shape[1]
 
-        def move(values: Any) -> torch.Tensor:
-            tensor = torch.as_tensor(values)
-            if torch.device(device).type != "cuda" or tensor.device.type == "cuda":
-                return tensor
-            return (tensor if tensor.is_pinned() else tensor.pin_memory()).to(device, non_blocking=True)
-
-        return dataclasses.replace(self, bold=move(self.bold), t_r=move(self.t_r))
+    def to(self, device: "torch.device") -> "GroupBatch":
+        """Return the batch with tensors on a device."""
+        return sent(self, ("bold", "t_r"), device)
 
 
 @dataclass(frozen=True)
@@ -175,15 +177,15 @@ class GroupLoader:
         shape = self._shapes[of.shape]
         return len(run), of.n_windows, shape.length, shape.n_features
 
-    def batch(self, step: int, people: slice = slice(None)) -> GroupBatch:
-        """Return the group of a step.
+    def batch(self, step: int, rank: int = 0, world_size: int = 1) -> GroupBatch:
+        """Return what a rank reads of the group of a step: with the people of the other ranks it is all.
 
         Parameters
         ----------
         step : int
-            Number of the step.
-        people : slice
-            Those of its people that this rank takes.
+            Number of the step, from 0.
+        rank, world_size : int
+            The people are divided among the ranks in their order; each takes one at least.
 
         Returns
         -------
@@ -192,7 +194,9 @@ class GroupLoader:
             Window w of all people is the same time of the stimulus.
         """
         of, run, start = self._draw(step)
-        run, start = run[people], start[people]
+        n_people, n_a_rank = len(run), -(-len(run) // world_size)
+        first = min(rank * n_a_rank, n_people - 1)
+        run, start = run[first : first + n_a_rank], start[first : first + n_a_rank]
         shape = self._shapes[of.shape]
         flat = shape.runs.windows(np.repeat(of.run[run], start.shape[1]).astype(np.int32), start.reshape(-1))
         return GroupBatch(
@@ -202,6 +206,8 @@ class GroupLoader:
             stimulus=of.stimulus,
             row=of.clock.rows[run].astype(np.int32),
             start=start,
+            n_people=n_people,
+            n_a_rank=n_a_rank,
         )
 
     def describe(self) -> dict[str, dict[str, Any]]:

@@ -322,7 +322,7 @@ def _pass_of_other(index, mixture, dataset, position):
 
 @njit(cache=True, error_model="numpy", nogil=True)
 def draw_places(first, index, mixture, seed, n_open, memo, out):
-    """Fill the arrays of a `Draw` with the pairs at positions `first` and following.
+    """Fill the places of a `Batch` with the pairs at positions `first` and following.
 
     `n_open` is the number of shards of the windowed shuffle, 0 = an exact permutation of all windows; `memo`
     is scratch of the windowed shuffle. One function, because numba passes arrays to another one slowly (draws
@@ -379,6 +379,6 @@ def draw_places(first, index, mixture, seed, n_open, memo, out):
             right_start = _window_start(index, right_run, k) + index.length + index.runs[right_run].gap
 
         out.kind[i], out.dataset[i], out.t_r[i] = kind, d, index.runs[run].t_r
-        out.run_left[i], out.start_left[i], out.row_left[i] = run, left_start, index.runs[run].row
-        out.run_right[i], out.start_right[i] = right_run, right_start
-        out.row_right[i] = index.runs[right_run].row
+        out.run_left[i], out.row_left[i], out.start_left[i] = run, index.runs[run].row, left_start
+        out.run_right[i], out.row_right[i] = right_run, index.runs[right_run].row
+        out.start_right[i] = right_start

@@ -18,7 +18,7 @@ from fmriscale.sampling.across import (
     sharers_of,
     without_other_person,
 )
-from fmriscale.sampling.batch import Batch, Draw
+from fmriscale.sampling.batch import Batch
 from fmriscale.sampling.gather import (
     Allocate,
     DeviceRuns,
@@ -101,36 +101,22 @@ class ShapeGroup:
         address = volumes.ctypes.data + first * volumes[0].nbytes
         return HostRuns(address, *shape, volumes, allocate=allocate)
 
-    def draw(self, first: int, count: int) -> Draw:
-        """Return the places of the pairs at positions `first` to `first + count - 1`, without their data."""
-        runs, starts, rows = np.empty((3, 2, count), np.int32)
+    def draw(self, first: int, count: int) -> Batch:
+        """Return the pairs at positions `first` to `first + count - 1`, without their sequences."""
         kind, dataset, t_r = np.empty(count, np.int8), np.empty(count, np.int16), np.empty(count, np.float32)
-        out = Draw(runs[0], starts[0], runs[1], starts[1], kind, dataset, rows[0], rows[1], t_r)
+        out = Batch(*np.empty((6, count), np.int32), kind, dataset, t_r, self.space.name)
         with self._lock:
             draw_places(first, self.index, self.mixture, self.seed, self._n_open, self._memo, out)
         if self._sharers is not None:
             draw_across(first, self.index, self._sharers, self._turns, self.mixture, self.seed, out)
-        return out
+        follows = (kind == POSITIVE) | (kind == POSITIVE_OTHER_PERSON)
+        return out._replace(label=follows.astype(np.int64), dataset=self.numbers[dataset])
 
     def batch(self, first: int, count: int) -> Batch:
         """Return the pairs at positions `first` to `first + count - 1`."""
-        draw = self.draw(first, count)
         if isinstance(self._runs, StreamedRuns):
             self._runs.move(first, count)
-        left, right = self._runs.gather(draw)
-        return Batch(
-            left=left,
-            right=right,
-            label=((draw.kind == POSITIVE) | (draw.kind == POSITIVE_OTHER_PERSON)).astype(np.int64),
-            kind=draw.kind,
-            dataset=self.numbers[draw.dataset],
-            t_r=draw.t_r,
-            run_left=draw.row_left,
-            run_right=draw.row_right,
-            start_left=draw.start_left,
-            start_right=draw.start_right,
-            space=self.space.name,
-        )
+        return self._runs.gather(self.draw(first, count))
 
     def supply(self) -> dict[str, np.ndarray]:
         """Return the share of each data set's windows that can have each declared kind, float [D] by kind."""

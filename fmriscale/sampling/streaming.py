@@ -12,7 +12,7 @@ from itertools import islice
 import numpy as np
 
 from fmriscale.corpus.reader import Corpus
-from fmriscale.sampling.batch import Draw
+from fmriscale.sampling.batch import Batch
 from fmriscale.sampling.gather import Allocate, HostRuns
 from fmriscale.sampling.kernels import pass_over_shards
 from fmriscale.sampling.mixture import Mixture
@@ -136,13 +136,13 @@ class StreamedRuns(HostRuns):
                 del self._maps[shard]
                 self._corpus.forget(self._names[shard])
 
-    def gather(self, draw: Draw) -> tuple[np.ndarray, np.ndarray]:
-        """Return left and right, float16 [B, L, V]; waits for shards that are not there yet."""
+    def gather(self, drawn: Batch) -> Batch:
+        """Read left and right; waits for shards that are not there yet."""
         with self._lock:
-            for runs in (draw.run_left, draw.run_right):
+            for runs in (drawn.run_left, drawn.run_right):
                 for shard in np.unique(self._shard[runs[~self._mapped[runs]]]).tolist():
                     self._map(shard)
-            return super().gather(draw)
+            return super().gather(drawn)
 
     def _map(self, shard: int) -> None:
         """Map a shard and note where its runs lie."""

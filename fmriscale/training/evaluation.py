@@ -10,7 +10,6 @@ from fmriscale.config import KIND_NAMES, POSITIVE_KINDS
 from fmriscale.sampling.loader import NTPLoader
 from fmriscale.sampling.persistence import area_under_curve, best_threshold, persistence_score
 from fmriscale.sampling.shape_group import ShapeGroup
-from fmriscale.training.micro_batch import GroupShare, MicroBatch
 from fmriscale.training.run import Run
 from fmriscale.training.tally import Tally
 
@@ -33,12 +32,14 @@ def evaluate(run: Run, engine: Any) -> dict[str, Any]:
     for group, n_pairs in shares(loader, run.config.train.eval_pairs) if loader else ():
         for start in range(rank * size, n_pairs + rank * size, size * world_size):
             batch = run.objective.add_masks(group.batch(start, size), start).to(device)
-            losses = run.objective.losses(engine, MicroBatch(batch))
-            tally.add(losses, batch, torch.arange(start, start + size, device=device) >= n_pairs)
+            tally.add(
+                run.objective.losses(engine, batch),
+                batch,
+                torch.arange(start, start + size, device=device) >= n_pairs,
+            )
     for step in range(groups.n_groups) if groups else ():
         assert groups
-        share = GroupShare.read(groups, step, rank, world_size)
-        tally.add(run.objective.losses(engine, MicroBatch(group=share).to(device)))
+        tally.add(run.objective.losses(engine, group=groups.batch(step, rank, world_size).to(device)))
     tally.all_reduce()
     return tally.summary()
 

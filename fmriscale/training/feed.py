@@ -7,10 +7,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import torch
 from torch import Tensor
 
+from fmriscale.sampling.batch import Batch
+from fmriscale.sampling.groups import GroupBatch
 from fmriscale.training.distributed import all_gather_object
-from fmriscale.training.micro_batch import GroupShare, MicroBatch
 from fmriscale.training.run import Run
 
+Read = tuple[Batch | None, GroupBatch | None]
+"""What a rank reads in a micro-step: pairs, its share of a group of people, or both."""
 MAX_NAMED = 8
 """Pairs of a bad step that are named."""
 
@@ -33,45 +36,45 @@ class Feed:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="feed")
         self._next = self._fetch()
 
-    def __next__(self) -> MicroBatch:
+    def __next__(self) -> Read:
         start = time.perf_counter()
-        batch, sent = self._next.result()
+        read, sent = self._next.result()
         self._next = self._fetch()
         if sent is not None:
             computing = torch.cuda.current_stream(self.run.world.device)
             computing.wait_event(sent)
-            for tensor in batch.tensors():  # its memory is free again when what is computed with it is done
-                tensor.record_stream(computing)
+            pairs, group = read
+            for value in (*(pairs or ()), *((pairs and pairs.masks) or ()), *(group or ())):
+                if isinstance(
+                    value, Tensor
+                ):  # its memory is free again when what is computed with it is done
+                    value.record_stream(computing)
         self.waited += time.perf_counter() - start
-        return batch
+        return read
 
     def close(self) -> None:
         """End the thread."""
         self._thread.shutdown(cancel_futures=True)
 
-    def _fetch(self) -> Future[tuple[MicroBatch, torch.cuda.Event | None]]:
+    def _fetch(self) -> Future[tuple[Read, torch.cuda.Event | None]]:
         return self._thread.submit(self._send, *next(self._positions))
 
-    def _send(self, step: int, micro_step: int) -> tuple[MicroBatch, torch.cuda.Event | None]:
+    def _send(self, step: int, micro_step: int) -> tuple[Read, torch.cuda.Event | None]:
         """Return a micro-batch on the device, and the event after which all of it is there."""
-        device = self.run.world.device
         if self._stream is None:
-            return self._read(step, micro_step).to(device), None
-        with torch.cuda.device(device), torch.cuda.stream(self._stream):
-            batch = self._read(step, micro_step).to(device)
-            sent = torch.cuda.Event()
-            sent.record(self._stream)
-            return batch, sent
+            return self._read(step, micro_step), None
+        with torch.cuda.device(self._stream.device), torch.cuda.stream(self._stream):
+            return self._read(step, micro_step), self._stream.record_event()
 
-    def _read(self, step: int, micro_step: int) -> MicroBatch:
+    def _read(self, step: int, micro_step: int) -> Read:
         run, pairs, group = self.run, None, None
-        if run.config.train.reads_pairs:
+        if run.objective.reads_pairs:
             position = run.plan.position(step, micro_step, run.world.rank)
             pairs = run.loader.batch(position, run.plan.micro_batch_size)
-            pairs = run.objective.add_masks(pairs, position)
+            pairs = run.objective.add_masks(pairs, position).to(run.world.device)
         if run.groups and micro_step == 0:
-            group = GroupShare.read(run.groups, step - 1, run.world.rank, run.world.world_size)
-        return MicroBatch(pairs, group)
+            group = run.groups.batch(step - 1, run.world.rank, run.world.world_size).to(run.world.device)
+        return pairs, group
 
     def _order(self, step: int) -> Iterator[tuple[int, int]]:
         while True:
@@ -91,7 +94,7 @@ def name_bad_pairs(run: Run, step: int, losses: list[Tensor | None]) -> list[str
     bad = sorted(position for rank in all_gather_object(mine[:MAX_NAMED]) for position in rank)
     keys, names = run.corpus.runs.key, []
     for group, within in (run.loader.locate(position) for position in bad[:MAX_NAMED]):
-        draw = group.draw(within, 1)
-        sides = ((draw.run_left, draw.start_left), (draw.run_right, draw.start_right))
-        names.append(" | ".join(f"{keys.iloc[group.rows[run[0]]]}[{start[0]}]" for run, start in sides))
+        pair = group.draw(within, 1)
+        sides = ((pair.row_left, pair.start_left), (pair.row_right, pair.start_right))
+        names.append(" | ".join(f"{keys.iloc[row[0]]}[{start[0]}]" for row, start in sides))
     return names

@@ -19,7 +19,8 @@ from fmriscale.common.files import atomic_write
 from fmriscale.common.trust import parse_json
 from fmriscale.model.flops import computed_flops, gpu_model, peak_tflops, train_flops
 from fmriscale.model.presets import EncoderConfig
-from fmriscale.training.micro_batch import MicroBatch
+from fmriscale.sampling.batch import Batch
+from fmriscale.sampling.groups import GroupBatch
 from fmriscale.training.schedule import BatchPlan
 
 SPIKE = 6.0
@@ -93,23 +94,23 @@ class Work:
     """Operations that are done: where CLS alone is read, the last block computes no other token."""
 
 
-def work_of(encoder: EncoderConfig, plan: BatchPlan, micro: MicroBatch, every_token: bool) -> Work:
+def work_of(
+    encoder: EncoderConfig, plan: BatchPlan, batch: Batch | None, group: GroupBatch | None, every_token: bool
+) -> Work:
     """Return the work of a step from its first micro-batch; a window is half a pair."""
-    pairs, volumes, parts = 0, 0, []
-    if micro.pairs:
-        pairs, length = plan.global_batch, micro.pairs.left.shape[1]
-        volumes = 2 * length * pairs
-        parts.append((pairs, micro.pairs.space, length))
-    if micro.group:
-        length, space = micro.group.batch.bold.shape[2], micro.group.batch.space
-        volumes += micro.n_windows * length
-        parts.append((micro.n_windows / 2, space, length))
+    parts: list[tuple[float, str, int]] = []
+    if batch:
+        parts.append((plan.global_batch, batch.space, batch.left.shape[1]))
+    if group:
+        parts.append((group.n_windows / 2, group.space, group.bold.shape[2]))
     return Work(
-        pairs=pairs,
-        windows=micro.n_windows,
-        volumes=volumes,
-        flops=sum(n * train_flops(encoder, *of) for n, *of in parts),
-        computed=sum(n * computed_flops(encoder, *of, every_token=every_token) for n, *of in parts),
+        pairs=plan.global_batch if batch else 0,
+        windows=group.n_windows if group else 0,
+        volumes=int(sum(2 * n * length for n, _, length in parts)),
+        flops=sum(n * train_flops(encoder, space, length) for n, space, length in parts),
+        computed=sum(
+            n * computed_flops(encoder, space, length, every_token=every_token) for n, space, length in parts
+        ),
     )
 
 

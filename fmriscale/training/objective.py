@@ -7,10 +7,9 @@ Shapes: B pairs, P people of a group, W windows of each, D a vector.
 """
 
 import contextlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -24,9 +23,9 @@ from fmriscale.model.precision import casting
 from fmriscale.model.presets import EncoderConfig
 from fmriscale.model.pretraining import PretrainingModel, Tasks, build_pretraining
 from fmriscale.sampling.batch import Batch
+from fmriscale.sampling.groups import GroupBatch
 from fmriscale.sampling.masks import draw_masks
 from fmriscale.training.distributed import gather_rows, gather_vectors
-from fmriscale.training.micro_batch import GroupShare, MicroBatch
 from fmriscale.training.teacher import Teacher
 
 
@@ -130,19 +129,20 @@ class Objective:
         if not self.tasks.masked:
             return batch
         count, length = batch.left.shape[:2]
-        return replace(batch, masks=draw_masks(self.seed, first, count, 2 * length, self.masked_share))
+        return batch._replace(masks=draw_masks(self.seed, first, count, 2 * length, self.masked_share))
 
-    def losses(self, model: Any, micro: MicroBatch, n_micro_steps: int = 1) -> Losses:
+    def losses(
+        self, model: Any, batch: Batch | None = None, group: GroupBatch | None = None, n_micro_steps: int = 1
+    ) -> Losses:
         """Go forward once. A group is read in one of a step's micro-steps: its loss stands for all of them.
 
         Every task enters the total whatever its weight: every parameter has a gradient.
         """
-        batch, group = micro.pairs, micro.group
-        with self._casting(batch.t_r if batch else group.batch.t_r if group else None):
+        with self._casting((batch or group).t_r):  # pyright: ignore[reportOptionalMemberAccess]
             outputs = model(
                 (batch.left, batch.right, batch.t_r, batch.space) if batch else None,
                 batch.masks if batch else None,
-                (group.batch.bold, group.batch.t_r, group.batch.space) if group else None,
+                (group.bold, group.t_r, group.space) if group else None,
             )
         terms: dict[str, Tensor] = {}
         total = torch.zeros((), device=next(iter(outputs.values())).device)
@@ -161,11 +161,9 @@ class Objective:
             total = total + 0 * outputs["scale"].sum()
         return Losses(total=total, **terms)
 
-    def _casting(self, like: Tensor | None) -> contextlib.AbstractContextManager:
+    def _casting(self, like: Tensor) -> contextlib.AbstractContextManager:
         """Return the context in which the model computes, on the device of a tensor."""
-        if not self.autocast or like is None:
-            return contextlib.nullcontext()
-        return casting(like.device, "bf16")
+        return casting(like.device, "bf16" if self.autocast else "fp32")
 
     def _losses_of_pairs(self, outputs: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """Return the losses [B] of NTP and of masked volumes, and their sum by weight."""
@@ -181,12 +179,12 @@ class Objective:
     def _connectivity(self, left_BD: Tensor, batch: Batch) -> Tensor:
         """Return the loss of the left sequences of all ranks."""
         assert self.teacher is not None
-        teacher_NF = self.teacher.of(gather_rows(np.asarray(batch.run_left)))
+        teacher_NF = self.teacher.of(gather_rows(batch.row_left))
         return alignment_loss(gather_vectors(left_BD.float()), teacher_NF.to(left_BD.device))
 
     @staticmethod
-    def _contrastive(own_PWD: Tensor, scale: Tensor, share: GroupShare) -> tuple[Tensor, Tensor]:
+    def _contrastive(own_PWD: Tensor, scale: Tensor, group: GroupBatch) -> tuple[Tensor, Tensor]:
         """Return loss and accuracy of the people of all ranks."""
-        lacking = share.n_a_rank - len(own_PWD)
+        lacking = group.n_a_rank - len(own_PWD)
         own_PWD = F.pad(own_PWD.float(), (0, 0, 0, 0, 0, lacking))
-        return contrastive_loss(gather_vectors(own_PWD)[: share.n_people], scale)
+        return contrastive_loss(gather_vectors(own_PWD)[: group.n_people], scale)

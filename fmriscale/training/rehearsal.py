@@ -4,10 +4,10 @@ import torch
 from torch import nn
 
 from fmriscale.common.errors import UserError
+from fmriscale.sampling.groups import GroupBatch
 from fmriscale.sampling.loader import NTPLoader
 from fmriscale.sampling.shape_group import ShapeGroup
 from fmriscale.training.determinism import without_form
-from fmriscale.training.micro_batch import GroupShare, MicroBatch
 from fmriscale.training.objective import Objective
 from fmriscale.training.schedule import BatchPlan
 
@@ -22,7 +22,7 @@ def rehearse(
     device: torch.device,
     reserved: int,
     objective: Objective,
-    share: GroupShare | None = None,
+    people: GroupBatch | None = None,
 ) -> None:
     """Go forward and backward once with a full micro-batch of every space and length, beside reserved bytes.
 
@@ -36,19 +36,20 @@ def rehearse(
     gpus = [device] if device.type == "cuda" else []
     model.train()
     for group in loader.groups if objective.reads_pairs else [None]:
-        what = _words(plan, group, share)
+        what = _words(plan, group, people)
         try:
             with torch.random.fork_rng(devices=gpus):
                 memory = torch.empty(reserved, dtype=torch.uint8, device=device)
                 batch = None
                 if group:
                     batch = objective.add_masks(group.batch(0, plan.micro_batch_size), 0)
-                micro = MicroBatch(batch, share).to(device)
-                volumes = [micro.pairs.left, micro.pairs.right] if micro.pairs else []
-                volumes += [micro.group.batch.bold] if micro.group else []
+                batch, group_of_people = batch and batch.to(device), people and people.to(device)
+                volumes = [batch.left, batch.right] if batch else []
+                volumes += [group_of_people.bold] if group_of_people else []
                 for tensor in volumes:
                     tensor.requires_grad_()
-                torch.autograd.grad(objective.losses(model, micro).total, volumes, allow_unused=True)
+                losses = objective.losses(model, batch, group_of_people)
+                torch.autograd.grad(losses.total, volumes, allow_unused=True)
                 del memory
         except RuntimeError as error:
             reason = " ".join(str(error).split())
@@ -68,14 +69,14 @@ def rehearse(
             raise
 
 
-def _words(plan: BatchPlan, group: ShapeGroup | None, share: GroupShare | None) -> str:
+def _words(plan: BatchPlan, group: ShapeGroup | None, people: GroupBatch | None) -> str:
     """Say what is read at once."""
     words = []
     if group:
         words.append(
             f"{plan.micro_batch_size} pairs of 2 x {group.length} volumes of space {group.space.name}"
         )
-    if share:
-        n_people, n_windows = share.batch.bold.shape[:2]
+    if people:
+        n_people, n_windows = people.bold.shape[:2]
         words.append(f"{n_windows} windows of each of {n_people} people (train.contrastive_people)")
     return " and ".join(words)

@@ -1,5 +1,6 @@
 """What a run is made of: data, batch, encoder and objective, and the DeepSpeed engine that trains them."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,6 @@ from fmriscale.sampling.loader import NTPLoader, select_runs
 from fmriscale.training import zero
 from fmriscale.training.data import open_groups, open_loader, teacher_for
 from fmriscale.training.distributed import World, agree_on_errors
-from fmriscale.training.micro_batch import GroupShare, fullest
 from fmriscale.training.objective import Objective
 from fmriscale.training.precision import pick_precision
 from fmriscale.training.projection import TrainingRuns, start_projection
@@ -141,7 +141,8 @@ def rehearse_run(run: Run, engine: Any) -> None:
         stage = run.config.train.zero_stage
         reserved = states(n_parameters, stage, run.world.world_size, run.precision).gradients
     with agree_on_errors():
-        share = None
-        if run.groups:
-            share = GroupShare.read(run.groups, fullest(run.groups), run.world.rank, run.world.world_size)
-        rehearse(engine.module, run.loader, run.plan, run.world.device, reserved, run.objective, share)
+        people = None
+        if groups := run.groups:  # the step, among the first, whose group has most numbers
+            fullest = max(range(256), key=lambda step: math.prod(groups.peek(step)))
+            people = groups.batch(fullest, run.world.rank, run.world.world_size)
+        rehearse(engine.module, run.loader, run.plan, run.world.device, reserved, run.objective, people)

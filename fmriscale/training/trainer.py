@@ -82,12 +82,12 @@ class Trainer:
         tally = Tally(run.loader.datasets, run.world.device, run.objective)
         first, of_pairs = None, []
         for _ in range(n_micro_steps := run.plan.gradient_accumulation_steps):
-            micro = next(self.feed)
-            losses = run.objective.losses(engine, micro, n_micro_steps)
+            pairs, group = next(self.feed)
+            losses = run.objective.losses(engine, pairs, group, n_micro_steps)
             engine.backward(losses.total)
             engine.step()
-            tally.add(losses, micro.pairs)
-            first = first or micro
+            tally.add(losses, pairs)
+            first = first or (pairs, group)
             of_pairs.append(losses.pairs)
 
         stopping, writing = tally.all_reduce(
@@ -106,8 +106,8 @@ class Trainer:
             bad_pairs=[] if finite else name_bad_pairs(run, step, of_pairs),
             lr=float(engine.optimizer.param_groups[0]["lr"]),
             grad_norm=float(engine.get_global_grad_norm() or 0.0),
-            space=first.space,
-            work=work_of(run.encoder, run.plan, first, run.objective.every_token),
+            space=(first[0] or first[1]).space,  # pyright: ignore
+            work=work_of(run.encoder, run.plan, *first, run.objective.every_token),
             seen=dict(self.state.seen),
             started=started,
             waited=self.feed.waited - waited,

@@ -71,7 +71,7 @@ def loader_of(corpus, same_subject=0.0, **settings):
 
 
 def same(one, other):
-    names = one.__dataclass_fields__
+    names = one._fields
     return all(np.array_equal(getattr(one, name), getattr(other, name)) for name in names)
 
 

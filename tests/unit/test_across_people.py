@@ -38,7 +38,7 @@ def batch(films):
 
 
 def times(corpus, b):
-    return stimulus_time(corpus, b.run_left, b.start_left), stimulus_time(corpus, b.run_right, b.start_right)
+    return stimulus_time(corpus, b.row_left, b.start_left), stimulus_time(corpus, b.row_right, b.start_right)
 
 
 def test_right_is_the_following_moment_in_another_persons_run_or_another_one(films, batch):
@@ -49,9 +49,9 @@ def test_right_is_the_following_moment_in_another_persons_run_or_another_one(fil
     assert np.allclose(right[follows], left[follows] + (5 + 2) * 2.0)
     assert np.abs(right - left - 14.0)[~follows].min() >= 15 * 2.0
     person = films.runs.person.to_numpy()
-    assert (person[batch.run_left] != person[batch.run_right]).all()
+    assert (person[batch.row_left] != person[batch.row_right]).all()
     for i in range(0, 4000, 97):
-        run = films.bold(batch.run_right[i])
+        run = films.bold(batch.row_right[i])
         assert np.array_equal(batch.right[i], run[batch.start_right[i] :][:5])
     for side in ("left", "right"):
         start, is_hole = getattr(batch, f"start_{side}"), films.runs.segments.str.contains(",").to_numpy()
@@ -63,13 +63,13 @@ def test_neither_people_nor_moments_tell_the_answer(films):
     b = loader_of(films).batch(0, 30_000)
     person = films.runs.person.to_numpy()
     _, right = times(films, b)
-    for values in (person[b.run_right], person[b.run_left], (right // 16).astype(int), b.start_left // 8):
+    for values in (person[b.row_right], person[b.row_left], (right // 16).astype(int), b.start_left // 8):
         found = [np.unique(values[b.label == label], return_counts=True) for label in (0, 1)]
         assert np.array_equal(found[0][0], found[1][0])
         many = found[0][1] + found[1][1] > 300
         assert (np.abs(found[0][1] - found[1][1]) / found[1][1])[many].max() < 0.2
-    lefts = np.unique(person[b.run_left], return_counts=True)[1]
-    rights = np.unique(person[b.run_right], return_counts=True)[1]
+    lefts = np.unique(person[b.row_left], return_counts=True)[1]
+    rights = np.unique(person[b.row_right], return_counts=True)[1]
     # Each person is as often on the right, whether they have one run or two.
     assert rights.max() / rights.min() < 1.5 and len(lefts) == len(rights) == 7
 
@@ -81,7 +81,7 @@ def test_other_repetition_times_meet_at_the_nearest_volume(tmp_path):
     corpus = write_films(tmp_path / "c", runs)
     b = loader_of(corpus).batch(0, 3000)
     left, right = times(corpus, b)
-    t_r_left, t_r_right = (corpus.runs.t_r.to_numpy()[run] for run in (b.run_left, b.run_right))
+    t_r_left, t_r_right = (corpus.runs.t_r.to_numpy()[run] for run in (b.row_left, b.row_right))
     off = np.abs(right - left - 5 * t_r_left)
     follows = b.label == 1
     assert (off[follows] <= t_r_right[follows] / 2 + 1e-6).all() and off[follows].max() > 0.3
@@ -126,7 +126,7 @@ def test_pairs_are_a_function_of_position_alone(films):
     whole, parts = loader_of(films, seed=3), loader_of(films, seed=3, access="memory")
     one = whole.batch(10**6, 96)
     two = [parts.batch(10**6 + first, 32) for first in (64, 0, 32)]
-    for name in ("left", "right", "kind", "label", "run_right", "start_right"):
+    for name in ("left", "right", "kind", "label", "row_right", "start_right"):
         assert np.array_equal(np.concatenate([getattr(two[i], name) for i in (1, 2, 0)]), getattr(one, name))
     assert whole.fingerprint == parts.fingerprint != loader_of(films, seed=4).fingerprint
     json.dumps(whole.state)
@@ -140,7 +140,7 @@ def test_the_shifted_clock_moves_everybody_by_an_amount_of_their_own(films):
     assert np.mean(np.abs(off) < 10) < 0.15 and len(np.unique(off)) > 20
     b = shifted.batch(0, 4000)
     for one, other in ((0, 2), (3, 5)):  # two runs are apart by one amount, but where either begins again
-        offs = off[(b.run_left == one)[label == 1] & (b.run_right == other)[label == 1]]
+        offs = off[(b.row_left == one)[label == 1] & (b.row_right == other)[label == 1]]
         assert 1 <= len(np.unique(offs)) <= 4
     assert recorded.fingerprint != shifted.fingerprint
     plain = DataConfig(corpus=""), DataConfig(corpus="", stimulus_clock="shifted")

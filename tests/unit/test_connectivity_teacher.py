@@ -12,7 +12,6 @@ from fmriscale.config import DataConfig, ModelConfig, TrainConfig
 from fmriscale.model.alignment import alignment_loss
 from fmriscale.model.presets import resolve_encoder
 from fmriscale.sampling.loader import NTPLoader
-from fmriscale.training.micro_batch import MicroBatch
 from fmriscale.training.objective import Objective
 from fmriscale.training.schedule import plan_run
 from fmriscale.training.teacher import Teacher, connectivity, fold
@@ -102,7 +101,7 @@ def test_windows_learn_whose_runs_are_alike(corpus):
     optimiser, told = torch.optim.AdamW(model.parameters(), lr=3e-3), []
     for step in range(50):
         batch = loader.batch(32 * step, 32).to(torch.device("cpu"))
-        losses = objective.losses(model, MicroBatch(batch))
+        losses = objective.losses(model, batch)
         optimiser.zero_grad()
         losses.total.backward()
         optimiser.step()
@@ -111,7 +110,7 @@ def test_windows_learn_whose_runs_are_alike(corpus):
     held_out = NTPLoader(corpus, data, "eval", 0).batch(0, 32).to(torch.device("cpu"))
     with torch.no_grad():
         vectors = model.eval()((held_out.left, held_out.right, held_out.t_r, held_out.space))["left"]
-    teacher = objective.teacher.of(held_out.run_left)  # pyright: ignore[reportOptionalMemberAccess]
+    teacher = objective.teacher.of(held_out.row_left)  # pyright: ignore[reportOptionalMemberAccess]
     assert float(alignment_loss(vectors, teacher)) < 0.5
 
 

@@ -16,7 +16,6 @@ from fmriscale.model.contrastive import contrastive_loss
 from fmriscale.model.presets import resolve_encoder
 from fmriscale.model.pretraining import MOST_SCALE
 from fmriscale.sampling.groups import GroupLoader
-from fmriscale.training.micro_batch import GroupShare, MicroBatch
 from fmriscale.training.objective import Objective
 
 CPU, SCALE = torch.device("cpu"), torch.tensor([5.0])
@@ -59,8 +58,8 @@ def data_of(corpus: Corpus, **settings) -> DataConfig:
 def test_the_shares_of_ranks_are_the_group(film: Corpus, n_ranks: int):
     groups = GroupLoader(film, data_of(film), "train", 0, n_people=5, n_windows=4)
     whole = groups.batch(3)
-    shares = [GroupShare.read(groups, 3, rank, n_ranks) for rank in range(n_ranks)]
-    rows = [share.batch.row for share in shares]
+    shares = [groups.batch(3, rank, n_ranks) for rank in range(n_ranks)]
+    rows = [share.row for share in shares]
     assert all(1 <= len(row) <= shares[0].n_a_rank for row in rows)
     padded = [np.pad(row, (0, shares[0].n_a_rank - len(row)), constant_values=-1) for row in rows]
     assert np.array_equal(np.concatenate(padded)[:5], whole.row)
@@ -75,15 +74,14 @@ def accuracy(corpus: Corpus, n_steps: int = 60, **settings) -> float:
     model = objective.build(resolve_encoder(model_config, {"toy": 20}, 6))
     optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3)
     for step in range(n_steps):
-        share = GroupShare.read(train, step, 0, 1)
-        loss = objective.losses(model, MicroBatch(group=share).to(CPU)).total
+        loss = objective.losses(model, group=train.batch(step).to(CPU)).total
         optimiser.zero_grad()
         loss.backward()
         assert all(parameter.grad is not None for parameter in model.parameters())
         optimiser.step()
     with torch.no_grad():
-        shares = [GroupShare.read(held_out, step, 0, 1) for step in range(held_out.n_groups)]
-        told = [objective.losses(model.eval(), MicroBatch(group=x).to(CPU)) for x in shares]
+        groups = [held_out.batch(step).to(CPU) for step in range(held_out.n_groups)]
+        told = [objective.losses(model.eval(), group=group) for group in groups]
     return float(np.mean([float(of.contrastive_correct) for of in told]))  # pyright: ignore
 
 

@@ -19,8 +19,8 @@ from fmriscale.sampling.gather import free_memory
 from fmriscale.sampling.groups import GroupBatch
 from fmriscale.study.learning import PER_GPU, device_of, most_processes
 from fmriscale.training.archive import SMALLEST_CHUNK, Snapshot, chunk_sizes
+from fmriscale.training.feed import Read
 from fmriscale.training.metrics import work_of
-from fmriscale.training.micro_batch import GroupShare, MicroBatch
 from fmriscale.training.objective import Objective
 from fmriscale.training.schedule import BatchPlan, plan_run
 from fmriscale.training.slices import ParameterSlice
@@ -64,7 +64,7 @@ class Syncs(TorchDispatchMode):
         return func(*args, **kwargs)
 
 
-def micro_batch(masked: bool, pairs: bool, group: bool, device: torch.device) -> MicroBatch:
+def micro_batch(masked: bool, pairs: bool, group: bool, device: torch.device) -> Read:
     def of(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
         return torch.zeros(shape, dtype=dtype, device=device)
 
@@ -75,13 +75,13 @@ def micro_batch(masked: bool, pairs: bool, group: bool, device: torch.device) ->
     batch = Batch(
         left=of((B, L, V), half), right=of((B, L, V), half), label=of((B,), torch.int64),
         kind=of((B,), torch.int8), dataset=of((B,), torch.int16), t_r=of((B,), torch.float32),
-        run_left=place, run_right=place, start_left=place, start_right=place, space="roi", masks=masks,
+        run_left=place, run_right=place, row_left=place, row_right=place, start_left=place, start_right=place,
+        space="roi", masks=masks,
     )  # fmt: skip
     people = GroupBatch(
-        of((3, 4, L, V), half), of((3,), torch.float32), "roi", "film", np.zeros(3), np.zeros((3, 4))
+        of((3, 4, L, V), half), of((3,), torch.float32), "roi", "film", np.zeros(3), np.zeros((3, 4)), 3, 3
     )
-    share = GroupShare(people, n_people=3, n_a_rank=3)
-    return MicroBatch(batch if pairs else None, share if group else None)
+    return batch if pairs else None, people if group else None
 
 
 WITHOUT_DETERMINISTIC_FORM = {
@@ -108,14 +108,14 @@ def test_no_micro_batch_waits_for_the_device(name: str):
     with META:
         model = objective.build(shape)
     model.encoder.recompute = settings.activation_checkpointing
-    micro = micro_batch(
+    pairs, group = micro_batch(
         settings.masked_weight > 0, settings.reads_pairs, settings.contrastive_weight > 0, META
     )
     tally = Tally(["a", "b"], META, objective)
     with Syncs() as syncs:
-        losses = objective.losses(model.train(), micro)
+        losses = objective.losses(model.train(), pairs, group)
         losses.total.backward()
-        tally.add(losses, micro.pairs)
+        tally.add(losses, pairs)
     assert not syncs.found
     assert not syncs.operations & WITHOUT_DETERMINISTIC_FORM
     assert all(p.grad is not None and p.grad.device == META for p in model.parameters())
@@ -223,7 +223,7 @@ def test_float32_counts_as_tf32_where_there_is_tf32():
 
 def test_utilisation_counts_what_is_computed():
     shape = resolve_encoder(ModelConfig(preset="tiny"), {"roi": V}, L)
-    work = work_of(shape, BatchPlan(B, 1, 1), micro_batch(False, True, False, torch.device("cpu")), False)
+    work = work_of(shape, BatchPlan(B, 1, 1), *micro_batch(False, True, False, torch.device("cpu")), False)
     assert work.flops == B * train_flops(shape, "roi", L)
     assert work.computed == B * computed_flops(shape, "roi", L) < work.flops
 

@@ -27,7 +27,7 @@ def corpus(tmp_path_factory):
 
 
 def all_fields(batch):
-    return [getattr(batch, name) for name in batch.__dataclass_fields__ if name not in ("space", "masks")]
+    return [getattr(batch, name) for name in batch._fields if name not in ("space", "masks")]
 
 
 def test_sequences_are_what_their_positions_say(corpus):
@@ -35,16 +35,16 @@ def test_sequences_are_what_their_positions_say(corpus):
     loader = loader_of(corpus, pairs={"gap": gap, "negatives": ALL_KINDS})
     b = loader.batch(0, 2000)
     for i in range(0, 2000, 7):
-        left = corpus.bold(b.run_left[i])[b.start_left[i] :][:length]
-        right = corpus.bold(b.run_right[i])[b.start_right[i] :][:length]
+        left = corpus.bold(b.row_left[i])[b.start_left[i] :][:length]
+        right = corpus.bold(b.row_right[i])[b.start_right[i] :][:length]
         if KINDS[b.kind[i] - 1] == "reversed" and b.kind[i] > 0:
             right = right[::-1]
         assert np.array_equal(b.left[i], left) and np.array_equal(b.right[i], right)
     positive = b.label == 1
-    assert np.array_equal(b.run_left[positive], b.run_right[positive])
+    assert np.array_equal(b.row_left[positive], b.row_right[positive])
     assert np.all(b.start_right[positive] == b.start_left[positive] + length + gap)
     assert np.array_equal(positive, b.kind == 0)
-    assert np.allclose(b.t_r, corpus.runs.t_r.to_numpy()[b.run_left])
+    assert np.allclose(b.t_r, corpus.runs.t_r.to_numpy()[b.row_left])
 
 
 def test_kinds_are_what_they_say_and_quotas_exact(corpus):
@@ -52,8 +52,8 @@ def test_kinds_are_what_they_say_and_quotas_exact(corpus):
     b = loader.batch(0, 4800)
     runs = corpus.runs
     subject = (runs.dataset + runs.subject).to_numpy()
-    same_run = b.run_left == b.run_right
-    same_subject = subject[b.run_left] == subject[b.run_right]
+    same_run = b.row_left == b.row_right
+    same_subject = subject[b.row_left] == subject[b.row_right]
     kind = {name: b.kind == KINDS.index(name) + 1 for name in ALL_KINDS}
     for name, share in ALL_KINDS.items():
         assert kind[name].sum() == round(2400 * share)
@@ -93,7 +93,7 @@ def test_an_epoch_has_every_window_once_on_each_side(corpus):
     b = loader.batch(0, 2 * loader.n_windows)
     for label in (0, 1):
         m = b.label == label
-        seen = set(zip(b.run_left[m].tolist(), b.start_left[m].tolist(), strict=True))
+        seen = set(zip(b.row_left[m].tolist(), b.start_left[m].tolist(), strict=True))
         assert len(seen) == m.sum() == loader.n_windows
     again = loader.batch(2 * loader.n_windows, 2 * loader.n_windows)
     assert not np.array_equal(b.start_left, again.start_left)  # a new epoch, a new order
@@ -143,7 +143,7 @@ def test_a_run_in_which_one_pair_fits_takes_part(tmp_path):
     assert len(loader.run_keys) == 6
     short = np.flatnonzero(corpus.runs.n_volumes == 10)
     b = loader.batch(0, 400)
-    assert set(short) <= set(b.run_left) and not b.start_left[np.isin(b.run_left, short)].any()
+    assert set(short) <= set(b.row_left) and not b.start_left[np.isin(b.row_left, short)].any()
 
 
 @pytest.mark.parametrize(
@@ -214,7 +214,7 @@ def test_splits_and_held_out_runs_do_not_mix(tmp_path):
     assert all(split[key] == "train" and "run-02" not in key for key in train.run_keys)
     assert {key for key in held.run_keys if "run-02" in key} == {k for k in corpus.runs.key if "run-02" in k}
     b = train.batch(0, 1000)
-    drawn = set(corpus.runs.key.iloc[np.r_[b.run_left, b.run_right]])
+    drawn = set(corpus.runs.key.iloc[np.r_[b.row_left, b.row_right]])
     assert drawn <= set(train.run_keys)
 
 

@@ -15,7 +15,6 @@ from fmriscale.model.presets import resolve_encoder
 from fmriscale.model.pretraining import Tasks, build_pretraining
 from fmriscale.sampling.loader import NTPLoader
 from fmriscale.sampling.masks import draw_masks, uniform
-from fmriscale.training.micro_batch import MicroBatch
 from fmriscale.training.objective import Objective
 
 SPACES = {"roi": 21, "atlas": 7}
@@ -146,7 +145,7 @@ def test_masked_volumes_are_learnt_alone_and_beside_ntp(tmp_path: Path):
         told = []
         for step in range(60):
             pairs = objective.add_masks(loader.batch(32 * step, 32), 32 * step).to(torch.device("cpu"))
-            losses = objective.losses(model, MicroBatch(pairs))
+            losses = objective.losses(model, pairs)
             assert losses.ntp is not None and losses.masked is not None
             optimiser.zero_grad()
             losses.total.backward()

@@ -18,7 +18,7 @@ from fmriscale.model import attention
 from fmriscale.model.presets import resolve_encoder
 from fmriscale.sampling.batch import Batch
 from fmriscale.sampling.groups import GroupBatch
-from fmriscale.training.micro_batch import GroupShare, MicroBatch
+from fmriscale.training.feed import Read
 from fmriscale.training.objective import Objective
 
 B, L, V, N_DIRECTIONS, STEP = 6, 4, 13, 4, 1e-6
@@ -33,29 +33,29 @@ CASES: dict[str, tuple[Any, TrainConfig]] = {
 }
 
 
-def micro_batch(objective: Objective, settings: TrainConfig, dtype: torch.dtype) -> MicroBatch:
+def micro_batch(objective: Objective, settings: TrainConfig, dtype: torch.dtype) -> Read:
     g, place = torch.Generator().manual_seed(1), np.zeros(B, np.int32)
     left, right = torch.randn(2, B, L, V, generator=g).half().to(dtype).unbind()
     people = torch.randn(3, 4, L, V, generator=g).half().to(dtype)
     batch = Batch(
         left=left, right=right, label=torch.arange(B) % 2, kind=torch.zeros(B, dtype=torch.int8),
         dataset=torch.zeros(B, dtype=torch.int16), t_r=torch.full((B,), 2.0), run_left=place, run_right=place,
-        start_left=place, start_right=place, space="roi",
+        row_left=place, row_right=place, start_left=place, start_right=place, space="roi",
     )  # fmt: skip
     if not settings.contrastive_weight:
-        return MicroBatch(objective.add_masks(batch, 0), None).to(torch.device("cpu"))
-    group = GroupBatch(people, torch.full((3,), 2.0), "roi", "film", np.zeros(3), np.zeros((3, 4)))
-    return MicroBatch(None, GroupShare(group, n_people=3, n_a_rank=3))
+        return objective.add_masks(batch, 0).to(torch.device("cpu")), None
+    group = GroupBatch(people, torch.full((3,), 2.0), "roi", "film", np.zeros(3), np.zeros((3, 4)), 3, 3)
+    return None, group
 
 
-def gradient(model: nn.Module, objective: Objective, micro: MicroBatch) -> list[torch.Tensor]:
+def gradient(model: nn.Module, objective: Objective, micro: Read) -> list[torch.Tensor]:
     parameters = list(model.parameters())
-    grads = torch.autograd.grad(objective.losses(model, micro).total, parameters, allow_unused=True)
+    grads = torch.autograd.grad(objective.losses(model, *micro).total, parameters, allow_unused=True)
     return [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, grads, strict=True)]
 
 
 @torch.no_grad()
-def slope(model: nn.Module, objective: Objective, micro: MicroBatch, direction: list[torch.Tensor]) -> float:
+def slope(model: nn.Module, objective: Objective, micro: Read, direction: list[torch.Tensor]) -> float:
     """Return the central difference of the loss."""
     losses = []
     with (
@@ -66,7 +66,7 @@ def slope(model: nn.Module, objective: Objective, micro: MicroBatch, direction: 
             moved = copy.deepcopy(model)
             for parameter, step in zip(moved.parameters(), direction, strict=True):
                 parameter += sign * STEP * step
-            losses.append(objective.losses(moved, micro).total.item())
+            losses.append(objective.losses(moved, *micro).total.item())
     return (losses[0] - losses[1]) / (2 * STEP)
 
 

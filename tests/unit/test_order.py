@@ -110,7 +110,7 @@ def loader_of(corpus, group=1, seed=0, pairs=None, **data):
 
 def fields(batches):
     """The pairs of batches, one after the other, without their data; and a checksum of these."""
-    names = ("run_left", "start_left", "run_right", "start_right", "kind", "dataset", "t_r", "label")
+    names = ("row_left", "start_left", "row_right", "start_right", "kind", "dataset", "t_r", "label")
     rows = [np.stack([getattr(b, name) for name in names], axis=1) for b in batches]
     sums = [
         b.left.sum(axis=(1, 2), dtype=np.float64) - b.right.sum(axis=(1, 2), dtype=np.float64)
@@ -134,7 +134,7 @@ def test_the_compiled_order_is_the_one_of_the_reference(corpora, seed, pairs):
     ]
     found = [loader.batch(0, 300), loader.batch(10**7, 100)]
     for name, values in zip(
-        ("run_left", "start_left", "run_right", "start_right", "kind"),
+        ("row_left", "start_left", "row_right", "start_right", "kind"),
         reference.as_rows(runs, expected),
         strict=True,
     ):
@@ -150,7 +150,7 @@ def test_pairs_of_all_kinds_are_those_of_version_3(corpora, shuffle, expected):
     digest = hashlib.sha256()
     for first in (0, 96 * 5, 96 * 10**6):
         batch = loader.batch(first, 96)
-        for name in ("run_left", "start_left", "run_right", "start_right"):
+        for name in ("row_left", "start_left", "row_right", "start_right"):
             digest.update(getattr(batch, name).astype("<i4").tobytes())
     assert digest.hexdigest()[:16] == expected
 
@@ -212,7 +212,7 @@ def test_neighbours_of_the_order_are_not_related(corpora, shuffle):
     starts, runs = [], []
     for epoch in range(20):
         b = loader.batch(2 * loader.n_windows * epoch, 2 * loader.n_windows)
-        starts.append(b.start_left[b.label == 1]), runs.append(b.run_left[b.label == 1])
+        starts.append(b.start_left[b.label == 1]), runs.append(b.row_left[b.label == 1])
     starts, runs = np.concatenate(starts), np.concatenate(runs)
     bound = 4 / np.sqrt(len(starts))
     assert abs(np.corrcoef(starts[1:], starts[:-1])[0, 1]) < bound

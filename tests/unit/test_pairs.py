@@ -1,6 +1,5 @@
 """Which sequences make a pair: the published design, seconds, places of kinds, modes of access, damage."""
 
-import dataclasses
 import itertools
 
 import numpy as np
@@ -60,7 +59,7 @@ def test_the_published_design_gives_the_published_numbers_of_pairs(timbre, publi
         b = epoch(loader)
         assert len(b.label) == 15_096 and b.label.sum() == 7548
         lefts = sorted(
-            zip(b.run_left[b.label == 0].tolist(), b.start_left[b.label == 0].tolist(), strict=True)
+            zip(b.row_left[b.label == 0].tolist(), b.start_left[b.label == 0].tolist(), strict=True)
         )
         assert len(set(lefts)) == 7548 and {s for _, s in lefts} == set(range(3, 224, 2))
     runs = [set(group.rows.tolist()) for loader in (train, held_out) for group in loader.groups]
@@ -73,8 +72,8 @@ def test_published_negatives_are_told_by_their_run(timbre, published):
     b = epoch(loader)
     negative = b.label == 0
     subject = timbre.runs.subject.to_numpy()
-    assert np.array_equal(subject[b.run_left], subject[b.run_right])
-    same_run = b.run_left == b.run_right
+    assert np.array_equal(subject[b.row_left], subject[b.row_right])
+    same_run = b.row_left == b.row_right
     offset = (b.start_right - b.start_left)[negative & same_run]
     assert not np.isin(offset, np.arange(-5, 15)).any()
     assert np.isin([-6, 15], offset).all()  # and what is just outside is drawn
@@ -140,11 +139,11 @@ def test_right_sequences_of_negatives_are_those_of_positives_as_often(tmp_path, 
         b = loader.batch(0, 40 * loader.n_windows)
         drawn = b.kind == KINDS.index(kind) + 1
         positive = b.label == 1
-        places = set(zip(b.run_right[positive].tolist(), b.start_right[positive].tolist(), strict=True))
-        assert set(zip(b.run_right[drawn].tolist(), b.start_right[drawn].tolist(), strict=True)) <= places
+        places = set(zip(b.row_right[positive].tolist(), b.start_right[positive].tolist(), strict=True))
+        assert set(zip(b.row_right[drawn].tolist(), b.start_right[drawn].tolist(), strict=True)) <= places
         if kind == "same_run":  # each place exactly as often, within chance
-            for run in np.unique(b.run_right):
-                counts = np.bincount(b.start_right[drawn & (b.run_right == run)])[5::2]
+            for run in np.unique(b.row_right):
+                counts = np.bincount(b.start_right[drawn & (b.row_right == run)])[5::2]
                 assert ((counts - counts.mean()) ** 2 / counts.mean()).sum() < len(counts) + 6 * np.sqrt(
                     2 * len(counts)
                 )
@@ -181,7 +180,7 @@ def test_other_data_sets_give_other_people(tmp_path):
     negative = b.label == 0
     for column, expected in (("dataset", False), ("person", False)):
         values = corpus.runs[column].to_numpy()
-        assert (values[b.run_left] == values[b.run_right])[negative].any() == expected
+        assert (values[b.row_left] == values[b.row_right])[negative].any() == expected
 
 
 # ---------------------------------------------------------------- mixtures and spaces
@@ -239,7 +238,7 @@ def test_every_way_of_access_gives_the_same_pairs_to_the_bit(scaled, standardize
         for access in ("mmap", "memory", "device")
     }
     assert isinstance(by_access["device"].left, torch.Tensor)
-    for name in (f.name for f in dataclasses.fields(by_access["mmap"])):
+    for name in by_access["mmap"]._fields:
         one, *others = (np.asarray(getattr(b, name)) for b in by_access.values())
         assert all(np.array_equal(one, other) and one.dtype == other.dtype for other in others), name
 
@@ -253,7 +252,7 @@ def test_standardisation_over_a_subject_is_that_of_the_runs_put_together(scaled)
         mean, std = scaled.mean_std(row)
         undone[row] = scaled.bold(row).astype(np.float64) * std + mean
     for i in range(0, 200, 23):
-        run, start = b.run_left[i], b.start_left[i]
+        run, start = b.row_left[i], b.start_left[i]
         whole = np.concatenate([x for row, x in undone.items() if subject[row] == subject[run]])
         expected = (undone[run][start : start + 5] - whole.mean(0)) / whole.std(0, ddof=1)
         assert np.allclose(b.left[i], expected, atol=0.02)  # float16, and runs that are not quite of mean 0
@@ -320,8 +319,8 @@ def test_the_windowed_shuffle_keeps_to_its_shards_and_sees_every_window_once(tmp
         b = loader.batch(e * n, n)
         for label in (0, 1):
             m = b.label == label
-            assert len(set(zip(b.run_left[m].tolist(), b.start_left[m].tolist(), strict=True))) == n // 2
-        left, right = shard[b.run_left], shard[b.run_right]
+            assert len(set(zip(b.row_left[m].tolist(), b.start_left[m].tolist(), strict=True))) == n // 2
+        left, right = shard[b.row_left], shard[b.row_right]
         orders.append(tuple(dict.fromkeys(left.tolist())))
         block = n // shards
         for first in range(0, n - block, block // 2):
@@ -334,7 +333,7 @@ def test_the_windowed_shuffle_keeps_to_its_shards_and_sees_every_window_once(tmp
     fresh = loader_of(corpus, shuffle="window", shuffle_shards=window, pairs=kinds)
     for first, count in itertools.product((5 * n + 3, 17, n - 5), (1, 40)):
         a, b = loader.batch(first, count), fresh.batch(first, count)
-        assert np.array_equal(a.start_left, b.start_left) and np.array_equal(a.run_right, b.run_right)
+        assert np.array_equal(a.start_left, b.start_left) and np.array_equal(a.row_right, b.row_right)
 
 
 def test_memory_of_a_batch_is_used_again_only_when_nobody_holds_it(scaled):

@@ -101,7 +101,7 @@ def test_published_pairs_of_haxby_are_told_by_their_run(corpora, repository):
     near = np.array([np.sum((starts >= s - 5) & (starts <= s + 14)) for s in lefts])
     share = np.mean((len(starts) - near) / (12 * len(starts) - near))
     for batches in epochs_of(corpora["haxby"], 20, **pairs):
-        same_run = np.concatenate([b.run_left == b.run_right for b in batches])
+        same_run = np.concatenate([b.row_left == b.row_right for b in batches])
         negative = np.concatenate([b.label == 0 for b in batches])
         assert same_run[negative].mean() == pytest.approx(share, abs=4 * np.sqrt(share / negative.sum()))
         assert (same_run != negative).mean() == pytest.approx(0.964, abs=0.004)

@@ -287,9 +287,8 @@ def test_losses_that_hardly_differ_yet_make_no_spikes():
 
 
 def batch_of(kind: torch.Tensor, dataset: torch.Tensor) -> Batch:
-    empty = dict.fromkeys(("left", "right", "label", "t_r", "run_left", "run_right"), np.empty(0))
-    starts = dict.fromkeys(("start_left", "start_right"), np.empty(0))
-    return Batch(**empty, **starts, kind=kind, dataset=dataset, space="toy")
+    sides = [f"{name}_{side}" for name in ("run", "row", "start") for side in ("left", "right")]
+    return Batch(**dict.fromkeys([*sides, "t_r"], np.empty(0)), kind=kind, dataset=dataset, space="toy")
 
 
 def test_sums_by_kind_and_data_set_make_up_the_whole():

@@ -27,7 +27,7 @@ def corpus(tmp_path_factory):
 def test_nothing_is_left_of_time_but_the_pairs_are_the_same(corpus):
     recorded, shuffled = loader_of(corpus), loader_of(corpus, volume_order="shuffled")
     a, b = recorded.batch(0, 600), shuffled.batch(0, 600)
-    for name in ("label", "kind", "run_left", "run_right", "start_left", "start_right"):
+    for name in ("label", "kind", "row_left", "row_right", "start_left", "start_right"):
         assert np.array_equal(getattr(a, name), getattr(b, name))
     for batch, low, high in ((a, 0.8, 1.0), (b, 0.43, 0.57)):
         area = area_under_curve(persistence_score(batch.left, batch.right), batch.label == 1)
@@ -40,7 +40,7 @@ def test_every_run_keeps_its_uncensored_volumes_each_once(corpus):
     whole = {row: corpus.bold(row) for row in range(len(corpus.runs))}
     seen = {row: set() for row in whole}
     batch = loader_of(corpus, volume_order="shuffled").batch(0, 2000)
-    for row, left in zip(batch.run_left, batch.left, strict=True):
+    for row, left in zip(batch.row_left, batch.left, strict=True):
         seen[row] |= {volume.tobytes() for volume in left}
     for row, volumes in seen.items():
         kept = np.concatenate([np.arange(*s) for s in parse_segments(corpus.runs.segments.iloc[row])])

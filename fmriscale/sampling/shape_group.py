@@ -103,8 +103,9 @@ class ShapeGroup:
 
     def draw(self, first: int, count: int) -> Batch:
         """Return the pairs at positions `first` to `first + count - 1`, without their sequences."""
+        run, row, start = np.empty((3, 2, count), np.int32)
         kind, dataset, t_r = np.empty(count, np.int8), np.empty(count, np.int16), np.empty(count, np.float32)
-        out = Batch(*np.empty((6, count), np.int32), kind, dataset, t_r, self.space.name)
+        out = Batch(*run, *row, *start, kind, dataset, t_r, self.space.name)  # pyright: ignore
         with self._lock:
             draw_places(first, self.index, self.mixture, self.seed, self._n_open, self._memo, out)
         if self._sharers is not None:

@@ -64,7 +64,10 @@ class Feed:
         if self._stream is None:
             return self._read(step, micro_step), None
         with torch.cuda.device(self._stream.device), torch.cuda.stream(self._stream):
-            return self._read(step, micro_step), self._stream.record_event()
+            sent = torch.cuda.Event()
+            read = self._read(step, micro_step)
+            sent.record(self._stream)
+            return read, sent
 
     def _read(self, step: int, micro_step: int) -> Read:
         run, pairs, group = self.run, None, None

@@ -6,6 +6,7 @@ that a shell answers at once and starts no Python.
 
 import argparse
 import importlib
+import re
 import shlex
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -14,14 +15,7 @@ from fmriscale.common.console import QUIET, QUIET_HELP
 from fmriscale.common.errors import EXIT_OK
 from fmriscale.config.command_line import CommandLine
 from fmriscale.config.describe import documentation
-from fmriscale.config.settings import (
-    bare_types,
-    choices,
-    fields_of,
-    listed_class,
-    path_kind,
-    recipe_class,
-)
+from fmriscale.config.settings import bare_types, choices, fields_of, listed_class, path_kind, recipe_class
 
 FLAG, FILE, VALUE = "flag", "file", "value"
 NAMES_OF_FILES = ("FILE", "FOLDER", "RUN", "CORPUS", "hf://ORG/NAME", ("TOOL", "PLACE"))
@@ -36,10 +30,8 @@ class Option(NamedTuple):
     """An option of a verb."""
 
     name: str
-    takes: str
-    """FLAG: nothing; FILE: a path; VALUE: anything else."""
-    values: tuple[str, ...]
-    """What it may be, where that is known."""
+    takes: str  # FLAG: nothing; FILE: a path; VALUE: anything else
+    values: tuple[str, ...]  # What it may be, where that is known
     text: str
 
 
@@ -49,10 +41,8 @@ class Verb(NamedTuple):
     name: str
     text: str
     options: list[Option]
-    takes_files: bool
-    """Whether it has arguments that are paths."""
-    values: tuple[str, ...]
-    """What its argument may be, where that is known."""
+    takes_files: bool  # Whether it has arguments that are paths
+    values: tuple[str, ...]  # What its argument may be, where that is known
 
 
 def parser_of_verb() -> CommandLine:
@@ -86,12 +76,8 @@ def all_verbs() -> list[Verb]:
 
 def verb_of(name: str, text: str, parser: CommandLine) -> Verb:
     """Return a verb from its parser."""
-    options, arguments = [], []
-    for action in parser._actions:
-        if not action.option_strings:
-            arguments.append(action)
-            continue
-        options.append(_of_action(action))
+    arguments = [action for action in parser._actions if not action.option_strings]
+    options = [_of_action(action) for action in parser._actions if action.option_strings]
     if parser.recipe:
         options += [
             Option("--help", FLAG, (), "show the help"),
@@ -147,6 +133,66 @@ def _cases(verbs: list[Verb], what: Callable[[Verb, Option], str]) -> list[str]:
     return lines
 
 
+BASH = r"""# bash completion of fmriscale, written by: fmriscale completion bash
+_fmriscale() {
+  local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} verb=${COMP_WORDS[1]}
+  local words='' files='' first=1
+  COMPREPLY=()
+  # --key=value comes as three words
+  if [[ $cur == '=' ]]; then cur=''
+  elif [[ $prev == '=' ]]; then prev=${COMP_WORDS[COMP_CWORD-2]}; fi
+  if [[ ${COMP_WORDS[0]##*/} == fmriscale-shard ]]; then verb=shard first=0; fi
+  case "$verb:$prev" in
+@VALUES
+  esac
+  if [[ -z $words$files ]]; then
+    if (( COMP_CWORD == first )); then
+      words=@NAMES
+    else
+    case "$verb" in
+@VERBS
+    esac
+    fi
+  fi
+  local IFS=$'\n'
+  if [[ -n $files && $cur != -* ]]; then
+    COMPREPLY=($(compgen -f -- "$cur"))
+    compopt -o filenames 2>/dev/null
+  else
+    COMPREPLY=($(IFS=" "; compgen -W "$words" -- "$cur"))
+  fi
+  return 0
+}
+complete -F _fmriscale fmriscale fmriscale-shard
+"""
+
+ZSH = """#compdef fmriscale fmriscale-shard
+# zsh completion of fmriscale, written by: fmriscale completion zsh
+_fmriscale() {
+  local verb=${words[2]} prev=${words[CURRENT-1]}
+  local -a options verbs
+  if [[ ${words[1]:t} == fmriscale-shard ]]; then verb=shard
+  elif (( CURRENT == 2 )); then verbs=(@NAMES); _describe verb verbs; return; fi
+  if [[ ${words[CURRENT]} == --*=* ]]; then prev=${words[CURRENT]%%=*}; compset -P '*='; fi
+  case "$verb:$prev" in
+@VALUES
+  esac
+  case "$verb" in
+@VERBS
+  esac
+  _describe -o option options
+}
+if [[ ${funcstack[1]} == _fmriscale ]]; then _fmriscale "$@"
+else compdef _fmriscale fmriscale fmriscale-shard; fi
+"""
+
+
+def _filled(template: str, values: list[str], verbs: list[str], names: str) -> str:
+    """Put what is known of options, of verbs, and their names into a script."""
+    parts = {"@VALUES": "\n".join(values), "@VERBS": "\n".join(verbs), "@NAMES": names}
+    return re.sub("@[A-Z]+", lambda place: parts[place[0]], template)
+
+
 def bash(verbs: list[Verb]) -> str:
     """Return the script for bash 3.2 and later."""
 
@@ -160,42 +206,8 @@ def bash(verbs: list[Verb]) -> str:
         f"{'; files=1' if verb.takes_files else ''} ;;"
         for verb in verbs
     ]
-    return "\n".join(
-        [
-            "# bash completion of fmriscale, written by: fmriscale completion bash",
-            "_fmriscale() {",
-            "  local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} verb=${COMP_WORDS[1]}",
-            "  local words='' files='' first=1",
-            "  COMPREPLY=()",
-            "  # --key=value comes as three words",
-            "  if [[ $cur == '=' ]]; then cur=''",
-            "  elif [[ $prev == '=' ]]; then prev=${COMP_WORDS[COMP_CWORD-2]}; fi",
-            "  if [[ ${COMP_WORDS[0]##*/} == fmriscale-shard ]]; then verb=shard first=0; fi",
-            '  case "$verb:$prev" in',
-            *_cases(verbs, values),
-            "  esac",
-            "  if [[ -z $words$files ]]; then",
-            "    if (( COMP_CWORD == first )); then",
-            f"      words={shlex.quote(' '.join([*(verb.name for verb in verbs), '--help', '--version']))}",
-            "    else",
-            '    case "$verb" in',
-            *of_verbs,
-            "    esac",
-            "    fi",
-            "  fi",
-            "  local IFS=$'\\n'",
-            "  if [[ -n $files && $cur != -* ]]; then",
-            '    COMPREPLY=($(compgen -f -- "$cur"))',
-            "    compopt -o filenames 2>/dev/null",
-            "  else",
-            '    COMPREPLY=($(IFS=" "; compgen -W "$words" -- "$cur"))',
-            "  fi",
-            "  return 0",
-            "}",
-            "complete -F _fmriscale fmriscale fmriscale-shard",
-            "",
-        ]
-    )
+    names = shlex.quote(" ".join([*(verb.name for verb in verbs), "--help", "--version"]))
+    return _filled(BASH, _cases(verbs, values), of_verbs, names)
 
 
 def zsh(verbs: list[Verb]) -> str:
@@ -215,29 +227,7 @@ def zsh(verbs: list[Verb]) -> str:
         other = f"compadd -- {' '.join(verb.values)}; " if verb.values else "_files; " * verb.takes_files
         of_verbs.append(f"    {verb.name}) {other}options=({options}) ;;")
     names = described([(verb.name, _short(verb.text)) for verb in verbs])
-    return "\n".join(
-        [
-            "#compdef fmriscale fmriscale-shard",
-            "# zsh completion of fmriscale, written by: fmriscale completion zsh",
-            "_fmriscale() {",
-            "  local verb=${words[2]} prev=${words[CURRENT-1]}",
-            "  local -a options verbs",
-            "  if [[ ${words[1]:t} == fmriscale-shard ]]; then verb=shard",
-            f"  elif (( CURRENT == 2 )); then verbs=({names}); _describe verb verbs; return; fi",
-            "  if [[ ${words[CURRENT]} == --*=* ]]; then prev=${words[CURRENT]%%=*}; compset -P '*='; fi",
-            '  case "$verb:$prev" in',
-            *_cases(verbs, values),
-            "  esac",
-            '  case "$verb" in',
-            *of_verbs,
-            "  esac",
-            "  _describe -o option options",
-            "}",
-            'if [[ ${funcstack[1]} == _fmriscale ]]; then _fmriscale "$@"',
-            "else compdef _fmriscale fmriscale fmriscale-shard; fi",
-            "",
-        ]
-    )
+    return _filled(ZSH, _cases(verbs, values), of_verbs, names)
 
 
 def fish(verbs: list[Verb]) -> str:
@@ -249,13 +239,12 @@ def fish(verbs: list[Verb]) -> str:
         lines.append(f"complete -c fmriscale -n __fish_use_subcommand -a {verb.name} -d {about}")
     for verb in verbs:
         seen = shlex.quote(f"__fish_seen_subcommand_from {verb.name}")
-        starts = [f"complete -c fmriscale -n {seen}"]
-        starts += ["complete -c fmriscale-shard"] if verb.name == "shard" else []
-        for start in starts:
-            if verb.takes_files:
-                lines.append(f"{start} -F")
-            if verb.values:
-                lines.append(f"{start} -a {shlex.quote(' '.join(verb.values))}")
+        for start in (
+            f"complete -c fmriscale -n {seen}",
+            *["complete -c fmriscale-shard"] * (verb.name == "shard"),
+        ):
+            lines += [f"{start} -F"] * verb.takes_files
+            lines += [f"{start} -a {shlex.quote(' '.join(verb.values))}"] * bool(verb.values)
             for option in verb.options:
                 takes = {FLAG: "", FILE: " -r -F", VALUE: " -x"}[option.takes]
                 takes = f" -x -a {shlex.quote(' '.join(option.values))}" if option.values else takes

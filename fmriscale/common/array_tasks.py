@@ -18,18 +18,15 @@ def add_flags(parser: argparse.ArgumentParser, part: str, finish: str, **own: st
 
 
 def read_flags(
-    parser: argparse.ArgumentParser, args: list[str], *own: str
+    parser: argparse.ArgumentParser, args: list[str], *exclusive: str
 ) -> tuple[argparse.Namespace, list[str]]:
-    """Take what says how to run from a command line; the rest is the recipe's. `own`: further flags."""
+    """Take what says how to run from a command line or a Slurm array; the rest is the recipe's.
+
+    exclusive: further flags that exclude each other and a task.
+    """
     if {"-h", "--help"} & set(args):  # the help on the recipe's keys follows
         print(parser.format_help())
     flags, recipe = parser.parse_known_args(args)
-    _resolve_task(flags, *own)
-    return flags, recipe
-
-
-def _resolve_task(flags: argparse.Namespace, *exclusive: str) -> None:
-    """Check the flags, of which only one may be given; take task and number of tasks from a Slurm array."""
     alone = [*exclusive, "finish"]
     if sum(getattr(flags, name) for name in alone) + (flags.task_id is not None) > 1:
         raise UserError(f"give one of {''.join(f'--{name}, ' for name in exclusive)}--task-id and --finish")
@@ -39,6 +36,7 @@ def _resolve_task(flags: argparse.Namespace, *exclusive: str) -> None:
         raise UserError("--task-id needs --num-tasks, the number of parts")
     if flags.num_tasks is not None and not 0 <= (flags.task_id or 0) < flags.num_tasks:
         raise UserError(f"--task-id {flags.task_id} of --num-tasks {flags.num_tasks}: ids go from 0 to N-1")
+    return flags, recipe
 
 
 def _slurm_task(num_tasks: int | None, exclusive: tuple[str, ...]) -> tuple[int | None, int | None]:

@@ -126,9 +126,8 @@ class _Builder:
         origin = origin or self.origin(node.start_mark)
         self.n_nodes += 1
         if self.n_nodes > _MOST_NODES:
-            raise UserError(
-                f"{origin}: more than {_MOST_NODES:,} values, by aliases of aliases; write them out"
-            )
+            what = f"more than {_MOST_NODES:,} values, by aliases of aliases"
+            raise UserError(f"{origin}: {what}; write them out")
         if node.tag not in TAGS:
             self.mistakes.append(Mistake(origin, f"the tag {node.tag} means nothing in a recipe; remove it"))
         if isinstance(node, yaml.ScalarNode):

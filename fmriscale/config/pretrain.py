@@ -58,17 +58,14 @@ class PairConfig(Settings):
             yield ("negatives",), "pairs.negatives: give quotas of 0 or more with a sum above 0"
         has_quota = self.negatives.get("other_person", 0) > 0
         if self.partner == "same_person" and has_quota:
-            yield (
-                ("negatives", "partner"),
-                "pairs.negatives has other_person, but pairs.partner is same_person: set it to other_person",
+            text = (
+                "pairs.negatives has other_person, but pairs.partner is same_person: set it to other_person"
             )
+            yield ("negatives", "partner"), text
         elif self.partner == "other_person" and not has_quota:
-            yield (
-                ("partner", "negatives"),
-                "pairs.partner other_person needs a quota of other_person in pairs.negatives, e.g. "
-                "{other_person: 0.8, same_run: 0.2}: positives have the same quota, and runs without a "
-                "shared stimulus take the other kinds",
-            )
+            what = "pairs.partner other_person needs a quota of other_person in pairs.negatives"
+            text = "positives have the same quota, and runs without a shared stimulus take the other kinds"
+            yield ("partner", "negatives"), f"{what}, e.g. {{other_person: 0.8, same_run: 0.2}}: {text}"
         for name, low in (("length", 1), ("stride", 1), ("gap", 0), ("min_distance", 0), ("first", 0)):
             value = getattr(self, name)
             try:
@@ -123,25 +120,18 @@ class DataConfig(Settings):
 
     def _broken_rules(self) -> Iterator[Rule]:
         if self.weights and self.mixture != "weights":
-            yield (
-                ("mixture", "weights"),
-                f"data.weights is given, but data.mixture is {self.mixture}; use one of them",
-            )
+            text = f"data.weights is given, but data.mixture is {self.mixture}; use one of them"
+            yield ("mixture", "weights"), text
         if any(weight < 0 for weight in self.weights.values()):
             yield ("weights",), "data.weights: give weights of 0 or more"
         if not 0 <= self.temperature <= 1:
             yield ("temperature",), f"data.temperature is {self.temperature}; it must be between 0 and 1"
         if self.pairs.partner == "other_person" and self.shuffle == "window":
-            yield (
-                ("shuffle", "pairs"),
-                "data.shuffle window reads some shards at a time, but other people are in all of them: use "
-                "exact, or data.pairs.partner same_person",
-            )
+            what = "data.shuffle window reads some shards at a time, but other people are in all of them"
+            yield ("shuffle", "pairs"), f"{what}: use exact, or data.pairs.partner same_person"
         if self.volume_order == "shuffled" and self.access == "mmap":
-            yield (
-                ("volume_order", "access"),
-                "data.volume_order shuffled changes a copy of the runs: set data.access memory",
-            )
+            text = "data.volume_order shuffled changes a copy of the runs: set data.access memory"
+            yield ("volume_order", "access"), text
         if (n := self.shuffle_shards) < 1:
             yield ("shuffle_shards",), f"data.shuffle_shards is {n}; it must be at least 1"
 
@@ -278,53 +268,38 @@ class TrainConfig(Settings):
             if getattr(self, name) < low:
                 yield (name,), f"train.{name} is {getattr(self, name)}; it must be at least {low}"
         if self.save_every >= 1 and self.keep_every > 0 and self.keep_every % self.save_every:
-            yield (
-                ("keep_every", "save_every"),
-                f"train.keep_every {self.keep_every} is no multiple of train.save_every {self.save_every}, "
-                "so no checkpoint would be kept for good",
-            )
+            what = f"train.keep_every {self.keep_every} is no multiple of train.save_every {self.save_every}"
+            yield ("keep_every", "save_every"), f"{what}, so no checkpoint would be kept for good"
         for name in ("hang_minutes", "max_minutes"):
             if (minutes := getattr(self, name)) is not None and minutes <= 0:
                 yield (name,), f"train.{name} is {minutes:g}; it must be above 0"
         if self.offload != "none" and self.zero_stage == 0:
-            yield (
-                ("offload", "zero_stage"),
-                f"train.offload {self.offload} needs train.zero_stage 1, 2 or 3; use 1, or none",
-            )
+            text = f"train.offload {self.offload} needs train.zero_stage 1, 2 or 3; use 1, or none"
+            yield ("offload", "zero_stage"), text
         elif self.offload == "nvme" and (self.zero_stage != 3 or not self.nvme_path):
-            yield (
-                ("offload", "zero_stage", "nvme_path"),
-                "train.offload nvme needs train.zero_stage 3 and a folder in train.nvme_path",
-            )
-
+            text = "train.offload nvme needs train.zero_stage 3 and a folder in train.nvme_path"
+            yield ("offload", "zero_stage", "nvme_path"), text
         if self.compile and self.zero_stage == 3:
-            yield (
-                ("compile", "zero_stage"),
-                "train.compile with train.zero_stage 3 is slower than without: DeepSpeed gathers weights by "
-                "hooks, and torch.compile breaks its graph at each; set train.compile false, or take "
-                "zero_stage 1 or 2",
-            )
+            what = "train.compile with train.zero_stage 3 is slower than without"
+            why = "DeepSpeed gathers weights by hooks, and torch.compile breaks its graph at each"
+            remedy = "set train.compile false, or take zero_stage 1 or 2"
+            yield ("compile", "zero_stage"), f"{what}: {why}; {remedy}"
 
     def _broken_weights(self) -> Iterator[Rule]:
         """Yield the rules of the tasks and their weights."""
         weights = ("ntp_weight", "masked_weight", "contrastive_weight", "connectivity_weight")
         values = [getattr(self, name) for name in weights]
         if min(values) < 0 or sum(values) <= 0:
-            yield (
-                weights,
-                "train.ntp_weight, masked_, contrastive_ and connectivity_weight: give 0 or more, not all 0",
+            text = (
+                "train.ntp_weight, masked_, contrastive_ and connectivity_weight: give 0 or more, not all 0"
             )
+            yield weights, text
         elif sum(values) == self.ntp_weight != 1:
-            yield (
-                weights,
-                f"train.ntp_weight is {self.ntp_weight}, but nothing else is learnt: leave it at 1, or give "
-                "another weight, such as train.masked_weight",
-            )
+            what = f"train.ntp_weight is {self.ntp_weight}, but nothing else is learnt"
+            yield weights, f"{what}: leave it at 1, or give another weight, such as train.masked_weight"
         if self.masked_weight > 0 and self.pair == "siamese":
-            yield (
-                ("pair", "masked_weight"),
-                "train.pair siamese reads no masked volumes: use joint, or masked_weight 0",
-            )
+            text = "train.pair siamese reads no masked volumes: use joint, or masked_weight 0"
+            yield ("pair", "masked_weight"), text
         if not 0 < (share := self.masked_share) <= 1:
             yield ("masked_share",), f"train.masked_share is {share}; give a share above 0, at most 1"
         for name in ("contrastive_people", "contrastive_windows"):
@@ -352,10 +327,8 @@ class TrackingConfig(Settings):
 
     def _broken_rules(self) -> Iterator[Rule]:
         if self.system_metrics is not None and self.system_metrics < 1:
-            yield (
-                ("system_metrics",),
-                f"tracking.system_metrics is {self.system_metrics}; give at least 1 s, or null",
-            )
+            text = f"tracking.system_metrics is {self.system_metrics}; give at least 1 s, or null"
+            yield ("system_metrics",), text
 
 
 @dataclass(frozen=True, kw_only=True)

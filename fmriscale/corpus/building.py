@@ -40,7 +40,7 @@ class FolderLock:
 
     def __exit__(self, *_: object) -> None:
         for name in list(self._shards):
-            self._release(name)
+            self.release(name)
         if self._corpus.is_locked:
             self._note("corpus").unlink(missing_ok=True)
             self._corpus.release(force=True)
@@ -60,9 +60,11 @@ class FolderLock:
         self._shards[name] = lock
 
     def release(self, shard: str) -> None:
-        """Let others build a shard again."""
-        if (name := Path(shard).stem) in self._shards:
-            self._release(name)
+        """Let others build a shard again; the files of its lock go first, while nobody else has it."""
+        if lock := self._shards.pop(name := Path(shard).stem, None):
+            self._note(name).unlink(missing_ok=True)
+            Path(lock.lock_file).unlink(missing_ok=True)
+            lock.release()
 
     def claim_all(self) -> None:
         """Become the only builder of the corpus; what dead builders left is removed."""
@@ -85,13 +87,6 @@ class FolderLock:
             return self._corpus.acquire(timeout=LOCK_TIMEOUT)
         except Timeout:
             raise self._taken("it is being built", [self._note("corpus")]) from None
-
-    def _release(self, name: str) -> None:
-        """Release the lock of a shard; its files go first, while nobody else has it."""
-        lock = self._shards.pop(name)
-        self._note(name).unlink(missing_ok=True)
-        Path(lock.lock_file).unlink(missing_ok=True)
-        lock.release()
 
     def _taken(self, what: str, notes: list[Path]) -> UserError:
         """Name the holders of a lock, as far as they noted it."""

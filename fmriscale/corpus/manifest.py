@@ -128,12 +128,8 @@ def split_of(person: str, split: SplitConfig) -> str:
 def segments_of(sample_mask: Sequence[int] | np.ndarray | None, n_volumes: int) -> str:
     """Return the contiguous uncensored stretches of a run as `0:120,125:233` (half open)."""
     kept = np.arange(n_volumes) if sample_mask is None else np.asarray(sample_mask, dtype=np.int64)
-    if kept.size == 0:
-        return ""
-    breaks = np.flatnonzero(np.diff(kept) > 1)
-    starts = kept[np.r_[0, breaks + 1]]
-    stops = kept[np.r_[breaks, kept.size - 1]] + 1
-    return ",".join(f"{a}:{b}" for a, b in zip(starts, stops, strict=True))
+    stretches = np.split(kept, np.flatnonzero(np.diff(kept) > 1) + 1)
+    return ",".join(f"{part[0]}:{part[-1] + 1}" for part in stretches if part.size)
 
 
 def parse_segments(text: str) -> list[tuple[int, int]]:
@@ -318,7 +314,6 @@ def _check_runs(corpus: dict[str, Any], runs: pd.DataFrame, table: Path) -> None
     if not sound.all():
         wrong = runs.iloc[int(np.argmin(sound))]
         what = f"run {printable(wrong.key)} of {wrong.n_volumes} volumes and {wrong.n_features} features"
-        place = f"segments {printable(wrong.segments)[:80]}, t_r {wrong.t_r:g}, offset {wrong.offset}"
-        raise DamageError(
-            f"{table}: {what} in space {printable(wrong.space)}, {place}: impossible; {REBUILD}"
-        )
+        place = f"space {printable(wrong.space)}, segments {printable(wrong.segments)[:80]}"
+        last = f"t_r {wrong.t_r:g}, offset {wrong.offset}: impossible"
+        raise DamageError(f"{table}: {what} in {place}, {last}; {REBUILD}")

@@ -276,9 +276,8 @@ class Corpus:
             except (OSError, ValueError) as error:
                 raise DamageError(f"{path}: {error}; {self._remedy}") from error
             if len(mapped) != (size := self._sizes.get(shard, len(mapped))):
-                raise DamageError(
-                    f"{path}: the shard has {len(mapped)} bytes instead of {size}; {self._remedy}"
-                )
+                what = f"the shard has {len(mapped)} bytes instead of {size}"
+                raise DamageError(f"{path}: {what}; {self._remedy}")
             self._maps[shard] = mapped
         return self._maps[shard]
 

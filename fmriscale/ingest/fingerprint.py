@@ -50,10 +50,11 @@ def fingerprints(shards: Iterable[Shard]) -> list[str]:
     prints = []
     for shard, files in zip(shards, inputs, strict=True):
         root = local_path(shard.dataset.root).absolute()
+        names = [f.relative_to(root).as_posix() if f.is_relative_to(root) else by_url(str(f)) for f in files]
         content = {
             "settings": settings[shard.dataset.name],
             "runs": [[r.key, r.source, r.array, r.t_r, r.entities, r.participant] for r in shard.runs],
-            "files": [[_below(file, root), *stamps[file]] for file in files],
+            "files": [[name, *stamps[file]] for name, file in zip(names, files, strict=True)],
             "software": versions,
         }
         prints.append(hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest())
@@ -77,10 +78,6 @@ def _stamped(path: str, kind: PathKind) -> str | list[Any]:
     if kind is PathKind.TEMPLATE:
         return absolute(path, kind)
     return [Path(path).name, *_stamp(expand(path))]
-
-
-def _below(file: Path, root: Path) -> str:
-    return file.relative_to(root).as_posix() if file.is_relative_to(root) else by_url(str(file))
 
 
 def _stamp(path: Path) -> tuple[int, int]:

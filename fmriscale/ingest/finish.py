@@ -47,7 +47,9 @@ def finish(
     manifest, files = render_manifest(_corpus_json(config, states, runs, quarantine), runs, quarantine)
     files_of = {folder / s.name: locate(folder, s) for s in states}
     moves = {file: path for path, file in files_of.items() if file is not None and file != path}
-    old = _old_shards(folder, {s.name for s in states if s.shard is not None})
+    built = (path.stem for path in (folder / ".build").glob("*.json"))  # by earlier recipes, too
+    names = {f"{stem.rpartition('-')[0]}/{stem}.tar" for stem in built}
+    old = [folder / name for name in sorted(names - {s.name for s in states if s.shard is not None})]
     recipe = dump(map_paths(config, absolute) | {"out": ".", "jobs": 0})  # the same for any folder and jobs
     install(folder, {RECIPE: recipe, **files}, moves, old)
     _sweep(folder, {state_path(folder, shard.name) for shard in plan.shards})
@@ -105,13 +107,6 @@ def _without(folder: Path, state: ShardState, duplicates: dict[str, Rejection]) 
     state = dataclasses.replace(state, shard=summary, mtime_ns=mtime, rows=rows, excluded=excluded)
     building.save_state(folder, state)
     return state
-
-
-def _old_shards(folder: Path, shards: set[str]) -> list[Path]:
-    """Return the shards of an earlier recipe that the present one does not have."""
-    states = (folder / ".build").glob("*.json")
-    names = {f"{state.stem.rpartition('-')[0]}/{state.stem}.tar" for state in states}
-    return [folder / name for name in sorted(names - shards)]
 
 
 def _sweep(folder: Path, states: set[Path]) -> None:

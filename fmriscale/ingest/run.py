@@ -11,10 +11,10 @@ from fmriscale.config import DatasetConfig, DenoiseConfig, QualityConfig
 from fmriscale.corpus.assemble import RunRecord
 from fmriscale.corpus.writer import EncodedRun
 from fmriscale.ingest.clean.denoise import Denoiser, standardize_into
-from fmriscale.ingest.clean.level import censor_off_level
 from fmriscale.ingest.clean.quality import (
     SignalStats,
     blocks,
+    censor_off_level,
     check_censored,
     check_features,
     check_length,

@@ -10,7 +10,7 @@ from scans import brain_like, confounds, dataset, write_atlas, write_fmriprep_ru
 
 from fmriscale.common.quarantine import Rejection
 from fmriscale.config import DenoiseConfig, QualityConfig
-from fmriscale.ingest.clean.level import off_level_volumes
+from fmriscale.ingest.clean.quality import off_level_volumes
 from fmriscale.ingest.find.sources import find_runs
 from fmriscale.ingest.run import process_run
 

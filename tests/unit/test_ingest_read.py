@@ -26,7 +26,7 @@ def test_motion_of_the_hcp_is_its_relative_rms(tmp_path):
     motion = tmp_path / "Movement_RelativeRMS.txt"
     moved = np.abs(np.random.default_rng(0).normal(size=40)) * 0.1
     np.savetxt(motion, moved)
-    run = RunSource("toy", path, path.name, {"sub": "1"}, form="cifti", motion=motion)
+    run = RunSource(path, path.name, {"sub": "1"}, dataset="toy", form="cifti", motion=motion)
     given = dataset(tmp_path, kind="hcp", features=features)
     signals = read_signals(run, given)
     assert signals.confounds.mean_fd == pytest.approx(moved.mean(), rel=1e-6)
@@ -46,9 +46,11 @@ def test_a_run_of_unnamed_space_that_misses_the_atlas_is_told_why(tmp_path):
     path = write_image(tmp_path / "sub-1_task-rest_bold.nii.gz", brain_like(30), moved)
     given = dataset(tmp_path, atlas, kind="bids")
     with pytest.raises(Rejected, match=r"low_coverage.*tells no space: it may be in its own"):
-        read_signals(RunSource("toy", path, path.name, {"sub": "1"}), given)
+        read_signals(RunSource(path, path.name, {"sub": "1"}, dataset="toy"), given)
     lenient = dataset(tmp_path, atlas, kind="bids", quality=QualityConfig(min_volumes=9, max_missing=0.9))
-    assert (read_signals(RunSource("toy", path, path.name, {"sub": "1"}), lenient).covered < 0.5).sum() > 2
+    assert (
+        read_signals(RunSource(path, path.name, {"sub": "1"}, dataset="toy"), lenient).covered < 0.5
+    ).sum() > 2
 
 
 @pytest.mark.parametrize(
@@ -141,7 +143,7 @@ def test_damage_anywhere_is_a_rejection_or_a_readable_run(tmp_path, caplog):
     rng, rejected = np.random.default_rng(0), 0
     for path, form, given in cases:
         sound = path.read_bytes()
-        run = RunSource("toy", path, path.name, {"sub": "1"}, form=form, right=sides[1])
+        run = RunSource(path, path.name, {"sub": "1"}, dataset="toy", form=form, right=sides[1])
         read_signals(run, given)
         for end in np.minimum(np.repeat([400, 900, len(sound)], 12), len(sound)):
             content = np.frombuffer(sound, np.uint8).copy()

@@ -125,8 +125,10 @@ def read_confounds(
         _check_regressors(table.file, regressors, dropped)
         regressors = regressors.iloc[dropped:].reset_index(drop=True)
     kept = np.arange(n_volumes) if sample_mask is None else np.asarray(sample_mask)
-    if "scrub" in denoise.strategy:
-        _check_scrub(table.file, motion, kept[kept > dropped])
+    for name in _SCRUB if "scrub" in denoise.strategy else ():  # the first volume's are never known
+        if unknown := int(motion[name].iloc[kept[kept > dropped]].isna().sum()):
+            what = f"strategy scrub needs {name}, which is n/a in {unknown} of {len(motion)} volumes"
+            raise Rejected("confounds", f"{table.file}: {what}; correct the file or drop the strategy")
     if sample_mask is not None:
         sample_mask = kept[kept >= dropped] - dropped
     return Confounds(regressors, sample_mask, mean_fd, warned)
@@ -280,11 +282,3 @@ def _check_regressors(file: str, regressors: "pd.DataFrame", dropped: int) -> No
         names = more if constant[1:] else f"{constant[0]} is"
         what = f"{names} the same in every volume, regressing it would do nothing"
         raise Rejected("confounds", f"{file}: {what}; correct the file or drop the strategy")
-
-
-def _check_scrub(file: str, motion: "pd.DataFrame", kept: np.ndarray) -> None:
-    """Reject censoring by measures that are unknown; those of the first volume always are."""
-    for name in _SCRUB:
-        if unknown := int(motion[name].iloc[kept].isna().sum()):
-            what = f"strategy scrub needs {name}, which is n/a in {unknown} of {len(motion)} volumes"
-            raise Rejected("confounds", f"{file}: {what}; correct the file or drop the strategy")

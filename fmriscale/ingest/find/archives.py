@@ -13,17 +13,10 @@ ARCHIVES = (".npz", ".h5", ".hdf5", ".mat")  # Files that may hold several array
 _N_SHOWN = 8
 
 
-class Array(NamedTuple):
-    """An array of an archive."""
-
-    name: str
-    fields: dict[str, str]  # entities by their names in the recipe
-
-
 class Contents(NamedTuple):
     """What an archive holds."""
 
-    arrays: list[Array]  # those that are runs
+    arrays: list[tuple[str, dict[str, str]]]  # those that are runs: name, and entities as recipes call them
     empty: list[tuple[str, str]]  # groups that look like runs but hold none: name and what is there instead
     names: str  # of the first arrays, for messages
 
@@ -49,13 +42,21 @@ def arrays_in(path: Path, variable: str | None) -> Contents:
     shown = ", ".join(names[:_N_SHOWN]) + ", ..." * (len(names) > _N_SHOWN) or "nothing"
     if variable is None or not is_template(variable):
         parsed = ((name, parse_name(f"{name}.npy")) for name in names)
-        return Contents([Array(name, p.entities if p else {}) for name, p in parsed], [], shown)
+        return Contents([(name, p.entities if p else {}) for name, p in parsed], [], shown)
     template = variable.strip("/")
     matches = [(name, _compile(template).fullmatch(name)) for name in names]
-    arrays = [Array(name, _labels(match.groupdict())) for name, match in matches if match]
-    parent, filled = template.rpartition("/")[0], {array.name.rpartition("/")[0] for array in arrays}
+    arrays = []
+    for name, match in matches:
+        if match:  # labels as BIDS has them: the subject of `sub-01/timeseries` is 01
+            fields = match.groupdict().items()
+            labels = {k: v.removeprefix(f"{LONG_NAMES.get(k, k)}-") or v for k, v in fields}
+            arrays.append((name, labels))
+    parent, filled = template.rpartition("/")[0], {name.rpartition("/")[0] for name, _ in arrays}
     groups = [name for name, is_group in members if is_group and name not in filled and "{" in parent]
-    empty = [(group, _members_of(group, members)) for group in groups if _compile(parent).fullmatch(group)]
+    empty = []
+    for group in filter(_compile(parent).fullmatch, groups):
+        inner = [name.removeprefix(f"{group}/") for name, _ in members if name.startswith(f"{group}/")]
+        empty.append((group, ", ".join(inner[:_N_SHOWN]) or "nothing"))
     return Contents(arrays, empty, shown)
 
 
@@ -68,16 +69,6 @@ def _compile(template: str) -> re.Pattern[str]:
             parts.append(f"(?P={field})" if field in seen else f"(?P<{field}>[^/]+)")
             seen.add(field)
     return re.compile("".join(parts))
-
-
-def _labels(fields: dict[str, str]) -> dict[str, str]:
-    """Return labels as BIDS has them: the subject of `sub-01/timeseries` is 01."""
-    return {k: v.removeprefix(f"{LONG_NAMES.get(k, k)}-") or v for k, v in fields.items()}
-
-
-def _members_of(group: str, members: list[tuple[str, bool]]) -> str:
-    inner = [name.removeprefix(f"{group}/") for name, _ in members if name.startswith(f"{group}/")]
-    return ", ".join(inner[:_N_SHOWN]) or "nothing"
 
 
 def _members(path: Path) -> list[tuple[str, bool]]:

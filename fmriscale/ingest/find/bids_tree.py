@@ -20,6 +20,12 @@ _NO_FUNC = frozenset([
 ])  # fmt: skip
 """Folders without functional images; they are searched only where no scan of a subject was found."""
 
+_SUFFIXES = {  # Of time series in a func folder by their extension, of fMRIPrep and of XCP-D; else bold
+    ".ptseries.nii": ("bold", "timeseries"),
+    ".dtseries.nii": ("bold", "timeseries"),
+    ".func.gii": ("bold", ""),  # fMRIPrep before 20.1 has no suffix
+    ".tsv": ("timeseries",),
+}
 _IMAGES = (".dtseries.nii", ".ptseries.nii", ".func.gii", ".nii.gz", ".nii", ".gii")
 
 
@@ -45,7 +51,7 @@ class _Search:
     def __init__(self, dataset: DatasetConfig, root: Path, tree: Tree) -> None:
         self.dataset, self.root, self.tree = dataset, root, tree
         self.form, self.ends = form_of(dataset), file_ends(dataset)
-        self.series = _series(self.ends)
+        self.series = {(suffix, end) for end in self.ends for suffix in _SUFFIXES.get(end, ("bold",))}
         self.suffixes = {suffix for suffix, _ in self.series}
         self.scans: list[Scan] = []
         self.misfits: list[Rejection] = []
@@ -103,19 +109,18 @@ class _Search:
                 scanned.add(_scan_entities(name))
             else:
                 others.append((file, extension))
-        for file in self._halves(folder):
-            self._misfit(folder, file, "unreadable", from_pair(folder / file))
+        if self.form == "nifti":  # of each .hdr/.img pair one file
+            halves = [f for f in self.tree.folder(folder).files if f.endswith(("_bold.img", "_bold.hdr"))]
+            for file in {file[:-4]: file for file in halves}.values():
+                self._misfit(folder, file, "unreadable", from_pair(folder / file))
         for file, extension in others:
             name = split_name(file, extension)
-            if name.suffix in NO_SERIES or self._is_derived(name, scanned):
+            is_plain = re.fullmatch("[A-Za-z0-9]+", name.suffix) and name.suffix.lower() not in self.suffixes
+            is_map_of_scan = is_plain and _scan_entities(name) in scanned
+            if name.suffix in NO_SERIES or is_map_of_scan:
                 continue
             problem = name_problem(file, extension) or f"'{name.suffix}' is no suffix of time series"
             self._misfit(folder, file, "no_name", f"{problem}; {rename(f'{below}/{file}', extension)}")
-
-    def _is_derived(self, name: FileName, scanned: set[EntitySet]) -> bool:
-        """Return whether a file is a map of another suffix that was made from a scan of the folder."""
-        is_plain = re.fullmatch("[A-Za-z0-9]+", name.suffix) and name.suffix.lower() not in self.suffixes
-        return bool(is_plain) and _scan_entities(name) in scanned
 
     def _images(self, folder: Path) -> Iterator[tuple[str, str]]:
         """Yield the files of the wanted form and their extension in small letters."""
@@ -123,13 +128,6 @@ class _Search:
             lower = file.lower()
             if lower.endswith(self.ends) and not file.startswith(".") and is_of_form(lower, self.form):
                 yield file, next(end for end in self.ends if lower.endswith(end))
-
-    def _halves(self, folder: Path) -> list[str]:
-        """Return one file of each .hdr/.img pair that holds a series."""
-        if self.form != "nifti":
-            return []
-        files = [f for f in self.tree.folder(folder).files if f.endswith(("_bold.img", "_bold.hdr"))]
-        return list({file[:-4]: file for file in files}.values())
 
     def _misfit(self, folder: Path, file: str, reason: str, detail: str) -> None:
         source = f"{self._below(folder)}/{file}".removeprefix("./")
@@ -150,17 +148,6 @@ class _Search:
             existing = others or ", ".join(content.folders[:4]) or "no folder"
             detail = f"no *_bold{self.ends[0]} in func, there is {existing}; add some, or remove the folder"
         self.remarks.append(Rejection(self.dataset.name, self._below(subject), "no_scans", detail))
-
-
-def _series(ends: tuple[str, ...]) -> set[tuple[str, str]]:
-    """Return suffix and extension of the time series in a func folder: of fMRIPrep and of XCP-D."""
-    suffixes = {
-        ".ptseries.nii": ("bold", "timeseries"),
-        ".dtseries.nii": ("bold", "timeseries"),
-        ".func.gii": ("bold", ""),  # fMRIPrep before 20.1 has no suffix
-        ".tsv": ("timeseries",),
-    }
-    return {(suffix, end) for end in ends for suffix in suffixes.get(end, ("bold",))}
 
 
 def _scan_entities(name: FileName) -> EntitySet:

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,16 +17,17 @@ CHOICES = (*RENDERING, "rec", "echo")
 """Entities of which a recipe must name one where a run has several: each is the same scan once more."""
 
 
-class Scan(NamedTuple):
+@dataclass(frozen=True)
+class Scan:
     """A file, or an array of an archive, that may be a run."""
 
-    path: Path
-    source: str  # path below the root of the data set, with `:array` for archives
-    entities: dict[str, str]
-    array: str | None = None
+    path: Path  # image or array file; of GIFTI the left hemisphere
+    source: str  # path below the root, with `:array` for archives and `[first:end]` for cut files
+    entities: dict[str, str]  # BIDS entities (short names)
+    array: str | None = None  # name of the array in a file that holds several
     right: Path | None = None  # GIFTI: the right hemisphere, once it is joined to the left one
     identity: str = ""  # the run's id in the participants table
-    cut: Cut | None = None  # which volumes of a file of several runs it is
+    cut: Cut | None = None  # its volumes in a file of several runs end to end
 
 
 class Listing(NamedTuple):
@@ -77,7 +79,10 @@ def choose(dataset: DatasetConfig, scans: list[Scan], wanted: dict[str, str]) ->
     for files in runs.values():
         fitting = [f for f in files if matches(f.entities, wanted)]
         if not fitting:
-            rejections.append(_not_rendered(dataset, files, wanted))
+            existing = " or ".join(show(o) for o in _options(files)[:4]) or "a file without space or desc"
+            what = f"this run has {existing}, the recipe wants {show(wanted)}"
+            detail = f"{what}; make that file or change entities"
+            rejections.append(Rejection(dataset.name, files[0].source, "not_rendered", detail))
             n_other += len(files) - 1
             continue
         fitting = [f for f in fitting if "echo" not in f.entities] or fitting
@@ -96,12 +101,6 @@ def _shared(scan: Scan, apart: tuple[str, ...], array: str | None = None) -> tup
     """Return folder, array and entities of a scan, but for those in `apart` and its hemisphere."""
     entities = sorted((k, v) for k, v in scan.entities.items() if k not in (*apart, "hemi"))
     return (scan.path.parent, array, *entities)
-
-
-def _not_rendered(dataset: DatasetConfig, files: list[Scan], wanted: dict[str, str]) -> Rejection:
-    existing = " or ".join(show(o) for o in _options(files)[:4]) or "a file without space or desc"
-    detail = f"this run has {existing}, the recipe wants {show(wanted)}; make that file or change entities"
-    return Rejection(dataset.name, files[0].source, "not_rendered", detail)
 
 
 def _options(files: list[Scan]) -> list[dict[str, str]]:
@@ -126,7 +125,7 @@ def _join_hemispheres(dataset: DatasetConfig, files: list[Scan]) -> tuple[list[S
     if "L" in sides and "R" in sides:
         left, right = sides.pop("L"), sides.pop("R")
         entities = {k: v for k, v in left.entities.items() if k != "hemi"}
-        whole.append(left._replace(entities=entities, right=right.path))
+        whole.append(replace(left, entities=entities, right=right.path))
     for side, scan in sides.items():
         rejections.append(Rejection(dataset.name, scan.source, "no_hemisphere", _other_half(side, scan)))
     return whole, rejections
@@ -171,7 +170,7 @@ def cut_up(dataset: DatasetConfig, scans: list[Scan]) -> list[Scan]:
             raise UserError(f"runs cuts {scan.source}, which has run and chunk already; remove chunk")
         for n, cut in enumerate(cuts(dataset.runs), 1):
             entities = scan.entities | {index: f"{n:0{width}d}"}
-            parts.append(scan._replace(source=f"{scan.source}{cut}", entities=entities, cut=cut))
+            parts.append(replace(scan, source=f"{scan.source}{cut}", entities=entities, cut=cut))
     return parts
 
 

@@ -60,17 +60,15 @@ class RunFiles:
             candidates = self.folder.candidates(entity_set(self.known), suffix, extension)
             fitting = [f for f in candidates if f.entities.get("desc") == kind.desc]
             # Of run-1 and run-01 the one that is written as the run is; of others the one with most entities.
-            ranked = sorted((*self._rank(f), f.file) for f in fitting if not self._differing(f, kind))
+            own = (f for f in fitting if not self._differing(f, kind))
+            written = self.known.items()
+            ranked = sorted((len(f.entity_set), len(f.entities.items() & written), f.file) for f in own)
             if len(ranked) > 1 and ranked[-1][:2] == ranked[-2][:2]:
                 both = f"{ranked[-2][2]} and {ranked[-1][2]}"
                 raise Rejected(kind.reason, f"{both} fit the run alike; remove the one that is not its own")
             if ranked:
                 return self.path.parent / ranked[-1][2]
         return None
-
-    def _rank(self, file: NamedFile) -> tuple[int, int]:
-        """Count a file's entities, and those that are written as the run's are, zeros included."""
-        return len(file.entity_set), len(file.entities.items() & self.known.items())
 
     def _differing(self, file: NamedFile, kind: Kind) -> list[str]:
         """Return the entities that make a file another run's."""

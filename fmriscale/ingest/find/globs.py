@@ -82,9 +82,8 @@ def _in_file(dataset: DatasetConfig, path: Path, root: Path) -> Iterator[Scan | 
     except Exception:  # zip, scipy and HDF5 each have their own
         yield Scan(path, source, entities, array="")  # rejected when it is completed
         return
-    for array in contents.arrays:
-        own = entities | short_names(array.fields)
-        yield Scan(path, f"{source}:{array.name}", own, array=array.name)
+    for name, fields in contents.arrays:
+        yield Scan(path, f"{source}:{name}", entities | short_names(fields), array=name)
     for group, content in contents.empty:
         detail = f"holds nothing that fits variable: '{variable}', but {content}; correct either"
         yield Rejection(dataset.name, f"{source}:{group}", "no_variable", detail)

@@ -26,19 +26,13 @@ from fmriscale.ingest.find.remedies import contradiction, no_task, tell_apart
 from fmriscale.ingest.find.stimulus import stimulus_of_run
 from fmriscale.ingest.find.tree import Tree
 from fmriscale.ingest.read.content import check_content
-from fmriscale.ingest.read.cuts import Cut
 
 
-@dataclass(frozen=True)
-class RunSource:
+@dataclass(frozen=True, kw_only=True)
+class RunSource(Scan):
     """A run before it is read: its file, its companion files, and what names and tables say of it."""
 
     dataset: str
-    path: Path  # image or array file; of GIFTI the left hemisphere
-    source: str  # path below the root, with `:array` for archives and `[first:end]` for cut files
-    entities: dict[str, str]  # BIDS entities (short names)
-    array: str | None = None  # name of the array in a file that holds several
-    cut: Cut | None = None  # its volumes in a file of several runs end to end
     shares_events: bool = False  # whether `events` are those of a file from which other runs are cut, too
     t_r: float | None = None  # from the participants table, s
     participant: dict[str, str] = field(default_factory=dict)  # columns of that table that the recipe keeps
@@ -51,7 +45,6 @@ class RunSource:
     confounds: Path | None = None
     events: Path | None = None
     form: str = "nifti"  # nifti, cifti, gifti or array (`form_of`)
-    right: Path | None = None  # GIFTI: the right hemisphere
     motion: Path | None = None  # HCP and XCP-D: a table of head motion
     outliers: Path | None = None  # XCP-D: a table of the volumes that moved too much
     evs: tuple[Path, ...] = ()  # HCP: events of a task run, one file a condition
@@ -113,7 +106,7 @@ def _find_runs(dataset: DatasetConfig, tree: Tree, group_column: str | None) -> 
     labels = {label for scan in scans for label in (scan.identity, scan.entities.get("sub")) if label}
     table = Participants(dataset, root, labels, group_column) if dataset.participants else None
     chosen = choice.cut_up(dataset, taken.chosen)
-    runs, refused = _complete_all(chosen, _Context(dataset, root, tree, form_of(dataset), table))
+    runs, refused = _complete_all(chosen, dataset, root, tree, table)
     rejections = [*listing.misfits, *listing.remarks, *unnamed, *taken.rejections]
     rejections += [Rejection(dataset.name, scan.source, why.reason, why.detail) for scan, why in refused]
     for folder, why in tree.unreadable.items():
@@ -142,7 +135,7 @@ def _list_scans(dataset: DatasetConfig, root: Path, tree: Tree) -> Listing:
     return find_bids(dataset, root, tree)
 
 
-def _n_files(scans: Iterable[Scan | RunSource]) -> int:
+def _n_files(scans: Iterable[Scan]) -> int:
     """Count files: a pair of hemispheres is two."""
     return sum(1 if scan.right is None else 2 for scan in scans)
 
@@ -167,7 +160,7 @@ def _add_names(dataset: DatasetConfig, scans: list[Scan]) -> tuple[list[Scan], l
         elif in_tree and "task" not in entities:
             rejections.append(Rejection(dataset.name, scan.source, "no_name", no_task(scan.path.name)))
         else:
-            named.append(scan._replace(entities=entities, identity=identity))
+            named.append(dataclasses.replace(scan, entities=entities, identity=identity))
     if not n_matching:
         what = f"name_pattern '{dataset.name_pattern}' matches none of {len(scans)} paths below root"
         raise UserError(f"{what}, e.g. {scans[0].source}; correct it")
@@ -176,28 +169,17 @@ def _add_names(dataset: DatasetConfig, scans: list[Scan]) -> tuple[list[Scan], l
     return named, rejections
 
 
-class _Context(NamedTuple):
-    """What a run depends on beside its file."""
-
-    dataset: DatasetConfig
-    root: Path
-    tree: Tree
-    form: str
-    table: Participants | None
-
-
 def _complete_all(
-    chosen: list[Scan], context: _Context
+    chosen: list[Scan], dataset: DatasetConfig, root: Path, tree: Tree, table: Participants | None
 ) -> tuple[list[RunSource], list[tuple[Scan, Rejected]]]:
     """Give scans their keys and companions; return those that cannot have them with the reason."""
     complete: list[tuple[Scan, RunSource]] = []
     refused: list[tuple[Scan, Rejected]] = []
     for scan in sorted(chosen, key=lambda scan: scan.source):
         try:
-            complete.append((scan, _complete(scan, context)))
+            complete.append((scan, _complete(scan, dataset, root, tree, table)))
         except Rejected as why:
             refused.append((scan, why))
-    dataset = context.dataset
     n_sharing = Counter((run.path, run.array, run.events) for _, run in complete if run.cut)
     ambiguous = ambiguous_keys(dataset.name, (run.entities for _, run in complete))
     some_mask = next((run.brain_mask for _, run in complete if run.brain_mask), None)
@@ -210,7 +192,7 @@ def _complete_all(
                 remedy = tell_apart((other.source, other.entities), (run.source, run.entities))
                 raise Rejected("duplicate_key", f"{other.source} is already {other.key}; {remedy}")
             if run.form == "nifti" and run.brain_mask is None and dataset.kind != "hcp":
-                check_no_mask(RunFiles(context.tree, run.path, run.entities), some_mask)
+                check_no_mask(RunFiles(tree, run.path, run.entities), some_mask)
             shares = n_sharing[run.path, run.array, run.events] > 1
             runs[run_identity(run.entities)] = dataclasses.replace(run, key=key, shares_events=shares)
         except Rejected as why:
@@ -218,38 +200,36 @@ def _complete_all(
     return list(runs.values()), refused
 
 
-def _complete(scan: Scan, context: _Context) -> RunSource:
+def _complete(
+    scan: Scan, dataset: DatasetConfig, root: Path, tree: Tree, table: Participants | None
+) -> RunSource:
     """Give a scan its entities and companions."""
+    form = form_of(dataset)
     if scan.array == "":
         with present(scan.path) as local:
             check_content(local, "array")
         raise Rejected("unreadable", f"not a readable {scan.path.suffix} archive; copy it again")
-    if context.form == "gifti" and scan.right is None:
+    if form == "gifti" and scan.right is None:
         raise Rejected("no_hemisphere", "its name says neither hemi-L nor hemi-R; rename it")
     participant = Participant(scan.entities.get("sub", ""))
-    if context.table is not None:
-        participant = context.table.look_up(scan.identity, scan.entities.get("sub"))
-        scan = scan._replace(entities=scan.entities | {"sub": participant.subject})
+    if table is not None:
+        participant = table.look_up(scan.identity, scan.entities.get("sub"))
+        scan = dataclasses.replace(scan, entities=scan.entities | {"sub": participant.subject})
     if not participant.subject:
         raise Rejected("no_name", "no subject in its name; give name_pattern with a group (?P<subject>...)")
-    stimulus, onset = stimulus_of_run(context.dataset, scan.entities, participant.kept)
+    stimulus, onset = stimulus_of_run(dataset, scan.entities, participant.kept)
     run = RunSource(
-        dataset=context.dataset.name,
-        path=scan.path,
-        source=scan.source,
-        entities=scan.entities,
-        array=scan.array,
-        cut=scan.cut,
+        **vars(scan),
+        dataset=dataset.name,
         t_r=participant.t_r,
         participant=participant.kept,
         participant_id=participant.table_id,
         group=participant.group,
         stimulus=stimulus,
         stimulus_onset=onset,
-        form=context.form,
-        right=scan.right,
-        **find_companions(scan, context.form, context.dataset, context.root, context.tree),
+        form=form,
+        **find_companions(scan, form, dataset, root, tree),
     )
-    if missing := [file for file in run.inputs() if context.tree.is_dangling(file)]:
+    if missing := [file for file in run.inputs() if tree.is_dangling(file)]:
         raise Rejected("not_fetched", f"{missing[0].name} is a link to nothing; fetch it (datalad get)")
     return run

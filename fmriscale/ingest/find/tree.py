@@ -89,7 +89,9 @@ class Tree:
         try:
             with os.scandir(path) as entries:
                 for entry in entries:
-                    if not _is_folder(entry):
+                    # Of a link named like a BIDS file the target is not looked up.
+                    is_file_link = "." in entry.name and "_" in entry.name and entry.is_symlink()
+                    if is_file_link or not entry.is_dir():
                         folder.files.append(entry.name)
                     elif not entry.name.startswith("."):
                         folder.folders.append(entry.name)
@@ -106,12 +108,6 @@ class Tree:
     def is_dangling(self, path: Path) -> bool:
         """Return whether a file is a link to content that was not fetched, as git-annex has them."""
         return path.name in self.folder(path.parent).links and not path.exists()
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    """Return whether an entry is a folder; of a link named like a BIDS file the target is not looked up."""
-    is_like_file = "." in entry.name and "_" in entry.name
-    return not (is_like_file and entry.is_symlink()) and entry.is_dir()
 
 
 @lru_cache(maxsize=256)

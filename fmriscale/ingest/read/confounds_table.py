@@ -94,9 +94,8 @@ class Table:
     def refuse_conflicts(self, wanted: Callable[[str], bool]) -> None:
         """Reject a wanted column that the file holds twice, with different numbers."""
         for name in filter(wanted, self.conflicting):
-            raise Rejected(
-                "confounds", f"{self.file}: {name} is there twice with different numbers; keep one"
-            )
+            what = f"{name} is there twice with different numbers"
+            raise Rejected("confounds", f"{self.file}: {what}; keep one")
 
 
 def load_table(path: Path) -> Table:

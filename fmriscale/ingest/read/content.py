@@ -107,8 +107,12 @@ def check_content(path: Path, form: str, prefix: str = "") -> None:
     if not head:
         what = "empty (0 bytes): a placeholder, or a download or copy that failed"
         raise Rejected("unreadable", f"{prefix}{what}; {_AGAIN}")
-    is_gzip = head.startswith(_GZIP)
-    kind, what, remedy = _identify(_decompressed(head) if is_gzip else head, path)
+    if is_gzip := head.startswith(_GZIP):
+        try:
+            head = zlib.decompressobj(31).decompress(head, _HEAD)
+        except zlib.error:  # damaged
+            head = b""
+    kind, what, remedy = _identify(head, path)
     if form == "array":
         form = path.suffix if path.suffix in _ACCEPTED else "table"
         remedy = _AGAIN if "NIfTI" in remedy or "arrays" in remedy else remedy
@@ -150,14 +154,6 @@ def reading_input(path: Path, form: str) -> Iterator[None]:
         raise UserError(f"{path}: {why.detail}") from why
 
 
-def _decompressed(head: bytes) -> bytes:
-    """Decompress the first bytes of a gzip file; none where they are damaged."""
-    try:
-        return zlib.decompressobj(31).decompress(head, _HEAD)
-    except zlib.error:
-        return b""
-
-
 def _identify(head: bytes, path: Path) -> tuple[str, str, str]:
     """Return the kind of content ("unknown" where nothing is clear), what it is in words, and the remedy."""
     size, swapped = (int.from_bytes(head[:4], order) for order in ("little", "big"))
@@ -191,11 +187,8 @@ def _is_mgh(head: bytes) -> bool:
 
 def _identify_text(head: bytes) -> tuple[str, str, str]:
     if _PAGE.match(head):
-        return (
-            "other",
-            "a web page (HTML)",
-            f"the download failed: log in or correct the address, and {_AGAIN}",
-        )
+        remedy = f"the download failed: log in or correct the address, and {_AGAIN}"
+        return "other", "a web page (HTML)", remedy
     if b"<GIFTI" in head:
         return "gifti", "a GIFTI file", "use features with labels_gii"
     text = " ".join(re.sub(r"<\?xml.*?\?>", "", head[:400].decode(errors="replace")).split())

@@ -92,17 +92,16 @@ def load_features(config: FeatureConfig) -> Features:
 def _read_volume(config: FeatureConfig, path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Return voxels [X, Y, Z] and affine of a NIfTI atlas or mask."""
     with reading_input(path, "nifti"):
-        volume = read_volume(path)
-    if volume.flaw:
-        raise UserError(f"{path}: {volume.flaw}; give it as it was released, or export it again")
-    values = volume.values
+        values, affine, flaw = read_volume(path)
+    if flaw:
+        raise UserError(f"{path}: {flaw}; give it as it was released, or export it again")
     if values.dtype.kind not in "biuf":
         raise UserError(f"{path}: voxels of type {values.dtype} are not real numbers")
     if values.ndim > 3 and set(values.shape[3:]) == {1}:
         values = values.reshape(values.shape[:3])
     if values.ndim != 3:
         raise UserError(f"{path}: shape {values.shape} is not 3D; features '{config.name}' need one volume")
-    return values, volume.affine
+    return values, affine
 
 
 def _load_labels(config: FeatureConfig, path: Path, atlas: Atlas | None = None) -> Features:
@@ -275,13 +274,12 @@ def read_brain_mask(path: Path, image: Image) -> np.ndarray:
     """Read a brain mask on the run's own grid as flags [X*Y*Z], first axis fastest."""
     prefix = f"brain mask {path.name}: "
     with reading(path, "nifti", prefix):
-        mask = read_volume(path)
-    values = mask.values
+        values, own_affine, flaw = read_volume(path)
     if values.dtype.kind not in "biuf" or np.isinf(values).any():
         raise Rejected("unreadable", f"{prefix}holds values that are no finite numbers; correct it")
-    if mask.flaw and image.affine_from is None:
-        raise Rejected("no_orientation", f"{prefix}{mask.flaw}; write it on the grid of its run")
-    affine = image.affine if mask.flaw else mask.affine
+    if flaw and image.affine_from is None:
+        raise Rejected("no_orientation", f"{prefix}{flaw}; write it on the grid of its run")
+    affine = image.affine if flaw else own_affine
     if values.shape != image.shape or not np.allclose(affine, image.affine, atol=1e-3):
         what = f"brain mask {path.name} has another grid ({values.shape}) than the run ({image.shape})"
         raise Rejected("other_space", f"{what}; both must come from one preprocessing")

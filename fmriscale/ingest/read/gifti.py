@@ -44,9 +44,8 @@ class Hemisphere:
 def load_surfaces(config: FeatureConfig, files: list[str]) -> tuple[FeatureSpace, tuple, SurfaceMembers]:
     """Read the label files of both hemispheres; every label above 0 that names a parcel is one feature."""
     if len(files) != 2:
-        raise UserError(
-            f"features '{config.name}': labels_gii needs two files, [left, right]; got {len(files)}"
-        )
+        what = f"labels_gii needs two files, [left, right]; got {len(files)}"
+        raise UserError(f"features '{config.name}': {what}")
     paths = [expand(file) for file in files]
     hemispheres = [_read_labels(path, side) for path, side in zip(paths, "LR", strict=True)]
     names = [tuple(table.values()) for _, table in hemispheres]

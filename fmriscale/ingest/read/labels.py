@@ -6,6 +6,7 @@ can be read in two ways is refused with both.
 
 import re
 from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import NoReturn
 
@@ -186,7 +187,7 @@ def _without_colours(path: Path, rests: list[str]) -> list[str]:
     if all(matches := [_ITK_SNAP.fullmatch(rest) for rest in rests]):
         return [match["name"] for match in matches if match]
     words = [rest.split() for rest in rests]
-    n_behind = min(map(_count_numbers_at_end, words))
+    n_behind = min(sum(1 for _ in takewhile(_NUMBER.fullmatch, line[:0:-1])) for line in words)
     whole = [_unquoted(rest) for rest in rests]
     if n_behind == 0:
         return whole
@@ -196,14 +197,6 @@ def _without_colours(path: Path, rests: list[str]) -> list[str]:
     if len(set(short)) == len(short) > 1:
         _refuse(path, f"the name on its first line is '{short[0]}' or '{rests[0]}'")
     return whole  # Visual 1, Visual 2: the number belongs to the name
-
-
-def _count_numbers_at_end(words: list[str]) -> int:
-    """Count the numbers at the end of a line, not counting its first word."""
-    n = 0
-    while n < len(words) - 1 and _NUMBER.fullmatch(words[-1 - n]):
-        n += 1
-    return n
 
 
 def _unquoted(name: str) -> str:

@@ -49,19 +49,10 @@ def _orientation_flaw(image: Any) -> str | None:
     return None if usable else "its affine places no voxel"
 
 
-@dataclass(frozen=True, eq=False)
-class Volume:
-    """An image in memory."""
-
-    values: np.ndarray  # [X, Y, Z, ...], scaled
-    affine: np.ndarray  # [4, 4], voxel index to mm
-    flaw: str | None  # why the header gives the voxels no position; None = it does
-
-
-def read_volume(path: Path) -> Volume:
-    """Read a whole image."""
+def read_volume(path: Path) -> tuple[np.ndarray, np.ndarray, str | None]:
+    """Return voxels [X, Y, Z, ...], affine [4, 4], and why the header gives no position; None = it does."""
     with open_nifti(path) as image:
-        return Volume(np.asarray(image.dataobj), np.asarray(image.affine), _orientation_flaw(image))
+        return np.asarray(image.dataobj), np.asarray(image.affine), _orientation_flaw(image)
 
 
 def read_grid(path: Path) -> tuple[tuple[int, ...], np.ndarray]:

@@ -43,7 +43,12 @@ def finish(
         duplicates = find_duplicates(states)
     states = [_without(folder, state, duplicates) for state in states]
 
-    runs, quarantine = _tables(config, plan, states, duplicates)
+    people = {d.name: d.people or d.name for d in config.datasets}
+    groups = {run.key: run.group for shard in plan.shards for run in shard.runs}
+    rows = [row for state in states for row in state.runs()]
+    runs = run_table(rows, people, config.split, groups, _stimuli(plan, rows))
+    rejected = [asdict(rejection) for rejection in (*plan.rejections, *duplicates.values())]
+    quarantine = quarantine_table(rejected + [line for state in states for line in state.rejections])
     manifest, files = render_manifest(_corpus_json(config, states, runs, quarantine), runs, quarantine)
     files_of = {folder / s.name: locate(folder, s) for s in states}
     moves = {file: path for path, file in files_of.items() if file is not None and file != path}
@@ -118,18 +123,6 @@ def _sweep(folder: Path, states: set[Path]) -> None:
     for dataset in {path.stem.rpartition("-")[0] for path in old}:
         if (folder / dataset).is_dir() and not any((folder / dataset).iterdir()):
             (folder / dataset).rmdir()
-
-
-def _tables(
-    config: CorpusConfig, plan: Plan, states: list[ShardState], duplicates: dict[str, Rejection]
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return runs.tsv and quarantine.tsv."""
-    people = {d.name: d.people or d.name for d in config.datasets}
-    groups = {run.key: run.group for shard in plan.shards for run in shard.runs}
-    rows = [row for state in states for row in state.runs()]
-    runs = run_table(rows, people, config.split, groups, _stimuli(plan, rows))
-    rejected = [asdict(rejection) for rejection in (*plan.rejections, *duplicates.values())]
-    return runs, quarantine_table(rejected + [line for state in states for line in state.rejections])
 
 
 def _stimuli(plan: Plan, rows: list[dict[str, Any]]) -> dict[str, tuple[str, float]]:

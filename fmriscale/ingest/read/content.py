@@ -173,16 +173,11 @@ def _identify(head: bytes, path: Path) -> tuple[str, str, str]:
         return "other", "a DICOM file", "convert the series (dcm2niix)"
     if head[257:262] == b"ustar":
         return "other", "a tar archive", "unpack it (tar xf)"
-    if _is_mgh(head):
+    version, *extents, voxels = (int.from_bytes(head[i : i + 4], "big") for i in range(0, 24, 4))
+    if len(head) > 284 and version == 1 and all(0 < n < 10**6 for n in extents) and voxels < 11:
         stem = path.name.split(".")[0]
         return "other", "an MGH image of FreeSurfer", f"convert it (mri_convert {stem}.mgz {stem}.nii.gz)"
     return _identify_text(head)
-
-
-def _is_mgh(head: bytes) -> bool:
-    """Recognize an MGH header: version 1, four extents, and a type of voxels."""
-    version, *extents, voxels = (int.from_bytes(head[i : i + 4], "big") for i in range(0, 24, 4))
-    return len(head) > 284 and version == 1 and all(0 < n < 10**6 for n in extents) and voxels < 11
 
 
 def _identify_text(head: bytes) -> tuple[str, str, str]:

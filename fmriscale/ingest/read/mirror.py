@@ -152,10 +152,10 @@ def mirror_of(path: Path) -> Mirror | None:
     return _mirror(url.read_text(), sources) if inner[:1] == ["tree"] and url.is_file() else None
 
 
-def local_path(text: str, relative_to: Path | None = None) -> Path:
+def local_path(text: str) -> Path:
     """Return a path of a recipe; for a URL, that of its placeholders. Braces stay to be filled in."""
     if not is_url(text):
-        return expand(text, relative_to)
+        return expand(text)
     fixed, brace, rest = text.partition("{")
     root, _, begun = fixed.rpartition("/") if brace else (text, "", "")
     folder = _mirror(root, sources_folder()).folder

@@ -154,10 +154,10 @@ def test_a_study_is_recorded_in_percent_and_points(modules):
 
 def test_measuring_at_toy_size_leaves_records_and_page_alone():
     before = {path: path.read_bytes() for path in [PAGES[0], *(FOLDER / "results").iterdir()]}
-    command = [sys.executable, FOLDER / "run.py", "--only", "sampling", "--quick"]
+    command = [sys.executable, FOLDER / "run.py", "--only", "training_bf16", "--quick"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "sampling.json" in done.stdout
+    assert "training_bf16.json" in done.stdout
     assert before == {path: path.read_bytes() for path in [PAGES[0], *(FOLDER / "results").iterdir()]}
 
 

@@ -44,7 +44,7 @@ def test_a_linear_effect_is_found_by_raw_windows_and_pca(films, tmp_path):
 
 
 def test_connectivity_is_found_by_connectivity_alone(patients, tmp_path):
-    summary = probe(tmp_path / "out", patients, target="dx")
+    summary = probe(tmp_path / "out", patients, target="dx", n_folds=2)
     found = figures(summary)
     assert min(found["connectivity"], found["tangent"]) > 0.95
     assert abs(found["run_mean"] - 0.5) < 0.01 and abs(found["shuffled"] - 0.5) < 0.2
@@ -57,7 +57,7 @@ def test_a_number_is_predicted_with_r_and_error(tmp_path):
     people = [{"age": f"{20 + 10 * (n % 2) + n % 3}", "coupled": n % 2} for n in range(60)]
     people[5]["age"] = "n/a"
     corpus = write_people(tmp_path / "corpus", people)
-    summary = probe(tmp_path / "out", corpus, target="age", kind="regress")
+    summary = probe(tmp_path / "out", corpus, target="age", kind="regress", n_folds=2)
     assert summary["figures"] == ["r", "mae"] and summary["left_out"] == {"no value of age": 1}
     assert figures(summary)["connectivity"] > 0.85
     error = figures(summary, "mae")["connectivity"]
@@ -71,8 +71,8 @@ def test_what_the_site_makes_vanishes_when_it_is_regressed_out(tmp_path):
     labels = np.where(rng.permutation(100) < 85, sites, 1 - sites)
     people = [{"dx": str(d), "site": f"s{s}", "coupled": s} for d, s in zip(labels, sites, strict=True)]
     corpus = write_people(tmp_path / "corpus", people)
-    plain = figures(probe(tmp_path / "plain", corpus, target="dx", n_folds=4))
-    freed = figures(probe(tmp_path / "freed", corpus, target="dx", n_folds=4, regress_out="[site]"))
+    plain = figures(probe(tmp_path / "plain", corpus, target="dx", n_folds=2))
+    freed = figures(probe(tmp_path / "freed", corpus, target="dx", n_folds=2, regress_out="[site]"))
     assert plain["connectivity"] > 0.75
     assert freed["connectivity"] < 0.6
 
@@ -143,7 +143,7 @@ def test_encoders_are_judged_against_fresh_ones_and_the_best_baseline(films, tmp
 def test_a_person_is_the_mean_over_the_runs(tmp_path):
     people = [{"dx": f"{n % 2}", "coupled": n % 2, "runs": 2} for n in range(24)]
     corpus = write_people(tmp_path / "corpus", people)
-    summary = probe(tmp_path / "out", corpus, target="dx", rows="person", n_folds=4)
+    summary = probe(tmp_path / "out", corpus, target="dx", rows="person", n_folds=2)
     assert (summary["n_rows"], summary["n_runs"]) == (24, 48)
     assert figures(summary)["connectivity"] > 0.9
 

@@ -43,6 +43,12 @@ def films(tmp_path_factory):
     return write_films(tmp_path_factory.mktemp("films") / "corpus", n_people=4)
 
 
+@pytest.fixture(scope="module")
+def whole(people, tmp_path_factory):
+    """The summary of a probe that nothing happened to."""
+    return probe(tmp_path_factory.mktemp("whole") / "out", people, target="dx", n_folds=2)
+
+
 def opened(corpus, **settings):
     config = ProbeConfig(out="x", corpus=str(corpus), **{"target": "dx", **settings})
     return open_probe(config, Corpus.open(corpus))
@@ -152,9 +158,8 @@ def without_times(summary):
     return summary
 
 
-def test_a_killed_probe_goes_on_and_ends_the_same(people, tmp_path):
-    settings = {"target": "dx", "n_folds": 3, "seeds": "[0, 1]"}
-    whole = probe(tmp_path / "whole", people, **settings)
+def test_a_killed_probe_goes_on_and_ends_the_same(people, whole, tmp_path):
+    settings = {"target": "dx", "n_folds": 2}
     out = tmp_path / "killed"
     line = [
         sys.executable,
@@ -166,7 +171,7 @@ def test_a_killed_probe_goes_on_and_ends_the_same(people, tmp_path):
     deadline = time.monotonic() + 240
     while len(list((out / "fits").glob("*.json")) if (out / "fits").exists() else ()) < 3:
         assert time.monotonic() < deadline and process.poll() is None
-        time.sleep(0.05)
+        time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     done = {path.name: path.stat().st_mtime_ns for path in (out / "fits").glob("*.json")}
@@ -177,10 +182,8 @@ def test_a_killed_probe_goes_on_and_ends_the_same(people, tmp_path):
     assert not (out / "features").exists()
 
 
-def test_tasks_of_an_array_make_the_summary_of_one_process(people, tmp_path):
-    settings = {"target": "dx", "n_folds": 2}
-    whole = probe(tmp_path / "whole", people, **settings)
-    line = options(tmp_path / "parts", people, **settings)
+def test_tasks_of_an_array_make_the_summary_of_one_process(people, whole, tmp_path):
+    line = options(tmp_path / "parts", people, target="dx", n_folds=2)
     for task in range(3):
         assert run([*line, "--task-id", str(task), "--num-tasks", "3"]) == 0
     assert run([*line, "--finish"]) == 0

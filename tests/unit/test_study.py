@@ -217,6 +217,7 @@ def test_workers_and_the_parent_are_killed_and_the_next_run_does_what_is_missing
             else:
                 while finished_runs(place / "killed") < 2:  # cells are logged while others are computed
                     assert parent.poll() is None, (place / "log.txt").read_text()
+                    time.sleep(0.005)
                 parent.kill()
         _, alive = psutil.wait_procs([parent, *workers], timeout=30)
         assert not alive, "workers outlive their parent"

@@ -26,9 +26,10 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
+import pandas as pd
 import transfer_page
 import transfer_record
-from transfer_questions import CORPORA, LIMITS, QUESTIONS, WEIGHTED, Question, Settings, Toy, write_toy
+from transfer_questions import CORPORA, LIMITS, ONCE, QUESTIONS, WEIGHTED, Question, Settings, Toy, write_toy
 
 from fmriscale import cli, train
 from fmriscale.common.errors import EXIT_OK, EXIT_QUARANTINED, UserError
@@ -80,10 +81,11 @@ def answer(question: Question, name: str, seeds: list[int], work: Path, *, contr
     corpus = sharded(question.corpus, work)
     settings = {**question.probe, "out": work / "probes" / name, "corpus": corpus, "seeds": seeds}
     settings |= tracking(work)
-    main, once = next(iter(question.arms)), seeds[:1]
-    seeds_of = {arm: once if controls_once and arm != main else seeds for arm in question.arms}
-    if question.trained_once:
-        seeds_of = dict.fromkeys(question.arms, once)
+    main = next(iter(question.arms))
+    seeds_of = {
+        arm: seeds[:1] if ONCE in recipe or (controls_once and arm != main) else seeds
+        for arm, recipe in question.arms.items()
+    }
     encoders = pretrained(question, name, seeds_of, settings, work)
     fmriscale(
         ["probe", *options({**settings, **{f"encoders.{arm}": text for arm, text in encoders.items()}})]
@@ -97,7 +99,7 @@ def sharded(name: str, work: Path) -> Path:
         if name == Toy.corpus:
             write_toy(folder)
         else:
-            fmriscale(["shard", *CORPORA[name](work), "--out", str(folder)], fine=(EXIT_OK, EXIT_QUARANTINED))
+            fmriscale([*CORPORA[name](work), "--out", str(folder)], fine=(EXIT_OK, EXIT_QUARANTINED))
     return folder
 
 
@@ -108,15 +110,17 @@ def pretrained(
     question: Question, name: str, seeds_of: dict[str, list[int]], settings: Settings, work: Path
 ) -> dict[str, str]:
     """Return by arm where its encoders are, with {fold} and {seed} for the numbers; train the missing."""
-    corpus, folds = Corpus.open(settings["corpus"]), test_sides(settings)
+    asked, folds = Corpus.open(settings["corpus"]).runs, test_sides(settings)
+    source = question.pretrain_corpus or question.corpus
+    runs = Corpus.open(str(sharded(source, work))).runs
     encoders = {}
     for arm, recipe in question.arms.items():
         links = work / "encoders" / name / arm
         links.mkdir(parents=True, exist_ok=True)
-        own = {name: value for name, value in recipe.items() if name not in (*LIMITS, WEIGHTED)}
+        own = {name: value for name, value in recipe.items() if name not in (*LIMITS, WEIGHTED, ONCE)}
         seeds = seeds_of[arm]
         for seed, (fold, tested) in itertools.product(seeds, enumerate(folds)):
-            run = trained(question.corpus, own | unseen(question, corpus, tested, recipe), arm, seed, work)
+            run = trained(source, own | unseen(question, runs, asked.iloc[tested], recipe), arm, seed, work)
             link = links / f"fold{fold}_seed{seed}"
             link.unlink(missing_ok=True)
             link.symlink_to(weighted(run) if WEIGHTED in recipe else run / "encoder")
@@ -134,15 +138,16 @@ def test_sides(settings: Settings) -> list[list[int]]:
     return [fold.test.tolist() for fold in probe.folds]
 
 
-def unseen(question: Question, corpus: Corpus, tested: list[int], recipe: Settings) -> Settings:
-    """Return the settings that keep the people and data sets of the test side out of pre-training.
+def unseen(question: Question, runs: pd.DataFrame, tested: pd.DataFrame, recipe: Settings) -> Settings:
+    """Return the settings that keep what the test side has out of pre-training: people, data sets, or runs.
 
     A recipe may be of fewer people or stimuli than there are: the first ones by name.
     """
-    runs = corpus.runs
-    kept = [name for name in question.pretrain_on if name not in set(runs["dataset"].iloc[tested])]
+    left_out = set(tested["dataset"]) if "dataset" in question.unseen else set()
+    kept = [name for name in question.pretrain_on if name not in left_out]
     there = runs["dataset"].isin(kept)
-    held_out = runs["person"].isin(set(runs["person"].iloc[tested])) & there
+    own = [runs[column].isin(tested[column]) for column in question.unseen if column != "dataset"]
+    held_out = there & np.logical_or.reduce(own)
     for name, column in LIMITS.items():
         if name in recipe:
             known = sorted(set(runs[column][there & ~held_out]))

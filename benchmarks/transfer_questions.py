@@ -19,10 +19,13 @@ from fmriscale.common.files import expand
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 FILM_PARTS = {"forrest_a": (1, 2, 3), "forrest_b": (4, 5, 6), "forrest_c": (7, 8)}
 """Runs of the film by data set, so that folds can leave parts of the film out."""
+ALICE_HALVES = {"alice_a": slice(0, 181), "alice_b": slice(181, 362)}
+"""Volumes of the two halves of the Alice story."""
 LIMITS = {"n_people": "person", "n_stimuli": "stimulus"}
 """Settings of an arm that make the data smaller, and the columns that they count."""
-WEIGHTED = "weighted"
-"""Setting of an arm: what it starts from is weighted by how much people share it (transfer.weighted)."""
+WEIGHTED, ONCE = "weighted", "once"
+"""Settings of an arm: what it starts from is weighted by how much people share it (transfer.weighted); it is
+trained with the first seed alone."""
 Settings = dict[str, Any]
 
 
@@ -37,18 +40,20 @@ class Question:
     arms: dict[str, Settings]
     """Settings of pre-training by arm; the first is the one that is judged."""
     pretrain_on: tuple[str, ...]
-    """Data sets; those that a fold tests are left out, and so are its people."""
+    """Data sets that encoders are pre-trained on."""
     to_beat: str
     """What was reached before, in words."""
-    trained_once: bool = False
-    """Its encoders are of the first seed alone."""
+    unseen: tuple[str, ...] = ("person", "dataset")
+    """Columns of runs: a run whose value a fold tests is kept out of pre-training."""
+    pretrain_corpus: str | None = None
+    """Corpus of `pretrain_on`, where it is not the one that is asked."""
 
 
 # ---------------------------------------------------------------- corpora
 
 
 def film_corpus(work: Path) -> list[str]:
-    """Write the recipe of the film in three parts, with its labels volume by volume; return the options."""
+    """Write the recipe of the film in three parts, with its labels volume by volume; return the command."""
     source = expand("$FMRISCALE_DATA/studyforrest_avmovie_shen267")
     labels = work / "film_labels"
     labels.mkdir(parents=True, exist_ok=True)
@@ -61,6 +66,16 @@ def film_corpus(work: Path) -> list[str]:
             "loudness": np.log10(table["audio_rms"] + 1e-4).round(4),
         }
         pd.DataFrame(events).to_csv(labels / f"run-{run}_events.tsv", sep="\t", index=False)
+    return film_in_parts(work / "corpus_film.yaml", f"{labels.resolve()}/run-{{run}}_events.tsv")
+
+
+def places_corpus(work: Path) -> list[str]:
+    """Write the recipe of the film in three parts, with the places of its shots; return the command."""
+    return film_in_parts(work / "corpus_film_places.yaml", "{root}/locations_run-{run}_events.tsv")
+
+
+def film_in_parts(path: Path, events: str) -> list[str]:
+    """Write the recipe of the film, each part a data set; return the command that shards it."""
     recipe = yaml.safe_load((CONFIGS / "corpus_studyforrest_movie.yaml").read_text())
     one = recipe["datasets"][0]
     recipe["datasets"] = [
@@ -68,27 +83,50 @@ def film_corpus(work: Path) -> list[str]:
             **one,
             "name": name,
             "files": f"run-[{''.join(map(str, runs))}].npz",
-            "events": f"{labels.resolve()}/run-{{run}}_events.tsv",
+            "events": events,
             "stimulus": "forrest_gump_{run}",
         }
         for name, runs in FILM_PARTS.items()
     ]
-    path = work / "corpus_film.yaml"
     path.write_text(yaml.safe_dump(recipe, sort_keys=False))
-    return ["--config", str(path)]
+    return ["shard", "--config", str(path)]
 
 
-def recipe_of(name: str) -> Callable[[Path], list[str]]:
-    """Return what gives the options of a corpus that has a recipe in configs/; everybody may train."""
+def alice_corpus(work: Path) -> list[str]:
+    """Write each half of every Alice run as an array of its own, and their recipe; return the command."""
+    recipe = yaml.safe_load((CONFIGS / "corpus_alice.yaml").read_text())
+    one = {name: value for name, value in recipe["datasets"][0].items() if name != "events"}
+    files = sorted(expand("$FMRISCALE_DATA/alice_rois").glob("6mm/*-timecourses.txt"))
+    recipe["datasets"] = []
+    for name, half in ALICE_HALVES.items():
+        folder = work / "alice" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        for file in files:
+            np.savetxt(folder / file.name, np.loadtxt(file)[half], "%.6g")
+        own = {"name": name, "root": str(folder), "files": "*-timecourses.txt", "stimulus": name}
+        recipe["datasets"].append({**one, **own, "people": "alice"})
+    path = work / "corpus_alice.yaml"
+    path.write_text(yaml.safe_dump(recipe, sort_keys=False))
+    return ["shard", "--config", str(path)]
+
+
+def recipe_of(verb: str, name: str, *more: str) -> Callable[[Path], list[str]]:
+    """Return what gives the command of a corpus that has a recipe in configs/; everybody may train."""
     everybody = ["--split.val", "0", "--split.test", "0"]
-    return lambda _: ["--config", str(CONFIGS / f"corpus_{name}.yaml"), *everybody]
+    return lambda _: [verb, "--config", str(CONFIGS / f"{name}.yaml"), *everybody, *more]
 
 
 CORPORA: dict[str, Callable[[Path], list[str]]] = {
     "film": film_corpus,
-    "films": recipe_of("films"),
-    "abide": recipe_of("abide"),
+    "film_places": places_corpus,
+    "films": recipe_of("shard", "corpus_films"),
+    "abide": recipe_of("shard", "corpus_abide"),
+    "alice": alice_corpus,
+    "haxby": recipe_of("shard", "corpus_haxby"),
+    "timbre": recipe_of("simulate", "simulate_timbre", "--form", "corpus"),
+    "listeners": recipe_of("simulate", "simulate_listeners"),
 }
+"""The command that makes a corpus, by name; it gets the folder as --out."""
 
 # ---------------------------------------------------------------- arms
 
@@ -131,12 +169,18 @@ WITHIN: Settings = {
 SHIFTED: Settings = {"data.stimulus_clock": "shifted"}
 START: Settings = {"train.steps": 1, "train.warmup_steps": 0, "train.lr": 1e-12}
 """What training across people starts from: shared directions of what pre-trains, which need no labels."""
+MIXED: Settings = {
+    **{"train.ntp_weight": 0.3, "train.connectivity_weight": 0.3, ONCE: True},
+    **{name: WITHIN[name] for name in ("train.pair", "train.global_batch", "train.max_micro_batch")},
+}
+"""What is learned beside the other people: pairs within a person, and connectivity."""
 ACROSS_ARMS = {
     "across_people": CONTRAST,
     "within_person": WITHIN,
     "shifted_clock": CONTRAST | SHIFTED,
     "start": CONTRAST | START,
     "weighted_start": CONTRAST | START | {WEIGHTED: True},
+    "mixed": CONTRAST | MIXED,
 }
 GENTLE: Settings = {"train.steps": 100, "train.lr": 1e-4}
 """One film is learned by heart: more than this made the transfer to a story worse."""
@@ -164,16 +208,37 @@ REST_NTP: Settings = {
     **REST,
     **{"data.pairs.length": 32, "data.pairs.gap": 10, "data.pairs.negatives": {"other_dataset": 1.0}},
 }
-REST_ARMS = {"taught_by_connectivity": TAUGHT, "within_person": REST_NTP}
+REST_ARMS = {
+    "taught_by_connectivity": TAUGHT,
+    "within_person": REST_NTP,
+    "mixed": TAUGHT | {"train.ntp_weight": 0.5, ONCE: True},
+}
 
-SHORTER: Settings = CONTRAST | {"train.steps": 100}
+SHUFFLED: Settings = {"data.volume_order": "shuffled", "data.access": "memory"}
+BLOCKS: Settings = {
+    **WITHIN,
+    **{"model.start": "random", "model.init_projection": "random", "model.dropout": 0.1},
+    **{"model.input_dropout": 0, "train.pool": "mean", "train.weight_decay": 0.1, "train.warmup_steps": 50},
+    **{"data.pairs.length": 4, "data.pairs.stride": 1, "data.pairs.min_distance": 12},
+    **{"data.pairs.negatives": {"same_run": 1}, "data.space": "haxby_slice_530"},
+}
+"""Short sequences ask for what lasts through a block (configs/pretrain_haxby.yaml)."""
+TONES: Settings = {
+    **SMALL,
+    **{"data.pairs.length": 5, "data.pairs.stride": 2, "data.pairs.gap": 0, "data.pairs.min_distance": 15},
+    **{"data.pairs.negatives": {"same_run": 0.3, "same_subject": 0.7}, "train.steps": 1000},
+    **{"train.global_batch": 128, "train.max_micro_batch": 128, "train.lr": 1e-3, "train.warmup_steps": 75},
+}
+"""That of configs/pretrain_simulated.yaml."""
+
+SHORTER: Settings = CONTRAST | {"train.steps": 100, ONCE: True}
 SCALED = {
     "people": {n: SHORTER | {"n_people": n} for n in (2, 3, 5, 7)},
     "stimuli": {n: SHORTER | {"n_stimuli": n} for n in (1, 2, 4)},
     "width": {n: SHORTER | {"model.d_model": n} for n in (16, 32, 128)},
 }
 """Arms by what is scaled and how much of it there is; beside all of it, width 64."""
-SCALE_ARMS: dict[str, Settings] = {"full": SHORTER, "start": CONTRAST | START} | {
+SCALE_ARMS: dict[str, Settings] = {"full": SHORTER, "start": CONTRAST | START | {ONCE: True}} | {
     f"{what}_{n}": arm for what, of in SCALED.items() for n, arm in of.items()
 }
 
@@ -187,6 +252,13 @@ SITES: Settings = {"rows": "run", "windows.length": 64, "windows.stride": 32, "f
 TEN = ("caltech", "cmu_a", "nyu", "sdsu", "stanford", "trinity", "um_1", "um_2", "usm", "yale")
 SAMPLES = tuple(f"abide_{name}" for name in TEN)
 ABIDE: Settings = {**SITES, "n_folds": 3, "datasets": list(SAMPLES)}
+
+
+STORY: Settings = {**WINDOWS, "n_folds": 3, "target": "moment", "folds_by": "subject", "space": "shen293"}
+STORY_ARMS = {
+    name: arm | (GENTLE if name in ("across_people", "shifted_clock", "mixed") else {})
+    for name, arm in ACROSS_ARMS.items()
+}
 
 
 def abide(title: str, to_beat: str, **settings: Any) -> Question:
@@ -211,6 +283,15 @@ QUESTIONS: dict[str, Question] = {
         tuple(FILM_PARTS),
         "logistic regression: AUC .770",
     ),
+    "film_place": Question(
+        "studyforrest: inside or outside? (people and parts of the film never seen)",
+        "film_places",
+        {**BOTH, "target": "int_or_ext"},
+        ACROSS_ARMS,
+        tuple(FILM_PARTS),
+        "logistic regression: AUC .515",
+        pretrain_corpus="film",
+    ),
     "film_moments": Question(
         "studyforrest: which moment of a part of the film that no encoder has seen?",
         "film",
@@ -232,21 +313,33 @@ QUESTIONS: dict[str, Question] = {
         SCALE_ARMS,
         tuple(FILM_PARTS),
         "",
-        trained_once=True,
     ),
     "story_moments": Question(
         "Pie Man: which moment of the story? (pre-trained on another film and other people)",
         "films",
-        {
-            **{**WINDOWS, "windows.delay": 15.0, "n_folds": 3, "target": "moment", "folds_by": "subject"},
-            **{"datasets": ["pieman"], "space": "shen293", "train_sizes": [2, 5, 10, 20]},
-        },
-        {
-            name: arm | (GENTLE if name in ("across_people", "shifted_clock") else {})
-            for name, arm in ACROSS_ARMS.items()
-        },
+        {**STORY, "windows.delay": 15.0, "datasets": ["pieman"], "train_sizes": [2, 5, 10, 20]},
+        STORY_ARMS,
         ("qtab",),
         "whitening: .152, .221, .321, .416 with 2, 5, 10, 20 people",
+    ),
+    "qtab_moments": Question(
+        "QTAB: which moment of a film? (pre-trained on another story and other people)",
+        "films",
+        {**STORY, "datasets": ["qtab"], "train_sizes": [2, 5, 10, 20]},
+        STORY_ARMS,
+        ("pieman",),
+        "",
+    ),
+    "alice_moments": Question(
+        "Alice: which moment of the second half? (six regions; no encoder has heard it)",
+        "alice",
+        {
+            **{**FILM, "target": "moment", "folds_by": "subject"},
+            **{"datasets": ["alice_b"], "train_sizes": [2, 5, 10]},
+        },
+        ACROSS_ARMS,
+        tuple(ALICE_HALVES),
+        "",
     ),
     "film_adapted": Question(
         "studyforrest: the same moments, encoders that learn them (all weights)",
@@ -262,10 +355,7 @@ QUESTIONS: dict[str, Question] = {
     "story_adapted": Question(
         "Pie Man: the same moments, encoders that learn them (all weights)",
         "films",
-        {
-            **{**WINDOWS, "windows.delay": 15.0, "n_folds": 3, "target": "moment", "folds_by": "subject"},
-            **{"datasets": ["pieman"], "space": "shen293", **ADAPTED},
-        },
+        {**STORY, "windows.delay": 15.0, "datasets": ["pieman"], **ADAPTED},
         {"across_people": CONTRAST | GENTLE},
         ("qtab",),
         "",
@@ -273,6 +363,39 @@ QUESTIONS: dict[str, Question] = {
     "abide_diagnosis": abide("ABIDE I: autism or not? (sites never seen)", "AUC .776", target="DX_GROUP"),
     "abide_age": abide("ABIDE I: age (sites never seen)", "", target="AGE_AT_SCAN", kind="regress"),
     "abide_sex": abide("ABIDE I: sex (sites never seen)", "", target="SEX"),
+    "abide_sample": Question(
+        "ABIDE I: which of ten samples? (people never seen)",
+        "abide",
+        {**ABIDE, "folds_by": "subject", "target": "dataset"},
+        {name: arm | {ONCE: True} for name, arm in REST_ARMS.items()},
+        SAMPLES,
+        "connectivity: .824 on 131 people of all samples",
+        unseen=("person",),
+    ),
+    "haxby_category": Question(
+        "Haxby: which of eight categories? (one person, runs never seen)",
+        "haxby",
+        {
+            **{"rows": "window", "windows.length": 9, "windows.delay": 2.5, "space": "haxby_slice_530"},
+            **{"target": "trial_type", "folds_by": "run", "n_folds": 6},
+        },
+        {"within_person": BLOCKS, "shuffled_order": BLOCKS | SHUFFLED},
+        ("haxby_slice",),
+        "linear SVM on single windows, pairs of one category: 76.6 %",
+        unseen=("key",),
+    ),
+    "timbre": Question(
+        "Simulated timbre experiment: which timbre? (17 people never seen)",
+        "timbre",
+        {
+            **{"rows": "window", "windows.length": 5, "windows.delay": 4.0, "target": "timbre"},
+            **{"folds_by": "subject", "n_folds": 4, "train_sizes": [1, 4]},
+        },
+        {"within_person": TONES, "shuffled_order": TONES | SHUFFLED},
+        ("simulated",),
+        "linear SVM on single windows, pairs of one timbre: 95 %",
+        pretrain_corpus="listeners",
+    ),
 }
 
 # ---------------------------------------------------------------- a toy size

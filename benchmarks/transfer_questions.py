@@ -130,6 +130,14 @@ CORPORA: dict[str, Callable[[Path], list[str]]] = {
 
 # ---------------------------------------------------------------- arms
 
+
+def pretraining(name: str) -> Settings:
+    """Return the model, the pairs and the training of a recipe in configs/."""
+    recipe = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
+    parts = {"model": recipe["model"], "train": recipe["train"], "data.pairs": recipe["data"]["pairs"]}
+    return {f"{part}.{setting}": value for part, own in parts.items() for setting, value in own.items()}
+
+
 SMALL: Settings = {"model.preset": "tiny", "model.d_model": 64, "model.n_layers": 2, "model.n_heads": 4}
 TRAINED: Settings = {
     "train.lr": 1e-3,
@@ -215,22 +223,6 @@ REST_ARMS = {
 }
 
 SHUFFLED: Settings = {"data.volume_order": "shuffled", "data.access": "memory"}
-BLOCKS: Settings = {
-    **WITHIN,
-    **{"model.start": "random", "model.init_projection": "random", "model.dropout": 0.1},
-    **{"model.input_dropout": 0, "train.pool": "mean", "train.weight_decay": 0.1, "train.warmup_steps": 50},
-    **{"data.pairs.length": 4, "data.pairs.stride": 1, "data.pairs.min_distance": 12},
-    **{"data.pairs.negatives": {"same_run": 1}, "data.space": "haxby_slice_530"},
-}
-"""Short sequences ask for what lasts through a block (configs/pretrain_haxby.yaml)."""
-TONES: Settings = {
-    **SMALL,
-    **{"data.pairs.length": 5, "data.pairs.stride": 2, "data.pairs.gap": 0, "data.pairs.min_distance": 15},
-    **{"data.pairs.negatives": {"same_run": 0.3, "same_subject": 0.7}, "train.steps": 1000},
-    **{"train.global_batch": 128, "train.max_micro_batch": 128, "train.lr": 1e-3, "train.warmup_steps": 75},
-}
-"""That of configs/pretrain_simulated.yaml."""
-
 SHORTER: Settings = CONTRAST | {"train.steps": 100, ONCE: True}
 SCALED = {
     "people": {n: SHORTER | {"n_people": n} for n in (2, 3, 5, 7)},
@@ -259,6 +251,11 @@ STORY_ARMS = {
     name: arm | (GENTLE if name in ("across_people", "shifted_clock", "mixed") else {})
     for name, arm in ACROSS_ARMS.items()
 }
+
+
+def as_in(name: str) -> dict[str, Settings]:
+    """Return the arms of a recipe in configs/: as it is, and on volumes in random order."""
+    return {"within_person": pretraining(name), "shuffled_order": pretraining(name) | SHUFFLED}
 
 
 def abide(title: str, to_beat: str, **settings: Any) -> Question:
@@ -379,7 +376,7 @@ QUESTIONS: dict[str, Question] = {
             **{"rows": "window", "windows.length": 9, "windows.delay": 2.5, "space": "haxby_slice_530"},
             **{"target": "trial_type", "folds_by": "run", "n_folds": 6},
         },
-        {"within_person": BLOCKS, "shuffled_order": BLOCKS | SHUFFLED},
+        {name: arm | {"data.space": "haxby_slice_530"} for name, arm in as_in("pretrain_haxby").items()},
         ("haxby_slice",),
         "linear SVM on single windows, pairs of one category: 76.6 %",
         unseen=("key",),
@@ -391,7 +388,7 @@ QUESTIONS: dict[str, Question] = {
             **{"rows": "window", "windows.length": 5, "windows.delay": 4.0, "target": "timbre"},
             **{"folds_by": "subject", "n_folds": 4, "train_sizes": [1, 4]},
         },
-        {"within_person": TONES, "shuffled_order": TONES | SHUFFLED},
+        as_in("pretrain_simulated"),
         ("simulated",),
         "linear SVM on single windows, pairs of one timbre: 95 %",
         pretrain_corpus="listeners",

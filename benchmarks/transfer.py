@@ -7,8 +7,8 @@ For every question: the corpus is sharded from $FMRISCALE_DATA, every arm is pre
 fmriscale/train.py for every fold, without the people and data sets that the fold tests, and `fmriscale
 probe` asks the encoders of all seeds and the baselines. All is in one MLflow store (WORK/mlflow.db); what is
 finished is not done again. The results go to docs/benchmark.md and docs/benchmark.png, their numbers to
-WORK/benchmark.json. Questions, recipes and their origin: transfer_questions.py. With --quick, noise stands
-for the data, and little is trained.
+WORK/benchmark.json. Questions and recipes: transfer_questions.py; corpora: transfer_corpora.py. With --quick,
+noise stands for the data, and little is trained.
 """
 
 import argparse
@@ -29,7 +29,8 @@ import numpy as np
 import pandas as pd
 import transfer_page
 import transfer_record
-from transfer_questions import CORPORA, LIMITS, ONCE, QUESTIONS, WEIGHTED, Question, Settings, Toy, write_toy
+from transfer_corpora import CORPORA, write_toy
+from transfer_questions import LIMITS, ONCE, QUESTIONS, WEIGHTED, Question, Settings, Toy
 
 from fmriscale import cli, train
 from fmriscale.common.errors import EXIT_OK, EXIT_QUARANTINED, UserError

@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from transfer_questions import FILM_PARTS, SCALED
+from transfer_corpora import FILM_PARTS
+from transfer_questions import SCALED
 
 from fmriscale.corpus.reader import Corpus
 from fmriscale.model.encoder import Encoder

@@ -102,7 +102,7 @@ ACROSS_ARMS = {
     "mixed": CONTRAST | MIXED,
 }
 GENTLE: Settings = {"train.steps": 100, "train.lr": 1e-4}
-"""One film is learned by heart: more than this made the transfer to a story worse."""
+"""One film or story is learned by heart: more than this made the transfer to another one worse."""
 REST: Settings = {
     **TRAINED,
     "model.preset": "tiny",
@@ -245,7 +245,7 @@ QUESTIONS: dict[str, Question] = {
             **{**FILM, "target": "moment", "folds_by": "subject"},
             **{"datasets": ["alice_b"], "train_sizes": [2, 5, 10]},
         },
-        ACROSS_ARMS,
+        STORY_ARMS,
         tuple(ALICE_HALVES),
         "",
     ),

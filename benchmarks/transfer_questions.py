@@ -296,8 +296,8 @@ QUESTIONS: dict[str, Question] = {
         "Simulated timbre experiment: which timbre? (17 people never seen)",
         "timbre",
         {
-            **{"rows": "window", "windows.length": 5, "windows.delay": 4.0, "target": "timbre"},
-            **{"folds_by": "subject", "n_folds": 4, "train_sizes": [1, 4]},
+            **{"rows": "window", "windows.length": 5, "windows.delay": 4.0, "pool": "bins"},
+            **{"target": "timbre", "folds_by": "subject", "n_folds": 4, "train_sizes": [1, 4]},
         },
         as_in("pretrain_simulated"),
         ("simulated",),

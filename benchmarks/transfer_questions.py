@@ -284,7 +284,7 @@ QUESTIONS: dict[str, Question] = {
         "Haxby: which of eight categories? (one person, runs never seen)",
         "haxby",
         {
-            **{"rows": "window", "windows.length": 9, "windows.delay": 2.5, "space": "haxby_slice_530"},
+            **{**WINDOWS, "windows.length": 9, "windows.delay": 2.5, "space": "haxby_slice_530"},
             **{"target": "trial_type", "folds_by": "run", "n_folds": 6},
         },
         {name: arm | {"data.space": "haxby_slice_530"} for name, arm in as_in("pretrain_haxby").items()},
@@ -296,8 +296,8 @@ QUESTIONS: dict[str, Question] = {
         "Simulated timbre experiment: which timbre? (17 people never seen)",
         "timbre",
         {
-            **{"rows": "window", "windows.length": 5, "windows.delay": 4.0, "pool": "bins"},
-            **{"target": "timbre", "folds_by": "subject", "n_folds": 4, "train_sizes": [1, 4]},
+            **{**WINDOWS, "windows.length": 5, "windows.delay": 4.0, "target": "timbre"},
+            **{"folds_by": "subject", "n_folds": 4, "train_sizes": [1, 4]},
         },
         as_in("pretrain_simulated"),
         ("simulated",),

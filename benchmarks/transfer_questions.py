@@ -302,6 +302,7 @@ QUESTIONS: dict[str, Question] = {
         as_in("pretrain_simulated"),
         ("simulated",),
         "linear SVM on single windows, pairs of one timbre: 95 %",
+        unseen=("person",),
         pretrain_corpus="listeners",
     ),
 }

@@ -5,8 +5,9 @@ import os
 import re
 import signal
 import subprocess
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,6 +75,60 @@ class SlurmCluster:
             time.sleep(0.2)
         pytest.fail("nobody submitted the job that finishes")
 
+    @staticmethod
+    def ranks(run: Path) -> dict[int, str]:
+        """Return the processes of a training, on all nodes: process id and name of the node."""
+        found = {}
+        for path in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                words = (path / "cmdline").read_bytes().split(b"\0")
+                if b"fmriscale/train.py" not in words[1:2] or str(run).encode() not in words:
+                    continue
+                pairs = (e.partition(b"=") for e in (path / "environ").read_bytes().split(b"\0"))
+                found[int(path.name)] = {k: v for k, _, v in pairs}[b"SLURMD_NODENAME"].decode()
+        return found
+
+    @contextlib.contextmanager
+    def held(self, run: Path) -> Iterator[None]:
+        """Hold the ranks of a training still."""
+        ranks = self.ranks(run)
+        assert ranks, "no rank is there"
+        _signal(ranks, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            _signal(ranks, signal.SIGCONT)
+
+    def kill_ranks(self, run: Path, node: str) -> None:
+        """Kill the ranks of a training that are on a node."""
+        ranks = [pid for pid, place in self.ranks(run).items() if place == node]
+        assert ranks, "no rank is there"
+        _signal(ranks, signal.SIGKILL)
+
+    @contextlib.contextmanager
+    def slowed(self, run: Path, share: float = 0.2) -> Iterator[None]:
+        """Let a training make steps for a share of the time alone: it is to wait, not to take a core."""
+        over, record = threading.Event(), run / "metrics.jsonl"
+
+        def steps(pid: int) -> bool:
+            with contextlib.suppress(OSError):
+                return record.stat().st_mtime > Path(f"/proc/{pid}").stat().st_ctime
+            return False
+
+        def pulse() -> None:
+            while not over.wait(share):
+                _signal(ranks := list(filter(steps, self.ranks(run))), signal.SIGSTOP)
+                over.wait(1 - share)
+                _signal(ranks, signal.SIGCONT)
+
+        thread = threading.Thread(target=pulse, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
     def freeze(self, command: str, folder: Path, task: int) -> str:
         """Stop the process of an array's task with SIGSTOP; return the name of its node."""
         for path in Path("/proc").glob("[0-9]*"):
@@ -101,6 +156,13 @@ class SlurmCluster:
     def mend(self) -> None:
         """Bring every node back into service."""
         self.run(TESTBED, "up")
+
+
+def _signal(pids: Iterable[int], number: signal.Signals) -> None:
+    """Send a signal to those processes that are still there."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
 
 
 def _alive(pid: int) -> bool:

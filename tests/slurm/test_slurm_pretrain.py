@@ -15,7 +15,7 @@ from fmriscale.model.encoder import Encoder
 
 pytestmark = pytest.mark.slurm
 
-STEPS = 200
+STEPS = 80
 CLOCK = ("pairs_per_s", "volumes_per_s", "flops_per_s", "mfu", "data_wait_share", "step_p50_s", "step_p95_s")
 
 
@@ -30,7 +30,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "max_micro_batch": 1,
         "warmup_steps": 5,
         "zero_stage": 2,
-        "save_every": 20,
+        "save_every": 10,
     }
     settings = {
         "out": "unset",
@@ -107,7 +107,8 @@ def limited(
         "--train.steps=1000000",
         MAX_RESTARTS="1",
     )
-    yield job, log, run
+    with slurm_cluster.slowed(run):
+        yield job, log, run
     slurm_cluster.run("scancel", "--quiet", job)
 
 
@@ -118,14 +119,14 @@ def test_a_killed_rank_and_a_dead_node_cost_only_time(
     run = tmp_path / "run"
     job, log = submit(slurm_cluster, repository, run, recipe, "--nodes=2")
     try:
-        until(lambda: saved(run) >= 20, log)
-        ranks = slurm_cluster.node("exec", "node02", "pgrep", "-f", "fmriscale/train.py").split()
-        slurm_cluster.node("exec", "node02", "kill", "-9", *ranks)
+        until(lambda: saved(run) >= 10, log)
+        slurm_cluster.kill_ranks(run, "node02")
         until(lambda: "start 2" in log.read_text() and "resumed from" in log.read_text(), log)
         until(lambda: "after a checkpoint" in log.read_text(), log)
         first = saved(run)
         until(lambda: saved(run) > first, log)
-        slurm_cluster.node("poweroff", "node02")
+        with slurm_cluster.held(run):
+            slurm_cluster.node("poweroff", "node02")
         fields = slurm_cluster.wait(job, timeout=150)
         told = log.read_text()
         assert fields["JobState"] == "COMPLETED" and fields["Restarts"] == "2", told
@@ -143,7 +144,7 @@ def test_a_cancelled_job_and_a_refused_configuration_do_not_come_back(
     )
     run = tmp_path / "run"
     job, log = submit(slurm_cluster, repository, run, recipe, "--train.steps=1000000")
-    until(lambda: saved(run) >= 20, log)
+    until(lambda: saved(run) >= 10, log)
     slurm_cluster.run("scancel", job)
     fields = slurm_cluster.wait(job, timeout=60)
     assert (fields["JobState"], fields["Restarts"]) == ("CANCELLED", "0"), log.read_text()
@@ -171,8 +172,10 @@ def test_a_request_to_stop_ends_in_the_same_run_though_slurmctld_was_restarted(
     run = tmp_path / "run"
     job, log = submit(slurm_cluster, repository, run, recipe, "--nodes=2")
     until(lambda: len(steps_of(run)) >= 5, log)
-    slurm_cluster.restart_controller()
-    slurm_cluster.run("scancel", "--batch", "--signal=USR1", job)
+    with slurm_cluster.held(run):
+        slurm_cluster.restart_controller()
+        slurm_cluster.run("scancel", "--batch", "--signal=USR1", job)
+        until(lambda: "the ranks are asked to save" in log.read_text(), log)
     fields = slurm_cluster.wait(job, timeout=150)
     told = log.read_text()
     assert fields["JobState"] == "COMPLETED" and fields["Restarts"] == "1", told

@@ -33,12 +33,7 @@ VECTOR = re.compile(r"v\d+")
 
 def main(args: list[str] | None = None) -> int:
     """Run the verb; return the exit code."""
-    parser = parser_of_verb()
-    args = sys.argv[1:] if args is None else args
-    if {"-h", "--help"} & set(args):
-        print(parser.format_help())
-        return EXIT_OK
-    given = parser.parse_args(args)
+    given = parser_of_verb().parse_args(args)
     out = expand(given.out)
     if out.suffix not in FORMS:
         raise UserError(f"{out}: give --out a name that ends in {' or '.join(FORMS)}")
@@ -106,11 +101,12 @@ def embed(folder: Path, corpus: "Corpus", given: argparse.Namespace) -> "pd.Data
     import pandas as pd
     import torch
 
-    from fmriscale.corpus.manifest import parse_segments
+    from fmriscale.config import WindowConfig
     from fmriscale.model.encoder import Encoder
     from fmriscale.model.precision import describe_precision
     from fmriscale.model.vectors import window_vectors
     from fmriscale.study.encoders import known_as
+    from fmriscale.study.probe.cut import starts_in
 
     encoder, space = Encoder.from_pretrained(folder), corpus.space(given.space)
     if (name := known_as(space, encoder.meta)) is None:
@@ -126,11 +122,7 @@ def embed(folder: Path, corpus: "Corpus", given: argparse.Namespace) -> "pd.Data
     rows = np.flatnonzero(corpus.runs["space"] == space.name).tolist()
     for row in counted(rows, len(rows), "runs"):
         bold_TV, about = corpus.bold(row), corpus.runs.iloc[row]
-        starts = [
-            start
-            for a, b in parse_segments(about["segments"])
-            for start in range(a, b - length + 1, given.stride or length)
-        ]
+        starts = starts_in(about["segments"], about["t_r"], WindowConfig(length=length, stride=given.stride))
         if not starts:
             too_short += 1
             continue

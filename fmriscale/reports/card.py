@@ -8,6 +8,7 @@ import yaml
 from fmriscale.common.version import __version__
 from fmriscale.reports.licences import Licence
 from fmriscale.study.controls import CONTROLS
+from fmriscale.study.wording import bounds, counted
 
 OBJECTIVES = {
     "ntp_weight": "Next Thought Prediction (does this sequence follow that one?)",
@@ -68,7 +69,7 @@ def _about(meta: Meta, encoder: Meta) -> str:
     sets = meta.get("datasets", {})
     people, hours = (sum(own.get(key) or 0 for own in sets.values()) for key in ("n_people", "hours"))
     amount = (
-        f" on {hours:,.1f} hours of fMRI of {people:,} people ({_counted(len(sets), 'data set')})"
+        f" on {hours:,.1f} hours of fMRI of {people:,} people ({counted(len(sets), 'data set')})"
         if people
         else ""
     )
@@ -181,7 +182,7 @@ def _result(summary: Meta) -> str:
     for content in summary.get("arms", {}).values() if isinstance(summary.get("arms"), Mapping) else ():
         figure = content.get("by_condition", {}).get("all", {}).get("accuracy")
         if figure:
-            ends = "" if figure["low"] is None else f"[{100 * figure['low']:.1f}, {100 * figure['high']:.1f}]"
+            ends = bounds(figure, lambda x: f"{100 * x:.1f}")
             rows.append((content["title"], f"{100 * figure['mean']:.1f} % {ends}".strip()))
     table = "\n" + _table(("arm or baseline", "accuracy [95 %]"), rows) if rows else ""
     return f"## {summary.get('question') or 'Result'}\n\n{sentence}\n{table}"
@@ -192,8 +193,7 @@ def _probe(summary: Meta) -> str:
     names = summary["figures"]
 
     def figure(content: Meta) -> str:
-        ends = "" if content["low"] is None else f"[{content['low']:.3f}, {content['high']:.3f}]"
-        return f"{content['mean']:.3f} {ends}".strip()
+        return f"{content['mean']:.3f} {bounds(content, lambda x: f'{x:.3f}')}".strip()
 
     rows = [(own["title"], *(figure(own[name]) for name in names)) for own in summary["methods"].values()]
     return _table(("method", *(f"{name.replace('_', ' ')} [95 %]" for name in names)), rows)
@@ -228,7 +228,3 @@ def _plain(value: Any) -> str:
             + ")"
         )
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _counted(n: int, noun: str) -> str:
-    return f"{n} {noun}{'s' * (n != 1)}"

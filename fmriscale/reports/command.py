@@ -33,16 +33,10 @@ def main(args: list[str] | None = None) -> int:
     # Imported here: drawing is slow to import.
     if (folder / "summary.json").exists() and (folder / "fits").exists():
         from fmriscale.reports.probe import write_page
-
-        write_page(folder, path)
     elif (folder / "summary.json").exists():
         from fmriscale.reports.study import write_page
-
-        write_page(folder, path)
     elif (folder / "metrics.jsonl").exists():
         from fmriscale.reports.training import write_page
-
-        write_page(folder, path)
     elif (folder / "cells").exists() or (folder / "fits").exists():
         what = "study" if (folder / "cells").exists() else "probe"
         raise UserError(f"{folder}: no summary.json, so a {what} that is not finished; finish it first")
@@ -50,6 +44,7 @@ def main(args: list[str] | None = None) -> int:
         what = "neither summary.json (a study or probe) nor metrics.jsonl (a pre-training run)"
         hint = did_you_mean_path(folder) or "; give the folder of its `out`"
         raise UserError(f"{folder}: {what}{hint}")
+    write_page(folder, path)
     print(f"{path}: {path.stat().st_size / 1024:.0f} KiB")
     return EXIT_OK
 

@@ -15,7 +15,7 @@ from fmriscale.reports import corpus_facts as facts
 from fmriscale.reports import corpus_figures as figures
 from fmriscale.reports import corpus_sentences as sentences
 from fmriscale.reports.carpets import CENSORED_COLOUR, carpet
-from fmriscale.reports.first_screen import screen
+from fmriscale.reports.first_screen import count_tiles, screen
 from fmriscale.reports.page import write_html
 from fmriscale.study.wording import counted
 
@@ -82,9 +82,7 @@ def _tiles(corpus: Corpus, runs: pd.DataFrame, table: pd.DataFrame) -> list[tupl
     units = ((40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB"))
     power, unit = next(((power, unit) for power, unit in units if size >= 2**power), units[-1])
     return [
-        (f"{len(table):,}", "data set" if len(table) == 1 else "data sets", ""),
-        (f"{n_people:,}", "person" if n_people == 1 else "people", ""),
-        (f"{len(runs):,}", "run" if len(runs) == 1 else "runs", ""),
+        *count_tiles(((len(table), "data set"), (n_people, "person"), (len(runs), "run"))),
         (_hours(hours), "hours", ""),
         (f"{size / 2**power:.1f}", f"{unit} in shards", ""),
     ]

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from fmriscale.study.plain import Answer
+from fmriscale.study.wording import plural
 
 Figure = dict[str, Any]
 
@@ -119,6 +119,6 @@ def screen(question: str, word: str, why: str, task: str = "", caveats: Sequence
     return {**words, "mood": MOODS.get(word, "told")}
 
 
-def screen_of(answer: Answer) -> dict[str, Any]:
-    """Return the words of the first screen of a study or a probe."""
-    return screen(*answer)
+def count_tiles(counts: Iterable[tuple[int, str]]) -> list[tuple[str, str, str]]:
+    """Return (figure, what it is, nothing) of numbers of things."""
+    return [(f"{n:,}", noun if n == 1 else plural(noun), "") for n, noun in counts]

@@ -74,6 +74,13 @@ def write_html(path: Path, template: str, option: str, **content: Any) -> None:
         raise UserError(f"{path}: {error.strerror}; choose another place for {option}") from error
 
 
+def about_folder(folder: Path) -> dict[str, str]:
+    """Return the name of what a folder holds, and its recipe."""
+    settings = folder / "config.yaml"
+    recipe = settings.read_text(errors="replace") if settings.exists() else ""
+    return {"name": folder.resolve().name, "config": recipe}
+
+
 def first_upper(text: str) -> str:
     """Start a sentence without touching the other letters (tSNR)."""
     return text[:1].upper() + text[1:]

@@ -1,34 +1,47 @@
 """A probe as one self-contained HTML page."""
 
-import json
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 import numpy as np
 
-from fmriscale.common.errors import DamageError, UserError
-from fmriscale.reports.first_screen import Difference, Picture, Row, Scale, picture, scale_of, screen_of
-from fmriscale.reports.page import ACCENT, CURVE_STYLE, INK, PANEL, WARM, panels, svg, swatch, write_html
-from fmriscale.reports.study import flattened
+from fmriscale.reports.decoding import (
+    Summary,
+    compared_rows,
+    flattened,
+    look_of,
+    read_summary,
+)
+from fmriscale.reports.first_screen import (
+    Difference,
+    Picture,
+    Row,
+    Scale,
+    count_tiles,
+    picture,
+    scale_of,
+    screen,
+)
+from fmriscale.reports.page import (
+    ACCENT,
+    CURVE_STYLE,
+    INK,
+    PANEL,
+    WARM,
+    about_folder,
+    panels,
+    svg,
+    swatch,
+    write_html,
+)
 from fmriscale.reports.study_charts import LABELS
 from fmriscale.study import wording as words
 from fmriscale.study.probe import plain, wording
 
-Summary = dict[str, Any]
-
 
 def write_page(folder: Path, path: Path) -> None:
     """Draw a probe into an HTML file."""
-    file, settings = folder / "summary.json", folder / "config.yaml"
-    try:
-        summary = json.loads(file.read_text())
-    except FileNotFoundError as error:
-        raise UserError(f"{file}: no such file; finish the probe first") from error
-    except ValueError as error:
-        raise DamageError(f"{file}: not JSON ({error}); run the probe again") from error
-    if not isinstance(summary, dict) or not {"verdict", "methods", "provenance"} <= summary.keys():
-        raise DamageError(f"{file}: not as fmriscale probe writes it; run the probe again")
+    summary = read_summary(folder, "probe", "probe", "methods")
     figure = summary["figures"][0]
     comparisons = [row for row in summary["comparisons"] if row["figure"] == figure]
 
@@ -42,9 +55,9 @@ def write_page(folder: Path, path: Path) -> None:
         path,
         "probe.html.jinja",
         "--out",
-        name=folder.resolve().name,
+        **about_folder(folder),
         summary=summary,
-        first=screen_of(plain.answer(summary)),
+        first=screen(*plain.answer(summary)),
         picture=_picture(summary),
         forests=[(name, _rows(summary, name)) for name in summary["figures"]],
         say=wording,
@@ -65,7 +78,6 @@ def write_page(folder: Path, path: Path) -> None:
             for m, (ink, _, style, _) in _lines(summary).items()
         ],
         provenance=list(flattened(summary["provenance"])),
-        config=settings.read_text(errors="replace") if settings.exists() else "",
     )
 
 
@@ -76,13 +88,10 @@ def _factor(figure: str) -> float:
 
 def _picture(summary: Summary) -> Picture:
     """Lay out the encoders and the best simple method against guessing."""
-    figure, rows = summary["figures"][0], []
+    figure = summary["figures"][0]
     number, unit = wording.number(figure), " %" if figure == "balanced_accuracy" else ""
-    for method in plain.compared(summary):
-        content = summary["methods"][method.name][figure]
-        interval = "" if content["low"] is None else f"{number(content['low'])} to {number(content['high'])}"
-        value = f"{number(content['mean'])}{unit}"
-        rows.append(Row(method.title, method.look, content, value, interval, method.what))
+    figures = {name: content[figure] for name, content in summary["methods"].items()}
+    rows = compared_rows(plain.compared(summary), figures, number, unit)
     people = words.counted(summary["n_people"], "person")
     caption = f"Lines: where the true value lies, with 95 % confidence, over {people}. All were tested on "
     chance = summary["chance"][figure]
@@ -96,20 +105,13 @@ def _picture(summary: Summary) -> Picture:
     )
 
 
-def _look(summary: Summary, name: str) -> str:
-    """Return mark and ink of a method."""
-    if name in (summary["main"], "fresh"):
-        return "fresh" if name == "fresh" else "pretrained"
-    return "control" if summary["methods"][name]["kind"] == "control" else "baseline"
-
-
 def _rows(summary: Summary, figure: str) -> list[Row]:
     """Return a line a method with one of its figures."""
     number, rows = wording.number(figure), []
     for name, content in summary["methods"].items():
         best = " (best baseline)" if name == summary["best_baseline"] else ""
         value, interval = number(content[figure]["mean"]), words.bounds(content[figure], number)
-        title, look = f"{content['title']}{best}", _look(summary, name)
+        title, look = f"{content['title']}{best}", look_of(name, content, summary["main"])
         rows.append(Row(title, look, content[figure], value, interval, kind=content["kind"]))
     return rows
 
@@ -122,7 +124,8 @@ def _difference(summary: Summary, row: Summary) -> Difference:
     cells = [wording.effect(row), words.p_value(row["p"]), words.corrected(row), str(row["n"])]
     asked = row["size"] is not None or row["second"] in ("fresh", summary["best_baseline"])
     main = row["first"] == summary["main"] and asked
-    return Difference(title, _look(summary, row["first"]), row, cells, main)
+    look = look_of(row["first"], summary["methods"][row["first"]], summary["main"])
+    return Difference(title, look, row, cells, main)
 
 
 def _tiles(summary: Summary) -> list[tuple[str, str, str]]:
@@ -135,7 +138,7 @@ def _tiles(summary: Summary) -> list[tuple[str, str, str]]:
             what = f"{wording.NAMES[figure]} above {over}"
             tiles.append((signed(row["effect"]), what, words.bounds(row, signed)))
     counts = ((summary["n_people"], "person"), (summary["n_rows"], "row"), (summary["n_folds"], "fold"))
-    return [*tiles, *((f"{n:,}", noun if n == 1 else words.plural(noun), "") for n, noun in counts)]
+    return tiles + count_tiles(counts)
 
 
 def _lines(summary: Summary) -> dict[str, tuple[str, str, str, float]]:

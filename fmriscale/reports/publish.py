@@ -1,7 +1,6 @@
 """`fmriscale publish RUN`: an encoder with a model card, as a folder for strangers or on the Hub."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +17,7 @@ PRIVATE = ("out", "tracking", "data.corpus", "data.cache", "data.holdout_runs", 
 
 def main(args: list[str] | None = None) -> int:
     """Write the folder, upload it if asked to, and say where it is and what its licence is."""
-    parser = parser_of_verb()
-    args = sys.argv[1:] if args is None else args
-    if {"-h", "--help"} & set(args):
-        print(parser.format_help())
-        return EXIT_OK
-    given = parser.parse_args(args)
+    given = parser_of_verb().parse_args(args)
     encoder = find_encoder(expand(given.run))
     folder = expand(given.out) if given.out else encoder.parent / "published"
     check_folder(folder, encoder)

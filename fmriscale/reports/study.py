@@ -1,38 +1,39 @@
 """A study as one self-contained HTML page."""
 
-import json
-from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fmriscale.common.errors import DamageError, UserError
 from fmriscale.reports import study_charts as charts
-from fmriscale.reports.first_screen import Difference, Picture, Row, ends, picture, scale_of, screen_of
-from fmriscale.reports.page import write_html
+from fmriscale.reports.decoding import (
+    Summary,
+    compared_rows,
+    flattened,
+    look_of,
+    read_summary,
+)
+from fmriscale.reports.first_screen import (
+    Difference,
+    Picture,
+    Row,
+    count_tiles,
+    ends,
+    picture,
+    scale_of,
+    screen,
+)
+from fmriscale.reports.page import about_folder, write_html
 from fmriscale.study import plain, wording
 from fmriscale.study.controls import missing_control
-from fmriscale.study.jobs import SUMMARY
 
-SHORT = 24  # Characters of a value that shares its line of the provenance with others
 MOST_FOLDS = 12  # Folds whose maps are drawn
-
-Summary = dict[str, Any]
 
 
 def write_page(folder: Path, path: Path) -> None:
     """Draw a study into an HTML file."""
-    file, settings = folder / SUMMARY, folder / "config.yaml"
-    try:
-        summary = json.loads(file.read_text())
-    except FileNotFoundError as error:
-        raise UserError(f"{file}: no such file; finish the study first") from error
-    except ValueError as error:
-        raise DamageError(f"{file}: not JSON ({error}); run the study again") from error
-    if not isinstance(summary, dict) or not {"verdict", "arms", "provenance"} <= summary.keys():
-        raise DamageError(f"{file}: not as fmriscale finetune writes it; run the study again")
+    summary = read_summary(folder, "study", "finetune", "arms")
     several_sizes = len(summary["sizes"]) > 1
     n_trained = sum(content["kind"] != "baseline" for content in summary["arms"].values())
     arms = summary["arms"].values()
@@ -41,9 +42,9 @@ def write_page(folder: Path, path: Path) -> None:
         path,
         "study.html.jinja",
         "--out",
-        name=folder.resolve().name,
+        **about_folder(folder),
         summary=summary,
-        first=screen_of(plain.answer(summary)),
+        first=screen(*plain.answer(summary)),
         picture=_picture(summary),
         forests=_forests(summary),
         **_differences(summary),
@@ -68,37 +69,19 @@ def write_page(folder: Path, path: Path) -> None:
         ] if several_sizes else [],
         n_cells=n_trained * summary["n_folds"] * len(summary["seeds"]) * len(summary["sizes"]),
         provenance=list(flattened(summary["provenance"])),
-        config=settings.read_text(errors="replace") if settings.exists() else "",
     )  # fmt: skip
 
 
 def _picture(summary: Summary) -> Picture:
     """Lay out the arms and the best simple method against guessing."""
-    rows = []
-    for method in plain.compared(summary):
-        figure = summary["arms"][method.name]["by_condition"]["all"]["accuracy"]
-        value = f"{wording.percent(figure['mean'])} %"
-        rows.append(Row(method.title, method.look, figure, value, _interval(figure), method.what))
+    figures = {name: arm["by_condition"]["all"]["accuracy"] for name, arm in summary["arms"].items()}
+    rows = compared_rows(plain.compared(summary), figures, wording.percent, " %")
     units = wording.counted(summary["n_units"], summary["unit"])
     caption = "All were tested on the same data, none of which they had learned from."
     if any(row.interval for row in rows):
         caption = f"Lines: where the true value lies, with 95 % confidence, over {units}. {caption}"
     chance = summary["chance"]
     return picture("How often each is right, %", rows, chance, f"guessing {100 * chance:g} %", caption)
-
-
-def _interval(figure: dict[str, Any]) -> str:
-    """Write the interval of a share in words."""
-    if figure["low"] is None:
-        return ""
-    return f"{wording.percent(figure['low'])} to {wording.percent(figure['high'])}"
-
-
-def _look(summary: Summary, arm: str) -> str:
-    """Return mark and ink of an arm, control or baseline."""
-    if arm in ("pretrained", "fresh"):
-        return arm
-    return "control" if summary["arms"][arm]["kind"] == "control" else "baseline"
 
 
 def _forests(summary: Summary) -> list[tuple[str, list[Row]]]:
@@ -115,7 +98,7 @@ def _forests(summary: Summary) -> list[tuple[str, list[Row]]]:
             by = content["by_condition"][condition]
             figure = by["accuracy"]
             value, interval = wording.percent(figure["mean"]), wording.bounds(figure, wording.percent)
-            more, look = wording.area(by["auc"]["mean"]), _look(summary, arm)
+            more, look = wording.area(by["auc"]["mean"]), look_of(arm, content)
             rows.append(Row(content["title"], look, figure, value, interval, "", content["kind"], more))
         named = summary["conditions"] != [""]
         found.append((wording.condition_title(summary, condition) if named else "", rows))
@@ -132,7 +115,7 @@ def _tiles(summary: Summary) -> list[tuple[str, str, str]]:
     n_pairs = sum(fold["n_test"] for fold in summary["folds"])
     counts = [(summary["n_units"], summary["unit"])] if summary["unit"] != "fold" else []
     counts += [(n_pairs, "test pair"), (summary["n_folds"], "fold"), (len(summary["seeds"]), "seed")]
-    return [*tiles, *((f"{n:,}", noun if n == 1 else wording.plural(noun), "") for n, noun in counts)]
+    return tiles + count_tiles(counts)
 
 
 def _strongest(summary: Summary) -> dict[str, Any] | None:
@@ -220,7 +203,8 @@ def _differences(summary: Summary) -> dict[str, Any]:
         tests = [wording.p_value(row["p"]), wording.p_value(row["p_holm"]), wording.corrected(row)]
         cells = [wording.effect(row), *tests, wording.p_value(row.get("corrected_p_holm")), str(row["n"])]
         main = (row["first"], row["second"]) == ("pretrained", "fresh")
-        return Difference(title, _look(summary, row["first"]), row, cells, main)
+        look = look_of(row["first"], summary["arms"][row["first"]])
+        return Difference(title, look, row, cells, main)
 
     rows, conditions = summary["comparisons"], wording.conditions_of(summary)
     groups = [(wording.lone_condition(summary), [line(row) for row in rows])]
@@ -231,16 +215,3 @@ def _differences(summary: Summary) -> dict[str, Any]:
     sizes = [line(r, "all" if r["size"] is None else wording.counted(r["size"], unit)) for r in by_size]
     by_chance = [("", [line(row) for row in summary["against_chance"]])]
     return {"comparisons": groups, "against_chance": by_chance, "size_comparisons": [("", sizes)]}
-
-
-def flattened(content: dict[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
-    """Yield name and value of everything in nested dictionaries; short values of one dictionary together."""
-    for name, value in content.items():
-        title = " \N{MIDDLE DOT} ".join(filter(None, (above, name.replace("_", " "))))
-        if not isinstance(value, dict):
-            if value is not None:
-                yield title, ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-        elif all(isinstance(v, str | int | float) and len(str(v)) <= SHORT for v in value.values()):
-            yield title, ", ".join(f"{key} {v}" for key, v in value.items())
-        else:
-            yield from flattened(value, title)

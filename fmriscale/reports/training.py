@@ -18,6 +18,7 @@ from fmriscale.reports.page import (
     PANEL,
     SERIES,
     WARM,
+    about_folder,
     panels,
     svg,
     swatch,
@@ -36,19 +37,17 @@ def write_page(folder: Path, path: Path) -> None:
     steps, evals = read_metrics(folder / "metrics.jsonl")
     if not steps:
         raise UserError(f"{folder / 'metrics.jsonl'}: no step yet; come back when the run has made some")
-    settings = folder / "config.yaml"
     write_html(
         path,
         "training.html.jinja",
         "--out",
-        name=folder.resolve().name,
+        **about_folder(folder),
         tiles=_tiles(steps, evals),
         first=_first(steps, evals),
         picture=_picture(steps, evals),
         sections=_sections(steps, evals),
         provenance=_provenance(folder),
         bad=[line["step"] for line in steps if not line["finite"]],
-        config=settings.read_text(errors="replace") if settings.exists() else "",
     )
 
 
@@ -134,10 +133,8 @@ def _picture(steps: Lines, evals: Lines) -> Picture | None:
         for title, what, look, value in found
         if value is not None
     ]
-    chance, caption = (
-        (0.5, "At the last evaluation.") if answers == "acc" else (None, "At the last evaluation.")
-    )
-    return picture("How often it is right, %", rows, chance, "guessing 50 %", caption)
+    chance = 0.5 if answers == "acc" else None
+    return picture("How often it is right, %", rows, chance, "guessing 50 %", "At the last evaluation.")
 
 
 def _last(lines: Lines, *keys: str) -> float | None:
@@ -166,7 +163,7 @@ def _sections(steps: Lines, evals: Lines) -> list[dict[str, Any]]:
     datasets, seen = _names(steps, "acc_by_dataset"), steps[-1]["seen"]
     shown = sorted(datasets, key=lambda name: -seen.get(name, 0))[:MOST_DATASETS]
     more = f" The {MOST_DATASETS} with most pairs." if len(datasets) > MOST_DATASETS else ""
-    rate = ("pairs_per_s", "pairs/s", 1) if any(seen.values()) else ("windows_per_s", "windows/s", 1)
+    rate = ("pairs_per_s", "pairs/s") if any(seen.values()) else ("windows_per_s", "windows/s")
     is_ntp = any("acc" in line for line in steps)
     terms = [key for key in TERMS if any(key in line for line in steps)]
     sections = [
@@ -178,7 +175,10 @@ def _sections(steps: Lines, evals: Lines) -> list[dict[str, Any]]:
             else "Lines are training, dots held-out runs. The accuracy is how often the right window of "
             "another person comes first.",
             _loss_and_accuracy(steps, evals, "acc" if is_ntp else "contrastive_acc"),
-            [(swatch(ACCENT), "training"), *([(swatch(WARM), "held out")] if evals else [])],
+            [
+                (swatch(ACCENT), "training"),
+                *([(swatch(WARM), "held out")] if evals else []),
+            ],
         ),
         _section(
             "Terms of the loss",
@@ -199,12 +199,15 @@ def _sections(steps: Lines, evals: Lines) -> list[dict[str, Any]]:
         _section(
             "Learning rate and gradient",
             "The norm is that before clipping; steps that were not finite have none.",
-            [_one(steps, "lr", "learning rate", 1), _one(steps, "grad_norm", "gradient norm", 1)],
+            [_many(steps, [("lr",)], "learning rate"), _many(steps, [("grad_norm",)], "gradient norm")],
         ),
         _section(
             "Speed",
             "Share of a step in which the first rank waited for data.",
-            [_one(steps, *rate), _one(steps, "data_wait_share", "waiting, %", 100)],
+            [
+                _many(steps, [rate[:1]], rate[1]),
+                _many(steps, [("data_wait_share",)], "waiting, %", factor=100),
+            ],
         ),
     ]
     absent = {"Accuracy by data set"} if len(datasets) < 2 else set()
@@ -272,13 +275,15 @@ def _many(
     paths: list[tuple[str, ...]],
     title: str,
     limits: tuple[float, float] | None = None,
+    factor: float = 1,
 ) -> str:
     """Draw several numbers by step; their names stand beside the charts."""
     figure, (axes,) = panels(1, *PANEL)
     mark = "o" if title.startswith("held out") else ""
     for number, path in enumerate(paths):
         colour, style = _look(number)
-        axes.plot(*curve(lines, *path), marker=mark, ls=style, color=colour, ms=3.5, lw=1.3)
+        step, value = curve(lines, *path)
+        axes.plot(step, factor * value, marker=mark, ls=style, color=colour, ms=3.5, lw=1.3)
     if limits:
         axes.axhline(0.5, color=MUTED, lw=0.8, ls=":")
         axes.set_ylim(*limits)
@@ -286,14 +291,3 @@ def _many(
         axes.set_ylim(bottom=0)
     axes.set(title=title, xlabel="step")
     return svg(figure, f"{title}-{paths[0][0] if paths else ''}", f"{title} by step")
-
-
-@matplotlib.rc_context(CURVE_STYLE)
-def _one(steps: Lines, key: str, title: str, factor: int) -> str:
-    """Draw a number by step."""
-    figure, (axes,) = panels(1, *PANEL)
-    step, value = curve(steps, key)
-    axes.plot(step, factor * value, color=ACCENT, lw=1.4)
-    axes.set(title=title, xlabel="step")
-    axes.set_ylim(bottom=0)
-    return svg(figure, key, f"{title} by step")

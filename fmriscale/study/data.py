@@ -19,6 +19,14 @@ from fmriscale.study.pairs import Pairs, draw_label_pairs
 from fmriscale.study.windows import Windows, cut_windows, side_conditions, windows_of_side
 
 
+class Metas(dict[Path, dict[str, Any]]):
+    """config.json by encoder folder, each read once."""
+
+    def __missing__(self, folder: Path) -> dict[str, Any]:
+        self[folder] = read_meta(folder)
+        return self[folder]
+
+
 @dataclass(frozen=True)
 class Study:
     """What every job of a study is made from; worker processes get a copy."""
@@ -31,13 +39,7 @@ class Study:
     space: FeatureSpace
     windows: Windows
     folds: list[Fold]
-    _metas: dict[Path, dict[str, Any]] = field(default_factory=dict)
-
-    def encoder_meta(self, folder: Path) -> dict[str, Any]:
-        """Return config.json of an encoder folder, which is read once."""
-        if folder not in self._metas:
-            self._metas[folder] = read_meta(folder)
-        return self._metas[folder]
+    metas: Metas = field(default_factory=Metas)
 
     def verify(self, corpus: Corpus) -> None:
         """Check every run that takes part against its sha256: what is damaged must not decide a study."""

@@ -27,7 +27,7 @@ def check_encoder(study: Study, fold: Fold, arm: str) -> None:
     if arm in CONTROLS and not (folder / "config.json").exists():
         make = commands(config, CONTROLS[arm])[0].replace("\\\n ", "")
         raise UserError(f"{folder}: no encoder of this control yet: {make}, or do without: --controls '{{}}'")
-    content = study.encoder_meta(folder)
+    content = study.metas[folder]
     encoder, meta = EncoderConfig(**content["encoder"]), content["meta"]
     if known_as(study.space, meta) is None:
         check_new_space(study, encoder, meta, folder)
@@ -71,7 +71,7 @@ def build_model(study: Study, cell: Cell) -> tuple[PairClassifier, str]:
         name = space.name
         encoder = build_encoder(shape, cell.seed)
     else:
-        meta = study.encoder_meta(folder)["meta"]
+        meta = study.metas[folder]["meta"]
         name = known_as(space, meta) or f"{space.name}_{space.sha256[:8]}"
         if cell.arm == "fresh":
             encoder = build_encoder(replace(shape, spaces={name: space.n_features}), cell.seed)
@@ -92,7 +92,7 @@ def _shape(study: Study, arm: str, fold: int) -> EncoderConfig:
     """Return the architecture of an arm's encoder, with the feature spaces that it has read."""
     folder = encoder_folder(study.config, arm, fold)
     if folder is not None:
-        return EncoderConfig(**study.encoder_meta(folder)["encoder"])
+        return EncoderConfig(**study.metas[folder]["encoder"])
     spaces = {study.space.name: study.space.n_features}
     return resolve_encoder(study.config.model, spaces, study.config.task.length)
 
@@ -100,4 +100,4 @@ def _shape(study: Study, arm: str, fold: int) -> EncoderConfig:
 def reads_new_space(study: Study, cell: Cell) -> bool:
     """Tell whether the encoder that a cell starts from (fresh: is built like) has never seen the space."""
     folder = encoder_folder(study.config, cell.arm, cell.fold)
-    return folder is not None and known_as(study.space, study.encoder_meta(folder)["meta"]) is None
+    return folder is not None and known_as(study.space, study.metas[folder]["meta"]) is None

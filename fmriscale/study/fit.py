@@ -115,9 +115,9 @@ class Trainer:
 
     def train_epoch(self, epoch: int) -> float:
         """Train on every pair once, in an order of cell and epoch; return the mean loss."""
-        learning = [*self.projection, *(self.adapted if epoch > self.n_alone else [])]
-        let_learn(self.model.encoder, learning)
-        self.reader.frozen = not learning
+        learns = [*self.projection, *(self.adapted if epoch > self.n_alone else [])]
+        let_learn(self.model.encoder, learns)
+        self.reader.frozen = not learns
         n, seeds = len(self.train_pairs), [self.cell.seed, self.cell.fold, epoch]
         return train_epoch(n, self.settings.batch, seeds, self.train_step, self.cell.name)
 

@@ -9,9 +9,6 @@ from pathlib import Path
 from fmriscale.config import StudyConfig
 from fmriscale.model.remote import local_copy
 
-SUMMARY = "summary.json"
-"""File of a study's folder that holds every number of its report."""
-
 
 @dataclass(frozen=True)
 class Cell:

@@ -49,14 +49,14 @@ def draw_label_pairs(windows: Windows, members: np.ndarray, task: TaskConfig, se
     Both partners are of one condition, and of one person or of two. Of every left window as many positives as
     negatives are drawn, without repetition. The pairs of a person (and condition) depend on nobody else.
     """
-    position_N = position_in_run(windows)
+    facts = facts_of(windows)
     columns = {"condition": np.array(windows.conditions)[windows.condition_N[members]]}
     if task.partners == "same_person":
         columns["person"] = windows.person_N[members]
     drawn: list[tuple[Any, Any, int]] = []
     for key, places in pd.DataFrame(columns).groupby(list(columns), sort=True).indices.items():
         rng = np.random.default_rng([*seed, zlib.crc32(repr(key).encode())])
-        drawn += Partners.of(windows, position_N, np.sort(members[places])).draw(task, rng)
+        drawn += draw(facts.loc[np.sort(members[places])], task, rng)
     if not drawn:
         raise UserError(explain_no_pairs(windows, members, task))
     return Pairs(*np.array(drawn).T)
@@ -68,83 +68,79 @@ def position_in_run(windows: Windows) -> np.ndarray:
     return table.groupby("run")["start"].rank(method="first").to_numpy(np.int64) - 1
 
 
-@dataclass(frozen=True)
-class Partners:
-    """Windows that may be partners by person and condition; all arrays have one entry a window."""
+def facts_of(windows: Windows) -> pd.DataFrame:
+    """Return what the drawing needs of every window."""
+    return pd.DataFrame(
+        {
+            "label": windows.label_N,
+            "order": windows.order_N,  # position of the run in its person's sequence
+            "position": position_in_run(windows),
+            "run": windows.run_N,
+            "start": windows.start_N,
+            "person": np.unique(windows.person_N, return_inverse=True)[1],
+            "dataset": np.unique(windows.dataset_N, return_inverse=True)[1],
+        }
+    )
 
-    index: np.ndarray
-    """In `Windows`."""
-    label: np.ndarray
-    order: np.ndarray
-    """Position of the run in its person's sequence."""
-    position: np.ndarray
-    """Of the window in its run."""
-    run: np.ndarray
-    start: np.ndarray
-    person: np.ndarray
-    matched: np.ndarray
-    """Data set, in which the partners of a left window are alike; 0 where no data set has two labels."""
 
-    @classmethod
-    def of(cls, windows: Windows, position_N: np.ndarray, index: np.ndarray) -> "Partners":
-        """Gather what the drawing needs of some windows."""
-        label = windows.label_N[index]
-        person, dataset = (
-            np.unique(names[index], return_inverse=True)[1] for names in (windows.person_N, windows.dataset_N)
-        )
-        # A data set that holds one label alone says which; it can be matched only among those with several.
-        several = (pd.Series(label).groupby(dataset).transform("nunique").to_numpy() > 1).any()
-        return cls(
-            index, label, windows.order_N[index], position_N[index], windows.run_N[index],
-            windows.start_N[index], person, dataset if several else np.zeros_like(dataset),
-        )  # fmt: skip
+def draw(facts: pd.DataFrame, task: TaskConfig, rng: np.random.Generator) -> Iterator[tuple[Any, Any, int]]:
+    """Yield pairs among windows: left window, right window, whether they have the same label."""
+    index, of = facts.index.to_numpy(), {name: column.to_numpy() for name, column in facts.items()}
+    label, dataset = of["label"], of["dataset"]
+    # A data set that holds one label alone says which; it can be matched only among those with several.
+    several = (pd.Series(label).groupby(dataset).nunique().to_numpy() > 1).any()
+    matched = dataset if several else np.zeros_like(dataset)
+    for i, left in enumerate(index):
+        others = np.arange(len(index))
+        if len(others) > MOST_OTHERS:
+            others = np.unique(rng.integers(len(others), size=MOST_OTHERS))
+        others = others[may_be_partners(of, i, others, task)]
+        same = label[others] == label[i]
+        negatives, positives = others[~same], others[same]
+        positives = positives[np.isin(matched[positives], matched[negatives])]
+        count = min(task.pairs_per_window // 2, len(positives), len(negatives))
+        chosen = rng.choice(positives, count, replace=False)
+        if task.protocol == "paper":
+            unmatched = rng.choice(negatives, count, replace=False)
+            yield from ((left, index[p], 1) for p in chosen)
+            yield from ((left, index[n], 0) for n in unmatched)
+            continue
+        for p in chosen:
+            fitting = negatives[matched[negatives] == matched[p]]
+            if len(fitting):
+                best = nearest(of, i, p, fitting, rng)
+                yield left, index[p], 1
+                yield left, index[best], 0
+                negatives = negatives[negatives != best]
 
-    def draw(self, task: TaskConfig, rng: np.random.Generator) -> Iterator[tuple[Any, Any, int]]:
-        """Yield pairs: left window, right window, whether they have the same label."""
-        for i, left in enumerate(self.index):
-            others = np.arange(len(self.index))
-            if len(others) > MOST_OTHERS:
-                others = np.unique(rng.integers(len(others), size=MOST_OTHERS))
-            others = others[self.may_be_partners(i, others, task)]
-            same = self.label[others] == self.label[i]
-            negatives, positives = others[~same], others[same]
-            positives = positives[np.isin(self.matched[positives], self.matched[negatives])]
-            count = min(task.pairs_per_window // 2, len(positives), len(negatives))
-            chosen = rng.choice(positives, count, replace=False)
-            if task.protocol == "paper":
-                unmatched = rng.choice(negatives, count, replace=False)
-                yield from ((left, self.index[p], 1) for p in chosen)
-                yield from ((left, self.index[n], 0) for n in unmatched)
-                continue
-            for p in chosen:
-                fitting = negatives[self.matched[negatives] == self.matched[p]]
-                if len(fitting):
-                    nearest = self.nearest(i, p, fitting, rng)
-                    yield left, self.index[p], 1
-                    yield left, self.index[nearest], 0
-                    negatives = negatives[negatives != nearest]
 
-    def may_be_partners(self, i: int, others: np.ndarray, task: TaskConfig) -> np.ndarray:
-        """Say which of the others the protocol permits as partners of window i."""
-        if task.partners == "other_person":
-            other_person = self.person[others] != self.person[i]
-            # Everybody's first runs may have had the same stimuli at the same times: not those, then.
-            if task.protocol == "cross_run" and task.label_of == "event":
-                return other_person & (self.order[others] != self.order[i])
-            return other_person
-        if task.protocol == "cross_run":
-            return self.order[others] != self.order[i]
-        # Windows of one run may not share volumes; nor may a window meet itself.
-        apart = np.abs(self.start[others] - self.start[i]) >= task.length
-        return (self.run[others] != self.run[i]) | apart
+def may_be_partners(of: dict[Any, np.ndarray], i: int, others: np.ndarray, task: TaskConfig) -> np.ndarray:
+    """Say which of the others the protocol permits as partners of window i."""
 
-    def nearest(self, i: int, positive: int, negatives: np.ndarray, rng: np.random.Generator) -> int:
-        """Return the negative of left window i whose run and position are nearest to the positive's."""
-        distance = np.abs(self.order[negatives] - self.order[i])
-        # A whole run counts more than all positions in it, and a position more than the draw.
-        cost = np.abs(distance - np.abs(self.order[positive] - self.order[i])) * (self.position.max() + 1.0)
-        cost += np.abs(self.position[negatives] - self.position[positive]) + rng.random(len(negatives)) / 2
-        return negatives[np.argmin(cost)]
+    def differs(name: str) -> np.ndarray:
+        return of[name][others] != of[name][i]
+
+    if task.partners == "other_person":
+        # Everybody's first runs may have had the same stimuli at the same times: not those, then.
+        if task.protocol == "cross_run" and task.label_of == "event":
+            return differs("person") & differs("order")
+        return differs("person")
+    if task.protocol == "cross_run":
+        return differs("order")
+    # Windows of one run may not share volumes; nor may a window meet itself.
+    return differs("run") | (np.abs(of["start"][others] - of["start"][i]) >= task.length)
+
+
+def nearest(
+    of: dict[Any, np.ndarray], i: int, positive: int, negatives: np.ndarray, rng: np.random.Generator
+) -> int:
+    """Return the negative of left window i whose run and position are nearest to the positive's."""
+    order, position = of["order"], of["position"]
+    distance = np.abs(order[negatives] - order[i])
+    # A whole run counts more than all positions in it, and a position more than the draw.
+    cost = np.abs(distance - np.abs(order[positive] - order[i])) * (position.max() + 1.0)
+    cost += np.abs(position[negatives] - position[positive]) + rng.random(len(negatives)) / 2
+    return negatives[np.argmin(cost)]
 
 
 def explain_no_pairs(windows: Windows, members: np.ndarray, task: TaskConfig) -> str:

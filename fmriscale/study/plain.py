@@ -89,13 +89,16 @@ def reason(summary: Summary, ruling: Ruling) -> str:
         )
     own, fresh = right(summary, "pretrained"), right(summary, "fresh")
     ahead = f"With pre-training the network is right more often ({own} of the cases, {fresh} without)"
+    behind = accuracy(summary, "pretrained")["mean"] < accuracy(summary, "fresh")["mean"]
+    luck = "" if behind else ": a difference that luck can make"
     sentences = {
         "too few": f"{units} are too few for any answer; so far {own} with pre-training, {fresh} without.",
         "at chance": f"The network does no better than guessing, with pre-training ({own} right) or without "
         f"({fresh}){at_chance(summary)}",
         "worse": f"Pre-training makes the network worse: it is right in {own} of the cases, {UNTRAINED} in "
         f"{fresh}{simple_reaches(summary)}.",
-        "no gain": f"{no_gain(summary, own, fresh)}{simple_reaches(summary)}.",
+        "no gain": f"The network is right in {own} of the cases with pre-training and in {fresh} "
+        f"without{luck}{simple_reaches(summary)}.",
         "run means": f"{ahead}, but the mean of each run alone gives {right(summary, 'run_means')}: it may "
         f"only tell runs (recordings) apart, and not {label}.",
         "one fold": f"{ahead}, but all rests on one split of the data, which may have been a lucky one.",
@@ -125,16 +128,6 @@ def gain(summary: Summary, own: str, fresh: str) -> str:
             said += f" But {what} is not beaten, so what it lacks is not what helps."
             break
     return said
-
-
-def no_gain(summary: Summary, own: str, fresh: str) -> str:
-    """Return the reason where the arms are not told apart."""
-    if accuracy(summary, "pretrained")["mean"] < accuracy(summary, "fresh")["mean"]:
-        return f"The network is right in {own} of the cases with pre-training and in {fresh} without"
-    return (
-        f"The network is right in {own} of the cases with pre-training and in {fresh} without: a difference "
-        "that luck can make"
-    )
 
 
 def at_chance(summary: Summary) -> str:

@@ -111,10 +111,10 @@ def job_hash(study: Study, job: Job) -> str:
     settings = {k: v for k, v in settings_of_results(config).items() if k not in OF_THE_JOB}
     match job:
         case Cell():
-            own = [asdict(job), start_of(study, job)]
+            own = [asdict(job), start_of_cell(study, job)]
         case Final():
             cell = final_cell(config)
-            own = [job.name, asdict(cell), start_of(study, cell)]
+            own = [job.name, asdict(cell), start_of_cell(study, cell)]
         case Baselines():
             del settings["model"], settings["train"]
             own = [asdict(job), sizes(config)[-1], sklearn.__version__]
@@ -123,14 +123,15 @@ def job_hash(study: Study, job: Job) -> str:
     return digest([settings, own, study.fingerprint, versions])
 
 
-def start_of(study: Study, cell: Cell) -> list[Any]:
-    """Return what the encoder that a cell starts from depends on: architecture, spaces, weights."""
+def start_of_cell(study: Study, cell: Cell) -> list[Any]:
+    """Return what the encoder that a cell starts from depends on; nothing where nothing is pre-trained."""
     folder = encoder_folder(study.config, cell.arm, cell.fold)
-    if folder is None:
-        return []
-    content = study.encoder_meta(folder)
-    weights = None if cell.arm == "fresh" else content["weights_sha256"]
-    return [content["encoder"], content["meta"].get("feature_spaces"), weights]
+    return [] if folder is None else start_of(study.metas[folder], fresh=cell.arm == "fresh")
+
+
+def start_of(meta: dict[str, Any], *, fresh: bool) -> list[Any]:
+    """Return what a start from an encoder depends on: architecture, spaces, weights."""
+    return [meta["encoder"], meta["meta"].get("feature_spaces"), None if fresh else meta["weights_sha256"]]
 
 
 def study_hash(study: Study, results: Results) -> str:
@@ -138,15 +139,21 @@ def study_hash(study: Study, results: Results) -> str:
     return digest([to_dict(study.config.tracking), list(results.hashes.values())])
 
 
-def provenance(study: Study) -> dict[str, Any]:
-    """Return what a study was made from and with: software, recipe, corpus, encoders; no host, no user."""
+def provenance_of(study: Study) -> dict[str, Any]:
+    """Return what a study was made from and with."""
+    encoders = {arm: encoder_origins(study, arm) for arm in arms(study.config) if arm != "fresh"}
+    return provenance(study, recipe_hash(study.config), encoders)
+
+
+def provenance(work: Any, recipe: str, encoders: dict[str, Any]) -> dict[str, Any]:
+    """Return software, recipe, corpus and encoders of a study or probe; no host, no user."""
     names = ("fmriscale", "torch", "numpy", "scipy", "scikit-learn", "nilearn", "mlflow")
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "software": {"python": platform.python_version(), **{name: version(name) for name in names}},
-        "recipe": recipe_hash(study.config),
-        "corpus": {"path": study.config.corpus, "fingerprint": study.fingerprint},
-        "encoders": {arm: encoder_origins(study, arm) for arm in arms(study.config) if arm != "fresh"},
+        "recipe": recipe,
+        "corpus": {"path": work.config.corpus, "fingerprint": work.fingerprint},
+        "encoders": encoders,
     }
 
 
@@ -156,12 +163,14 @@ def encoder_origins(study: Study, arm: str) -> dict[str, dict[str, Any]]:
     by_fold = "{fold}" in given
     origins = {}
     for fold in range(study.config.n_folds if by_fold else 1):
-        content = study.encoder_meta(encoder_folder(study.config, arm, fold) or Path())
-        meta = content["meta"]
-        origins[f"fold {fold}" if by_fold else "every fold"] = {
-            "folder": given.replace("{fold}", str(fold)),
-            "weights_sha256": content["weights_sha256"],
-            **{key: meta.get(key) for key in ("step", "corpus_fingerprint", "config_hash")},
-            **origin_of(meta.get("config", {})),
-        }
+        content = study.metas[encoder_folder(study.config, arm, fold) or Path()]
+        origin = encoder_origin(given.replace("{fold}", str(fold)), content)
+        origin |= origin_of(content["meta"].get("config", {}))
+        origins[f"fold {fold}" if by_fold else "every fold"] = origin
     return origins
+
+
+def encoder_origin(folder: str, content: dict[str, Any]) -> dict[str, Any]:
+    """Return where an encoder is, and what its config.json says of its making."""
+    made = {key: content["meta"].get(key) for key in ("step", "corpus_fingerprint", "config_hash")}
+    return {"folder": folder, "weights_sha256": content["weights_sha256"], **made}

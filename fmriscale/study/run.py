@@ -1,15 +1,13 @@
 """A job from its pairs to its result."""
 
 import time
-import traceback
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 
-from fmriscale.common.errors import UserError
-from fmriscale.common.files import writing_to
+from fmriscale.common.files import expand
 from fmriscale.common.version import __version__
 from fmriscale.config.recipe import to_dict
 from fmriscale.model.classifier import save_classifier
@@ -21,72 +19,25 @@ from fmriscale.study.encoders import build_model
 from fmriscale.study.fit import fit
 from fmriscale.study.folds import Fold
 from fmriscale.study.jobs import Baselines, Cell, Final, Job, final_cell, sizes
-from fmriscale.study.results import Results, recipe_hash, start_of
+from fmriscale.study.results import recipe_hash, start_of_cell
 
 
 @dataclass(frozen=True)
 class Runner:
-    """Runs the jobs of a study and keeps their results; every worker process has a copy."""
+    """Runs the jobs of a study; every worker process has a copy."""
 
     study: Study
-    results: Results
-
-    def attempt(self, job: Job) -> dict[str, Any] | str:
-        """Run a job; return its result, or the reason why it has none."""
-        try:
-            with writing_to(self.results.out):
-                return self.run(job)
-        except UserError as error:
-            reason = str(error)
-        except Exception as error:
-            traceback.print_exc()
-            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        self.results.save_failure(job, reason)
-        return reason
 
     def run(self, job: Job) -> dict[str, Any]:
-        """Compute a job on one thread, and write its result."""
+        """Compute a job on one thread."""
         torch.set_num_threads(1)
         match job:
             case Cell():
-                content = run_cell(self.study, job)
+                return run_cell(self.study, job)
             case Baselines():
-                content = run_baselines(self.study, job)
+                return run_baselines(self.study, job)
             case Final():
-                content = self.run_final()
-        return self.results.save(job, content)
-
-    def run_final(self) -> dict[str, Any]:
-        """Fit the study's recipe on everybody and keep the model in model/, with what SameLabel needs."""
-        study, cell, folder = self.study, final_cell(self.study.config), self.results.out / "model"
-        rows = np.sort(np.concatenate([study.folds[0].train, study.folds[0].test]))
-        # The best epoch would be that which knows the training windows best.
-        train = replace(study.config.train, report="last")
-        everybody = replace(study, folds=[Fold(0, rows, rows, ())], config=replace(study.config, train=train))
-        pairs = everybody.pairs(everybody.folds[0])
-        model, space = build_model(everybody, cell)
-        fitted = fit(everybody, cell, model, space, *pairs)
-        meta = {
-            "space": space,
-            "feature_spaces": {space: study.space.to_dict()},
-            "task": to_dict(study.config.task),
-            "labels": list(study.windows.labels),
-            "train_runs": study.runs["key"].loc[rows].tolist(),
-            "corpus_fingerprint": study.fingerprint,
-            "config_hash": recipe_hash(study.config),
-            "start": {"arm": cell.arm, "weights_sha256": (start_of(study, cell) or [None])[-1]},
-            "fmriscale": __version__,
-        }
-        save_classifier(folder, fitted.model, meta)
-        return {
-            "arm": cell.arm,
-            "seed": cell.seed,
-            "n_train": len(pairs[0]),
-            "n_trained": fitted.n_trained,
-            "precision": fitted.precision,
-            "epochs": fitted.curve,
-            "weights_sha256": read_meta(folder)["weights_sha256"],
-        }
+                return run_final(self.study)
 
 
 def run_cell(study: Study, cell: Cell) -> dict[str, Any]:
@@ -123,4 +74,37 @@ def run_baselines(study: Study, job: Baselines) -> dict[str, Any]:
         "n_train": len(train),
         "n_test": len(test),
         "scores": {name: asdict(score) for name, score in scores.items()},
+    }
+
+
+def run_final(study: Study) -> dict[str, Any]:
+    """Fit the study's recipe on everybody and keep the model in model/, with what SameLabel needs."""
+    cell, folder = final_cell(study.config), expand(study.config.out) / "model"
+    rows = np.sort(np.concatenate([study.folds[0].train, study.folds[0].test]))
+    # The best epoch would be that which knows the training windows best.
+    train = replace(study.config.train, report="last")
+    everybody = replace(study, folds=[Fold(0, rows, rows, ())], config=replace(study.config, train=train))
+    pairs = everybody.pairs(everybody.folds[0])
+    model, space = build_model(everybody, cell)
+    fitted = fit(everybody, cell, model, space, *pairs)
+    meta = {
+        "space": space,
+        "feature_spaces": {space: study.space.to_dict()},
+        "task": to_dict(study.config.task),
+        "labels": list(study.windows.labels),
+        "train_runs": study.runs["key"].loc[rows].tolist(),
+        "corpus_fingerprint": study.fingerprint,
+        "config_hash": recipe_hash(study.config),
+        "start": {"arm": cell.arm, "weights_sha256": (start_of_cell(study, cell) or [None])[-1]},
+        "fmriscale": __version__,
+    }
+    save_classifier(folder, fitted.model, meta)
+    return {
+        "arm": cell.arm,
+        "seed": cell.seed,
+        "n_train": len(pairs[0]),
+        "n_trained": fitted.n_trained,
+        "precision": fitted.precision,
+        "epochs": fitted.curve,
+        "weights_sha256": read_meta(folder)["weights_sha256"],
     }

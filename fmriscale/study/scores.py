@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import rankdata
 
-from fmriscale.study.statistics import compare, corrected_t, holm, interval
+from fmriscale.study.statistics import compare, corrected_t, holm, interval, paired
 
 Row = dict[str, Any]
 CHANCE = 0.5
@@ -129,14 +129,10 @@ def comparison(
         other_units = by_unit(right, "accuracy")
         other_cells = weighted_mean(right, "accuracy", ["fold", "seed"])
     tested = asdict(compare(list(units.values()), [other_units[unit] for unit in units]))
-    # A baseline has one figure a fold, which meets every seed of the arm.
-    differences = {
-        (fold, seed): value - other_cells.get((fold, seed), other_cells.get((fold, None), np.nan))
-        for (fold, seed), value in cells.items()
-    }
-    t, p = corrected_t(list(differences.values()), ratio)
+    differences = paired(cells, other_cells)
+    t, p = corrected_t([difference for _, difference in differences], ratio)
     seeds: dict[Any, list[float]] = defaultdict(list)
-    for (_, seed), difference in differences.items():
+    for seed, difference in differences:
         seeds[seed].append(difference)
     return {
         **{"condition": condition, "first": first, "second": second},

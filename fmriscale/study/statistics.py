@@ -1,6 +1,8 @@
 """Is one arm better? Effect and interval first, then tests; units (subjects, or folds of runs) are paired."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -75,6 +77,18 @@ def interval(value_U: ArrayLike, seed: int = 0) -> tuple[float | None, float | N
             (values,), np.mean, method="BCa", n_resamples=N_RESAMPLES, rng=np.random.default_rng(seed)
         ).confidence_interval
     return float(bounds.low), float(bounds.high)
+
+
+def paired(
+    first: Mapping[tuple[int, Any], float], second: Mapping[tuple[int, Any], float]
+) -> list[tuple[Any, float]]:
+    """Return seed and difference of figures by (fold, seed); what has no seed (None) meets every seed."""
+    return [
+        (own if own is not None else other, value - other_value)
+        for (fold, own), value in first.items()
+        for (other_fold, other), other_value in second.items()
+        if fold == other_fold and (own == other or None in (own, other))
+    ]
 
 
 def corrected_t(difference_J: ArrayLike, test_over_train: float | None) -> tuple[float | None, float | None]:

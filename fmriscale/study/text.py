@@ -5,26 +5,9 @@ from typing import Any
 
 import pandas as pd
 
+from fmriscale.study import wording as say
 from fmriscale.study.controls import missing_control
 from fmriscale.study.plain import Answer, answer
-from fmriscale.study.wording import (
-    area,
-    clipped,
-    condition_title,
-    conditions_of,
-    corrected,
-    effect,
-    on_missing_control,
-    on_power,
-    on_reversal,
-    on_speed,
-    p_value,
-    percent,
-    plural,
-    setting,
-    trained_on,
-    within,
-)
 
 COLUMNS = 110
 """Width of the text."""
@@ -36,21 +19,23 @@ NAME = 50
 
 def report_text(summary: dict[str, Any]) -> str:
     """Return the answer, the verdict, arms, controls and baselines by condition, comparisons, and speed."""
-    blocks = [
-        plain_lines(answer(summary)),
-        wrapped(f"{summary['question']}   {setting(summary)}") + wrapped(summary["verdict"]["sentence"]),
+    return joined(
+        summary,
+        answer(summary),
+        say.setting(summary),
         accuracy_lines(summary),
         size_lines(summary) if len(summary["sizes"]) > 1 else [],
         comparison_lines(summary) if summary["comparisons"] else [],
-        [line for sentence in (*on_speed(summary), on_power(summary)) for line in wrapped(sentence, "  ")],
-        on_missing_control(summary),
-    ]
-    return "\n\n".join("\n".join(block) for block in blocks if block)
+        [line for told in (*say.on_speed(summary), say.on_power(summary)) for line in wrapped(told, "  ")],
+        say.on_missing_control(summary),
+    )
 
 
-def plain_lines(said: Answer) -> list[str]:
-    """Return question, answer and reason in plain words."""
-    return wrapped(f"{said.question} {said.word}. {said.why}")
+def joined(summary: dict[str, Any], said: Answer, how: str, *blocks: list[str]) -> str:
+    """Return the answer in plain words, the verdict, and the further blocks that have lines."""
+    plain = wrapped(f"{said.question} {said.word}. {said.why}")
+    verdict = wrapped(f"{summary['question']}   {how}") + wrapped(summary["verdict"]["sentence"])
+    return "\n\n".join("\n".join(block) for block in (plain, verdict, *blocks) if block)
 
 
 def wrapped(text: str, indent: str = "") -> list[str]:
@@ -67,7 +52,7 @@ def table(title: str, rows: list[tuple[str, list[str]]], columns: list[str]) -> 
 
 def accuracy_lines(summary: dict[str, Any]) -> list[str]:
     """Return a line for every arm, control and baseline: accuracy by condition, and AUC."""
-    conditions, rows, missing = conditions_of(summary), [], missing_control(summary)
+    conditions, rows, missing = say.conditions_of(summary), [], missing_control(summary)
     shown = conditions[:MOST_CONDITIONS]
     most = NAME if len(shown) == 1 else 27
     for content in summary["arms"].values():
@@ -75,10 +60,10 @@ def accuracy_lines(summary: dict[str, Any]) -> list[str]:
             rows.append((missing.title, ["not run", *[""] * len(shown)]))
             missing = None
         by = content["by_condition"]
-        accuracies = [within(by.get(condition)) for condition in shown]
-        rows.append((clipped(content["title"], most), [*accuracies, area(by["all"]["auc"]["mean"])]))
-    titles = [clipped(condition_title(summary, condition), 17) for condition in shown]
-    lines = table("accuracy, % [95 %]", rows, [*titles, "AUC"]) + wrapped(on_reversal(summary), "  ")
+        accuracies = [say.within(by.get(condition)) for condition in shown]
+        rows.append((say.clipped(content["title"], most), [*accuracies, say.area(by["all"]["auc"]["mean"])]))
+    titles = [say.clipped(say.condition_title(summary, condition), 17) for condition in shown]
+    lines = table("accuracy, % [95 %]", rows, [*titles, "AUC"]) + wrapped(say.on_reversal(summary), "  ")
     if len(conditions) > len(shown):
         lines.append(f"{len(conditions) - len(shown)} more conditions are in the HTML report")
     return lines
@@ -86,26 +71,34 @@ def accuracy_lines(summary: dict[str, Any]) -> list[str]:
 
 def size_lines(summary: dict[str, Any]) -> list[str]:
     """Return the accuracy of the arms by size of the training side."""
-    sizes = summary["sizes"]
-    accuracy = {(row["arm"], row["size"]): row["accuracy"] for row in summary["by_size"]}
+    found = {(row["arm"], row["size"]): say.percent(row["accuracy"]) for row in summary["by_size"]}
+    title = f"accuracy, %, by training {say.plural(say.trained_on(summary))}"
+    return size_table(title, summary["arms"], found, summary["sizes"])
+
+
+def size_table(
+    title: str, methods: dict[str, Any], found: dict[tuple[str, int | None], str], sizes: list[int | None]
+) -> list[str]:
+    """Return a line for every arm or method that has a figure, by size of the training side."""
+    known = {name for name, _ in found}
     rows = [
-        (clipped(content["title"], NAME), [percent(accuracy.get((arm, size))) for size in sizes])
-        for arm, content in summary["arms"].items()
-        if any(arm == name for name, _ in accuracy)
+        (say.clipped(content["title"], NAME), [found.get((name, size), "-") for size in sizes])
+        for name, content in methods.items()
+        if name in known
     ]
-    columns = ["all" if size is None else str(size) for size in sizes]
-    return table(f"accuracy, %, by training {plural(trained_on(summary))}", rows, columns)
+    return table(title, rows, ["all" if size is None else str(size) for size in sizes])
 
 
 def comparison_lines(summary: dict[str, Any]) -> list[str]:
-    """Return a line for every comparison: effect and interval before p."""
+    """Return a line for every comparison: say.effect and interval before p."""
     titles = {name: content["title"] for name, content in summary["arms"].items()}
-    several, rows = len(conditions_of(summary)) > 1, []
+    several, rows = len(say.conditions_of(summary)) > 1, []
     for row in summary["comparisons"]:
         if row["condition"] == "all" or (row["first"], row["second"]) == ("pretrained", "fresh"):
             name = f"{titles[row['first']]} - {titles[row['second']]}"
-            name = clipped(f"{name}, {row['condition']}" if several else name, NAME)
-            tests = [effect(row), p_value(row["p"]), p_value(row["p_holm"]), corrected(row), str(row["n"])]
+            name = say.clipped(f"{name}, {row['condition']}" if several else name, NAME)
+            p = [say.p_value(row["p"]), say.p_value(row["p_holm"])]
+            tests = [say.effect(row), *p, say.corrected(row), str(row["n"])]
             rows.append((name, tests))
     columns = ["effect [95 %]", "p", "p (Holm)", "corrected t (p)", "n"]
     lines = table("difference in accuracy, points", rows[:MOST_COMPARISONS], columns)

@@ -1,13 +1,10 @@
 """Numbers and sentences of a study's summary, as its printed table and its page have them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from fmriscale.study.controls import missing_control
 from fmriscale.study.statistics import ALPHA, POWER, lowest_p
-
-"""What tables call the control that is pre-trained on volumes in shuffled order."""
-
 
 # ---------------------------------------------------------------- numbers
 
@@ -40,7 +37,7 @@ def p_equals(p: float) -> str:
     return f"p < {text[1:]}" if text.startswith("<") else f"p = {text}"
 
 
-def bounds(content: dict[str, Any], as_text: Callable[[float], str]) -> str:
+def bounds(content: Mapping[str, Any], as_text: Callable[[float], str]) -> str:
     """Return the interval of a figure in brackets; nothing where there is none (one unit)."""
     if content["low"] is None:
         return ""

@@ -24,7 +24,7 @@ from fmriscale.corpus.servers import open_folder
 from fmriscale.corpus.writer import read_members
 from fmriscale.model import remote
 from fmriscale.model.remote import local_folder
-from fmriscale.study.progress import FINISHED, finished_text
+from fmriscale.study.work import FINISHED, finished_text
 from fmriscale.training.data import open_loader
 
 OUTSIDE = [

@@ -97,9 +97,7 @@ def test_the_targets_of_the_test_rows_change_nothing(place, tmp_path):
     target_N, (_, test_N) = learning.rows.target_N.copy(), learning.sides(learning.folds[0])
     target_N[test_N] = np.random.default_rng(1).permutation(target_N[test_N]) + 3
     other = replace(learning, rows=replace(learning.rows, target_N=target_N))
-    found = [
-        Runner(each, results_of(each)[0]).run(Fit("pretrained", 0, seed=0)) for each in (learning, other)
-    ]
+    found = [Runner(each).run(Fit("pretrained", 0, seed=0)) for each in (learning, other)]
     assert found[0]["prediction"] == found[1]["prediction"]
     assert found[0]["validation"] == found[1]["validation"]
 
@@ -148,7 +146,7 @@ def test_a_fit_is_the_same_whatever_its_process_did_before(place, tmp_path):
     found = []
     for name, order in (("one", fits), ("other", fits[::-1])):
         own = replace(learning, config=replace(learning.config, out=str(tmp_path / name)))
-        runner = Runner(own, results_of(own)[0])
+        runner = Runner(own)
         found.append({fit: {**runner.run(fit), "seconds": 0} for fit in order})
     assert found[0] == found[1]
     one, other = found[0][fits[0]], found[0][fits[3]]
@@ -159,7 +157,7 @@ def test_a_rate_that_is_too_high_is_told(place, tmp_path):
     learning, _ = of_products(place, train=ProbeTrainConfig(adapt="full", lr=1e30, epochs=2))
     learning = replace(learning, config=replace(learning.config, out=str(tmp_path)))
     with pytest.raises(UserError, match=r"pretrained_fold1_seed0: the loss is not finite .* lower train.lr"):
-        Runner(learning, results_of(learning)[0]).run(Fit("pretrained", 1, seed=0))
+        Runner(learning).run(Fit("pretrained", 1, seed=0))
 
 
 def test_how_encoders_learn_leaves_the_baselines_as_they_are(place):
@@ -167,7 +165,7 @@ def test_how_encoders_learn_leaves_the_baselines_as_they_are(place):
     frozen, learning = ProbeTrainConfig(), ProbeTrainConfig(adapt="full")
     for learn in (frozen, replace(frozen, lr=0.1), learning, replace(learning, lr=0.1)):
         one, _ = of_products(place, train=learn)
-        hashes.append(results_of(one)[0].hashes)
+        hashes.append(results_of(one).hashes)
     assert hashes[0] == hashes[1], "the frozen encoder does not learn at any rate"
     same = [{fit.method for fit in hashes[0] if hashes[0][fit] == other.get(fit)} for other in hashes[2:]]
     assert same == [{"connectivity", "pca", "whitening", "raw", "window_mean", "run_mean"}] * 2

@@ -8,9 +8,8 @@ from fmriscale.common.errors import UserError
 from fmriscale.config import FinetuneTrainConfig, StudyConfig, TaskConfig
 from fmriscale.study.jobs import cells
 from fmriscale.study.scores import Score
-from fmriscale.study.speed import speed
 from fmriscale.study.statistics import corrected_t
-from fmriscale.study.summary import summarise
+from fmriscale.study.summary import speed, summarise
 from fmriscale.study.wording import on_seeds
 
 PEOPLE = [f"p{i}" for i in range(8)]

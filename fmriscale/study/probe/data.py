@@ -1,7 +1,6 @@
 """A probe opened once: its rows, folds and methods; what every fit is made from."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,10 +11,9 @@ from fmriscale.config import ProbeConfig
 from fmriscale.corpus.manifest import FeatureSpace
 from fmriscale.corpus.reader import Corpus
 from fmriscale.model.encoder import Encoder, build_encoder, in_space
-from fmriscale.model.export import read_meta
 from fmriscale.model.presets import EncoderConfig
 from fmriscale.sampling.gather import verify_runs
-from fmriscale.study.data import runs_taking_part
+from fmriscale.study.data import Metas, runs_taking_part
 from fmriscale.study.encoders import known_as
 from fmriscale.study.folds import Fold, refuse_seen_runs
 from fmriscale.study.probe.columns import facts_of
@@ -41,14 +39,11 @@ class Probe:
     inner_groups: list[np.ndarray]
     """What inner folds keep together, of every row."""
     methods: list[str]
-    _metas: dict[Path, dict[str, Any]] = field(default_factory=dict)
+    metas: Metas = field(default_factory=Metas)
 
     def encoder_meta(self, arm: str, fold: int, seed: int) -> dict[str, Any]:
-        """Return config.json of an arm's encoder folder, which is read once."""
-        folder = encoder_folder(self.config, arm, fold, seed)
-        if folder not in self._metas:
-            self._metas[folder] = read_meta(folder)
-        return self._metas[folder]
+        """Return config.json of an arm's encoder folder."""
+        return self.metas[encoder_folder(self.config, arm, fold, seed)]
 
     def verify(self, corpus: Corpus) -> None:
         """Check every run that takes part against its sha256: what is damaged must not decide a probe."""

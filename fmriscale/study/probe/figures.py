@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from fmriscale.study.probe.rows import Rows
-from fmriscale.study.statistics import compare, corrected_t, interval
+from fmriscale.study.statistics import compare, corrected_t, interval, paired
 
 Result = dict[str, Any]
 NO_SEED = -1
@@ -105,14 +105,13 @@ def by_unit(scores: Scores) -> dict[str, float]:
     return dict(zip(units.tolist(), np.mean(of_seeds, axis=0).tolist(), strict=True))
 
 
-def by_fold(figure: str, rows: Rows, results: list[Result]) -> dict[tuple[int, int], float]:
+def by_fold(figure: str, rows: Rows, results: list[Result]) -> dict[tuple[int, int | None], float]:
     """Return the figure of every (fold, seed), classes weighted within it; folds without it are left out."""
     found = {}
     for result in results:
         scores = scores_of(figure, rows, [result])
         if len(scores.score_S):
-            seed = NO_SEED if result["seed"] is None else result["seed"]
-            found[result["fold"], seed] = float(scores.score_S.mean())
+            found[result["fold"], result["seed"]] = float(scores.score_S.mean())
     return found
 
 
@@ -137,12 +136,6 @@ def comparison(
         other_folds = by_fold(figure, rows, second)
     units = [unit for unit in own if unit in other]
     tested = compare([own[unit] for unit in units], [other[unit] for unit in units])
-    # What has no seed has one figure a fold, which meets every seed of the other.
-    pairs = [
-        value - other_value
-        for (fold, seed), value in own_folds.items()
-        for (other_fold, other_seed), other_value in other_folds.items()
-        if fold == other_fold and (seed == other_seed or NO_SEED in (seed, other_seed))
-    ]
-    t, p = corrected_t(pairs, ratio)
+    differences = paired(own_folds, other_folds)
+    t, p = corrected_t([difference for _, difference in differences], ratio)
     return {"figure": figure, **asdict(tested), "corrected_t": t, "corrected_p": p}

@@ -47,10 +47,6 @@ class Rows:
         pairs = pd.DataFrame({"person": self.person_N, "target": self.target_N}).drop_duplicates()
         return len(pairs) == len(set(self.person_N.tolist()))
 
-    def runs_of(self, row: int) -> np.ndarray:
-        """Return the runs that a row is made of."""
-        return np.unique(self.run_M[self.row_M == row])
-
     def mean_of_pieces(self, x_MF: np.ndarray) -> np.ndarray:
         """Return the mean over the pieces of each row, [N, F]."""
         if len(x_MF) == len(self):

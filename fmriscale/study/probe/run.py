@@ -3,7 +3,6 @@
 import functools
 import io
 import time
-import traceback
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any
@@ -11,8 +10,7 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 
-from fmriscale.common.errors import UserError
-from fmriscale.common.files import atomic_write, expand, writing_to
+from fmriscale.common.files import atomic_write, expand
 from fmriscale.common.version import __version__
 from fmriscale.config import ProbeConfig
 from fmriscale.config.recipe import to_dict
@@ -24,7 +22,7 @@ from fmriscale.study.probe.decoder import Decoded, decode, unrelated, without_co
 from fmriscale.study.probe.features import features_of, pieces
 from fmriscale.study.probe.folds import coarsest
 from fmriscale.study.probe.jobs import FRESH, SHUFFLED, Fit, adapts, fits, has_seeds, judged
-from fmriscale.study.results import Results, digest
+from fmriscale.study.results import Results, digest, start_of
 
 WITHOUT_EFFECT = ("out", "corpus", "jobs", "tracking", "allow_seen_runs")
 """Settings that change no result: places, and how the work is done."""
@@ -36,23 +34,9 @@ FEATURES = "features"
 
 @dataclass(frozen=True)
 class Runner:
-    """Runs the fits of a probe and keeps their results; every worker process has a copy."""
+    """Runs the fits of a probe; every worker process has a copy."""
 
     probe: Probe
-    results: Results
-
-    def attempt(self, fit: Fit) -> dict[str, Any] | str:
-        """Run a fit; return its result, or the reason why it has none."""
-        try:
-            with writing_to(self.results.out):
-                return self.results.save(fit, self.run(fit))
-        except UserError as error:
-            reason = str(error)
-        except Exception as error:
-            traceback.print_exc()
-            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        self.results.save_failure(fit, reason)
-        return reason
 
     def run(self, fit: Fit) -> dict[str, Any]:
         """Fit the training side, and predict the test side."""
@@ -157,9 +141,15 @@ class Runner:
         seed = encoder_seed(self.probe.config, fit)
         fold = fit.fold if "{fold}" in encoders.get(main if method == FRESH else method, "") else 0
         identity = digest(
-            [settings_of(self.probe), method, seed, start_of(self.probe, method, fold, seed), versions()]
+            [
+                settings_of(self.probe),
+                method,
+                seed,
+                start_of_method(self.probe, method, fold, seed),
+                versions(),
+            ]
         )
-        path = self.results.out / FEATURES / f"{method}-{identity[:16]}.npy"
+        path = expand(self.probe.config.out) / FEATURES / f"{method}-{identity[:16]}.npy"
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock")):  # others that need them wait, rather than make them too
             if not path.exists():
@@ -236,15 +226,13 @@ def settings_of(probe: Probe, *, learning: bool = False) -> dict[str, Any]:
     return kept | {"fingerprint": probe.fingerprint}
 
 
-def start_of(probe: Probe, method: str, fold: int, seed: int) -> list[Any]:
-    """Return what the encoder of a method is: architecture, spaces, weights; nothing for a baseline."""
+def start_of_method(probe: Probe, method: str, fold: int, seed: int) -> list[Any]:
+    """Return what the encoder of a method depends on; nothing for a baseline."""
     if method == SHUFFLED:
         method = judged(probe.config) or SHUFFLED
     if method != FRESH and method not in probe.config.encoders:
         return []
-    content = probe.encoder_meta(method, fold, seed)
-    weights = None if method == FRESH else content["weights_sha256"]
-    return [content["encoder"], content["meta"].get("feature_spaces"), weights]
+    return start_of(probe.encoder_meta(method, fold, seed), fresh=method == FRESH)
 
 
 def versions() -> list[str]:
@@ -252,20 +240,12 @@ def versions() -> list[str]:
     return [__version__, *(version(name) for name in ("torch", "numpy", "scikit-learn", "nilearn"))]
 
 
-def results_of(probe: Probe) -> tuple[Results, list[Fit]]:
-    """Return all fits of a probe, and where their results are, each with the hash that makes it valid."""
-    all_fits = fits(probe.config, probe.methods, len(probe.folds))
-    made_with, seed_of = versions(), functools.partial(encoder_seed, probe.config)
+def results_of(probe: Probe) -> Results:
+    """Return where the results of all fits of a probe are, each with the hash that makes it valid."""
+    made_with, config = versions(), probe.config
     settings = {learning: settings_of(probe, learning=learning) for learning in (False, True)}
-    hashes = {
-        fit: digest(
-            [
-                settings[adapts(probe.config, fit.method)],
-                asdict(fit),
-                start_of(probe, fit.method, fit.fold, seed_of(fit)),
-                made_with,
-            ]
-        )
-        for fit in all_fits
-    }
-    return Results(expand(probe.config.out), hashes), all_fits
+    hashes = {}
+    for fit in fits(config, probe.methods, len(probe.folds)):
+        start = start_of_method(probe, fit.method, fit.fold, encoder_seed(config, fit))
+        hashes[fit] = digest([settings[adapts(config, fit.method)], asdict(fit), start, made_with])
+    return Results(expand(config.out), hashes)

@@ -1,9 +1,6 @@
 """A probe in numbers: one dictionary, for its text, page and verdict; and a table."""
 
-import platform
 from collections import Counter
-from datetime import UTC, datetime
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -25,7 +22,7 @@ from fmriscale.study.probe.folds import as_list
 from fmriscale.study.probe.jobs import FRESH, SHUFFLED, TITLES, arms, judged, sizes
 from fmriscale.study.probe.run import settings_of
 from fmriscale.study.probe.verdict import verdict
-from fmriscale.study.results import digest
+from fmriscale.study.results import digest, encoder_origin, provenance
 from fmriscale.study.statistics import holm
 
 MOST_VALUES = 24
@@ -83,7 +80,7 @@ def summarise(probe: Probe, results: list[Result]) -> dict[str, Any]:
         "by_size": by_size(probe, at, figures),
         "size_comparisons": of_sizes,
         "folds": folds_of(probe, at, figures[0]),
-        "provenance": provenance(probe),
+        "provenance": provenance_of(probe),
     }
     return summary | {"verdict": verdict(summary)}
 
@@ -171,25 +168,15 @@ def folds_of(probe: Probe, at: dict[Any, list[Result]], figure: str) -> list[dic
     return found
 
 
-def provenance(probe: Probe) -> dict[str, Any]:
-    """Return what a probe was made from and with: software, recipe, corpus, encoders; no host, no user."""
-    names = ("fmriscale", "torch", "numpy", "scipy", "scikit-learn", "nilearn", "mlflow")
-    encoders = {}
-    for name, given in probe.config.encoders.items():
-        content = probe.encoder_meta(name, 0, probe.config.seeds[0])
-        meta = content["meta"]
-        encoders[name] = {
-            "folder": given,
-            "weights_sha256": content["weights_sha256"],
-            **{key: meta.get(key) for key in ("step", "corpus_fingerprint", "config_hash")},
-        }
-    return {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "software": {"python": platform.python_version(), **{name: version(name) for name in names}},
-        "recipe": digest(settings_of(probe, learning=probe.config.train.adapt != "probe"))[:12],
-        "corpus": {"path": probe.config.corpus, "fingerprint": probe.fingerprint},
-        "encoders": encoders,
+def provenance_of(probe: Probe) -> dict[str, Any]:
+    """Return what a probe was made from and with."""
+    config = probe.config
+    encoders = {
+        name: encoder_origin(given, probe.encoder_meta(name, 0, config.seeds[0]))
+        for name, given in config.encoders.items()
     }
+    recipe = digest(settings_of(probe, learning=config.train.adapt != "probe"))[:12]
+    return provenance(probe, recipe, encoders)
 
 
 def table_of(probe: Probe, results: list[Result]) -> pd.DataFrame:

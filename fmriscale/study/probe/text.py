@@ -4,21 +4,21 @@ from typing import Any
 
 from fmriscale.study.probe.plain import answer
 from fmriscale.study.probe.wording import HEADINGS, cell, effect, left_out, number, setting, values
-from fmriscale.study.text import NAME, plain_lines, table, wrapped
+from fmriscale.study.text import NAME, joined, size_table, table, wrapped
 from fmriscale.study.wording import clipped, corrected, p_value
 
 
 def report_text(summary: dict[str, Any]) -> str:
     """Return the answer, the verdict, what was probed, and figures by method, comparison and size."""
-    blocks = [
-        plain_lines(answer(summary)),
-        wrapped(f"{summary['question']}   {setting(summary)}") + wrapped(summary["verdict"]["sentence"]),
+    return joined(
+        summary,
+        answer(summary),
+        setting(summary),
         wrapped(f"{summary['target']}: {values(summary)}. Left out: {left_out(summary)}.", "  "),
         method_lines(summary),
         size_lines(summary) if summary["by_size"] else [],
         comparison_lines(summary) if summary["comparisons"] else [],
-    ]
-    return "\n\n".join("\n".join(block) for block in blocks if block)
+    )
 
 
 def method_lines(summary: dict[str, Any]) -> list[str]:
@@ -36,13 +36,8 @@ def size_lines(summary: dict[str, Any]) -> list[str]:
     """Return the judged figure of every method by size of the training side."""
     figure = summary["figures"][0]
     found = {(row["method"], row["size"]): number(figure)(row[figure]["mean"]) for row in summary["by_size"]}
-    rows = [
-        (clipped(content["title"], NAME), [found.get((name, size), "-") for size in summary["sizes"]])
-        for name, content in summary["methods"].items()
-        if (name, None) in found
-    ]
-    columns = ["all" if size is None else str(size) for size in summary["sizes"]]
-    return table(f"{HEADINGS[figure]}, by training people", rows, columns)
+    title = f"{HEADINGS[figure]}, by training people"
+    return size_table(title, summary["methods"], found, summary["sizes"])
 
 
 def comparison_lines(summary: dict[str, Any]) -> list[str]:

@@ -43,11 +43,6 @@ def hub_name(licence: str) -> str | None:
     )
 
 
-def is_unknown(licence: str) -> bool:
-    """Tell whether a data set's licence is not known, or whether none was given."""
-    return _UNKNOWN.fullmatch(licence.strip()) is not None
-
-
 def is_non_commercial(licence: str) -> bool:
     """Tell whether a licence forbids commercial use."""
     return _NON_COMMERCIAL.search(licence) is not None
@@ -62,7 +57,7 @@ def licence_of(datasets: Mapping[str, Mapping[str, Any]], given: str | None = No
     """
     licences = {name: str(content.get("licence", "")) for name, content in datasets.items()}
     restricted = [name for name, licence in licences.items() if is_non_commercial(licence)]
-    unknown = [name for name, licence in licences.items() if is_unknown(licence)]
+    unknown = [name for name, licence in licences.items() if _UNKNOWN.fullmatch(licence.strip())]
     warnings = []
     if restricted:
         which = ", ".join(sorted({licences[name] for name in restricted}))

@@ -112,11 +112,7 @@ def category(windows: Windows, features_NV: Features, train: Pairs, test: Pairs)
 
 
 def svm(penalty: float, rotated: bool = False) -> Pipeline:
-    """Return an unfitted linear support vector machine on standardised windows.
-
-    Rotated: in the space that the training windows span. The classifier is the same, and found sooner where
-    features are many more than windows.
-    """
+    """Return an unfitted linear SVM of standardised windows; rotated: in their span, sooner where V is large."""
     if not rotated:
         return make_pipeline(StandardScaler(), LinearSVC(C=penalty))
     # By default, as many dimensions as windows are left to the other solver, which does not converge.

@@ -16,7 +16,6 @@ from fmriscale.common.workers import worker_number
 from fmriscale.model.adapt import merge_low_rank
 from fmriscale.model.classifier import PairClassifier, compare
 from fmriscale.model.precision import casting, precision_of_hardware
-from fmriscale.study.baselines import Score, score
 from fmriscale.study.data import Study
 from fmriscale.study.encoders import reads_new_space
 from fmriscale.study.jobs import Cell
@@ -29,6 +28,7 @@ from fmriscale.study.learning import (
     train_epoch,
 )
 from fmriscale.study.pairs import Pairs
+from fmriscale.study.scores import Score, score
 from fmriscale.study.windows import Windows
 
 TEST_BATCH = 512

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import rankdata
 
-from fmriscale.study.statistics import compare, corrected_t, holm, interval, paired
+from fmriscale.study.statistics import compare, corrected_t, holm, mean_within, paired
 
 Row = dict[str, Any]
 CHANCE = 0.5
@@ -155,14 +155,12 @@ def holm_adjusted(rows: list[Row], family: str) -> list[Row]:
 def figures(rows: list[Row]) -> dict[str, Any]:
     """Return mean AUC and accuracy over units, the latter's interval, and accuracy by unit."""
     units = by_unit(rows, "accuracy")
-    values, areas = list(units.values()), list(by_unit(rows, "auc").values())
-    # Student's interval of few units knows nothing of the ends of the scale.
-    low, high = (end if end is None else min(max(end, 0.0), 1.0) for end in interval(values))
+    areas = list(by_unit(rows, "auc").values())
     return {
         "auc": {
             "mean": float(np.mean(areas)) if areas else None,
             "sd": float(np.std(areas, ddof=1)) if len(areas) > 1 else None,
         },
-        "accuracy": {"mean": float(np.mean(values)), "low": low, "high": high, "n": len(values)},
+        "accuracy": mean_within(list(units.values())),
         "by_unit": units,
     }

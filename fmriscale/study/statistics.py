@@ -79,6 +79,12 @@ def interval(value_U: ArrayLike, seed: int = 0) -> tuple[float | None, float | N
     return float(bounds.low), float(bounds.high)
 
 
+def mean_within(values: list[float], lowest: float = 0.0, highest: float = 1.0) -> dict[str, Any]:
+    """Return mean, 95 % interval and number of units; Student's interval knows nothing of a scale's ends."""
+    low, high = (end if end is None else min(max(end, lowest), highest) for end in interval(values))
+    return {"mean": float(np.mean(values)), "low": low, "high": high, "n": len(values)}
+
+
 def paired(
     first: Mapping[tuple[int, Any], float], second: Mapping[tuple[int, Any], float]
 ) -> list[tuple[Any, float]]:

@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 
 from fmriscale.study.probe.rows import Rows
-from fmriscale.study.statistics import compare, corrected_t, interval, paired
+from fmriscale.study.statistics import compare, corrected_t, mean_within, paired
 
 Result = dict[str, Any]
 NO_SEED = -1
 """Seed of what has none."""
 LIMITS = {"balanced_accuracy": (0.0, 1.0), "auc": (0.0, 1.0), "r": (-1.0, 1.0), "mae": (0.0, np.inf)}
-"""Ends of the scale of each figure, of which Student's interval of few people knows nothing."""
+"""Ends of the scale of each figure."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,10 @@ class Scores:
 
 
 def figures_of(rows: Rows) -> tuple[str, str]:
-    """Return the figure that is judged, and the other one.
-
-    Of two classes the area under the curve, which needs no threshold; of more the accuracy.
-    """
+    """Return the figure that is judged, and the other one."""
     if not rows.classes:
         return "r", "mae"
+    # The area under the curve of two classes needs no threshold.
     return ("auc", "balanced_accuracy") if len(rows.classes) == 2 else ("balanced_accuracy", "auc")
 
 
@@ -117,10 +115,7 @@ def by_fold(figure: str, rows: Rows, results: list[Result]) -> dict[tuple[int, i
 
 def figure_with_interval(figure: str, units: dict[str, float]) -> dict[str, Any]:
     """Return mean and 95 % interval over people, within the ends of the scale."""
-    values = list(units.values())
-    lowest, highest = LIMITS[figure]
-    low, high = (end if end is None else min(max(end, lowest), highest) for end in interval(values))
-    return {"mean": float(np.mean(values)), "low": low, "high": high, "n": len(values)}
+    return mean_within(list(units.values()), *LIMITS[figure])
 
 
 def comparison(

@@ -164,10 +164,7 @@ class Runner:
         return opened(self.probe.config.corpus)
 
 
-@functools.cache
-def opened(where: str) -> Corpus:
-    """Open a corpus once."""
-    return Corpus.open(where)
+opened = functools.cache(Corpus.open)
 
 
 def judged_classes(value_NK: np.ndarray, target_N: np.ndarray) -> dict[str, list]:

@@ -112,7 +112,7 @@ def category(windows: Windows, features_NV: Features, train: Pairs, test: Pairs)
 
 
 def svm(penalty: float, rotated: bool = False) -> Pipeline:
-    """Return an unfitted linear SVM of standardised windows; rotated: in their span, sooner where V is large."""
+    """Return an unfitted linear SVM of standardised windows; rotated: in their span, for large V."""
     if not rotated:
         return make_pipeline(StandardScaler(), LinearSVC(C=penalty))
     # By default, as many dimensions as windows are left to the other solver, which does not converge.

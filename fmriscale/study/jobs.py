@@ -94,6 +94,6 @@ def jobs(config: StudyConfig) -> list[Job]:
 
 
 def encoder_folder(config: StudyConfig, arm: str, fold: int) -> Path | None:
-    """Return the folder of an arm's encoder in a fold, if any; fresh has the pre-trained one's, for its shape."""
+    """Return the folder of an arm's encoder in a fold, if any; fresh is built like the pre-trained one."""
     given = config.controls.get(arm, config.pretrained)
     return None if given is None else local_copy(given.replace("{fold}", str(fold)))

@@ -183,7 +183,7 @@ def single_pass(place: Place) -> Figures:
     limits = {"fp32": "<= 1e-5", "bf16": "<= 2e-2"} | ({"tf32": "<= 1e-3"} if place.on_gpu else {})
     shape = resolve_encoder(ModelConfig(preset="tiny", n_layers=2), spaces, LENGTH)
     for name, settings in cases.items():
-        objective = Objective.of(settings)
+        objective = Objective(settings)
         model = objective.build(shape).eval()
         for space, n_features in spaces.items():
             exact = loss_and_gradient(objective, model, space, n_features, torch.float64, "cpu")

@@ -244,7 +244,7 @@ def pretrain(folder: Path, recipe: PretrainConfig, corpus: Corpus) -> dict[str, 
     settings = recipe.train
     loader = NTPLoader(corpus, recipe.data, "train", settings.seed, settings.global_batch)
     held_out = NTPLoader(corpus, recipe.data, "eval", settings.seed, settings.global_batch)
-    objective = Objective.of(settings)
+    objective = Objective(settings)
     model = objective.build(encoder_for(recipe, loader))
     optimiser = torch.optim.AdamW(
         model.parameters(), betas=settings.betas, weight_decay=settings.weight_decay

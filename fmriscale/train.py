@@ -133,9 +133,7 @@ def train(config: PretrainConfig, world: "World", stop: StopRequest, watchdog: W
         for step in range(state.step + 1, settings.steps + 1):
             watchdog.beat()
             last = step == settings.steps
-            result = trainer.train_step(step, stop)
-            trainer.log.step(result)
-            trainer.check_divergence(result)
+            stopping, writing = trainer.train_step(step, stop)
 
             best = False
             if last or is_due(step, settings.eval_every):
@@ -143,12 +141,12 @@ def train(config: PretrainConfig, world: "World", stop: StopRequest, watchdog: W
                 best = trainer.evaluate()
 
             # A checkpoint is copied at once, and committed after a step at which all ranks have it on disk.
-            if not result.writing:
+            if not writing:
                 trainer.finish_save()
-            if last or result.stopping or best or is_due(step, settings.save_every):
-                trainer.save(wait=last or result.stopping)
+            if last or stopping or best or is_due(step, settings.save_every):
+                trainer.save(wait=last or stopping)
 
-            if result.stopping and not last:
+            if stopping and not last:
                 ignore_signals()
                 trainer.status = "KILLED"
                 write_outcome("stopped")

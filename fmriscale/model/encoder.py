@@ -306,5 +306,5 @@ def in_space(encoder: Encoder, name: str, n_features: int, seed: int) -> Encoder
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Return the number of parameters."""
-    return sum(p.numel() for p in model.parameters())
+    """Return the number of parameters, whole where ZeRO has partitioned them."""
+    return sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters())

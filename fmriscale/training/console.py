@@ -7,11 +7,12 @@ import torch
 
 from fmriscale.common.version import __version__
 from fmriscale.model.attention import sdpa_backend
+from fmriscale.model.encoder import count_parameters
 from fmriscale.model.presets import slow_width
 from fmriscale.sampling.groups import GroupLoader
 from fmriscale.training.metrics import SPIKE
 from fmriscale.training.run import Run
-from fmriscale.training.zero import TORCH_TYPES, count_parameters
+from fmriscale.training.zero import TORCH_TYPES
 
 MOST_STIMULI = 6
 """Stimuli that are named one by one."""
@@ -39,7 +40,7 @@ def introduction(run: Run, engine: Any) -> list[str]:
         f"{encoder.n_layers} layers, {encoder.n_heads} heads, {_computation(run)}",
         *(f"note     {note}" for note in [slow_width(encoder, run.precision)] if note),
         f"corpus   {run.corpus} ({run.corpus.fingerprint[:12]}), {spaces}; {held_out}",
-        *(_of_pairs(run) if run.objective.reads_pairs else []),
+        *(_of_pairs(run) if settings.reads_pairs else []),
         *(_of_groups(run, run.groups) if run.groups else []),
     ]
 

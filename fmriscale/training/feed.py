@@ -1,7 +1,7 @@
 """Micro-batches of one rank on its device, fetched one ahead by a thread."""
 
+import itertools
 import time
-from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch
@@ -29,7 +29,8 @@ class Feed:
         self.run = run
         self.waited = 0.0
         """Seconds that the loop has waited for data."""
-        self._positions = self._order(first_step)
+        n = run.plan.gradient_accumulation_steps
+        self._places = ((step, micro_step) for step in itertools.count(first_step) for micro_step in range(n))
         device = run.world.device
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         """On which batches are sent to a GPU while it computes."""
@@ -45,9 +46,7 @@ class Feed:
             computing.wait_event(sent)
             pairs, group = read
             for value in (*(pairs or ()), *((pairs and pairs.masks) or ()), *(group or ())):
-                if isinstance(
-                    value, Tensor
-                ):  # its memory is free again when what is computed with it is done
+                if isinstance(value, Tensor):  # its memory is free again when all computed with it is done
                     value.record_stream(computing)
         self.waited += time.perf_counter() - start
         return read
@@ -57,7 +56,7 @@ class Feed:
         self._thread.shutdown(cancel_futures=True)
 
     def _fetch(self) -> Future[tuple[Read, torch.cuda.Event | None]]:
-        return self._thread.submit(self._send, *next(self._positions))
+        return self._thread.submit(self._send, *next(self._places))
 
     def _send(self, step: int, micro_step: int) -> tuple[Read, torch.cuda.Event | None]:
         """Return a micro-batch on the device, and the event after which all of it is there."""
@@ -71,19 +70,13 @@ class Feed:
 
     def _read(self, step: int, micro_step: int) -> Read:
         run, pairs, group = self.run, None, None
-        if run.objective.reads_pairs:
+        if run.config.train.reads_pairs:
             position = run.plan.position(step, micro_step, run.world.rank)
             pairs = run.loader.batch(position, run.plan.micro_batch_size)
             pairs = run.objective.add_masks(pairs, position).to(run.world.device)
         if run.groups and micro_step == 0:
             group = run.groups.batch(step - 1, run.world.rank, run.world.world_size).to(run.world.device)
         return pairs, group
-
-    def _order(self, step: int) -> Iterator[tuple[int, int]]:
-        while True:
-            for micro_step in range(self.run.plan.gradient_accumulation_steps):
-                yield step, micro_step
-            step += 1
 
 
 def name_bad_pairs(run: Run, step: int, losses: list[Tensor | None]) -> list[str]:

@@ -8,9 +8,8 @@ import resource
 import time
 from collections import deque
 from collections.abc import Collection
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -80,18 +79,14 @@ class MetricsFile:
             self._unwritten = self._unwritten[self._file.write(self._unwritten) :]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Work:
+class Work(NamedTuple):
     """What all ranks read and compute in a step."""
 
     pairs: int
-    windows: int
-    """Of people in a group."""
+    windows: int  # of people in a group
     volumes: int
-    flops: float
-    """Of the published computation."""
-    computed: float
-    """Operations that are done: where CLS alone is read, the last block computes no other token."""
+    flops: float  # of the published computation
+    computed: float  # that are done: where CLS alone is read, the last block computes no other token
 
 
 def work_of(

@@ -6,7 +6,6 @@ rank computes the whole loss.
 Shapes: B pairs, P people of a group, W windows of each, D a vector.
 """
 
-import contextlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,10 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fmriscale.config import TrainConfig
-from fmriscale.model.alignment import alignment_loss
-from fmriscale.model.contrastive import contrastive_loss
 from fmriscale.model.encoder import count_parameters
-from fmriscale.model.losses import ntp_loss
+from fmriscale.model.losses import alignment_loss, contrastive_loss, ntp_loss
 from fmriscale.model.precision import casting
 from fmriscale.model.presets import EncoderConfig
 from fmriscale.model.pretraining import PretrainingModel, Tasks, build_pretraining
@@ -51,64 +48,23 @@ class Losses:
     """Of the pairs of all ranks, 0-dimensional."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Weights:
-    """Weights of the tasks in the sum."""
-
-    ntp: float = 1.0
-    masked: float = 0.0
-    contrastive: float = 0.0
-    connectivity: float = 0.0
-
-    def total(self, **losses: float) -> float:
-        """Return the sum from the means of the tasks."""
-        return sum(getattr(self, name) * loss for name, loss in losses.items())
-
-
-@dataclass(frozen=True, kw_only=True)
 class Objective:
-    """The tasks of a run and their weights."""
+    """The tasks of a run and their weights; without a `teacher` of connectivity models are only built."""
 
-    weights: Weights
-    tasks: Tasks
-    seed: int
-    masked_share: float = 0.15
-    """Share of the volumes of a pair that are masked."""
-    teacher: Teacher | None = None
-    """Of connectivity; None where that is no task, or the model is only built."""
-    autocast: bool = False
-    """Compute in bf16 while weights stay float32: for ZeRO stage 0, where the engine does not keep both."""
-
-    @classmethod
-    def of(cls, train: TrainConfig, teacher: Teacher | None = None, precision: str = "fp32") -> "Objective":
-        """Read the settings."""
-        weights = Weights(
-            ntp=train.ntp_weight,
-            masked=train.masked_weight,
-            contrastive=train.contrastive_weight,
-            connectivity=train.connectivity_weight,
-        )
-        tasks = Tasks(
-            classify=weights.ntp + weights.masked > 0,
-            masked=weights.masked > 0,
-            contrastive=weights.contrastive > 0,
-            connectivity=weights.connectivity > 0,
+    def __init__(self, train: TrainConfig, teacher: Teacher | None = None, precision: str = "fp32") -> None:
+        self.train, self.teacher = train, teacher
+        # Weights stay float32 at ZeRO stage 0, where the engine does not keep both.
+        self.computes_in = precision if train.zero_stage == 0 else "fp32"
+        names = ("ntp", "masked", "contrastive", "connectivity")
+        self.weights: dict[str, float] = {name: getattr(train, f"{name}_weight") for name in names}
+        self.tasks = Tasks(
+            classify=train.ntp_weight + train.masked_weight > 0,
+            masked=train.masked_weight > 0,
+            contrastive=train.contrastive_weight > 0,
+            connectivity=train.connectivity_weight > 0,
             pair=train.pair,
             pool=train.pool,
         )
-        return cls(
-            weights=weights,
-            tasks=tasks,
-            seed=train.seed,
-            masked_share=train.masked_share,
-            teacher=teacher,
-            autocast=precision == "bf16" and train.zero_stage == 0,
-        )
-
-    @property
-    def reads_pairs(self) -> bool:
-        """Whether any task is learnt from pairs."""
-        return self.tasks.classify or self.tasks.connectivity
 
     @property
     def every_token(self) -> bool:
@@ -117,7 +73,7 @@ class Objective:
 
     def build(self, shape: EncoderConfig) -> PretrainingModel:
         """Build the model, with equal weights on all ranks."""
-        return build_pretraining(shape, self.seed, self.tasks)
+        return build_pretraining(shape, self.train.seed, self.tasks)
 
     def count_parameters(self, shape: EncoderConfig) -> int:
         """Count the parameters of the model, without memory for them."""
@@ -128,8 +84,8 @@ class Objective:
         """Mask volumes of the pairs at positions from `first` on, where that is a task."""
         if not self.tasks.masked:
             return batch
-        count, length = batch.left.shape[:2]
-        return batch._replace(masks=draw_masks(self.seed, first, count, 2 * length, self.masked_share))
+        (count, length, _), train = batch.left.shape, self.train
+        return batch._replace(masks=draw_masks(train.seed, first, count, 2 * length, train.masked_share))
 
     def losses(
         self, model: Any, batch: Batch | None = None, group: GroupBatch | None = None, n_micro_steps: int = 1
@@ -138,53 +94,43 @@ class Objective:
 
         Every task enters the total whatever its weight: every parameter has a gradient.
         """
-        with self._casting((batch or group).t_r):  # pyright: ignore[reportOptionalMemberAccess]
+        device = (batch or group).t_r.device  # pyright: ignore[reportOptionalMemberAccess]
+        with casting(device, self.computes_in):
             outputs = model(
                 (batch.left, batch.right, batch.t_r, batch.space) if batch else None,
                 batch.masks if batch else None,
                 (group.bold, group.t_r, group.space) if group else None,
             )
         terms: dict[str, Tensor] = {}
-        total = torch.zeros((), device=next(iter(outputs.values())).device)
+        total = torch.zeros((), device=device)
         if batch and self.tasks.classify:
             terms = self._losses_of_pairs(outputs, batch)
             total = terms["pairs"].mean()
             terms["pairs"] = terms["pairs"].detach()
         if batch and self.tasks.connectivity:
-            terms["connectivity"] = self._connectivity(outputs["left"], batch)
-            total = total + self.weights.connectivity * terms["connectivity"]
+            assert self.teacher is not None
+            teacher_NF = self.teacher.of(gather_rows(batch.row_left)).to(device)
+            terms["connectivity"] = alignment_loss(gather_vectors(outputs["left"].float()), teacher_NF)
+            total = total + self.weights["connectivity"] * terms["connectivity"]
         if group:
-            loss, terms["contrastive_correct"] = self._contrastive(outputs["group"], outputs["scale"], group)
-            terms["contrastive"] = loss
-            total = total + n_micro_steps * self.weights.contrastive * loss
+            own_PWD = outputs["group"].float()
+            own_PWD = F.pad(own_PWD, (0, 0, 0, 0, 0, group.n_a_rank - len(own_PWD)))
+            people_PWD = gather_vectors(own_PWD)[: group.n_people]
+            terms["contrastive"], terms["contrastive_correct"] = contrastive_loss(
+                people_PWD, outputs["scale"]
+            )
+            total = total + n_micro_steps * self.weights["contrastive"] * terms["contrastive"]
         elif self.tasks.contrastive:
             total = total + 0 * outputs["scale"].sum()
         return Losses(total=total, **terms)
-
-    def _casting(self, like: Tensor) -> contextlib.AbstractContextManager:
-        """Return the context in which the model computes, on the device of a tensor."""
-        return casting(like.device, "bf16" if self.autocast else "fp32")
 
     def _losses_of_pairs(self, outputs: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """Return the losses [B] of NTP and of masked volumes, and their sum by weight."""
         logits_BC = outputs["logits"]
         ntp_B = ntp_loss(logits_BC, batch.label)
         terms = {"ntp": ntp_B, "correct": logits_BC.argmax(dim=1) == batch.label}
-        terms["pairs"] = self.weights.ntp * ntp_B
+        terms["pairs"] = self.weights["ntp"] * ntp_B
         if self.tasks.masked:
             terms["masked"] = outputs["masked"]
-            terms["pairs"] = terms["pairs"] + self.weights.masked * outputs["masked"]
+            terms["pairs"] = terms["pairs"] + self.weights["masked"] * outputs["masked"]
         return terms
-
-    def _connectivity(self, left_BD: Tensor, batch: Batch) -> Tensor:
-        """Return the loss of the left sequences of all ranks."""
-        assert self.teacher is not None
-        teacher_NF = self.teacher.of(gather_rows(batch.row_left))
-        return alignment_loss(gather_vectors(left_BD.float()), teacher_NF.to(left_BD.device))
-
-    @staticmethod
-    def _contrastive(own_PWD: Tensor, scale: Tensor, group: GroupBatch) -> tuple[Tensor, Tensor]:
-        """Return loss and accuracy of the people of all ranks."""
-        lacking = group.n_a_rank - len(own_PWD)
-        own_PWD = F.pad(own_PWD.float(), (0, 0, 0, 0, 0, lacking))
-        return contrastive_loss(gather_vectors(own_PWD)[: group.n_people], scale)

@@ -71,7 +71,7 @@ class Plan:
         return cls(
             config=config,
             encoder=encoder,
-            n_parameters=Objective.of(settings).count_parameters(encoder),
+            n_parameters=Objective(settings).count_parameters(encoder),
             batch=batch,
             data=data,
             memory=memory,
@@ -86,7 +86,7 @@ class Plan:
     @property
     def every_token(self) -> bool:
         """Whether the last block computes more than CLS."""
-        return Objective.of(self.config.train).every_token
+        return Objective(self.config.train).every_token
 
     def precision(self, stage: int) -> str:
         """Return the precision on a GPU that has bf16, or on this machine's CPU."""

@@ -35,7 +35,7 @@ def rehearse(
     """
     gpus = [device] if device.type == "cuda" else []
     model.train()
-    for group in loader.groups if objective.reads_pairs else [None]:
+    for group in loader.groups if objective.train.reads_pairs else [None]:
         what = _words(plan, group, people)
         try:
             with torch.random.fork_rng(devices=gpus):

@@ -74,17 +74,13 @@ def check_resumable(checkpoint: Checkpoint, now: dict[str, Any]) -> list[str]:
     return [f"changed since the checkpoint: {line}" for line in (*lines, *data_lines)]
 
 
-def completed(config: dict[str, Any]) -> dict[str, Any]:
+def completed(config: dict[str, Any], cls: type = PretrainConfig) -> dict[str, Any]:
     """Return a configuration with the defaults of settings that did not exist yet when it was written."""
-    return _completed(PretrainConfig, config)
-
-
-def _completed(cls: type, config: dict[str, Any]) -> dict[str, Any]:
     whole = dict(config)
     for name, hint in fields_of(cls).items():
         part = recipe_class(hint)
         if part and isinstance(whole.get(name), dict):
-            whole[name] = _completed(part, whole[name])
+            whole[name] = completed(whole[name], part)
         elif name not in whole:
             default = default_at(cls, (name,))
             whole[name] = to_dict(default) if part else default

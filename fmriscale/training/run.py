@@ -14,6 +14,7 @@ from fmriscale.common.version import __version__
 from fmriscale.config import PretrainConfig
 from fmriscale.config.recipe import to_dict
 from fmriscale.corpus.reader import Corpus
+from fmriscale.model.encoder import count_parameters
 from fmriscale.model.presets import EncoderConfig, resolve_encoder
 from fmriscale.sampling.groups import GroupLoader
 from fmriscale.sampling.loader import NTPLoader, select_runs
@@ -97,7 +98,7 @@ def open_run(config: PretrainConfig, world: World) -> Run:
             encoder=encoder,
             precision=precision,
             why_precision=why,
-            objective=Objective.of(settings, teacher_for(loader, held_out, settings, world), precision),
+            objective=Objective(settings, teacher_for(loader, held_out, settings, world), precision),
         )
 
 
@@ -137,7 +138,7 @@ def rehearse_run(run: Run, engine: Any) -> None:
     """Fail now if a later step would not fit into memory, or cannot be compiled; see `rehearse`."""
     reserved = 0
     if run.plan.gradient_accumulation_steps > 1:  # gradients of earlier micro-batches
-        n_parameters = zero.count_parameters(engine.module)
+        n_parameters = count_parameters(engine.module)
         stage = run.config.train.zero_stage
         reserved = states(n_parameters, stage, run.world.world_size, run.precision).gradients
     with agree_on_errors():

@@ -2,7 +2,6 @@
 
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 
 from fmriscale.common.console import Progress
@@ -22,33 +21,6 @@ from fmriscale.training.metrics import (
 )
 from fmriscale.training.resilience import write_outcome
 from fmriscale.training.run import Run
-
-
-@dataclass(frozen=True, kw_only=True)
-class StepResult:
-    """What a step gave."""
-
-    step: int
-    summary: dict[str, Any]
-    """Loss and accuracy over all ranks; see `Tally.summary`."""
-    finite: bool
-    bad_pairs: list[str]
-    """Pairs whose loss is not finite."""
-    lr: float
-    grad_norm: float
-    """Before clipping; infinite where the update was skipped."""
-    space: str
-    work: Work
-    seen: dict[str, int]
-    """Pairs of each data set since the first step."""
-    started: float
-    """When the step began, by `time.perf_counter`."""
-    waited: float
-    """Seconds that it waited for data."""
-    stopping: bool
-    """Some rank was asked to stop."""
-    writing: bool
-    """Some rank still writes a checkpoint."""
 
 
 class RunLog:
@@ -78,32 +50,20 @@ class RunLog:
         self._progress = Progress(run.config.train.steps, "steps", done=start, log=False)
         self._timer = StepTimer(run.world.world_size, peak_flops(run.world.device, run.precision))
 
-    def step(self, result: StepResult) -> None:
-        """Record a step; every log_every-th goes to console and MLflow too."""
+    def step(self, line: dict[str, Any], seconds: float, waited: float, work: Work) -> None:
+        """Record a step, complete its line; every log_every-th goes to console and MLflow too."""
         if not (self.metrics and self.tracker):
             return
         self._progress.update()
-        settings, step = self.run.config.train, result.step
-        spike = spike_score(result.summary["loss"], self.metrics.losses)
-        seconds = time.perf_counter() - result.started
-        line = {
-            "step": step,
-            **result.summary,
-            "spike": spike,
-            "lr": result.lr,
-            "grad_norm": result.grad_norm,
-            "finite": result.finite,
-            **({} if result.finite else {"bad_pairs": result.bad_pairs}),
-            "space": result.space,
-            "seen": result.seen,
-            **self._timer.measure(seconds, result.waited, result.work),
-        }
+        settings, step = self.run.config.train, line["step"]
+        spike = line["spike"] = spike_score(line["loss"], self.metrics.losses)
+        line |= self._timer.measure(seconds, waited, work)
         self.metrics.write(_dated(line))
         if step % settings.log_every == 0 or step in (self.start + 1, settings.steps) or spike >= SPIKE:
             self.run.world.say(step_line(line, settings.steps))
             self._track(step, flat_numbers(line, "train/"))
-        if not result.finite:
-            cause = "; ".join(result.bad_pairs) or "in the gradient alone"
+        if not line["finite"]:
+            cause = "; ".join(line["bad_pairs"]) or "in the gradient alone"
             self.run.world.print(f"step {step}: not finite, the weights are left alone: {cause}")
 
     def evaluation(self, step: int, summary: dict[str, Any]) -> None:

@@ -89,7 +89,8 @@ class Tally:
         if rows[CONTRASTIVE][PAIRS]:
             told["contrastive_acc"] = rows[CONTRASTIVE][CORRECT] / rows[CONTRASTIVE][PAIRS]
         terms = {f"{name}_loss": loss for name, loss in losses.items()} if losses.keys() != {"ntp"} else {}
-        return {"pairs": int(pairs), "loss": self.objective.weights.total(**losses), **terms, **told}
+        total = sum(self.objective.weights[name] * loss for name, loss in losses.items())
+        return {"pairs": int(pairs), "loss": total, **terms, **told}
 
     def _answers(self, rows: list[list[float]]) -> dict[str, Any]:
         """Return NTP's accuracy, and what is told by kind and data set."""

@@ -22,7 +22,7 @@ from fmriscale.training.metrics import work_of
 from fmriscale.training.origins import origins
 from fmriscale.training.resilience import NonFiniteGuard, StopRequest, write_outcome
 from fmriscale.training.run import Run
-from fmriscale.training.run_log import RunLog, StepResult
+from fmriscale.training.run_log import RunLog
 from fmriscale.training.schedule import learning_rate
 from fmriscale.training.tally import Tally
 
@@ -73,47 +73,57 @@ class Trainer:
         self.checkpoints.close()
         self.log.close(self.status)
 
-    def train_step(self, step: int, stop: StopRequest) -> StepResult:
-        """Go forward and backward with each micro-batch; the engine updates the weights at the last."""
-        run, engine = self.run, self.engine
+    def train_step(self, step: int, stop: StopRequest) -> tuple[bool, bool]:
+        """Go forward and backward with each micro-batch; the engine updates the weights at the last.
+
+        Returns whether some rank was asked to stop, and whether some rank still writes a checkpoint.
+        """
+        run, engine, state = self.run, self.engine, self.state
         started, waited, skipped = time.perf_counter(), self.feed.waited, engine.skipped_steps
-        zero.set_learning_rate(engine, learning_rate(step, run.config.train))
+        for group in engine.optimizer.param_groups:
+            group["lr"] = learning_rate(step, run.config.train)
         engine.train()
         tally = Tally(run.loader.datasets, run.world.device, run.objective)
         first, of_pairs = None, []
         for _ in range(n_micro_steps := run.plan.gradient_accumulation_steps):
-            pairs, group = next(self.feed)
-            losses = run.objective.losses(engine, pairs, group, n_micro_steps)
+            pairs, people = next(self.feed)
+            losses = run.objective.losses(engine, pairs, people, n_micro_steps)
             engine.backward(losses.total)
             engine.step()
             tally.add(losses, pairs)
-            first = first or (pairs, group)
+            first = first or (pairs, people)
             of_pairs.append(losses.pairs)
 
         stopping, writing = tally.all_reduce(
             stopping=stop.check(self.checkpoints.seconds), writing=self.checkpoints.writing
         )
-        assert first is not None
-        summary = tally.summary()
-        self.state.step = step
+        summary, state.step = tally.summary(), step
         for name, count in tally.pairs_by_dataset().items():
-            self.state.seen[name] += count
+            state.seen[name] += count
         finite = is_finite(summary["loss"], engine.skipped_steps > skipped, run.precision)
-        return StepResult(
-            step=step,
-            summary=summary,
-            finite=finite,
-            bad_pairs=[] if finite else name_bad_pairs(run, step, of_pairs),
-            lr=float(engine.optimizer.param_groups[0]["lr"]),
-            grad_norm=float(engine.get_global_grad_norm() or 0.0),
-            space=(first[0] or first[1]).space,  # pyright: ignore
-            work=work_of(run.encoder, run.plan, *first, run.objective.every_token),
-            seen=dict(self.state.seen),
-            started=started,
-            waited=self.feed.waited - waited,
-            stopping=stopping,
-            writing=writing,
-        )
+        assert first is not None
+        line = {
+            "step": step,
+            **summary,
+            "spike": 0.0,
+            "lr": float(engine.optimizer.param_groups[0]["lr"]),
+            "grad_norm": float(
+                engine.get_global_grad_norm() or 0.0
+            ),  # before clipping; infinite where skipped
+            "finite": finite,
+            **({} if finite else {"bad_pairs": name_bad_pairs(run, step, of_pairs)}),
+            "space": (first[0] or first[1]).space,  # pyright: ignore
+            "seen": dict(state.seen),
+        }
+        work = work_of(run.encoder, run.plan, *first, run.objective.every_token)
+        self.log.step(line, time.perf_counter() - started, self.feed.waited - waited, work)
+        too_many = self.guard.count(finite)
+        state.bad_steps = self.guard.total
+        if too_many:
+            self.save(wait=True)
+            write_outcome("diverged")
+            raise self.guard.error(step, run.plan.global_batch)
+        return stopping, writing
 
     def evaluate(self) -> bool:
         """Evaluate on held-out runs; return whether to save this step as the best so far."""
@@ -145,15 +155,6 @@ class Trainer:
             raise SaveError(
                 f"no checkpoint of step {saved['step']}: {saved['error']}; correct that, then start again"
             )
-
-    def check_divergence(self, result: StepResult) -> None:
-        """Save and raise after too many steps in a row that were not finite."""
-        too_many = self.guard.count(result.finite)
-        self.state.bad_steps = self.guard.total
-        if too_many:
-            self.save(wait=True)
-            write_outcome("diverged")
-            raise self.guard.error(result.step, self.run.plan.global_batch)
 
     def export(self) -> None:
         """Write the encoder of the last step, and that of the best evaluation."""

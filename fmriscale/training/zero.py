@@ -15,7 +15,7 @@ from torch.nn.modules.module import register_module_module_registration_hook
 from fmriscale.common.errors import UserError
 from fmriscale.common.files import expand
 from fmriscale.config import TrainConfig
-from fmriscale.model.encoder import Block
+from fmriscale.model.encoder import Block, count_parameters
 from fmriscale.training.deepspeed_import import import_deepspeed
 from fmriscale.training.distributed import World
 from fmriscale.training.schedule import BatchPlan
@@ -91,7 +91,7 @@ def deepspeed_config(
         "gradient_accumulation_steps": plan.gradient_accumulation_steps,
         # At stage 0 PlainAdamW clips, because the engine would not report the norm.
         "gradient_clipping": train.grad_clip if train.zero_stage > 0 else 0.0,
-        # At stage 0 weights stay float32, and `Objective.autocast` computes in bf16.
+        # At stage 0 weights stay float32, and `Objective.losses` computes in bf16.
         "bf16": {"enabled": precision == "bf16" and train.zero_stage > 0},
         "fp16": {"enabled": precision == "fp16"},
         "zero_optimization": {
@@ -146,11 +146,6 @@ def zero_init(train: TrainConfig, plan: BatchPlan, precision: str, device: torch
         handle.remove()
 
 
-def count_parameters(model: nn.Module) -> int:
-    """Return the number of parameters, whole where they are partitioned."""
-    return sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters())
-
-
 def check_nvme(folder: Path) -> None:
     """Refuse a folder, or a machine, on which optimiser states and weights cannot be kept on disk."""
     from deepspeed.ops.op_builder import AsyncIOBuilder  # pyright: ignore[reportAttributeAccessIssue]
@@ -196,12 +191,6 @@ def _as_user_error(train: TrainConfig) -> Iterator[None]:
             raise
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"train.deepspeed: DeepSpeed refuses these settings ({reason})") from error
-
-
-def set_learning_rate(engine: Any, lr: float) -> None:
-    """Give every parameter group the learning rate of the next step."""
-    for group in engine.optimizer.param_groups:
-        group["lr"] = lr
 
 
 def whole_weights(module: nn.Module, device: torch.device, keep: bool) -> dict[str, Tensor]:

@@ -65,7 +65,7 @@ def built(stage: int) -> dict[str, int]:
             models.append(build(shape, 0))
 
     most = peak_of(work)
-    return {"most": most, "n_parameters": zero.count_parameters(models[0])}
+    return {"most": most, "n_parameters": count_parameters(models[0])}
 
 
 def unhurried(exchange: Callable) -> Callable:

@@ -16,8 +16,7 @@ import sys
 import torch
 import torch.distributed as dist
 from worker import fork_ranks
-from fmriscale.model.alignment import alignment_loss
-from fmriscale.model.contrastive import contrastive_loss
+from fmriscale.model.losses import alignment_loss, contrastive_loss
 from fmriscale.training.distributed import gather_rows, gather_vectors
 
 def as_rank():

@@ -9,7 +9,7 @@ from factory import write_corpus
 
 from fmriscale.common.errors import UserError
 from fmriscale.config import DataConfig, ModelConfig, TrainConfig
-from fmriscale.model.alignment import alignment_loss
+from fmriscale.model.losses import alignment_loss
 from fmriscale.model.presets import resolve_encoder
 from fmriscale.sampling.loader import NTPLoader
 from fmriscale.training.objective import Objective
@@ -94,7 +94,7 @@ def test_windows_learn_whose_runs_are_alike(corpus):
     train = TrainConfig(ntp_weight=0, connectivity_weight=1, pool="mean", global_batch=32)
     loader = NTPLoader(corpus, data, "train", 0)
     rows = np.arange(8)
-    objective = Objective.of(train, Teacher(corpus, rows, loader.groups[0].rows))
+    objective = Objective(train, Teacher(corpus, rows, loader.groups[0].rows))
     shape = resolve_encoder(ModelConfig(preset="tiny", d_model=32, n_layers=2), {"toy": 12}, 5)
     model = objective.build(shape)
     assert not hasattr(model, "head")

@@ -12,7 +12,7 @@ from films import write_film
 from fmriscale.common.errors import UserError
 from fmriscale.config import DataConfig, ModelConfig, PairConfig, TrainConfig
 from fmriscale.corpus.reader import Corpus
-from fmriscale.model.contrastive import contrastive_loss
+from fmriscale.model.losses import contrastive_loss
 from fmriscale.model.presets import resolve_encoder
 from fmriscale.model.pretraining import MOST_SCALE
 from fmriscale.sampling.groups import GroupLoader
@@ -67,7 +67,7 @@ def test_the_shares_of_ranks_are_the_group(film: Corpus, n_ranks: int):
 
 def accuracy(corpus: Corpus, n_steps: int = 60, **settings) -> float:
     """Train a small encoder across people; return how often the right window is first in held-out ones."""
-    data, objective = data_of(corpus, **settings), Objective.of(ACROSS)
+    data, objective = data_of(corpus, **settings), Objective(ACROSS)
     train = GroupLoader(corpus, data, "train", 0, n_people=8, n_windows=10)
     held_out = GroupLoader(corpus, data, "eval", 0, n_people=8, n_windows=10)
     model_config = ModelConfig(preset="tiny", d_model=32, n_layers=1, start="identity")

@@ -103,7 +103,7 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_no_micro_batch_waits_for_the_device(name: str):
     preset, settings = CASES[name]
-    objective = Objective.of(settings)
+    objective = Objective(settings)
     shape = resolve_encoder(ModelConfig(preset=preset, n_layers=2), {"roi": V}, L)
     with META:
         model = objective.build(shape)

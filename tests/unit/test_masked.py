@@ -139,7 +139,7 @@ def test_masked_volumes_are_learnt_alone_and_beside_ntp(tmp_path: Path):
     loader = NTPLoader(corpus, DataConfig(corpus=str(corpus.folder)), "train", 0)
     shape = resolve_encoder(ModelConfig(preset="tiny", d_model=32, n_layers=2), {"toy": 12}, L)
     for weights, pool in (((0.5, 1.0), "mean"), ((0.0, 1.0), "cls")):
-        objective = Objective.of(TrainConfig(ntp_weight=weights[0], masked_weight=weights[1], pool=pool))
+        objective = Objective(TrainConfig(ntp_weight=weights[0], masked_weight=weights[1], pool=pool))
         model = objective.build(shape)
         optimiser = torch.optim.AdamW(model.parameters(), lr=0.003, weight_decay=0.01)
         told = []
@@ -167,4 +167,4 @@ def test_weights_that_mean_nothing_are_refused():
             TrainConfig(ntp_weight=ntp, masked_weight=masked)
     with pytest.raises(UserError, match="masked_share"):
         parse(PretrainConfig, ["--out", "x", "--data.corpus", "x", "--train.masked_share", "0"])
-    assert Objective.of(TrainConfig()).add_masks(None, 0) is None  # pyright: ignore[reportArgumentType]
+    assert Objective(TrainConfig()).add_masks(None, 0) is None  # pyright: ignore[reportArgumentType]

@@ -13,7 +13,7 @@ from fmriscale.model.presets import resolve_encoder
 from fmriscale.training.objective import Objective
 
 B, L, V = 32, 5, 125
-NTP = Objective.of(TrainConfig())
+NTP = Objective(TrainConfig())
 CASES = [
     ("paper", torch.float32, None, ("joint", "cls")),
     ("paper", torch.float32, 0.0, ("joint", "cls")),
@@ -63,7 +63,7 @@ def test_activations_are_those_that_torch_keeps(
 def test_parameters_are_counted_without_building(preset: str):
     config = resolve_encoder(ModelConfig(preset=preset), {"roi": V}, L)
     for settings in ({}, {"pair": "siamese"}, {"masked_weight": 1.0}):
-        objective = Objective.of(TrainConfig(**settings))
+        objective = Objective(TrainConfig(**settings))
         assert objective.count_parameters(config) == count_parameters(objective.build(config))
 
 

@@ -73,7 +73,7 @@ def slope(model: nn.Module, objective: Objective, micro: Read, direction: list[t
 def errors_of(case: str, precision: str) -> list[float]:
     """Return by how much slopes differ, as shares of the gradient's norm."""
     preset, settings = CASES[case]
-    exact, objective = Objective.of(settings), Objective.of(settings, precision=precision)
+    exact, objective = Objective(settings), Objective(settings, precision=precision)
     config = ModelConfig(preset=preset, n_layers=2, n_heads=2, d_model=None if preset == "paper" else 24)
     model = objective.build(resolve_encoder(config, {"roi": V}, L)).eval()
     g = torch.Generator().manual_seed(0)

@@ -20,7 +20,7 @@ from fmriscale.training.rehearsal import rehearse
 from fmriscale.training.schedule import BatchPlan
 
 CPU = torch.device("cpu")
-NTP = Objective.of(TrainConfig())
+NTP = Objective(TrainConfig())
 
 
 @pytest.fixture(scope="module")

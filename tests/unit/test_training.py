@@ -292,7 +292,7 @@ def batch_of(kind: torch.Tensor, dataset: torch.Tensor) -> Batch:
 
 
 def test_sums_by_kind_and_data_set_make_up_the_whole():
-    tally = Tally(["a", "b", "c"], torch.device("cpu"), Objective.of(TrainConfig()))
+    tally = Tally(["a", "b", "c"], torch.device("cpu"), Objective(TrainConfig()))
     loss = torch.tensor([1.0, 2.0, 3.0, 100.0])
     correct = torch.tensor([True, False, True, True])
     pairs = batch_of(kind=torch.tensor([0, 1, 0, -1]), dataset=torch.tensor([0, 0, 2, -1]))
@@ -304,7 +304,7 @@ def test_sums_by_kind_and_data_set_make_up_the_whole():
     assert tally.pairs_by_dataset() == {"a": 2, "b": 0, "c": 1}
     assert flat_numbers({**told, "step": 1, "x": math.nan}, "eval/")["eval/acc_by_kind.same_run"] == 0.0
     weights = {"ntp_weight": 0.1, "masked_weight": 0.9, "contrastive_weight": 2.0, "connectivity_weight": 3.0}
-    both = Tally(["a", "b", "c"], torch.device("cpu"), Objective.of(TrainConfig(**weights)))
+    both = Tally(["a", "b", "c"], torch.device("cpu"), Objective(TrainConfig(**weights)))
     masked, filler = torch.tensor([0.5, 0.7, 0.9, 100.0]), torch.tensor([False, False, False, True])
     pairs = batch_of(kind=torch.tensor([0, 1, 0, 1]), dataset=torch.tensor([0, 0, 2, 1]))
     for way in (torch.tensor(0.3), torch.tensor(0.5)):
@@ -331,7 +331,7 @@ def test_sums_by_kind_and_data_set_make_up_the_whole():
 
 def test_a_step_without_pairs_has_no_answers_of_ntp():
     train = TrainConfig(ntp_weight=0, contrastive_weight=2)
-    tally = Tally([], torch.device("cpu"), Objective.of(train))
+    tally = Tally([], torch.device("cpu"), Objective(train))
     half = torch.tensor(0.5)
     tally.add(Losses(total=half, contrastive=half, contrastive_correct=half))
     assert tally.summary() == {"pairs": 0, "loss": 1.0, "contrastive_loss": 0.5, "contrastive_acc": 0.5}

@@ -40,7 +40,7 @@ class Batch(NamedTuple):
     space: str  # feature space of all sequences
     label: Any = None  # int64 [B], 1 where right follows left
     left: Any = None  # float16 [B, L, V]
-    right: Any = None  # float16 [B, L, V]
+    right: Any = None  # float16 [B, L, V]; of kind reversed its last volume is first
     masks: Masks | None = None
 
     def to(self, device: torch.device) -> Batch:

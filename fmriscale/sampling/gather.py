@@ -11,10 +11,10 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import psutil
 from llvmlite import ir
 from numba import types  # pyright: ignore[reportPrivateImportUsage]
 from numba.core import cgutils
@@ -155,8 +155,8 @@ class DeviceRuns:
         self,
         corpus: Corpus,
         rows: np.ndarray,
-        n_features: int,
         length: int,
+        n_features: int,
         device: Any,
         rescaling: Rescaling | None = None,
         shuffle_seed: int | None = None,
@@ -197,21 +197,19 @@ class DeviceRuns:
         return drawn._replace(left=left, right=right)
 
 
-Runs = HostRuns | DeviceRuns
-"""What sequences are gathered from; a `reversed` right has its last volume first."""
-
-
 # ---------------------------------------------------------------- whole runs
 
 
 def copy_runs(
     corpus: Corpus,
     rows: np.ndarray,
+    length: int,
     n_features: int,
     rescaling: Rescaling | None,
+    allocate: Allocate | None,
     shuffle_seed: int | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Copy runs into one array, checking the sha256 of each; return it [T of all, V] and their first rows."""
+) -> HostRuns:
+    """Copy runs into one array [T of all, V], checking the sha256 of each."""
     counts = corpus.runs.n_volumes.to_numpy()[rows]
     first = np.cumsum(counts) - counts
     needed, free = int(counts.sum()) * n_features * 2, free_memory()
@@ -226,7 +224,8 @@ def copy_runs(
         read_run(corpus, rows, i, rescaling, shuffle_seed, volumes[first[i] : first[i] + counts[i]])
 
     _on_all_cores(fill, range(len(rows)))
-    return volumes, first
+    address = volumes.ctypes.data + first * volumes[0].nbytes
+    return HostRuns(address, length, n_features, volumes, allocate=allocate)
 
 
 def read_run(
@@ -261,8 +260,7 @@ def free_memory() -> int:
 
     All ranks of a machine ask at once, before any has taken its copy.
     """
-    lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-    return int(lines["MemAvailable"].split()[0]) * 1024 // int(os.environ.get("LOCAL_WORLD_SIZE") or 1)
+    return psutil.virtual_memory().available // int(os.environ.get("LOCAL_WORLD_SIZE") or 1)
 
 
 def verify_runs(corpus: Corpus, rows: np.ndarray) -> None:

@@ -20,7 +20,7 @@ from fmriscale.sampling.batch import sent
 from fmriscale.sampling.gather import Allocate, HostRuns, Rescaling, copy_runs, rescaling_of, verify_runs
 from fmriscale.sampling.loader import rows_by_shape, select_runs
 from fmriscale.sampling.masks import uniform
-from fmriscale.sampling.mixture import block_size, interleave, largest_remainder, shares_of
+from fmriscale.sampling.mixture import shares_of, turns_of
 from fmriscale.sampling.stimuli import Clock, clock_of, fitting, shared_runs
 
 if TYPE_CHECKING:
@@ -65,29 +65,21 @@ class Stretches:
     """Where groups of one stimulus may lie."""
 
     stimulus: str
-    shape: int  # number of the feature space and length of its windows
     clock: Clock
-    run: np.ndarray  # int64 [R], of the shape
     person: np.ndarray  # int64 [R], ascending
     apart: int  # times of the grid from one window to the next
     n_windows: int  # W
     times: np.ndarray  # int64 [N]: of the grid, at which a stretch may begin
     covers_RG: np.ndarray  # bool: runs that have every window of the stretch that begins there
     windows: dict[str, int]  # different windows of the stimulus that data sets share in, by data set
+    space: str
+    runs: Any = None  # HostRuns: reads the windows, ...
+    run: Any = None  # int64 [R]: ... by these numbers
 
     @property
     def n_people(self) -> int:
         """People who can be drawn."""
         return int(self.person[-1]) + 1
-
-
-class _Shape(NamedTuple):
-    """A feature space and a length of windows, and what reads them."""
-
-    space: str
-    n_features: int
-    length: int
-    runs: HostRuns
 
 
 class GroupLoader:
@@ -141,7 +133,6 @@ class GroupLoader:
         self.corpus, self.data, self.split, self.seed = corpus, data, split, seed
         self.n_people, self.n_windows = n_people, n_windows
         self.stretches: list[Stretches] = []
-        self._shapes: list[_Shape] = []
         n_stimuli = 0
         shapes = rows_by_shape(corpus, data, select_runs(corpus, data, split))
         for (space, length), (rows, _) in shapes.items():
@@ -150,20 +141,17 @@ class GroupLoader:
             found = [
                 stretch
                 for name, members in stimuli.items()
-                if (stretch := self._stretches(name, members, length)) is not None
+                if (stretch := self._stretches(name, members, space, length)) is not None
             ]
             if found:
-                shape, found = self._open(rows, found, space, length, allocate)
-                self._shapes.append(shape)
-                self.stretches += found
+                self.stretches += self._open(rows, found, length, allocate)
         if not self.stretches:
             raise UserError(_nothing_shared(corpus, split, n_stimuli))
         used = np.concatenate([of.clock.rows for of in self.stretches])
         self.datasets = sorted(set(corpus.runs.dataset.to_numpy()[used]))
         self.run_keys = corpus.runs.key.to_numpy()[used].tolist()
         weights = self._weights()
-        self._quotas = largest_remainder(weights, block_size(weights) if len(weights) > 1 else 1)
-        self._which, self._occurrence = interleave(self._quotas)
+        self._turns = turns_of(weights)
         times = [-(-max(of.windows.values()) // of.n_windows) for of in self.stretches]
         people = [-(-of.n_people // self._most(of)) for of in self.stretches]
         n_groups = sum(t * p for t, p in zip(times, people, strict=True))
@@ -174,8 +162,7 @@ class GroupLoader:
     def peek(self, step: int) -> tuple[int, int, int, int]:
         """Return the shape (P, W, L, V) of a step's group, of all ranks together, without reading it."""
         of, run, _ = self._draw(step)
-        shape = self._shapes[of.shape]
-        return len(run), of.n_windows, shape.length, shape.n_features
+        return len(run), of.n_windows, of.runs.length, of.runs.n_features
 
     def batch(self, step: int, rank: int = 0, world_size: int = 1) -> GroupBatch:
         """Return what a rank reads of the group of a step: with the people of the other ranks it is all.
@@ -197,12 +184,11 @@ class GroupLoader:
         n_people, n_a_rank = len(run), -(-len(run) // world_size)
         first = min(rank * n_a_rank, n_people - 1)
         run, start = run[first : first + n_a_rank], start[first : first + n_a_rank]
-        shape = self._shapes[of.shape]
-        flat = shape.runs.windows(np.repeat(of.run[run], start.shape[1]).astype(np.int32), start.reshape(-1))
+        flat = of.runs.windows(np.repeat(of.run[run], start.shape[1]).astype(np.int32), start.reshape(-1))
         return GroupBatch(
-            bold=flat.reshape(*start.shape, shape.length, shape.n_features),
+            bold=flat.reshape(*start.shape, *flat.shape[1:]),
             t_r=of.clock.t_r[run].astype(np.float32),
-            space=shape.space,
+            space=of.space,
             stimulus=of.stimulus,
             row=of.clock.rows[run].astype(np.int32),
             start=start,
@@ -214,15 +200,14 @@ class GroupLoader:
         """Return people, windows, size of a group and share of each stimulus, by its name."""
         names = [of.stimulus for of in self.stretches]
         described = {}
-        for of, quota in zip(self.stretches, self._quotas.tolist(), strict=True):
-            shape = self._shapes[of.shape]
+        for of, quota in zip(self.stretches, self._turns.quotas.tolist(), strict=True):
             several = names.count(of.stimulus) > 1
-            key = f"{of.stimulus} ({shape.space}, {shape.length} volumes)" if several else of.stimulus
+            key = f"{of.stimulus} ({of.space}, {of.runs.length} volumes)" if several else of.stimulus
             described[key] = {
                 "people": of.n_people,
                 "windows": max(of.windows.values()),
                 "group": [self._most(of), of.n_windows],
-                "share": quota / int(self._quotas.sum()),
+                "share": quota / int(self._turns.quotas.sum()),
             }
         return described
 
@@ -232,11 +217,9 @@ class GroupLoader:
 
     def _draw(self, step: int) -> tuple[Stretches, np.ndarray, np.ndarray]:
         """Return a step's stimulus, the runs of its people [P] and their first volumes, int32 [P, W]."""
-        block, place = divmod(step, len(self._which))
-        which = int(self._which[place])
+        which, nth = self._turns.at(step)
         of = self.stretches[which]
-        nth = int(block * self._quotas[which] + self._occurrence[place])
-        random = uniform((self.seed + _STREAM + which) % 2**64, nth, 1, 1 + of.n_people + len(of.run))[0]
+        random = uniform((self.seed + _STREAM + which) % 2**64, nth, 1, 1 + of.n_people + len(of.person))[0]
         of_person, of_run = np.split(random[1:], [of.n_people])
         time = int(of.times[int(random[0] * len(of.times))])
         # People in random order, of each one of the runs that have the whole stretch.
@@ -247,7 +230,7 @@ class GroupLoader:
         windows = time + of.apart * np.arange(of.n_windows)
         return of, run[:n], of.clock.starts(run[:n, None], windows)
 
-    def _stretches(self, name: str, rows: np.ndarray, length: int) -> Stretches | None:
+    def _stretches(self, name: str, rows: np.ndarray, space: str, length: int) -> Stretches | None:
         """Return where groups of a stimulus may lie; None where nowhere.
 
         Groups have as many windows as half of the people who can be had at once still cover.
@@ -277,15 +260,15 @@ class GroupLoader:
         dataset = self.corpus.runs.dataset.to_numpy()[rows]
         at_times = {name: fits_RG[dataset == name].any(axis=0) & (n_G > 1) for name in sorted(set(dataset))}
         windows = {name: int(np.ceil(at.sum() / apart)) for name, at in at_times.items()}
-        return Stretches(name, -1, clock, rows, person, apart, n_windows, times, covers_RG, windows)
+        return Stretches(name, clock, person, apart, n_windows, times, covers_RG, windows, space)
 
     def _open(
-        self, rows: np.ndarray, found: list[Stretches], space: str, length: int, allocate: Allocate | None
-    ) -> tuple[_Shape, list[Stretches]]:
+        self, rows: np.ndarray, found: list[Stretches], length: int, allocate: Allocate | None
+    ) -> list[Stretches]:
         """Open the runs of some stimuli in place, or as a copy where their volumes are shuffled."""
         corpus, data = self.corpus, self.data
         used = np.unique(np.concatenate([of.clock.rows for of in found]))
-        runs, n_features = corpus.runs.iloc[rows], corpus.spaces[space].n_features
+        runs, shape = corpus.runs.iloc[rows], (length, corpus.spaces[found[0].space].n_features)
         subject = pd.factorize(runs.dataset + "/" + runs.subject)[0]
         rescaling = rescaling_of(corpus, rows, subject, data.standardize)
         if rescaling is not None:
@@ -293,19 +276,12 @@ class GroupLoader:
             rescaling = Rescaling(rescaling.scale_RV[kept], rescaling.shift_RV[kept])
         corpus.want(pd.unique(corpus.runs["shard"].to_numpy()[used]).tolist(), reader=f"{id(self)}")
         if data.volume_order == "shuffled":
-            values, first = copy_runs(corpus, used, n_features, rescaling, self.seed)
-            address = values.ctypes.data + first * values[0].nbytes
-            host = HostRuns(address, length, n_features, values, allocate=allocate)
+            host = copy_runs(corpus, used, *shape, rescaling, allocate, self.seed)
         else:
             if data.verify:
                 verify_runs(corpus, used)
-            host = HostRuns(corpus.addresses(used), length, n_features, corpus, rescaling, allocate)
-        shape = _Shape(space, n_features, length, host)
-        placed = [
-            dataclasses.replace(of, shape=len(self._shapes), run=np.searchsorted(used, of.clock.rows))
-            for of in found
-        ]
-        return shape, placed
+            host = HostRuns(corpus.addresses(used), *shape, corpus, rescaling, allocate)
+        return [dataclasses.replace(of, runs=host, run=np.searchsorted(used, of.clock.rows)) for of in found]
 
     def _weights(self) -> np.ndarray:
         """Return the share of each stimulus: those of its data sets, by the windows they share in."""
@@ -339,7 +315,7 @@ class GroupLoader:
             "data.standardize": data.standardize,
             "data.volume_order": data.volume_order,
             "data.stimulus_clock": data.stimulus_clock,
-            "mixture": self._quotas.tolist(),
+            "mixture": self._turns.quotas.tolist(),
             "data sets": datasets,
         }
 

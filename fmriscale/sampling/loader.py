@@ -23,7 +23,7 @@ from fmriscale.corpus.manifest import FeatureSpace
 from fmriscale.corpus.reader import Corpus
 from fmriscale.sampling.batch import Batch
 from fmriscale.sampling.gather import Allocate
-from fmriscale.sampling.mixture import block_size, interleave, largest_remainder, shares_of
+from fmriscale.sampling.mixture import shares_of, turns_of
 from fmriscale.sampling.shape_group import ShapeGroup
 from fmriscale.sampling.window_index import volumes
 
@@ -135,9 +135,7 @@ class NTPLoader:
         if len(self.groups) == 1:
             return self.groups[0], position
         step, offset = divmod(position, self.global_batch)
-        block, place = divmod(step, len(self._which))
-        which = int(self._which[place])
-        step = int(block * self._quotas[which] + self._occurrence[place])
+        which, step = self._turns.at(step)
         return self.groups[which], step * self.global_batch + offset
 
     def batch(self, first: int, count: int) -> Batch:
@@ -170,8 +168,8 @@ class NTPLoader:
     def describe(self) -> dict[str, Any]:
         """Return what the loader will deliver: windows, mixture as quotas, and what cannot be supplied."""
         mixture: dict[str, float] = {}
-        notes = []
-        for group, share in zip(self.groups, self._quotas / self._quotas.sum(), strict=True):
+        notes, quotas_of_groups = [], self._turns.quotas
+        for group, share in zip(self.groups, quotas_of_groups / quotas_of_groups.sum(), strict=True):
             quotas = group.mixture.quotas / group.mixture.quotas.sum()
             mixture |= dict(zip(group.datasets, (share * quotas).tolist(), strict=True))
             for kind, able in group.supply().items():
@@ -206,8 +204,7 @@ class NTPLoader:
         for group in self.groups:
             group.set_shares(shares[group.numbers])
         of_group = np.array([shares[group.numbers].sum() for group in self.groups])
-        self._quotas = largest_remainder(of_group, block_size(of_group) if len(of_group) > 1 else 1)
-        self._which, self._occurrence = interleave(self._quotas)
+        self._turns = turns_of(of_group)
 
     def _describe_state(self, split: str) -> dict[str, Any]:
         """Return everything that the order depends on."""
@@ -226,7 +223,11 @@ class NTPLoader:
             **pairs,
             "data.shuffle (shards)": self.data.shuffle_shards if self.data.shuffle == "window" else 0,
             "data.standardize": self.data.standardize,
-            "mixture": [quotas, self._quotas.tolist(), self.global_batch if len(self.groups) > 1 else 1],
+            "mixture": [
+                quotas,
+                self._turns.quotas.tolist(),
+                self.global_batch if len(self.groups) > 1 else 1,
+            ],
             "data sets": {name: state for group in self.groups for name, state in group.state().items()},
         }
 

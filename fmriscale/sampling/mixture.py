@@ -22,6 +22,20 @@ class Mixture(NamedTuple):
     kinds: np.ndarray  # int8 [D, KIND_BLOCK]: kind of each negative in turn
 
 
+class Turns(NamedTuple):
+    """How what steps read of alternates in a block of steps: stimuli, or groups of one shape."""
+
+    which: np.ndarray
+    occurrence: np.ndarray
+    quotas: np.ndarray
+
+    def at(self, step: int) -> tuple[int, int]:
+        """Return whose turn a step is, and how often it came before."""
+        block, place = divmod(step, len(self.which))
+        which = int(self.which[place])
+        return which, int(block * self.quotas[which] + self.occurrence[place])
+
+
 class PassMemo(NamedTuple):
     """What the windowed shuffle remembers of the pass it is in; it can be forgotten at any time."""
 
@@ -59,6 +73,12 @@ def mixture_of(shares: np.ndarray, kinds: np.ndarray) -> Mixture:
     quotas = largest_remainder(shares, block_size(shares))
     which, occurrence = interleave(quotas)
     return Mixture(which.astype(np.int32), occurrence, quotas, kinds)
+
+
+def turns_of(shares: np.ndarray) -> Turns:
+    """Spread steps over what they may read of."""
+    quotas = largest_remainder(shares, block_size(shares) if len(shares) > 1 else 1)
+    return Turns(*interleave(quotas), quotas)
 
 
 def kinds_of(

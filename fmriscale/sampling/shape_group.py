@@ -23,7 +23,6 @@ from fmriscale.sampling.gather import (
     Allocate,
     DeviceRuns,
     HostRuns,
-    Runs,
     copy_runs,
     rescaling_of,
     verify_runs,
@@ -78,28 +77,23 @@ class ShapeGroup:
         self.mixture = mixture_of(shares, self._kinds)
 
     def open(self, device: Any = None, allocate: Allocate | None = None) -> None:
-        """Open the runs for reading; see `NTPLoader`."""
-        self._runs = self._open_runs(device, allocate)
-
-    def _open_runs(self, device: Any, allocate: Allocate | None) -> Runs:
-        """Return what reads the sequences, as `data.access` has it."""
+        """Open the runs for reading, as `data.access` has it; see `NTPLoader`."""
         corpus, data, rows = self.corpus, self.data, self.rows
         shape = (self.length, self.space.n_features)
         if corpus.remote and self._n_open and data.access == "mmap":
-            return StreamedRuns(corpus, rows, *shape, self._shard_schedule(), allocate)
+            self._runs = StreamedRuns(corpus, rows, *shape, self._shard_schedule(), allocate)
+            return
         corpus.want(pd.unique(corpus.runs["shard"].to_numpy()[rows]).tolist(), reader=f"{id(self)}")
         rescaling = rescaling_of(corpus, rows, self.index.runs["subject"], data.standardize)
-        if data.access == "mmap":
+        shuffle_seed = self.seed if data.volume_order == "shuffled" else None
+        if data.access == "device":
+            self._runs = DeviceRuns(corpus, rows, *shape, device, rescaling, shuffle_seed)
+        elif data.access == "memory":
+            self._runs = copy_runs(corpus, rows, *shape, rescaling, allocate, shuffle_seed)
+        else:
             if data.verify:
                 verify_runs(corpus, rows)
-            return HostRuns(corpus.addresses(rows), *shape, corpus, rescaling, allocate)
-        shuffle_seed = self.seed if data.volume_order == "shuffled" else None
-        n_features = self.space.n_features
-        if data.access == "device":
-            return DeviceRuns(corpus, rows, n_features, self.length, device, rescaling, shuffle_seed)
-        volumes, first = copy_runs(corpus, rows, n_features, rescaling, shuffle_seed)
-        address = volumes.ctypes.data + first * volumes[0].nbytes
-        return HostRuns(address, *shape, volumes, allocate=allocate)
+            self._runs = HostRuns(corpus.addresses(rows), *shape, corpus, rescaling, allocate)
 
     def draw(self, first: int, count: int) -> Batch:
         """Return the pairs at positions `first` to `first + count - 1`, without their sequences."""

@@ -45,10 +45,6 @@ class ShardSchedule:
         later = self._with_related(shard for _, shard in sorted(ahead))
         return list(wanted), [shard for shard in later if shard not in wanted], max(until, last + 1)
 
-    def _pass(self, dataset: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the shuffled shards of a pass and the windows in all earlier blocks."""
-        return pass_over_shards(self.index, dataset, epoch, self.n_open, self.seed)
-
     def _progress(self, dataset: int, position: int) -> tuple[int, int]:
         """Return how many passes over a data set lie before a position, and how many windows of the next."""
         n_block, quota = len(self.mixture.which), int(self.mixture.quotas[dataset])
@@ -66,7 +62,7 @@ class ShardSchedule:
         Partners from other data sets take a data set's block in proportion to its pass, so that is read too.
         """
         epoch, window = self._progress(dataset, position)
-        shards, blocks = self._pass(dataset, epoch)
+        shards, blocks = pass_over_shards(self.index, dataset, epoch, self.n_open, self.seed)
         exact = int(np.searchsorted(blocks, window, side="right")) - 1
         for block in (exact, window * len(shards) // int(blocks[-1])):
             yield from shards[(block - np.arange(min(self.n_open, len(shards)))) % len(shards)].tolist()
@@ -75,11 +71,12 @@ class ShardSchedule:
         """Yield the shards of a data set that come next and the positions from which on, without end."""
         epoch, window = self._progress(dataset, position)
         while True:
-            shards, blocks = self._pass(dataset, epoch)
+            shards, blocks = pass_over_shards(self.index, dataset, epoch, self.n_open, self.seed)
             for block in range(int(np.searchsorted(blocks, window, side="right")), len(shards)):
                 yield self._position(dataset, epoch, int(blocks[block])), int(shards[block])
             epoch, window = epoch + 1, 0
-            begin, (shards, _) = self._position(dataset, epoch, 0), self._pass(dataset, epoch)
+            begin = self._position(dataset, epoch, 0)
+            shards, _ = pass_over_shards(self.index, dataset, epoch, self.n_open, self.seed)
             yield from ((begin, int(shards[-i])) for i in range(min(self.n_open, len(shards))))
 
     def _with_related(self, shards: Iterable[int]) -> dict[int, None]:

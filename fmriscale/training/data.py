@@ -57,8 +57,7 @@ def teacher_for(
 
 
 def _pinned(world: World) -> Any:
-    return _pinned_array if world.device.type == "cuda" else None
-
-
-def _pinned_array(shape: tuple[int, ...]) -> Any:
-    return torch.empty(shape, dtype=torch.float16, pin_memory=True).numpy()
+    """Return what makes arrays in pinned memory, where batches go to a GPU."""
+    if world.device.type != "cuda":
+        return None
+    return lambda shape: torch.empty(shape, dtype=torch.float16, pin_memory=True).numpy()

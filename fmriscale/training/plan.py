@@ -129,8 +129,8 @@ def _memory_table(plan: "Plan") -> list[str]:
         _gib("optimiser states", (h.optimizer for h in held)),
         _gib("buffers", (h.buffers for h in held)),
     ]
-    if plan.data.resident:
-        lines.append(_gib("corpus", [plan.data.resident] * len(STAGES)))
+    if plan.resident:
+        lines.append(_gib("corpus", [plan.resident] * len(STAGES)))
     if any(h.host for h in held):
         lines.append(_gib("(offloaded, a rank)", (h.host for h in held)))
     for recompute in (False, True):
@@ -161,7 +161,7 @@ def _facts(plan: "Plan", rate: float, source: str, ranks_per_node: int) -> list[
     lines = [
         f"batch       {_batch(plan)}",
         f"speed       {total:,.0f} pairs/s, {settings.steps:,} steps in {duration} ({source})",
-        f"corpus      {plan.data.description}",
+        f"corpus      {plan.description}",
         f"checkpoint  {12 * plan.n_parameters / GIB:,.2f} GiB, the last {settings.keep_last} are kept; "
         f"encoder/ {4 * plan.n_parameters / GIB:,.2f} GiB",
         f"host        {plan.host_memory(ranks_per_node) / GIB:,.1f} GiB on the first node: {host}",

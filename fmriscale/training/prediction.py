@@ -36,17 +36,6 @@ UPDATE_S, EXCHANGE_S = 2e-9, 5e-9
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlannedData:
-    """What is known of the corpus."""
-
-    sequences: list[tuple[str, int, int]]
-    """Each feature space, with its features and the volumes of a sequence."""
-    description: str
-    resident: int = 0
-    """Bytes of the corpus that every GPU holds."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class Plan:
     """A run on GPUs that are not there yet, or on CPUs."""
 
@@ -54,7 +43,12 @@ class Plan:
     encoder: EncoderConfig
     n_parameters: int
     batch: BatchPlan
-    data: PlannedData
+    sequences: list[tuple[str, int, int]]
+    """Each feature space, with its features and the volumes of a sequence."""
+    description: str
+    """Of the corpus."""
+    resident: int
+    """Bytes of the corpus that every device holds."""
     memory: float
     """Of the device of a rank, bytes."""
     device: Literal["gpu", "cpu"]
@@ -67,13 +61,15 @@ class Plan:
         settings = config.train
         batch = plan_run(settings, n_ranks)
         there = is_url(config.data.corpus) or expand(config.data.corpus).exists()
-        data, encoder = _read_corpus(config) if there else _assume_data(config)
+        encoder, sequences, description, resident = (_read_corpus if there else _assume_data)(config)
         return cls(
             config=config,
             encoder=encoder,
             n_parameters=Objective(settings).count_parameters(encoder),
             batch=batch,
-            data=data,
+            sequences=sequences,
+            description=description,
+            resident=resident,
             memory=memory,
             device=device,
         )
@@ -130,7 +126,7 @@ class Plan:
         return max(
             (of(n_pairs, features, length, alone=train.pair == "siamese") if train.reads_pairs else 0)
             + of(self._read_alone(n_pairs), features, length, alone=True)
-            for _, features, length in self.data.sequences
+            for _, features, length in self.sequences
         )
 
     def _read_alone(self, n_pairs: int) -> int:
@@ -145,14 +141,14 @@ class Plan:
     def total(self, stage: int, recompute: bool) -> int:
         """Return all bytes of a rank's device."""
         activations = self.activations(stage, self.batch.micro_batch_size, recompute)
-        return self.states(stage).total + self.data.resident + activations
+        return self.states(stage).total + self.resident + activations
 
     def largest_micro_batch(self, stage: int, recompute: bool) -> int:
         """Return the largest micro-batch that fits and divides a rank's share of the batch; 0 = none."""
         if not self.config.train.reads_pairs:
             return 0
         beside = self.activations(stage, 0, recompute)  # groups of people
-        free = self.usable - self.states(stage).total - self.data.resident - beside
+        free = self.usable - self.states(stage).total - self.resident - beside
         most = int(free // (self.activations(stage, 1, recompute) - beside))
         per_rank = self.config.train.global_batch // self.batch.world_size
         return plan_batch(per_rank, most, 1).micro_batch_size if most > 0 else 0
@@ -166,7 +162,7 @@ class Plan:
 
     def step_time(self, flops: float, ranks_per_node: int) -> StepTime:
         """Return the time of a step on GPUs that do so many operations a second."""
-        per_pair = max(train_flops(self.encoder, space, length) for space, _, length in self.data.sequences)
+        per_pair = max(train_flops(self.encoder, space, length) for space, _, length in self.sequences)
         n_ranks, stage = self.batch.world_size, self.config.train.zero_stage
         return step_time(
             self.encoder,
@@ -188,7 +184,7 @@ class Plan:
         """
         flops_per_pair = self._recomputed * max(
             computed_flops(self.encoder, space, length, every_token=self.every_token)
-            for space, _, length in self.data.sequences
+            for space, _, length in self.sequences
         )
         n_ranks, stage = self.batch.world_size, self.config.train.zero_stage
         n_pairs = self.pairs_a_step / n_ranks
@@ -225,33 +221,31 @@ def cpu_flops(ranks_per_node: int, precision: str) -> float:
         torch.set_num_threads(before)
 
 
-def _read_corpus(config: PretrainConfig) -> tuple[PlannedData, EncoderConfig]:
+Known = tuple[EncoderConfig, list[tuple[str, int, int]], str, int]
+"""The encoder, and of the corpus sequences, description and resident bytes."""
+
+
+def _read_corpus(config: PretrainConfig) -> Known:
     """Return what a corpus holds, and the encoder that reads it."""
     settings = config.train
     corpus = Corpus.open(config.data.corpus, config.data.cache, config.data.cache_gb)
     loader = NTPLoader(corpus, described(config.data), "train", settings.seed, settings.global_batch)
-    pairs = 2 * loader.n_windows
-    epochs = settings.steps * settings.global_batch / pairs
-    resident = 0
+    pairs, resident = 2 * loader.n_windows, 0
     if config.data.access == "device":
         runs = corpus.runs[corpus.runs.key.isin(loader.run_keys)]
         resident = int(2 * (runs.n_volumes * runs.n_features).sum())
+    epochs = settings.steps * settings.global_batch / pairs
     facts = f"{pairs:,} pairs an epoch, {epochs:,.1f} epochs in the run"
-    data = PlannedData(
-        sequences=[(group.space.name, group.space.n_features, group.length) for group in loader.groups],
-        description=f"{corpus}: {facts if settings.reads_pairs else 'groups of people, no pairs'}",
-        resident=resident,
-    )
-    return data, encoder_for(config, loader)
+    description = f"{corpus}: {facts if settings.reads_pairs else 'groups of people, no pairs'}"
+    sequences = [(group.space.name, group.space.n_features, group.length) for group in loader.groups]
+    return encoder_for(config, loader), sequences, description, resident
 
 
-def _assume_data(config: PretrainConfig) -> tuple[PlannedData, EncoderConfig]:
+def _assume_data(config: PretrainConfig) -> Known:
     """Return what is assumed of a corpus that is not there yet, and the encoder that would read it."""
     corpus, length = config.data.corpus, config.data.pairs.length
     if not isinstance(length, int):
         raise UserError(f"{corpus} is not there: data.pairs.length '{length}' cannot be made volumes")
-    data = PlannedData(
-        sequences=[("any", FEATURES, length)],
-        description=f"{corpus} is not there yet; {FEATURES} features assumed, epochs unknown",
-    )
-    return data, resolve_encoder(config.model, {"any": FEATURES}, length)
+    description = f"{corpus} is not there yet; {FEATURES} features assumed, epochs unknown"
+    encoder = resolve_encoder(config.model, {"any": FEATURES}, length)
+    return encoder, [("any", FEATURES, length)], description, 0

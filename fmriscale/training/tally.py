@@ -34,10 +34,18 @@ class Tally:
     def add(self, losses: Losses, pairs: Batch | None = None, filler_B: torch.Tensor | None = None) -> None:
         """Add a micro-batch; pairs that only fill it up are not counted."""
         if pairs is not None:
-            kind_B, dataset_B = pairs.kind, pairs.dataset
+            kind_B, dataset_B, n = pairs.kind, pairs.dataset, len(KIND_NAMES)
             if filler_B is not None:
                 kind_B, dataset_B = (x.masked_fill(filler_B, -1) for x in (kind_B, dataset_B))
-            self._add_pairs(losses, kind_B, dataset_B)
+            loss_B, correct_B = losses.ntp, losses.correct
+            if loss_B is None or correct_B is None:  # NTP is no task
+                loss_B = torch.zeros(len(kind_B), device=kind_B.device)
+                correct_B = loss_B > 0
+            self.sums[:n] += group_sums(loss_B.detach(), correct_B, kind_B, n)
+            self.sums[n:MASKED] += group_sums(loss_B.detach(), correct_B, dataset_B, len(self.datasets))
+            if losses.masked is not None:
+                one_group_B = kind_B.clamp(max=0)
+                self.sums[MASKED] += group_sums(losses.masked.detach(), correct_B, one_group_B, 1)[0]
         for row, loss, correct in (
             (CONTRASTIVE, losses.contrastive, losses.contrastive_correct),
             (CONNECTIVITY, losses.connectivity, None),
@@ -45,16 +53,6 @@ class Tally:
             if loss is not None:
                 share = torch.zeros_like(loss) if correct is None else correct
                 self.sums[row] += torch.stack((torch.ones_like(loss), loss.detach(), share)).double()
-
-    def _add_pairs(self, losses: Losses, kind_B: torch.Tensor, dataset_B: torch.Tensor) -> None:
-        n = len(KIND_NAMES)
-        loss_B = torch.zeros(len(kind_B), device=kind_B.device) if losses.ntp is None else losses.ntp.detach()
-        correct_B = torch.zeros_like(kind_B, dtype=torch.bool) if losses.correct is None else losses.correct
-        self.sums[:n] += group_sums(loss_B, correct_B, kind_B, n)
-        self.sums[n:MASKED] += group_sums(loss_B, correct_B, dataset_B, len(self.datasets))
-        if losses.masked is not None:
-            one_group_B = kind_B.clamp(max=0)
-            self.sums[MASKED] += group_sums(losses.masked.detach(), correct_B, one_group_B, 1)[0]
 
     def all_reduce(self, *, stopping: bool = False, writing: bool = False) -> tuple[bool, bool]:
         """Add the sums of all ranks; return whether any rank is to stop, and whether any still writes."""

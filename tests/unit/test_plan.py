@@ -103,7 +103,7 @@ def test_a_gpu_is_as_fast_as_its_peak_or_as_its_kernels_are_launched(recipe: Pat
     n_operations = 78 * 4 + 302 + 16 * (12 * 4 + 8)
     assert [step.total for step in small] == pytest.approx(2 * [8e-6 * n_operations])
     large = plan("1b", 4096)
-    space, _, length = large.data.sequences[0]
+    space, _, length = large.sequences[0]
     step = large.step_time(4e14, 1)
     assert step.compute == pytest.approx(4096 * train_flops(large.encoder, space, length) / 4e14)
     assert step.compute > step.launch
@@ -151,7 +151,7 @@ def test_windows_that_are_read_alone_count_as_half_a_pair_each(recipe: Path):
 
 
 def _sequence(plan: Plan) -> tuple[str, int]:
-    space, _, length = plan.data.sequences[0]
+    space, _, length = plan.sequences[0]
     return space, length
 
 

@@ -24,8 +24,9 @@ class Masks(NamedTuple):
 class Batch(NamedTuple):
     """B pairs of sequences of L volumes and V features.
 
-    The draw fills all but sequences and masks; `to` makes tensors of what is computed with (the sequences are
-    tensors from the start where `data.access` is device).
+    The draw fills the arrays of places, kinds and labels (compiled code takes these and None; a string would
+    cost it more than the draw). `to` makes tensors of what is computed with; sequences are tensors from the
+    start where `data.access` is device.
     """
 
     run_left: np.ndarray  # int32 [B], number in the index of windows
@@ -37,8 +38,8 @@ class Batch(NamedTuple):
     kind: Any  # int8 [B], 0 for a positive, else 1 + index in `config.KINDS`
     dataset: Any  # int16 [B], index of the left sequence's data set in the loader's `datasets`
     t_r: Any  # float32 [B], repetition time of the left run, s
-    space: str  # feature space of all sequences
-    label: Any = None  # int64 [B], 1 where right follows left
+    label: Any  # int64 [B], 1 where right follows left
+    space: Any = None  # feature space of all sequences
     left: Any = None  # float16 [B, L, V]
     right: Any = None  # float16 [B, L, V]; of kind reversed its last volume is first
     masks: Masks | None = None

@@ -378,7 +378,8 @@ def draw_places(first, index, mixture, seed, n_open, memo, out):
         if kind != ANYWHERE:
             right_start = _window_start(index, right_run, k) + index.length + index.runs[right_run].gap
 
-        out.kind[i], out.dataset[i], out.t_r[i] = kind, d, index.runs[run].t_r
+        out.kind[i], out.label[i] = kind, kind == POSITIVE
+        out.dataset[i], out.t_r[i] = mixture.numbers[d], index.runs[run].t_r
         out.run_left[i], out.row_left[i], out.start_left[i] = run, index.runs[run].row, left_start
         out.run_right[i], out.row_right[i] = right_run, index.runs[right_run].row
         out.start_right[i] = right_start

@@ -20,6 +20,7 @@ class Mixture(NamedTuple):
     occurrence: np.ndarray  # int64 [block]: how often it occurred before in the block
     quotas: np.ndarray  # int64 [D]: how often each data set occurs in a block
     kinds: np.ndarray  # int8 [D, KIND_BLOCK]: kind of each negative in turn
+    numbers: np.ndarray  # int16 [D]: of each data set among those of all groups
 
 
 class Turns(NamedTuple):
@@ -68,11 +69,11 @@ def shares_of(corpus: Corpus, data: DataConfig, datasets: list[str], windows: np
     return shares / shares.sum()
 
 
-def mixture_of(shares: np.ndarray, kinds: np.ndarray) -> Mixture:
+def mixture_of(shares: np.ndarray, kinds: np.ndarray, numbers: np.ndarray) -> Mixture:
     """Spread data sets over a block of positions, and kinds over a block of negatives."""
     quotas = largest_remainder(shares, block_size(shares))
     which, occurrence = interleave(quotas)
-    return Mixture(which.astype(np.int32), occurrence, quotas, kinds)
+    return Mixture(which.astype(np.int32), occurrence, quotas, kinds, numbers)
 
 
 def turns_of(shares: np.ndarray) -> Turns:

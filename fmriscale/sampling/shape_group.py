@@ -13,7 +13,6 @@ from fmriscale.corpus.manifest import FeatureSpace
 from fmriscale.corpus.reader import Corpus
 from fmriscale.sampling.across import (
     OTHER_PERSON,
-    POSITIVE_OTHER_PERSON,
     draw_across,
     sharers_of,
     without_other_person,
@@ -27,7 +26,7 @@ from fmriscale.sampling.gather import (
     rescaling_of,
     verify_runs,
 )
-from fmriscale.sampling.kernels import POSITIVE, draw_places
+from fmriscale.sampling.kernels import draw_places
 from fmriscale.sampling.mixture import PassMemo, kinds_of, mixture_of
 from fmriscale.sampling.streaming import ShardSchedule, StreamedRuns
 from fmriscale.sampling.window_index import index_windows
@@ -74,7 +73,7 @@ class ShapeGroup:
 
     def set_shares(self, shares: np.ndarray) -> None:
         """Fix the mixture from the share of each data set, float [D]."""
-        self.mixture = mixture_of(shares, self._kinds)
+        self.mixture = mixture_of(shares, self._kinds, self.numbers)
 
     def open(self, device: Any = None, allocate: Allocate | None = None) -> None:
         """Open the runs for reading, as `data.access` has it; see `NTPLoader`."""
@@ -97,21 +96,19 @@ class ShapeGroup:
 
     def draw(self, first: int, count: int) -> Batch:
         """Return the pairs at positions `first` to `first + count - 1`, without their sequences."""
-        run, row, start = np.empty((3, 2, count), np.int32)
         kind, dataset, t_r = np.empty(count, np.int8), np.empty(count, np.int16), np.empty(count, np.float32)
-        out = Batch(*run, *row, *start, kind, dataset, t_r, self.space.name)  # pyright: ignore
+        out = Batch(*np.empty((6, count), np.int32), kind, dataset, t_r, np.empty(count, np.int64))  # pyright: ignore
         with self._lock:
             draw_places(first, self.index, self.mixture, self.seed, self._n_open, self._memo, out)
         if self._sharers is not None:
             draw_across(first, self.index, self._sharers, self._turns, self.mixture, self.seed, out)
-        follows = (kind == POSITIVE) | (kind == POSITIVE_OTHER_PERSON)
-        return out._replace(label=follows.astype(np.int64), dataset=self.numbers[dataset])
+        return out
 
     def batch(self, first: int, count: int) -> Batch:
         """Return the pairs at positions `first` to `first + count - 1`."""
         if isinstance(self._runs, StreamedRuns):
             self._runs.move(first, count)
-        return self._runs.gather(self.draw(first, count))
+        return self._runs.gather(self.draw(first, count))._replace(space=self.space.name)
 
     def supply(self) -> dict[str, np.ndarray]:
         """Return the share of each data set's windows that can have each declared kind, float [D] by kind."""

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 
 TESTBED = Path(__file__).parents[2] / "tools/slurm_testbed"
@@ -111,8 +112,8 @@ class SlurmCluster:
         over, record = threading.Event(), run / "metrics.jsonl"
 
         def steps(pid: int) -> bool:
-            with contextlib.suppress(OSError):
-                return record.stat().st_mtime > Path(f"/proc/{pid}").stat().st_ctime
+            with contextlib.suppress(OSError, psutil.Error):
+                return record.stat().st_mtime > psutil.Process(pid).create_time()
             return False
 
         def pulse() -> None:

@@ -152,15 +152,6 @@ def test_a_study_is_recorded_in_percent_and_points(modules):
     assert modules.state("abide_site", told) == "current"
 
 
-def test_measuring_at_toy_size_leaves_records_and_page_alone():
-    before = {path: path.read_bytes() for path in [PAGES[0], *(FOLDER / "results").iterdir()]}
-    command = [sys.executable, FOLDER / "run.py", "--only", "training_bf16", "--quick"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "training_bf16.json" in done.stdout
-    assert before == {path: path.read_bytes() for path in [PAGES[0], *(FOLDER / "results").iterdir()]}
-
-
 def test_what_cannot_be_measured_is_refused_by_name():
     for name, says in (("ingset", "no benchmark ingset"), ("transfer", "no program collects the figures")):
         command = [sys.executable, FOLDER / "run.py", "--only", name]

@@ -288,7 +288,9 @@ def test_losses_that_hardly_differ_yet_make_no_spikes():
 
 def batch_of(kind: torch.Tensor, dataset: torch.Tensor) -> Batch:
     sides = [f"{name}_{side}" for name in ("run", "row", "start") for side in ("left", "right")]
-    return Batch(**dict.fromkeys([*sides, "t_r", "label"], np.empty(0)), kind=kind, dataset=dataset, space="toy")
+    return Batch(
+        **dict.fromkeys([*sides, "t_r", "label"], np.empty(0)), kind=kind, dataset=dataset, space="toy"
+    )
 
 
 def test_sums_by_kind_and_data_set_make_up_the_whole():

@@ -14,10 +14,11 @@ MOST_BASELINES = 4
 """Baselines that the figure shows, the best first."""
 HEAD = """# Does pre-training pay? Questions that labs ask, against the baselines that they use
 
-Made by `python benchmarks/transfer.py --work runs/transfer`, from real data, with fmriscale's own trainer
-and probe; `benchmarks/transfer_questions.py` has every recipe. No encoder has seen a person or a data set
-that is tested. The encoders stay frozen: a linear model with a nested penalty decodes their vectors, as it
-does the features of every baseline. Brackets hold 95 % intervals over people; p is over people / over folds
+Made by `python benchmarks/transfer.py --work runs/transfer`, with fmriscale's own trainer and probe;
+`benchmarks/transfer_questions.py` has every recipe. No encoder has seen the people that are tested, nor the
+data sets, parts of a film or sites (which of ten samples: people alone; Haxby: runs). Where no title says
+otherwise, encoders stay frozen: a linear model with a nested penalty decodes their vectors, as it does the
+features of every baseline. Brackets hold 95 % intervals over people; p is over people / over folds
 and seeds (corrected t). A gain counts only if it is above a fresh encoder **and** above the best baseline
 by both tests; with few people the best baseline of that size, and p over people is Holm-adjusted.
 """

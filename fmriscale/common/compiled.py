@@ -1,6 +1,6 @@
-"""numba's `njit`, for machines where neither the package nor the home folder can be written.
+"""numba's `njit`, which keeps what it compiled: in a folder that can be written, and through an update.
 
-numba keeps what it compiled in one of them, and refuses to start where it cannot.
+numba keeps it in the package or in the home folder, and refuses to start where it can write neither.
 """
 
 import os
@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from numba import njit
-from numba.core import config
+from numba.core import caching, config
 
 __all__ = ["njit"]
 
@@ -50,4 +50,17 @@ def _choose_folder() -> None:
         config.CACHE_DIR = str(folder)  # pyright: ignore[reportAttributeAccessIssue]
 
 
+def _forgive_old_indices() -> None:
+    load = caching.IndexDataCacheFile._load_index
+
+    def load_index(file: caching.IndexDataCacheFile) -> dict:
+        try:
+            return load(file)
+        except (AttributeError, ImportError):  # of an older version, with a class that has gone or moved
+            return {}
+
+    caching.IndexDataCacheFile._load_index = load_index  # pyright: ignore[reportAttributeAccessIssue]
+
+
 _choose_folder()
+_forgive_old_indices()

@@ -1,5 +1,6 @@
 """Compiled functions are kept where nothing else can be written, and in no folder of somebody else."""
 
+import importlib
 import os
 import subprocess
 import sys
@@ -54,6 +55,7 @@ def test_a_folder_of_another_user_is_not_taken(tmp_path, nowhere):
 
 
 WHERE = """
+import importlib
 import os
 import fmriscale.common.compiled, numba
 named = os.environ.get("NUMBA_CACHE_DIR", "")
@@ -68,3 +70,32 @@ def test_a_home_that_can_be_written_changes_nothing(tmp_path):
         [sys.executable, "-c", WHERE], env=env, capture_output=True, text=True, cwd=Path(__file__).parents[2]
     )
     assert done.stdout.split() == ["True", "none"], done.stderr
+
+
+VERSION = """
+from typing import NamedTuple
+from fmriscale.common.compiled import njit
+
+class {name}(NamedTuple):
+    value: int
+
+@njit(cache=True)
+def twice(record):
+    return {factor} * record.value
+
+found = twice({name}(21))
+"""
+
+
+def test_what_an_older_version_compiled_is_not_in_the_way(tmp_path, monkeypatch):
+    from numba.core import config
+
+    monkeypatch.setattr(config, "CACHE_DIR", str(tmp_path / "kept"))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # both have one size and one time
+    monkeypatch.syspath_prepend(tmp_path)
+    for name, factor in (("Old", 2), ("New", 3)):
+        (tmp_path / "versioned.py").write_text(VERSION.format(name=name, factor=factor))
+        sys.modules.pop("versioned", None)
+        importlib.invalidate_caches()
+        assert importlib.import_module("versioned").found == factor * 21
+    assert list((tmp_path / "kept").rglob("*.nbi"))

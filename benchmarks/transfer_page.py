@@ -108,7 +108,7 @@ def section(summary: Summary, question: Question) -> str:
     lines = [f"## {question.title}\n", f"{setting}.{reached}\n"]
     lines.append(f"> {summary['verdict']['sentence']}\n")
     sizes = [size for size in summary["sizes"] if size is not None]
-    lines.append(f"| {NAMES[figure]} | " + "".join(f"{n} people | " for n in sizes) + "all | [95 %] |")
+    lines.append(f"| {NAMES[figure]} | " + "".join(f"{people(n)} | " for n in sizes) + "all | [95 %] |")
     lines.append("|---|" + "---|" * (len(sizes) + 2))
     for method in sorted(methods, key=lambda m: -methods[m][figure]["mean"]):
         content = methods[method]
@@ -146,8 +146,13 @@ def few_people(summary: Summary) -> list[str]:
     ]
     for row in rows:
         other = summary["methods"][row["second"]]["title"]
-        lines.append(f"| {row['size']} people | {other} | {difference(row)} |")
+        lines.append(f"| {people(row['size'])} | {other} | {difference(row)} |")
     return lines
+
+
+def people(n: int) -> str:
+    """Return a number of people in words."""
+    return f"{n} person" if n == 1 else f"{n} people"
 
 
 def value(summary: Summary, method: str) -> str:
@@ -170,7 +175,10 @@ def difference(row: dict[str, Any]) -> str:
 
 
 def draw(found: Found, questions: dict[str, Question], path: Path) -> None:
-    """Draw the judged figure of every question: encoders, and the best baselines, with intervals."""
+    """Draw the judged figure of every question: encoders, and the best baselines, with intervals.
+
+    A circle is the figure with the fewest training people.
+    """
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -184,6 +192,8 @@ def draw(found: Found, questions: dict[str, Question], path: Path) -> None:
         ranked = sorted(methods, key=lambda m: -methods[m][judged]["mean"])
         simple = [m for m in ranked if methods[m]["kind"] == "baseline"][:MOST_BASELINES]
         shown = [m for m in ranked if methods[m]["kind"] in ("arm", "control") or m in simple][::-1]
+        fewest = min((size for size in summary["sizes"] if size is not None), default=None)
+        with_fewest = {r["method"]: r[judged]["mean"] for r in summary["by_size"] if r["size"] == fewest}
         colours = {"baseline": "#9a9a9a", "control": "#e0a15a", "arm": "#c9d7ee"}
         for place, method in enumerate(shown):
             content, middle = methods[method][judged], methods[method][judged]["mean"]
@@ -191,12 +201,17 @@ def draw(found: Found, questions: dict[str, Question], path: Path) -> None:
             axis.barh(place, middle, color=colour)
             if content["low"] is not None:
                 axis.plot([content["low"], content["high"]], [place, place], color="black", linewidth=1)
+            if fewest is not None:
+                axis.plot(
+                    with_fewest[method], place, "o", color="white", markeredgecolor="black", markersize=5
+                )
         chance = summary["chance"][judged]
         axis.axvline(chance, color="black", linewidth=0.8, linestyle=":")
         axis.set_xlim(left=max(chance - 0.05, 0) if judged == "auc" else 0)
         axis.set_yticks(range(len(shown)), [methods[m]["title"] for m in shown], fontsize=8)
         axis.set_title(questions[name].title, fontsize=8, loc="left")
-        axis.set_xlabel(NAMES[judged], fontsize=8)
+        circle = "" if fewest is None else f" (circle: labels of {people(fewest)})"
+        axis.set_xlabel(NAMES[judged] + circle, fontsize=8)
         axis.tick_params(axis="x", labelsize=8)
     for axis in list(axes.flat)[len(found) :]:
         axis.axis("off")

@@ -101,8 +101,7 @@ def section(summary: Summary, question: Question) -> str:
     figure, main, methods = summary["figures"][0], summary["main"], summary["methods"]
     setting = (
         f"{summary['n_rows']:,} rows of {summary['n_people']} people, {summary['n_folds']} folds by "
-        f"{summary['folds_by']}; trainings of the encoder in every fold, and draws of few people: "
-        f"{len(summary['seeds'])}{trained_once(summary)}"
+        f"{summary['folds_by']}; {trainings(summary)}"
     )
     reached = f" Reached before: {question.to_beat}." if question.to_beat else ""
     lines = [f"## {question.title}\n", f"{setting}.{reached}\n"]
@@ -126,11 +125,19 @@ def section(summary: Summary, question: Question) -> str:
     return "\n".join(lines) + "\n"
 
 
-def trained_once(summary: Summary) -> str:
-    """Say so where the other encoders were trained once, and the judged one several times."""
-    others = [of for name, of in summary["provenance"]["encoders"].items() if name != summary["main"]]
-    once = len(summary["seeds"]) > 1 and any("{seed}" not in of["folder"] for of in others)
-    return "; the other encoders were trained once" if once else ""
+def trainings(summary: Summary) -> str:
+    """Say how often encoders were trained in every fold: the judged one, and the others."""
+    n, encoders = len(summary["seeds"]), summary["provenance"]["encoders"]
+    once = {name for name, of in encoders.items() if n > 1 and "{seed}" not in of["folder"]}
+    if summary["main"] in once:
+        return f"every encoder was trained once; fresh encoders and draws of few people: {n}"
+    told = f"trainings of the encoder in every fold, and draws of few people: {n}"
+    others = set(encoders) - {summary["main"]}
+    if once and once == others:
+        return told + "; the other encoders were trained once"
+    return told + (
+        f"; {', '.join(sorted(summary['methods'][m]['title'] for m in once))}: once" if once else ""
+    )
 
 
 def few_people(summary: Summary) -> list[str]:

@@ -8,7 +8,7 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from transfer_corpora import FILM_PARTS
-from transfer_questions import SCALED
+from transfer_questions import SCALE_ARMS, SCALED
 
 from fmriscale.corpus.reader import Corpus
 from fmriscale.model.encoder import Encoder
@@ -50,9 +50,9 @@ def held_out_losses(work: Path) -> dict[str, float]:
         runs, kept = corpus.runs, Encoder.from_pretrained(full).meta["train_runs"]
         seen = set(runs["person"][runs["key"].isin(kept)])
         tested = runs[(runs["dataset"] == TESTED) & ~runs["person"].isin(seen)]
-        for arm in sorted(folder.iterdir()):
-            encoder = Encoder.from_pretrained(arm / full.name)
-            losses.setdefault(arm.name, []).append(loss_of(encoder, corpus, tested))
+        for arm in SCALE_ARMS:
+            encoder = Encoder.from_pretrained(folder / arm / full.name)
+            losses.setdefault(arm, []).append(loss_of(encoder, corpus, tested))
     return {name: float(np.mean(each)) for name, each in losses.items()}
 
 

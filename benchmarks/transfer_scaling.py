@@ -89,8 +89,7 @@ def section(found: dict[str, list[dict[str, float]]]) -> str:
     lines = [
         "## How it scales\n",
         "Loss: InfoNCE among the windows of a run, on people and a part of the film that no encoder saw. "
-        "Accuracy: the moment, with so many labelled people. 100 steps each, one seed, three folds; "
-        "measured before inner folds and shrinkage were changed (above). The last "
+        "Accuracy: the moment, with so many labelled people. 100 steps each, one seed, three folds. The last "
         "line of a table is the power of n by which a column changes, fitted to logarithms.\n",
     ]
     for what, points in found.items():

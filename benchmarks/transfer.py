@@ -64,13 +64,14 @@ def main() -> None:
         if given.quick:
             given.seeds = 1
             globals().update(APART=False, TRACKED=False)
+        transfer_record.begin(work)
         for name in () if given.page else given.only or questions:
             answer(questions[name], name, list(range(given.seeds)), work, controls_once=given.controls_once)
         found = transfer_page.collect(work, questions)
         docs = given.docs or (work if given.quick else ROOT / "docs")
         transfer_page.write(found, questions, docs, work)
         if not given.quick and not given.docs:
-            transfer_record.write(found)
+            transfer_record.write(found, work)
         figures = json.dumps(transfer_page.figures(found), indent=1) + "\n"
         (work / "benchmark.json").write_text(figures)
         if given.json:

@@ -132,12 +132,11 @@ def trainings(summary: Summary) -> str:
     if summary["main"] in once:
         return f"every encoder was trained once; fresh encoders and draws of few people: {n}"
     told = f"trainings of the encoder in every fold, and draws of few people: {n}"
-    others = set(encoders) - {summary["main"]}
-    if once and once == others:
-        return told + "; the other encoders were trained once"
-    return told + (
-        f"; {', '.join(sorted(summary['methods'][m]['title'] for m in once))}: once" if once else ""
-    )
+    if not once:
+        return told
+    if once == set(encoders) - {summary["main"]}:
+        return f"{told}; the other encoders were trained once"
+    return f"{told}; trained once: {', '.join(sorted(summary['methods'][name]['title'] for name in once))}"
 
 
 def few_people(summary: Summary) -> list[str]:

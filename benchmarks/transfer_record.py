@@ -1,24 +1,37 @@
 """The record of benchmarks/transfer.py: the figures that docs/benchmarks.md takes from its probes."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import record
+
+from fmriscale.common.files import atomic_write
 
 Summary = dict[str, Any]
 UNITS = {"balanced_accuracy": ("%", "points", 100), "auc": ("AUC", "AUC", 1), "r": ("r", "r", 1)}
 """Unit of a figure, unit of a difference, and what values are multiplied by."""
 OTHERS = {"linear": "weighted_start", "shifted": "shifted_clock"}
 """Further encoders, by what the record calls them."""
+BEGUN = "begun.json"
+"""File of a work folder: machine, date and code of its first call."""
 
 
-def write(found: dict[str, Summary]) -> None:
-    """Write the record of all questions that are answered."""
+def begin(work: Path) -> None:
+    """Note with which code a work folder was begun: later calls go on with what it has computed."""
+    path = work / BEGUN
+    if not path.exists():
+        steps = record.catalogue()["benchmarks"]["transfer"]["steps"]
+        atomic_write(path, json.dumps(record.make("transfer", {}, [steps], 0.0), indent=1) + "\n")
+
+
+def write(found: dict[str, Summary], work: Path) -> None:
+    """Write the record of all questions that are answered, as measured by the code that began them."""
     figures: dict[str, dict[str, Any]] = {}
     for name, summary in found.items():
         for size in summary["sizes"]:
             figures |= {f"{name}_{size or 'all'}_{key}": told for key, told in of_size(summary, size).items()}
-    made = record.make("transfer", {}, [record.catalogue()["benchmarks"]["transfer"]["steps"]], 0.0)
-    record.write("transfer", made | {"figures": figures})
+    record.write("transfer", json.loads((work / BEGUN).read_text()) | {"figures": figures})
 
 
 def of_size(summary: Summary, size: int | None) -> dict[str, dict[str, Any]]:

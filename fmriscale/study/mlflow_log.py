@@ -6,6 +6,7 @@ it has one parent, whose id is in the study's folder, and one child a cell, with
 
 import contextlib
 import re
+from abc import ABC, abstractmethod
 from collections import defaultdict
 from pathlib import Path
 from typing import Any, Self
@@ -28,7 +29,7 @@ LOGGED_FILES = (".yaml", ".tsv", ".txt", ".html", ".json")
 """Files of a study's folder that are results: MLflow gets a copy."""
 
 
-class Log:
+class Log(ABC):
     """The MLflow run of a study or a probe, from before its first job to its end.
 
     One of another hash (`identity`) in the same folder has a run of its own. A process that is not `alone`,
@@ -38,9 +39,9 @@ class Log:
     kind: str
     _tracker: Tracker | None = None
 
-    def __init__(self, work: Study | Probe, identity: str, *, alone: bool, wanted: bool) -> None:
-        self.config, self.fingerprint, self.space = work.config, work.fingerprint, work.space
-        self.identity, self.alone, self.wanted = identity, alone, wanted and work.config.tracking.enabled
+    def __init__(self, of: Study | Probe, identity: str, *, alone: bool, wanted: bool) -> None:
+        self.config, self.fingerprint, self.space = of.config, of.fingerprint, of.space
+        self.identity, self.alone, self.wanted = identity, alone, wanted and of.config.tracking.enabled
         self.out = expand(self.config.out)
 
     def open(self, counts: dict[str, int], profile: dict[str, int]) -> Tracker:
@@ -80,9 +81,9 @@ class Log:
         """Where the run can be looked at; None where nothing is logged."""
         return self._tracker.uri if self._tracker and not self._tracker.off else None
 
+    @abstractmethod
     def add(self, job: Any, result: dict[str, Any] | str) -> None:
         """Log a result, or the reason why there is none."""
-        raise NotImplementedError
 
     def log_files(self, tracker: Tracker) -> None:
         """Log the files of the folder that are results."""

@@ -1,5 +1,6 @@
-"""What benchmarks/transfer.py keeps out of pre-training."""
+"""What benchmarks/transfer.py keeps out of pre-training, and which code its record names."""
 
+import json
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -57,3 +58,17 @@ def test_fewer_people_are_the_first_by_name(transfer):
 def test_every_question_has_the_corpora_that_it_names(transfer):
     for name, question in transfer.QUESTIONS.items():
         assert {question.corpus, question.pretrain_corpus or question.corpus} <= set(transfer.CORPORA), name
+
+
+def test_a_record_names_the_code_that_began_the_work_folder(transfer, tmp_path, monkeypatch):
+    import transfer_record
+
+    transfer_record.begin(tmp_path)
+    begun = json.loads((tmp_path / transfer_record.BEGUN).read_text())
+    assert begun["code"] and begun["machine"]
+    (tmp_path / transfer_record.BEGUN).write_text(json.dumps(begun | {"commit": "1234567", "code": "old"}))
+    transfer_record.begin(tmp_path)  # a later call, of other code, goes on with what is there
+    written = {}
+    monkeypatch.setattr(transfer_record.record, "write", lambda name, content: written.update(content))
+    transfer_record.write({}, tmp_path)
+    assert (written["commit"], written["code"], written["date"]) == ("1234567", "old", begun["date"])
